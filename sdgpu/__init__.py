@@ -1,0 +1,51 @@
+"""sdgpu: kernel self-distillation with closed forms, for every regularisation, weight and step.
+
+>>> import numpy as np, sdgpu
+>>> X = np.linspace(0, 1, 11)[:, None]
+>>> y = np.sin(2 * np.pi * X[:, 0])
+>>> fit = sdgpu.fit(X, y, sdgpu.Gaussian(gamma=80.0), lams=[0.2])
+>>> sweep = fit.sweep(X, y, alphas=[0.0, 0.5, 1.0], steps=4)
+>>> sweep.dataset["mse"].shape
+(1, 3, 4)
+"""
+
+from __future__ import annotations
+
+from sdgpu import kernels, operators
+from sdgpu.kernels import (
+    ArcCosine,
+    Cosine,
+    FunctionKernel,
+    Gaussian,
+    Laplacian,
+    Linear,
+    Matern,
+    Polynomial,
+    Precomputed,
+    median_distance,
+)
+from sdgpu.model import Fit, fit
+from sdgpu.refit import refit_path
+from sdgpu.sweep import Sweep, open_sweep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArcCosine",
+    "Cosine",
+    "Fit",
+    "FunctionKernel",
+    "Gaussian",
+    "Laplacian",
+    "Linear",
+    "Matern",
+    "Polynomial",
+    "Precomputed",
+    "Sweep",
+    "fit",
+    "kernels",
+    "median_distance",
+    "open_sweep",
+    "operators",
+    "refit_path",
+]

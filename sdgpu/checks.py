@@ -1,0 +1,161 @@
+"""Checks of numbers, names and grids that every floor uses, each with an error that says what to do.
+
+Everything here works on host numbers (Python scalars and NumPy arrays). Data arrays go through
+:mod:`sdgpu.device.arrays` instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+
+import numpy as np
+
+__all__ = ["choice", "grid", "integer", "lam_grid", "number", "positive", "schedule"]
+
+
+def choice(name: str, value: object, known: Iterable[str]) -> str:
+    """Return `value` if it is one of `known`; otherwise name the nearest known one.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message lists the known ones and the closest match.
+    """
+    options = tuple(known)
+    if isinstance(value, str) and value in options:
+        return value
+    near = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{name}={value!r} is not known: {hint}known: {', '.join(options)}")
+
+
+def number(name: str, value: object) -> float:
+    """Return `value` as a finite Python float.
+
+    Raises
+    ------
+    TypeError
+        If `value` is no real number (a bool or a string, say).
+    ValueError
+        If it is NaN or infinite.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
+    result = float(value)
+    if not math.isfinite(result):
+        raise ValueError(f"{name}={value!r} must be finite")
+    return result
+
+
+def positive(name: str, value: object, *, zero: bool = False) -> float:
+    """Return `value` as a float that is > 0 (>= 0 with `zero`); ValueError otherwise."""
+    result = number(name, value)
+    if result < 0 or (result == 0 and not zero):
+        raise ValueError(f"{name}={value!r} must be {'>= 0' if zero else '> 0'}")
+    return result
+
+
+def integer(name: str, value: object, minimum: int) -> int:
+    """Return `value` as an int >= `minimum`.
+
+    Raises
+    ------
+    TypeError
+        If `value` is no whole number.
+    ValueError
+        If it is below `minimum`.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}={value!r} must be a whole number, not {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"{name}={value} must be at least {minimum}")
+    return int(value)
+
+
+def grid(name: str, value: object) -> np.ndarray:
+    """Return a number or a sequence of numbers as a 1-D float64 array, all finite and not empty.
+
+    Raises
+    ------
+    TypeError
+        If an entry is no real number.
+    ValueError
+        If the grid is empty, has more than one axis, or holds NaN or infinity.
+    """
+    host = _host(name, value)
+    if host.ndim > 1:
+        raise ValueError(f"{name} must be a number or one-dimensional, got shape {host.shape}")
+    host = np.atleast_1d(host)
+    if host.size == 0:
+        raise ValueError(f"{name} is empty: give at least one number")
+    _finite(name, host)
+    return host
+
+
+def lam_grid(name: str, value: object) -> np.ndarray:
+    """Return regularisations as a 1-D float64 array (L,), each > 0 (the ridge of K + lam I)."""
+    host = grid(name, value)
+    if not (host > 0).all():
+        bad = host[host <= 0][0]
+        raise ValueError(f"{name} must be > 0 (the ridge of K + lam I), got {bad:g}")
+    return host
+
+
+def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.ndarray:
+    """Return the weights of steps 2..T as an array (T - 1,), or (T - 1, c) for one per output.
+
+    Parameters
+    ----------
+    alphas : number or array_like
+        One weight for every step, or one per step 2..T (step 1 has none). With `outputs`, an
+        array (T - 1, c) gives every output its own weights.
+    steps : int
+        T, at least 1.
+    outputs : int, optional
+        c; without it an array with two axes is refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but finite numbers, or a schedule of the wrong length.
+    """
+    steps = integer("steps", steps, 1)
+    host = _host("alphas", alphas)
+    _finite("alphas", host)
+    if host.ndim == 0:
+        return np.full(steps - 1, float(host))
+    if host.shape == (steps - 1,):
+        return host
+    if outputs is not None and host.shape == (steps - 1, outputs):
+        return host
+    per_output = f", or an array ({steps - 1}, {outputs})" if outputs and outputs > 1 else ""
+    raise ValueError(
+        f"alphas has shape {host.shape}, but steps={steps} needs one number or {steps - 1} of them, "
+        f"one per step 2..{steps} (step 1 has no weight){per_output}"
+    )
+
+
+def _host(name: str, value: object) -> np.ndarray:
+    """Bring numbers of any library to a float64 NumPy array; they are few."""
+    if isinstance(value, np.ndarray):
+        host = value
+    elif hasattr(value, "detach"):  # a torch tensor, on any device
+        host = value.detach().cpu().numpy()
+    elif hasattr(value, "get") and hasattr(value, "__cuda_array_interface__"):  # CuPy
+        host = value.get()
+    else:
+        host = np.asarray(value)
+    if host.dtype.kind not in "iuf":
+        raise TypeError(f"{name}={value!r} must hold real numbers, got dtype {host.dtype}")
+    return host.astype(np.float64)
+
+
+def _finite(name: str, host: np.ndarray) -> None:
+    if not np.isfinite(host).all():
+        bad = host[~np.isfinite(host)].flat[0]
+        raise ValueError(f"{name} must be finite, got {bad}")

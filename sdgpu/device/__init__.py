@@ -1,0 +1,1 @@
+"""Arrays, backends, memory and time: everything that knows about libraries and devices."""

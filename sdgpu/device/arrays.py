@@ -1,0 +1,218 @@
+"""The one door for arrays: what comes in is checked here, and what goes out leaves through here.
+
+Accepted are NumPy, PyTorch (any device), CuPy, every array that follows the array API standard,
+every DLPack exporter, and whatever NumPy can read as numbers (lists, pandas, xarray). A result is
+given back in the library, on the device and in the precision of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+__all__ = ["Array", "Template", "as_data", "dtype_name", "inputs", "library", "targets", "where_is"]
+
+Array = Any  # an array of any library: there is no common static type
+
+_WIDTH = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+
+def library(array: Array) -> str:
+    """Name the library of `array`: "numpy", "torch", "cupy" or another module's name."""
+    if compat.is_numpy_array(array):
+        return "numpy"
+    if compat.is_torch_array(array):
+        return "torch"
+    if compat.is_cupy_array(array):
+        return "cupy"
+    return compat.array_namespace(array).__name__.split(".")[-1]
+
+
+def where_is(array: Array) -> str:
+    """Library and device of `array` as one string, for example ``"torch on cuda:0"``."""
+    return f"{library(array)} on {compat.device(array)}"
+
+
+def dtype_name(array: Array) -> str:
+    """Name of the dtype of `array` without its library, for example ``"float32"``."""
+    return str(array.dtype).split(".")[-1]
+
+
+def as_data(value: object, name: str) -> Array:
+    """Turn `value` into a real array of floats, in its own library and on its own device.
+
+    float32 and float64 stay; half precisions become float32; integers and booleans float64
+    (float32 on a device without float64). Strided, read-only and Fortran-ordered arrays pass
+    unchanged: nothing is copied unless the dtype has to change, and nothing is written to.
+
+    Raises
+    ------
+    TypeError
+        For sparse, complex, string, object or otherwise unreadable input.
+    ValueError
+        If it holds NaN or infinity.
+    """
+    array = _as_array(value, name)
+    xp = compat.array_namespace(array)
+    kind = dtype_name(array)
+    if kind.startswith("complex"):
+        raise TypeError(f"{name} is complex ({kind}): sdgpu works on real numbers; pass {name}.real")
+    if kind in _WIDTH:
+        wanted = _WIDTH[kind]
+    elif kind.startswith(("int", "uint", "bool")):
+        wanted = "float32" if _without_float64(array) else "float64"
+    else:
+        raise TypeError(f"{name} has dtype {kind}: it must hold real numbers")
+    if wanted != kind:
+        array = xp.astype(array, getattr(xp, wanted))
+    if compat.size(array) and not bool(xp.all(xp.isfinite(array))):
+        bad = int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64)))
+        raise ValueError(
+            f"{name} has {bad} entries that are NaN or infinite: remove or impute them first"
+        )
+    return array
+
+
+def inputs(value: object, name: str, *, features: int | None = None, empty: bool = False) -> Array:
+    """Check a matrix of rows (n, d).
+
+    Parameters
+    ----------
+    value : array_like
+        The rows; a 1-D input is refused because (n,) could mean n rows or n features.
+    name : str
+        Name for the error messages.
+    features : int, optional
+        The d that is required.
+    empty : bool, default False
+        Whether zero rows are allowed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`as_data`, and for a wrong number of axes, of rows or of features.
+    """
+    array = as_data(value, name)
+    shape = tuple(array.shape)
+    if array.ndim != 2:
+        remedy = f"; for one feature use {name}.reshape(-1, 1)" if array.ndim == 1 else ""
+        raise ValueError(f"{name} must be two-dimensional (rows, features), got shape {shape}{remedy}")
+    if shape[0] == 0 and not empty:
+        raise ValueError(f"{name} has no rows (shape {shape}): at least one is needed")
+    if shape[1] == 0:
+        raise ValueError(f"{name} has no features (shape {shape}): at least one is needed")
+    if features is not None and shape[1] != features:
+        raise ValueError(f"{name} has {shape[1]} features, but the fit has {features}")
+    return array
+
+
+def targets(value: object, name: str, *, rows: int, outputs: int | None = None) -> tuple[Array, bool]:
+    """Check targets (n,) or (n, c) and return them as (n, c) with whether the axis c was added.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`as_data`, and for wrong axes, rows or outputs.
+    """
+    array = as_data(value, name)
+    shape = tuple(array.shape)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must be (rows,) or (rows, outputs), got shape {shape}")
+    if shape[0] != rows:
+        raise ValueError(f"{name} has {shape[0]} rows, but its inputs have {rows}")
+    flat = array.ndim == 1
+    if flat:
+        array = compat.array_namespace(array).reshape(array, (rows, 1))
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} has no outputs (shape {shape}): at least one is needed")
+    if outputs is not None and array.shape[1] != outputs:
+        raise ValueError(f"{name} has {array.shape[1]} outputs, but the fit has {outputs}")
+    return array, flat
+
+
+@dataclass(frozen=True)
+class Template:
+    """Where results go: the library, device and dtype of the data that came in.
+
+    Attributes
+    ----------
+    sample : Array
+        An empty array of the caller's library on the caller's device.
+    dtype : str
+        "float32" or "float64", the wider one of inputs and targets.
+    flat : bool
+        Whether the targets were 1-D: then the axis c is dropped from every result.
+    """
+
+    sample: Array
+    dtype: str
+    flat: bool
+
+    @classmethod
+    def of(cls, X: Array, Y: Array, flat: bool) -> Template:
+        """Make the template of a checked pair; both must be of one library on one device."""
+        same_place(X, Y, "X", "Y")
+        dtype = "float64" if "float64" in (dtype_name(X), dtype_name(Y)) else "float32"
+        return cls(X[:0, ...], dtype, flat)
+
+    def check(self, array: Array, name: str) -> None:
+        """Raise ValueError unless `array` is of the library and on the device of the fit."""
+        same_place(self.sample, array, "X", name)
+
+
+def same_place(first: Array, second: Array, first_name: str, second_name: str) -> None:
+    """Raise ValueError unless both arrays are of one library and on one device."""
+    here, there = where_is(first), where_is(second)
+    if here != there:
+        raise ValueError(
+            f"{first_name} is {here}, {second_name} is {there}: "
+            "bring both to one library and one device first"
+        )
+
+
+def _as_array(value: object, name: str) -> Array:
+    if compat.is_array_api_obj(value):
+        if isinstance(value, np.ndarray):
+            return _numeric(value, name)
+        if getattr(value, "is_sparse", False) or "sparse" in str(getattr(value, "layout", "")):
+            raise TypeError(f"{name} is sparse: pass {name}.to_dense()")
+        return value.detach() if compat.is_torch_array(value) else value
+    if hasattr(value, "tocsr") or hasattr(value, "todense"):
+        raise TypeError(f"{name} is sparse ({type(value).__name__}): pass {name}.toarray()")
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return _from_dlpack(value, name)
+    if value is None or isinstance(value, (str, bytes, dict, set)):
+        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
+    try:
+        return _numeric(np.asarray(value), name)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from error
+
+
+def _numeric(array: np.ndarray, name: str) -> np.ndarray:
+    """Refuse what is no number, with the remedy for the usual cases."""
+    if array.dtype.kind in "biufc":
+        return np.asarray(array)  # drops subclasses such as np.matrix, which multiply differently
+    if array.dtype.kind == "O":
+        raise TypeError(f"{name} has dtype object: convert it first, {name}.astype(float)")
+    raise TypeError(f"{name} has dtype {array.dtype}: encode strings and dates as numbers first")
+
+
+def _from_dlpack(value: Any, name: str) -> Array:
+    """Import a DLPack capsule without a copy: on the CPU as NumPy, on a GPU as torch."""
+    kind, _ = value.__dlpack_device__()
+    if int(kind) in (1, 3):  # kDLCPU, kDLCUDAHost
+        return np.from_dlpack(value)
+    import torch
+
+    try:
+        return torch.from_dlpack(value)
+    except (RuntimeError, BufferError) as error:
+        raise TypeError(f"{name} cannot be imported through DLPack: {error}") from error
+
+
+def _without_float64(array: Array) -> bool:
+    return str(compat.device(array)).startswith("mps")

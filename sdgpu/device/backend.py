@@ -1,0 +1,304 @@
+"""Backends: where the float64 work of a fit is done, and with which library.
+
+======================  =======================================  =====================
+backend                 used for                                 eigendecomposition
+======================  =======================================  =====================
+:class:`NumpyBackend`   ``device="cpu"``                         LAPACK ``dsyevd``
+:class:`CupyBackend`    ``device="cuda"`` with CuPy installed    cuSOLVER ``syevd``
+:class:`TorchBackend`   ``device="cuda"`` without CuPy           ``torch.linalg.eigh``
+:class:`PlainBackend`   any array API namespace (tests)          ``xp.linalg.eigh``
+======================  =======================================  =====================
+
+A backend knows no kernel and no filter. It moves arrays, and it factors symmetric matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import array_api_compat as compat
+import array_api_compat.numpy as xnp
+import numpy as np
+import scipy.linalg
+
+from sdgpu.checks import choice
+from sdgpu.device.arrays import Array, Template, library
+
+__all__ = ["Backend", "NumpyBackend", "PlainBackend", "TorchBackend", "resolve", "to_numpy"]
+
+TILE_CPU = 512  # rows of a Gram tile: 512 x 512 doubles (2 MiB) stay in cache between passes
+TILE_GPU = 4096  # fewer, larger launches
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What a fit needs of a device.
+
+    Attributes
+    ----------
+    name : str
+        For reports, for example ``"numpy on cpu"``.
+    xp : module
+        Array API namespace.
+    device : object
+        Device of that namespace.
+    tile : int
+        Rows of a Gram tile.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def xp(self) -> Any: ...
+    @property
+    def device(self) -> Any: ...
+    @property
+    def tile(self) -> int: ...
+
+    def asarray(self, array: Array) -> Array:
+        """Bring an array of any library here, as float64; no copy if it is here already."""
+
+    def eigh(self, K: Array) -> tuple[Array, Array]:
+        """Eigenvalues (n,) ascending and eigenvectors (n, n) of K, which may be overwritten."""
+
+    def cholesky(self, K: Array) -> Array:
+        """Lower factor of K (n, n), which may be overwritten; ValueError if not positive."""
+
+    def cho_solve(self, factor: Array, B: Array) -> Array:
+        """Solve K W = B (n, c) with the lower factor of K."""
+
+    def synchronize(self) -> None:
+        """Wait until everything queued on the device is done."""
+
+
+@dataclass(frozen=True)
+class NumpyBackend:
+    """NumPy arrays, LAPACK through SciPy: divide and conquer, which is fastest for all vectors."""
+
+    name: str = "numpy on cpu"
+    xp: Any = xnp
+    device: str = "cpu"
+    tile: int = TILE_CPU
+
+    def asarray(self, array: Array) -> np.ndarray:
+        return to_numpy(array).astype(np.float64, copy=False)
+
+    def eigh(self, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # K is symmetric, so its transpose is the column-major matrix that LAPACK overwrites with
+        # the eigenvectors: K, V and the 2 n^2 of workspace make 3 n^2 doubles at the peak.
+        return scipy.linalg.eigh(K.T, driver="evd", overwrite_a=True, check_finite=False)
+
+    def cholesky(self, K: np.ndarray) -> np.ndarray:
+        try:
+            return scipy.linalg.cholesky(K.T, lower=True, overwrite_a=True, check_finite=False)
+        except scipy.linalg.LinAlgError as error:
+            raise ValueError(_NOT_POSITIVE) from error
+
+    def cho_solve(self, factor: np.ndarray, B: np.ndarray) -> np.ndarray:
+        return scipy.linalg.cho_solve((factor, True), B, check_finite=False)
+
+    def synchronize(self) -> None:
+        pass  # the CPU has no queue
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """Torch tensors on one device: CUDA where CuPy is missing, and the CPU in tests."""
+
+    device: Any
+
+    @property
+    def name(self) -> str:
+        return f"torch on {self.device}"
+
+    @property
+    def xp(self) -> Any:
+        import array_api_compat.torch as xtorch
+
+        return xtorch
+
+    @property
+    def tile(self) -> int:
+        return TILE_CPU if str(self.device) == "cpu" else TILE_GPU
+
+    def asarray(self, array: Array) -> Any:
+        import torch
+
+        if library(array) == "torch":
+            tensor = array
+        elif library(array) == "cupy":
+            tensor = torch.from_dlpack(array)
+        else:
+            host = to_numpy(array)
+            # torch has neither read-only nor negative-stride tensors
+            shareable = host.flags.writeable and min(host.strides, default=0) >= 0
+            tensor = torch.from_numpy(host if shareable else host.copy())
+        return tensor.to(device=self.device, dtype=torch.float64)
+
+    def eigh(self, K: Any) -> tuple[Any, Any]:
+        eigenvalues, vectors = self.xp.linalg.eigh(K)
+        return eigenvalues, vectors
+
+    def cholesky(self, K: Any) -> Any:
+        import torch
+
+        factor, status = torch.linalg.cholesky_ex(K)
+        if int(status):
+            raise ValueError(_NOT_POSITIVE)
+        return factor
+
+    def cho_solve(self, factor: Any, B: Any) -> Any:
+        import torch
+
+        return torch.cholesky_solve(B, factor)
+
+    def synchronize(self) -> None:
+        if str(self.device).startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class PlainBackend:
+    """Any array API namespace with the ``linalg`` extension and nothing more.
+
+    It is what proves that the shared code needs nothing that a CuPy array might lack: the tests
+    run it with array-api-strict.
+    """
+
+    xp: Any
+    device: Any = None
+    tile: int = TILE_CPU
+
+    @property
+    def name(self) -> str:
+        return f"{self.xp.__name__} on {self.device or 'its default device'}"
+
+    def asarray(self, array: Array) -> Array:
+        if compat.is_array_api_obj(array) and not isinstance(array, np.ndarray):
+            if compat.array_namespace(array) is self.xp:
+                return self.xp.astype(array, self.xp.float64, copy=False)
+            array = to_numpy(array)
+        return self.xp.asarray(array, dtype=self.xp.float64, device=self.device)
+
+    def eigh(self, K: Array) -> tuple[Array, Array]:
+        eigenvalues, vectors = self.xp.linalg.eigh(K)
+        return eigenvalues, vectors
+
+    def cholesky(self, K: Array) -> Array:
+        try:
+            return self.xp.linalg.cholesky(K)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(_NOT_POSITIVE) from error
+
+    def cho_solve(self, factor: Array, B: Array) -> Array:
+        # The standard has no triangular solve; a general one is slower and as accurate.
+        half = self.xp.linalg.solve(factor, B)
+        return self.xp.linalg.solve(factor.T, half)
+
+    def synchronize(self) -> None:
+        pass  # the standard has no queue to wait for
+
+
+def resolve(device: str | Backend, data: Array = None) -> Backend:
+    """Turn ``device=`` of a public call into a backend.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda", "cuda:0", ...} or Backend
+        "auto" takes the device of `data` if that is CUDA, else the first CUDA device if there is
+        one, else the CPU. On CUDA the work goes to CuPy where it is installed and works, otherwise
+        to torch.
+    data : Array, optional
+        Data that are already somewhere.
+
+    Raises
+    ------
+    ValueError
+        For an unknown device, or CUDA where there is none.
+    """
+    if not isinstance(device, str):
+        if isinstance(device, Backend):
+            return device
+        raise TypeError(f"device={device!r} must be a name or a Backend")
+    if device == "mps":
+        raise ValueError("device='mps' has no float64, which the decomposition needs: use device='cpu'")
+    if device == "auto" and data is not None and "cuda" in str(compat.device(data)):
+        device = str(compat.device(data))  # where the data are
+    kind, _, index = device.partition(":")
+    choice("device", kind, ("auto", "cpu", "cuda"))
+    if kind == "cpu" or (kind == "auto" and not cuda_count()):
+        return NumpyBackend()
+    if index and not index.isdigit():
+        raise ValueError(f"device={device!r}: the index after the colon must be a number")
+    number = int(index or 0)
+    if number >= cuda_count():
+        found = f"{cuda_count()} CUDA devices" if cuda_count() else "no CUDA device"
+        raise ValueError(f"device={device!r}, but torch sees {found}: use device='cpu' or 'auto'")
+    from sdgpu.device import cupy_backend
+
+    if cupy_backend.works():
+        return cupy_backend.CupyBackend(number)
+    return TorchBackend(f"cuda:{number}")
+
+
+def cuda_count() -> int:
+    """Number of CUDA devices that torch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Bring an array of any library to the host; without a copy if it is there already."""
+    kind = library(array)
+    if kind == "numpy":
+        return array
+    if kind == "torch":
+        return array.detach().cpu().numpy()
+    if kind == "cupy":
+        return array.get()
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, AttributeError, TypeError, RuntimeError):
+        return np.asarray(array)
+
+
+def give_back(template: Template, array: Array, *, axis: bool = True, exact: bool = False) -> Array:
+    """Hand a result to the caller: library, device and dtype of the data that came in.
+
+    Parameters
+    ----------
+    template : Template
+        What came in.
+    array : Array
+        The result.
+    axis : bool, default True
+        Whether the last axis is c, which is dropped for 1-D targets.
+    exact : bool, default False
+        Keep float64 whatever the data were: spectra and filters.
+    """
+    if axis and template.flat:
+        array = array[..., 0]
+    wanted, kind = library(template.sample), library(array)
+    xp = compat.array_namespace(template.sample)
+    dtype = xp.float64 if exact else getattr(xp, template.dtype)
+    if wanted == "numpy":
+        return np.ascontiguousarray(to_numpy(array)).astype(dtype, copy=False)
+    device = compat.device(template.sample)
+    if wanted == "torch":
+        moved = array if kind == "torch" else TorchBackend(device).asarray(array)
+        return moved.to(device=device, dtype=dtype)
+    if wanted == "cupy" and kind == "torch":
+        array = xp.from_dlpack(array)
+    elif wanted != kind:
+        array = xp.asarray(to_numpy(array), device=device)
+    return xp.astype(array, dtype, copy=False)
+
+
+_NOT_POSITIVE = (
+    "K + lam I is not positive definite in float64: raise lam, or check that the kernel is "
+    "positive semi-definite"
+)

@@ -1,0 +1,107 @@
+"""The CuPy backend: dense Gram matrices and eigendecompositions with cuBLAS and cuSOLVER.
+
+The only module that imports cupy. It needs the extra ``cuda12`` or ``cuda13`` and a GPU; its
+tests carry the marker ``gpu``. CuPy and torch share memory through DLPack, never through the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from sdgpu.device.arrays import Array, library
+from sdgpu.device.backend import TILE_GPU
+
+__all__ = ["CupyBackend", "works", "why_not"]
+
+# cuSOLVER's 32-bit workspace sizes end near this n for float64 syevd (cupy/cupy issues 7261, 9393)
+LARGEST_SYEVD = 25_000
+
+
+@cache
+def why_not() -> str:
+    """Why CuPy cannot be used here, as a sentence; empty if it can."""
+    try:
+        import cupy
+
+        cupy.arange(3).sum().item()
+    except ImportError:
+        return "CuPy is not installed: pip install 'sdgpu[cuda12]' or 'sdgpu[cuda13]'"
+    except Exception as error:  # CuPy raises many types for a missing driver, runtime or NVRTC
+        return f"CuPy is installed but fails at its first array: {error}".splitlines()[0]
+    return ""
+
+
+def works() -> bool:
+    """Whether CuPy can compute here."""
+    return not why_not()
+
+
+@dataclass(frozen=True)
+class CupyBackend:
+    """CuPy arrays on one CUDA device."""
+
+    index: int = 0
+    tile: int = TILE_GPU
+
+    @property
+    def name(self) -> str:
+        return f"cupy on cuda:{self.index}"
+
+    @property
+    def xp(self) -> Any:
+        import array_api_compat.cupy as xcupy
+
+        return xcupy
+
+    @property
+    def device(self) -> Any:
+        import cupy
+
+        return cupy.cuda.Device(self.index)
+
+    def asarray(self, array: Array) -> Any:
+        import cupy
+
+        with self.device:
+            kind = library(array)
+            if kind == "torch":
+                # A tensor on this GPU is shared; one on the host or another GPU is moved once.
+                array = cupy.from_dlpack(array.detach().contiguous().to(f"cuda:{self.index}"))
+            elif kind not in ("cupy", "numpy"):
+                array = np.asarray(array)
+            return cupy.asarray(array, dtype=cupy.float64)
+
+    def eigh(self, K: Any) -> tuple[Any, Any]:
+        import cupy
+
+        if K.shape[0] > LARGEST_SYEVD:
+            raise MemoryError(
+                f"n = {K.shape[0]:,} is over the {LARGEST_SYEVD:,} rows that cuSOLVER's 32-bit "
+                "workspace allows for a float64 eigendecomposition: use device='cpu'"
+            )
+        with self.device:
+            return cupy.linalg.eigh(K)
+
+    def cholesky(self, K: Any) -> Any:
+        import cupy
+
+        with self.device:
+            factor = cupy.linalg.cholesky(K)
+            # cuSOLVER reports a failed pivot by NaN, not by an exception
+            if not bool(cupy.isfinite(cupy.diagonal(factor)).all()):
+                raise ValueError("K + lam I is not positive definite in float64: raise lam")
+            return factor
+
+    def cho_solve(self, factor: Any, B: Any) -> Any:
+        from cupyx.scipy.linalg import solve_triangular
+
+        with self.device:
+            half = solve_triangular(factor, B, lower=True)
+            return solve_triangular(factor, half, lower=True, trans="T")
+
+    def synchronize(self) -> None:
+        self.device.synchronize()

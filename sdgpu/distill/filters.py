@@ -1,0 +1,219 @@
+"""Every statement of the paper as a function of the eigenvalues: filters (6)-(13) and limits (17).
+
+With the eigenvalues delta (k,) of K, a = delta / (delta + lam) and Z = V'Y, a fit at step tau is
+
+    y(tau)    = V B(tau) Z              (train filter, equation (12))
+    dual(tau) = V C(tau) Z              (dual filter, equation (13) without its 1 / delta)
+    Y - y(tau) = V (1 - B(tau)) Z       (residual filter)
+
+All functions broadcast: `lam` has any shape S, `alphas` any shape S' + (T - 1,), and the result has
+shape broadcast(S, S') + (T, k). They run on any array API library, in the dtype of `eigenvalues`.
+Nothing is divided by an eigenvalue, only by delta + lam > 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat as compat
+
+__all__ = [
+    "dual_filter",
+    "limit_dual_filter",
+    "limit_exists",
+    "limit_rate",
+    "limit_train_filter",
+    "residual_filter",
+    "shrinkage",
+    "step_dual_filters",
+    "train_filter",
+]
+
+
+def shrinkage(eigenvalues: Any, lam: Any) -> Any:
+    """Ridge shrinkage a = delta / (delta + lam), equation (9).
+
+    Parameters
+    ----------
+    eigenvalues : array (k,)
+        delta >= 0.
+    lam : number or array of shape S
+        lam > 0.
+
+    Returns
+    -------
+    array of shape S + (k,)
+    """
+    eigenvalues, lam = _broadcast(eigenvalues, lam)
+    return eigenvalues / (eigenvalues + lam)
+
+
+def train_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
+    """B(1..T): B(1) = A, B(tau) = A ((1 - alpha_tau) B(tau-1) + alpha_tau I), equation (12).
+
+    Parameters
+    ----------
+    eigenvalues : array (k,)
+        delta >= 0.
+    lam : number or array of shape S
+        lam > 0.
+    alphas : array of shape S' + (T - 1,)
+        Weights of steps 2..T; any real numbers.
+
+    Returns
+    -------
+    array of shape broadcast(S, S') + (T, k)
+
+    Notes
+    -----
+    O(T k) for each pair of lam and schedule. Positive terms only for alphas in [0, 1]: then every
+    entry is right to a few units in the last place, however small.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> train_filter(np.array([0.0, 1.0, 3.0]), 1.0, np.array([0.0]))
+    array([[0.    , 0.5   , 0.75  ],
+           [0.    , 0.25  , 0.5625]])
+    """
+    a, alphas = _shrunk(eigenvalues, lam, alphas)
+    xp = compat.array_namespace(a)
+    steps = [a]
+    for i in range(alphas.shape[-1]):
+        alpha = alphas[..., i, None]
+        steps.append(a * ((1 - alpha) * steps[-1] + alpha))  # (12)
+    return xp.stack(_same_shape(xp, steps), axis=-2)
+
+
+def dual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
+    """C(1..T): C(tau) = (alpha_tau + (1 - alpha_tau) B(tau-1)) / (delta + lam).
+
+    Equation (13) prints D^-1 B(tau), which is this for delta > 0 and 0/0 for delta = 0.
+    Shapes, cost and accuracy as :func:`train_filter`.
+    """
+    eigenvalues, lam = _broadcast(eigenvalues, lam)
+    alphas = _like(eigenvalues, alphas)
+    xp = compat.array_namespace(eigenvalues)
+    scale = 1 / (eigenvalues + lam)
+    steps = [scale]
+    for i in range(alphas.shape[-1]):
+        alpha = alphas[..., i, None]
+        # B(tau-1) = delta C(tau-1)
+        steps.append(scale * (alpha + (1 - alpha) * eigenvalues * steps[-1]))
+    return xp.stack(_same_shape(xp, steps), axis=-2)
+
+
+def residual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
+    """1 - B(1..T), from its own recursion so that it does not cancel where lam << delta.
+
+    1 - B(tau) = lam / (delta + lam) + (1 - alpha_tau) a (1 - B(tau-1)), with 1 - B(0) = 0; it is
+    (12) subtracted from 1. Shapes, cost and accuracy as :func:`train_filter`.
+    """
+    wide, ridge = _broadcast(eigenvalues, lam)
+    a, alphas = _shrunk(eigenvalues, lam, alphas)
+    xp = compat.array_namespace(a)
+    rest = ridge / (wide + ridge)  # 1 - a
+    steps = [rest]
+    for i in range(alphas.shape[-1]):
+        alpha = alphas[..., i, None]
+        steps.append(rest + (1 - alpha) * a * steps[-1])
+    return xp.stack(_same_shape(xp, steps), axis=-2)
+
+
+def limit_train_filter(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
+    """B(inf) = alpha delta / (alpha delta + lam): ridge with lam / alpha, equation (17).
+
+    Parameters
+    ----------
+    eigenvalues : array (k,)
+    lam, alpha : number or array of shape S
+        Where the limit exists (:func:`limit_exists`); alpha = 0 gives zero, the collapse.
+
+    Returns
+    -------
+    array of shape S + (k,)
+    """
+    eigenvalues, lam = _broadcast(eigenvalues, lam)
+    alpha = _like(eigenvalues, alpha)[..., None]
+    return alpha * eigenvalues / (alpha * eigenvalues + lam)
+
+
+def limit_dual_filter(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
+    """C(inf) = alpha / (alpha delta + lam) = 1 / (delta + lam / alpha), equation (17) for any x.
+
+    The paper's two-solve form for new points simplifies to this single one.
+    Shapes as :func:`limit_train_filter`.
+    """
+    eigenvalues, lam = _broadcast(eigenvalues, lam)
+    alpha = _like(eigenvalues, alpha)[..., None]
+    return alpha / (alpha * eigenvalues + lam)
+
+
+def limit_rate(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
+    """Linear rate of Theorem 4.5, max |(1 - alpha) a|: the error shrinks by it at every step.
+
+    Shapes: eigenvalues (k,), lam and alpha S, result S. The limit exists where it is < 1.
+    """
+    a = shrinkage(eigenvalues, lam)
+    xp = compat.array_namespace(a)
+    alpha = _like(a, alpha)
+    return xp.abs(1 - alpha) * xp.max(a, axis=-1)
+
+
+def limit_exists(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
+    """Whether the steps converge, :func:`limit_rate` < 1; always so for alpha in [0, 2)."""
+    return limit_rate(eigenvalues, lam, alpha) < 1
+
+
+def step_dual_filters(eigenvalues: Any, lam: Any, steps: int) -> Any:
+    """Dual filters of the basis u_1, D_1, ..., D_{T-1} that carries every schedule.
+
+    Theorem 4.1 read as a basis: with u_i = kappa(., X) (K + lam)^-1 (K (K + lam)^-1)^(i-1) Y, step
+    tau of any schedule is a combination of u_1..u_tau whose coefficients sum to one. In the
+    differences D_j = u_{j+1} - u_j that constraint is gone,
+
+        f(.; tau) = u_1 + sum_{j=1}^{tau-1} s_j D_j,   s_j = prod_{i=tau-j+1}^{tau} (1 - alpha_i),
+
+    and the D_j, which become tiny for small lam, are computed without cancellation from their own
+    filter: -lam a^(j-1) / (delta + lam)^2.
+
+    Parameters
+    ----------
+    eigenvalues : array (k,)
+    lam : number or array of shape S
+    steps : int
+        T >= 1.
+
+    Returns
+    -------
+    array of shape S + (T, k)
+    """
+    eigenvalues, lam = _broadcast(eigenvalues, lam)
+    xp = compat.array_namespace(eigenvalues)
+    scale = 1 / (eigenvalues + lam)
+    a = eigenvalues * scale
+    columns = [scale]
+    power = -lam * scale * scale
+    for _ in range(steps - 1):
+        columns.append(power)
+        power = power * a
+    return xp.stack(_same_shape(xp, columns), axis=-2)
+
+
+def _broadcast(eigenvalues: Any, lam: Any) -> tuple[Any, Any]:
+    """Give lam of shape S the shape S + (1,), in the library and dtype of the eigenvalues."""
+    return eigenvalues, _like(eigenvalues, lam)[..., None]
+
+
+def _shrunk(eigenvalues: Any, lam: Any, alphas: Any) -> tuple[Any, Any]:
+    return shrinkage(eigenvalues, lam), _like(eigenvalues, alphas)
+
+
+def _like(reference: Any, value: Any) -> Any:
+    xp = compat.array_namespace(reference)
+    return xp.asarray(value, dtype=reference.dtype, device=compat.device(reference))
+
+
+def _same_shape(xp: Any, arrays: list[Any]) -> list[Any]:
+    """Broadcast to the shape of the last: a step without alpha may have fewer axes than the rest."""
+    return list(xp.broadcast_arrays(*arrays))

@@ -1,0 +1,182 @@
+"""The optimal weights: alpha* (16) with Algorithm 1, and the joint optimum over all steps.
+
+Both work on the triangles R of :mod:`sdgpu.distill.losses`, so a chain of T steps costs O(T^3)
+numbers for each lam (or each output), whatever the number of validation rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdgpu.distill.losses import step_losses
+from sdgpu.distill.schedules import from_tails, tails
+
+__all__ = ["GreedyWeights", "JointWeights", "greedy_weights", "joint_weights"]
+
+# cond([D_1 .. D_{t-1}]) above which the coefficients have fewer than about 6 reliable digits
+ILL_CONDITIONED = 1e10
+
+
+@dataclass(frozen=True)
+class GreedyWeights:
+    """What Algorithm 1 found.
+
+    Attributes
+    ----------
+    alphas : array (..., T - 1)
+        alpha* of steps 2..T.
+    losses : array (..., T)
+        Sums of squared errors of steps 1..T.
+    """
+
+    alphas: np.ndarray
+    losses: np.ndarray
+
+
+def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights:
+    """Algorithm 1: at every step the weight (16) that minimises the validation loss of that step.
+
+    alpha*_t = 1 - <P0 - P1, Yv - P1> / ||P0 - P1||^2, with P1 the prediction of step 1 and P0 that of
+    step t with alpha_t = 0. A zero denominator (the teacher's student equals the ground-truth fit)
+    gives 1.
+
+    Parameters
+    ----------
+    triangle : array (..., T, T)
+        One R for each lam, or for each output where the weights are per output.
+    clip : bool, default False
+        Clip every alpha* to [0, 1] before the next step builds on it.
+
+    Returns
+    -------
+    GreedyWeights
+        The greedy chain is not monotone in the loss: step t + 1 has to build on the teacher that
+        step t chose. Look at the best step, not only at the last.
+    """
+    T = triangle.shape[-1]
+    batch = triangle.shape[:-2]
+    error = triangle[..., :, -1]  # P1 - Yv
+    chosen = np.empty((*batch, T - 1))
+    losses = np.empty((*batch, T))
+    current = np.zeros((*batch, 0))  # tails s of the step before
+    losses[..., 0] = step_losses(triangle, current)
+    for t in range(2, T + 1):
+        # the step with alpha_t = 0 shifts the tails: s_1 = 1, s_{j+1} = s_j of the teacher
+        shifted = np.concatenate([np.ones((*batch, 1)), current], axis=-1)
+        change = np.einsum("...ij,...j->...i", triangle[..., :, : t - 1], shifted)  # P0 - P1
+        squared = np.einsum("...i,...i->...", change, change)
+        inner = -np.einsum("...i,...i->...", change, error)  # <P0 - P1, Yv - P1>
+        still = squared <= np.finfo(float).tiny
+        alpha = 1 - inner / np.where(still, 1.0, squared)  # (16)
+        alpha = np.where(still, 1.0, alpha)
+        if clip:
+            alpha = np.clip(alpha, 0.0, 1.0)
+        chosen[..., t - 2] = alpha
+        current = (1 - alpha)[..., None] * shifted
+        losses[..., t - 1] = step_losses(triangle, current)
+    return GreedyWeights(chosen, losses)
+
+
+@dataclass(frozen=True)
+class JointWeights:
+    """The schedule that minimises the validation loss over all weights at once.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,)
+        Weights of steps 2..T; infinite where the optimum belongs to no schedule (see `status`).
+    coefficients : array (T,)
+        c over u_1..u_T, with sum 1; they always describe the optimum.
+    losses : array (T,)
+        Sums of squared errors of the joint optimum of 1..T steps, not increasing.
+    schedules : array (T, T - 1)
+        Row t - 1 holds the weights of the best chain of t steps, then NaN.
+    condition : float
+        Condition number of the scaled least-squares problem of all T steps.
+    status : str
+        A sentence that says what to make of it.
+    """
+
+    alphas: np.ndarray
+    coefficients: np.ndarray
+    losses: np.ndarray
+    schedules: np.ndarray
+    condition: float
+    status: str
+
+
+def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
+    """Least squares over all T - 1 weights: min ||E + D s||^2 (+ ridge * penalty) over the tails s.
+
+    The tails are a bijection of the weights, so this is the optimum over every schedule (Pareek, Du
+    and Oh 2024 for linear models). The columns are scaled to norm 1 and solved by SVD in float64;
+    singular values below T eps relative are dropped.
+
+    Parameters
+    ----------
+    triangle : array (T, T)
+        R of one lam.
+    ridge : float, default 0
+        Tikhonov penalty on the scaled tails, relative to the sum of squared errors of step 1.
+
+    Returns
+    -------
+    JointWeights
+    """
+    T = triangle.shape[-1]
+    losses, schedules = np.empty(T), np.full((T, T - 1), np.nan)
+    losses[0] = step_losses(triangle, np.zeros(0))
+    solution, condition, rank = np.zeros(0), 1.0, 0
+    for t in range(2, T + 1):
+        solution, condition, rank = _least_squares(triangle, t, ridge)
+        losses[t - 1] = step_losses(triangle, solution)
+        schedules[t - 1, : t - 1] = from_tails(solution)
+    alphas = schedules[-1].copy()
+    c = -np.diff(np.concatenate([[1.0], solution, [0.0]]))
+    status = _status(T, condition, rank, alphas)
+    return JointWeights(alphas, c, losses, schedules, condition, status)
+
+
+def _least_squares(triangle: np.ndarray, t: int, ridge: float) -> tuple[np.ndarray, float, int]:
+    columns = triangle[: t - 1, : t - 1]
+    target = -triangle[: t - 1, -1]
+    scale = np.linalg.norm(columns, axis=0)
+    scale[scale == 0] = 1.0
+    U, singular, Wt = np.linalg.svd(columns / scale)
+    cutoff = t * np.finfo(float).eps * singular[0]
+    keep = singular > cutoff
+    rank = int(keep.sum())
+    # with no ridge and full rank this is the plain solution
+    penalty = ridge * float(np.sum(triangle[:, -1] ** 2))
+    filtered = np.where(keep, singular, 0.0) / np.where(keep, singular**2 + penalty, 1.0)
+    smallest = singular[-1]
+    condition = float(singular[0] / smallest) if smallest > 0 else np.inf
+    return (Wt.T @ (filtered * (U.T @ target))) / scale, condition, rank
+
+
+def _status(T: int, condition: float, rank: int, alphas: np.ndarray) -> str:
+    if T == 1:
+        return "one step has no weight to choose"
+    if rank < T - 1:
+        return (
+            f"only {rank} of {T - 1} directions are independent in float64: fewer steps reach the "
+            "same loss; use fewer steps or ridge > 0"
+        )
+    if not np.isfinite(alphas).all():
+        return "the optimum belongs to no finite schedule: use its coefficients, or ridge > 0"
+    if condition > ILL_CONDITIONED:
+        return (
+            f"ill-conditioned ({condition:.1e}): the loss is right, the single weights are not; "
+            "they may fit noise of the validation set; use fewer steps or ridge > 0"
+        )
+    return "well-conditioned"
+
+
+def loss_of_schedule(triangle: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """Sums of squared errors of steps 1..T of one schedule (T - 1,), as (..., T)."""
+    T = triangle.shape[-1]
+    return np.stack(
+        [step_losses(triangle, tails(alphas[: t - 1])) for t in range(1, T + 1)], axis=-1
+    )

@@ -1,0 +1,219 @@
+"""What a kernel is: rows made ready, tiles made from them, and arithmetic on kernels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.checks import positive
+from sdgpu.device.arrays import inputs, same_place
+from sdgpu.kernels.statistics import Rows
+
+__all__ = ["Kernel", "Product", "Scaled", "Sum", "gram", "lengthscales", "scaled_rows"]
+
+TILE = 512
+
+
+class Kernel(ABC):
+    """A positive semi-definite function of two rows.
+
+    A concrete kernel is a frozen dataclass with three methods: :meth:`rows` makes data ready once,
+    :meth:`tile` computes one block of the Gram matrix from ready rows, :meth:`diagonal` the values
+    kappa(x, x). Everything else (full matrices, tiles, sums, products) follows from them.
+
+    Kernels can be added, multiplied with each other and scaled by a number >= 0.
+    """
+
+    @abstractmethod
+    def rows(self, X: Any, centre: Any) -> Rows:
+        """Make rows (n, d) ready; `centre` (d,) is subtracted by kernels of distances."""
+
+    @abstractmethod
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        """Block kappa(a, b) of shape (len(a), len(b)); with `same` a is b, distance 0 on the diagonal."""
+
+    @abstractmethod
+    def diagonal(self, rows: Rows) -> Any:
+        """kappa(x, x) for each row, (n,)."""
+
+    def __call__(self, A: Any, B: Any = None) -> Any:
+        """Gram matrix kappa(A, B) in the library, device and dtype of A.
+
+        Parameters
+        ----------
+        A : array (n, d)
+        B : array (m, d), optional
+            A itself by default: then the result is symmetric to the last bit.
+
+        Returns
+        -------
+        array (n, m)
+
+        Raises
+        ------
+        TypeError, ValueError
+            For input that is not two matrices of finite real rows of one library, device and d.
+        """
+        A = inputs(A, "A", empty=True)
+        centre = column_means(A if B is None else inputs(B, "B", empty=True))
+        ready = self.rows(A, centre)
+        if B is None:
+            return gram(self, ready)
+        B = inputs(B, "B", features=A.shape[1], empty=True)
+        same_place(A, B, "A", "B")
+        xp = compat.array_namespace(A)
+        return self.tile(ready, self.rows(xp.astype(B, A.dtype, copy=False), centre))
+
+    def __add__(self, other: Kernel) -> Kernel:
+        return Sum((self, _operand(other)))
+
+    def __mul__(self, other: Kernel | float) -> Kernel:
+        if isinstance(other, Kernel):
+            return Product((self, other))
+        return Scaled(positive("scale", other, zero=True), self)
+
+    __rmul__ = __mul__
+
+
+def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
+    """Full symmetric Gram matrix of ready rows, tile by tile, each computed once and mirrored.
+
+    Cost: n^2 / 2 kernel values; memory n^2 and a few tiles.
+    """
+    n = len(rows)
+    like = rows
+    while like.parts:
+        like = like.parts[0]
+    xp = compat.array_namespace(like.values)
+    K = xp.empty((n, n), dtype=like.values.dtype, device=compat.device(like.values))
+    for i in range(0, n, tile):
+        high = min(i + tile, n)
+        for j in range(0, i, tile):
+            block = kernel.tile(rows[i:high], rows[j : j + tile])
+            K[i:high, j : j + tile] = block
+            K[j : j + tile, i:high] = block.T
+        block = kernel.tile(rows[i:high], rows[i:high], same=True)
+        K[i:high, i:high] = (block + block.T) / 2
+    return K
+
+
+def column_means(X: Any) -> Any:
+    """Mean of each feature, (d,); 0 for no rows."""
+    xp = compat.array_namespace(X)
+    if X.shape[0] == 0:
+        return xp.zeros((X.shape[1],), dtype=X.dtype, device=compat.device(X))
+    return xp.mean(X, axis=0)
+
+
+def lengthscales(value: float | Sequence[float] | None) -> tuple[float, ...] | float | None:
+    """Check a length scale: None, one number > 0, or one per feature (kept as a tuple)."""
+    if value is None:
+        return None
+    host = np.asarray(value, dtype=object)
+    if host.ndim == 0:
+        return positive("lengthscale", value)
+    if host.ndim != 1 or host.size == 0:
+        raise ValueError(f"lengthscale must be a number or one per feature, got shape {host.shape}")
+    return tuple(positive("lengthscale", float(entry)) for entry in host)
+
+
+def scaled_rows(X: Any, centre: Any, lengthscale: tuple[float, ...] | float | None) -> Any:
+    """(X - centre) / lengthscale, or X / lengthscale without a centre."""
+    xp = compat.array_namespace(X)
+    moved = X if centre is None else X - centre
+    if lengthscale is None:
+        return moved
+    if isinstance(lengthscale, tuple):
+        if len(lengthscale) != X.shape[1]:
+            raise ValueError(
+                f"lengthscale has {len(lengthscale)} entries, but the data have {X.shape[1]} features"
+            )
+        return moved / xp.asarray(lengthscale, dtype=X.dtype, device=compat.device(X))
+    return moved / lengthscale
+
+
+def set_zero_diagonal(tile: Any) -> Any:
+    """The tile with an exactly zero diagonal: a point has distance 0 to itself."""
+    xp = compat.array_namespace(tile)
+    eye = xp.eye(tile.shape[0], dtype=tile.dtype, device=compat.device(tile))
+    return tile * (1 - eye)
+
+
+@dataclass(frozen=True)
+class Sum(Kernel):
+    """kappa_1 + kappa_2 + ..., made by ``+``."""
+
+    kernels: tuple[Kernel, ...]
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        tiles = _tiles(self.kernels, a, b, same)
+        total = next(tiles)
+        for tile in tiles:
+            total = total + tile
+        return total
+
+    def diagonal(self, rows: Rows) -> Any:
+        first, *rest = [k.diagonal(r) for k, r in zip(self.kernels, rows.parts, strict=True)]
+        for values in rest:
+            first = first + values
+        return first
+
+
+@dataclass(frozen=True)
+class Product(Kernel):
+    """kappa_1 kappa_2 ..., elementwise, made by ``*`` (Schur: positive semi-definite again)."""
+
+    kernels: tuple[Kernel, ...]
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        tiles = _tiles(self.kernels, a, b, same)
+        total = next(tiles)
+        for tile in tiles:
+            total = total * tile
+        return total
+
+    def diagonal(self, rows: Rows) -> Any:
+        first, *rest = [k.diagonal(r) for k, r in zip(self.kernels, rows.parts, strict=True)]
+        for values in rest:
+            first = first * values
+        return first
+
+
+@dataclass(frozen=True)
+class Scaled(Kernel):
+    """scale times kappa with scale >= 0, made by ``number * kernel``."""
+
+    scale: float
+    kernel: Kernel
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return self.kernel.rows(X, centre)
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        return self.scale * self.kernel.tile(a, b, same=same)
+
+    def diagonal(self, rows: Rows) -> Any:
+        return self.scale * self.kernel.diagonal(rows)
+
+
+def _tiles(kernels: tuple[Kernel, ...], a: Rows, b: Rows, same: bool) -> Any:
+    for kernel, left, right in zip(kernels, a.parts, b.parts, strict=True):
+        yield kernel.tile(left, right, same=same)
+
+
+def _operand(other: Any) -> Kernel:
+    if not isinstance(other, Kernel):
+        raise TypeError(f"a kernel can be added to a kernel only, not to {type(other).__name__}")
+    return other
+

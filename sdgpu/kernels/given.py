@@ -1,0 +1,100 @@
+"""Kernels that the caller brings: a function of two matrices, or the Gram matrix itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+
+from sdgpu.kernels.base import Kernel
+from sdgpu.kernels.statistics import Rows
+
+__all__ = ["FunctionKernel", "Precomputed", "check_symmetric"]
+
+# Asymmetry and negative eigenvalues up to this size, relative to the largest, pass as rounding.
+ROUNDING = {"float64": 1e-8, "float32": 1e-4}
+
+
+@dataclass(frozen=True)
+class FunctionKernel(Kernel):
+    """kappa(A, B) by a function of the caller's.
+
+    Parameters
+    ----------
+    function : callable
+        (a, d), (b, d) -> (a, b), in the library of its arguments. It must be symmetric and positive
+        semi-definite; it is called once for each tile, and the symmetry is checked on every
+        diagonal tile.
+    """
+
+    function: Callable[[Any, Any], Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function={self.function!r} is not callable")
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return Rows(X)
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        tile = self.function(a.values, b.values)
+        wanted = (len(a), len(b))
+        if tuple(getattr(tile, "shape", ())) != wanted:
+            raise ValueError(
+                f"the kernel function returned shape {getattr(tile, 'shape', None)} for {wanted}: "
+                "it must return one value for each pair of rows"
+            )
+        xp = compat.array_namespace(a.values, tile)
+        if not bool(xp.all(xp.isfinite(tile))):
+            raise ValueError("the kernel function returned NaN or infinity")
+        if same:
+            check_symmetric(tile, "the kernel function")
+        return xp.astype(tile, a.values.dtype, copy=False)
+
+    def diagonal(self, rows: Rows) -> Any:
+        xp = compat.array_namespace(rows.values)
+        singles = [self.function(rows.values[i : i + 1, :], rows.values[i : i + 1, :])[0, 0]
+                   for i in range(len(rows))]  # fmt: skip
+        return xp.stack(singles) if singles else rows.values[:, 0]
+
+
+@dataclass(frozen=True)
+class Precomputed(Kernel):
+    """The "rows" are rows of a Gram matrix: X is K (n, n), new inputs are kappa(X_new, X) (m, n).
+
+    K must be symmetric; a matrix that is clearly not positive semi-definite is refused when it is
+    decomposed.
+    """
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return Rows(X)
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        raise TypeError("a precomputed kernel has no values between new pairs of rows")
+
+    def diagonal(self, rows: Rows) -> Any:
+        return compat.array_namespace(rows.values).linalg.diagonal(rows.values)
+
+    def __call__(self, A: Any, B: Any = None) -> Any:
+        raise TypeError("a precomputed kernel cannot be evaluated: pass a kernel with a formula")
+
+
+def check_symmetric(K: Any, name: str, *, tile: int = 1024) -> None:
+    """Raise ValueError unless K is symmetric up to rounding; one pass, tile by tile."""
+    xp = compat.array_namespace(K)
+    n = K.shape[0]
+    largest = worst = 0.0
+    for i in range(0, n, tile):
+        for j in range(0, i + 1, tile):
+            block = K[i : i + tile, j : j + tile]
+            largest = max(largest, float(xp.max(xp.abs(block))))
+            mirrored = K[j : j + tile, i : i + tile].T
+            worst = max(worst, float(xp.max(xp.abs(block - mirrored))))
+    allowed = ROUNDING["float32" if "32" in str(K.dtype) else "float64"]
+    if worst > allowed * largest:
+        raise ValueError(
+            f"{name} is not symmetric: |K - K'| reaches {worst:.3g} against |K| <= {largest:.3g}; "
+            "average it with its transpose if that is intended"
+        )

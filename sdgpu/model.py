@@ -1,0 +1,490 @@
+"""`fit`: decompose once, then answer every regularisation, weight and step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.checks import choice, integer, lam_grid, number, positive, schedule
+from sdgpu.device.arrays import Template, inputs, targets
+from sdgpu.device.backend import Backend, give_back, resolve, to_numpy
+from sdgpu.device.memory import budget, largest_rows, require, show
+from sdgpu.device.timing import Progress, Stopwatch
+from sdgpu.checks import grid as number_grid
+from sdgpu.distill.filters import limit_rate, train_filter
+from sdgpu.distill.weights import greedy_weights, joint_weights
+from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.operators.dense import DenseOperator
+from sdgpu.path import ClosedForm, Limit, Model, Path
+from sdgpu.solvers.eigh import Eigh
+from sdgpu.spectrum import Spectrum
+from sdgpu.sweep import Sweep, run_sweep
+from sdgpu.validation import validate
+
+__all__ = ["Fit", "Info", "JointAlphas", "OptimalAlphas", "fit"]
+
+_PROBES = 32  # rows whose training equation is checked after a fit
+
+
+@dataclass(frozen=True)
+class Info:
+    """How a fit was made and how far to trust it.
+
+    Attributes
+    ----------
+    method, operator, backend : str
+        What did the work, and where.
+    n, d, c, k : int
+        Training rows, features, outputs, eigenvalues.
+    passes, iterations : int
+        Passes over K and iterations of the solver.
+    error_estimate : float
+        Largest residual of (K + lam I) dual = Y at the smallest lam, relative to max |Y|, over up to
+        32 rows of K that were computed anew.
+    below_rounding : int
+        Eigenvalues without a reliable digit; they count as what they are, nearly 0.
+    seconds : dict
+        By stage.
+    bytes : int
+        Peak of the memory model.
+    status : str
+        A sentence.
+    """
+
+    method: str
+    operator: str
+    backend: str
+    n: int
+    d: int
+    c: int
+    k: int
+    passes: int
+    iterations: int
+    error_estimate: float
+    below_rounding: int
+    seconds: dict[str, float]
+    bytes: int
+    status: str
+
+
+@dataclass(frozen=True)
+class OptimalAlphas:
+    """The chain of Algorithm 1.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,), or (T - 1, c) per output
+        alpha* of steps 2..T, ready for :meth:`Fit.path`.
+    mse : array (T,)
+        Mean squared validation error of steps 1..T.
+    mse_per_output : array (T, c) or None
+        The same for each output, where the weights are per output.
+    best_step : int
+        The step with the smallest loss: the greedy chain is not monotone.
+    """
+
+    alphas: np.ndarray
+    mse: np.ndarray
+    mse_per_output: np.ndarray | None
+    best_step: int
+
+
+@dataclass(frozen=True)
+class JointAlphas:
+    """The joint optimum over all weights.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,)
+        Weights of steps 2..T.
+    coefficients : array (T,)
+        c over the basis u_1..u_T, with sum 1.
+    mse : array (T,)
+        Mean squared validation error of the best chains of 1..T steps.
+    condition : float
+        Condition number of the least-squares problem.
+    status : str
+        A sentence that says what to make of it.
+    """
+
+    alphas: np.ndarray
+    coefficients: np.ndarray
+    mse: np.ndarray
+    condition: float
+    status: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A decomposed kernel matrix with its targets: every answer is cheap algebra from here.
+
+    Made by :func:`fit`. Arrays come in the library, device and dtype of the training data; grids,
+    weights and losses are host numbers in float64.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    lams : array (L,)
+        The regularisations that the fit was asked to serve; any lam >= the smallest is served.
+    info : Info
+    """
+
+    kernel: Kernel
+    lams: np.ndarray
+    info: Info
+    _spectrum: Spectrum = field(repr=False)
+    _model: Model = field(repr=False)
+    _memory: int = field(repr=False)
+    _progress: Progress | None = field(repr=False)
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Eigenvalues (k,) ascending, basis (n, k), Z (k, c), in float64, in the caller's library."""
+        own, template = self._spectrum, self._model.template
+        return Spectrum(
+            give_back(template, own.eigenvalues, axis=False, exact=True),
+            give_back(template, own.basis, axis=False, exact=True),
+            give_back(template, own.Z, axis=False, exact=True),
+            own.below_rounding, own.most_negative, own.method,
+        )  # fmt: skip
+
+    def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
+        """Steps 1..T at one lam, without a solve (Theorem 4.1).
+
+        Parameters
+        ----------
+        lam : float, optional
+            Ridge of K + lam I, >= the smallest fitted one; may be left out after a fit of one lam.
+        alphas : number, array (T - 1,) or (T - 1, c), default 0
+            Weights of the ground truth at steps 2..T, any real numbers; with two axes one schedule
+            for each output.
+        steps : int, default 2
+            T >= 1.
+
+        Returns
+        -------
+        Path
+            With .fitted, .dual and .predict(X_new).
+
+        Raises
+        ------
+        TypeError, ValueError
+            For lam below the fit, steps < 1, or a schedule that does not fit.
+
+        Notes
+        -----
+        n k T c multiplications, when the result is asked for.
+        """
+        weights = schedule(alphas, steps, outputs=self.info.c)
+        size = 8 * self.info.n * self.info.c * (weights.shape[0] + 1)
+        require(3 * size, self._memory, f"a path of {steps} steps", "use fewer steps or outputs")
+        ridge = self._lam(lam)
+        return Path(ridge, weights, ClosedForm(self._spectrum, ridge, weights), self._model)
+
+    def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
+        """Infinitely many steps with a fixed weight: ridge with lam / alpha, equation (17).
+
+        Raises
+        ------
+        ValueError
+            If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
+        """
+        ridge, alpha = self._lam(lam), number("alpha", alpha)
+        rate = float(limit_rate(self._spectrum.eigenvalues, ridge, alpha))
+        if rate >= 1:
+            raise ValueError(
+                f"alpha={alpha:g} has no limit at lam={ridge:g}: the steps grow by {rate:.4g} each; "
+                "alphas in [0, 2) always converge"
+            )
+        effective = ridge / alpha if alpha else np.inf
+        return Limit(ridge, alpha, effective, rate, self._spectrum, self._model)
+
+    def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
+        """B(1..T) of Lemma 4.2, (T, k) in the order of the eigenvalues; equation (12).
+
+        Parameters as :meth:`path`, without weights per output.
+        """
+        B = train_filter(self._spectrum.eigenvalues, self._lam(lam), schedule(alphas, steps))
+        return give_back(self._model.template, B, axis=False, exact=True)
+
+    def optimal_alphas(
+        self,
+        X_val: Any,
+        Y_val: Any,
+        lam: float | None = None,
+        steps: int = 2,
+        *,
+        clip: bool = False,
+        per_output: bool = False,
+    ) -> OptimalAlphas:
+        """Algorithm 1 with the closed form (16): the best weight of each step on validation data.
+
+        Parameters
+        ----------
+        X_val : array_like (m, d), m >= 1
+        Y_val : array_like (m,) or (m, c)
+        lam, steps
+            As in :meth:`path`.
+        clip : bool, default False
+            Clip each weight to [0, 1] before the next step builds on it.
+        per_output : bool, default False
+            One weight for each output instead of a shared one (Frobenius norm).
+
+        Returns
+        -------
+        OptimalAlphas
+
+        Notes
+        -----
+        m n k + m k T c multiplications, where refits would take 2 (T - 1) + 1 of them.
+        """
+        steps = integer("steps", steps, 1)
+        cross, truth, lams = *self._validation(X_val, Y_val), np.array([self._lam(lam)])
+        seen = validate(self._spectrum, cross, truth, lams, steps, per_output=per_output)
+        found = greedy_weights(seen.triangles[0], clip=clip)
+        if per_output:
+            each = found.losses.T / seen.rows  # (T, c)
+            mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
+            return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
+        mse = found.losses / (seen.rows * seen.outputs)
+        return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
+
+    def joint_alphas(
+        self,
+        X_val: Any,
+        Y_val: Any,
+        lam: float | None = None,
+        steps: int = 2,
+        *,
+        ridge: float = 0.0,
+    ) -> JointAlphas:
+        """The schedule that is best for the last step, over all its weights at once.
+
+        Least squares over the tail products of the weights, in float64 with an orthogonal
+        factorisation. More weights fit more noise of the validation set: compare on other data.
+
+        Parameters
+        ----------
+        X_val, Y_val, lam, steps
+            As in :meth:`optimal_alphas`.
+        ridge : float, default 0
+            Penalty on the scaled coefficients, relative to the loss of step 1.
+
+        Returns
+        -------
+        JointAlphas
+
+        References
+        ----------
+        Pareek, Du and Oh (2024) for linear models; Theorem 4.1 for the basis.
+        """
+        steps = integer("steps", steps, 1)
+        penalty = positive("ridge", ridge, zero=True)
+        cross, truth, lams = *self._validation(X_val, Y_val), np.array([self._lam(lam)])
+        seen = validate(self._spectrum, cross, truth, lams, steps)
+        found = joint_weights(seen.triangles[0], ridge=penalty)
+        mse = found.losses / (seen.rows * seen.outputs)
+        return JointAlphas(found.alphas, found.coefficients, mse, found.condition, found.status)
+
+    def sweep(
+        self,
+        X_val: Any,
+        Y_val: Any,
+        lams: Any = None,
+        alphas: Any = None,
+        steps: int = 10,
+    ) -> Sweep:
+        """Validation loss of every (lam, alpha, step), the limits, alpha* and the joint optima.
+
+        Parameters
+        ----------
+        X_val : array_like (m, d), m >= 1
+        Y_val : array_like (m,) or (m, c)
+        lams : array_like (L,), optional
+            The fitted ones by default; each >= the smallest of them.
+        alphas : array_like (A,), optional
+            Fixed weights, 0, 0.01, .., 1 by default; any real numbers.
+        steps : int, default 10
+            T.
+
+        Returns
+        -------
+        Sweep
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            As :func:`fit`, and for lam below the fit.
+
+        Notes
+        -----
+        m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing.
+        """
+        ridges = self.lams if lams is None else lam_grid("lams", lams)
+        for ridge in ridges:
+            self._lam(float(ridge))
+        weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
+        steps = integer("steps", steps, 1)
+        points = len(ridges) * len(weights) * steps
+        require(5 * 8 * points, self._memory, f"a grid of {points:,} points", "use a coarser grid")
+        cross, truth = self._validation(X_val, Y_val)
+        watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
+        sweep = run_sweep(self._spectrum, cross, truth, ridges, weights, steps, watch)
+        sweep.dataset.attrs.update(
+            kernel=repr(self.kernel), training_rows=self.info.n, features=self.info.d,
+            backend=self.info.backend, sweep_seconds=watch.seconds["sweep"],
+            fit_seconds=sum(self.info.seconds.values()), error_estimate=self.info.error_estimate,
+        )  # fmt: skip
+        return sweep
+
+    def _lam(self, lam: float | None) -> float:
+        if lam is None:
+            if len(self.lams) > 1:
+                raise ValueError(f"lam is missing: the fit serves {len(self.lams)} of them, name one")
+            return float(self.lams[0])
+        ridge, smallest = positive("lam", lam), float(self.lams.min())
+        if ridge < smallest * (1 - 1e-12):
+            raise ValueError(
+                f"lam={ridge:g} is below the smallest fitted one, {smallest:g}: "
+                "fit again with lams that reach down to it"
+            )
+        return ridge
+
+    def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
+        """Check validation data and bring them to the device."""
+        rows = inputs(X_val, "X_val", features=int(self._model.operator.X.shape[1]))
+        truth, _ = targets(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=self.info.c)
+        self._model.template.check(rows, "X_val")
+        self._model.template.check(truth, "Y_val")
+        backend = self._model.backend
+        return self._model.operator.cross(backend.asarray(rows)), backend.asarray(truth)
+
+
+def fit(
+    X: Any,
+    Y: Any,
+    kernel: Kernel | str | Any = "rbf",
+    lams: Any = 1.0,
+    *,
+    method: str = "auto",
+    operator: str = "auto",
+    device: str | Backend = "auto",
+    memory: int | float | str | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Decompose K = kappa(X, X) once, for every lam, alpha and step.
+
+    K = V diag(delta) V' and Z = V'Y; every step of self-distillation with every weight is then a
+    filter on the eigenvalues, y(tau) = V B(tau) Z (Borup and Andersen 2021, equation (10)).
+
+    Parameters
+    ----------
+    X : array_like (n, d)
+        Training inputs: NumPy, torch (any device), CuPy, any array API or DLPack array, pandas. With
+        kernel="precomputed", K itself (n, n).
+    Y : array_like (n,) or (n, c)
+        Targets, in the same library and on the same device.
+    kernel : Kernel, str or callable, default "rbf"
+        See :func:`sdgpu.kernels.as_kernel`.
+    lams : number or array_like (L,), default 1
+        The regularisations that will be asked for, absolute numbers in K + lam I.
+    method : {"auto", "eigh"}, default "auto"
+        How the spectrum is made.
+    operator : {"auto", "dense"}, default "auto"
+        How K is held.
+    device : str or Backend, default "auto"
+        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
+    memory : int or str, optional
+        Bytes that may be used ("8GiB"); 90 % of what is free by default.
+    progress : callable, optional
+        Called with (stage, done, total).
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    TypeError
+        For sparse, complex, object or string input.
+    ValueError
+        For NaN, wrong shapes, lam <= 0, unknown names, arrays of two libraries or devices, or a
+        kernel that is not positive semi-definite.
+    MemoryError
+        Before the work, if it does not fit: says how much is needed and how many rows would fit.
+
+    Notes
+    -----
+    About 9 n^3 operations and 3 n^2 doubles at the peak, in float64 whatever the dtype of the data:
+    eigenvalues of a float32 matrix are noise below 1e-7 of the largest.
+
+    Examples
+    --------
+    >>> import numpy as np, sdgpu
+    >>> X = np.linspace(0, 1, 11)[:, None]
+    >>> fitted = sdgpu.fit(X, np.sin(2 * np.pi * X[:, 0]), sdgpu.Gaussian(80.0), lams=0.2)
+    >>> fitted.path(alphas=0.25, steps=6).predict(X[:3]).shape
+    (6, 3)
+    """
+    choice("method", method, ("auto", "eigh"))
+    choice("operator", operator, ("auto", "dense"))
+    chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
+    rows = inputs(X, "X")
+    n, d = int(rows.shape[0]), int(rows.shape[1])
+    wanted, flat = targets(Y, "Y", rows=n)
+    c = int(wanted.shape[1])
+    template = Template.of(rows, wanted, flat)
+    backend = resolve(device, rows)
+    allowed = budget(memory, backend.name)
+    peak = Eigh.peak_bytes(n) + 8 * n * (2 * d + 3 * c)
+    fitting = largest_rows(allowed, Eigh.peak_bytes)
+    require(
+        peak, allowed, f"an eigendecomposition of n = {n:,} rows",
+        f"at most about {fitting:,} rows fit; take a subset, or raise memory=",
+    )  # fmt: skip
+    dense = DenseOperator(chosen, _private(backend.asarray(rows), rows, chosen), backend.tile)
+    watch = Stopwatch(backend.synchronize, progress=progress)
+    Yb = backend.asarray(wanted)
+    spectrum = Eigh(backend).decompose(dense, Yb, watch)
+    residual = _probe(spectrum, dense, Yb, float(ridges.min()))
+    info = Info(
+        "eigh", "dense", backend.name, n, d, c, n, 1, 0, residual, spectrum.below_rounding,
+        watch.seconds, peak, _status(spectrum, residual, float(ridges.min()), peak),
+    )  # fmt: skip
+    return Fit(chosen, ridges, info, spectrum, Model(dense, backend, template), allowed, progress)
+
+
+def _private(array: Any, source: Any, kernel: Kernel) -> Any:
+    """A copy if the array is the caller's own memory: later changes there must not change a fit.
+
+    A precomputed K is only read while it is decomposed, so it is not copied.
+    """
+    if as_kernel("precomputed") == kernel:
+        return array
+    return compat.array_namespace(array).asarray(array, copy=True)
+
+
+def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> float:
+    """Relative residual of (K + lam I) dual = Y on a few rows of K that are computed anew."""
+    picked = np.unique(np.linspace(0, operator.n - 1, _PROBES).round().astype(int))
+    few = slice(0, min(Y.shape[1], 16))
+    xp = compat.array_namespace(Y)
+    dual = spectrum.basis @ (spectrum.Z[:, few] / (spectrum.eigenvalues + lam)[:, None])
+    index = xp.asarray(picked, device=compat.device(Y))
+    product = operator.columns(picked).T @ dual
+    error = product + lam * xp.take(dual, index, axis=0) - xp.take(Y[:, few], index, axis=0)
+    largest = float(xp.max(xp.abs(Y[:, few])))
+    return float(xp.max(xp.abs(error))) / largest if largest else 0.0
+
+
+def _status(spectrum: Spectrum, residual: float, lam: float, peak: int) -> str:
+    eigenvalues = to_numpy(spectrum.eigenvalues)
+    rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
+    if residual > 1e-6:
+        advice = "the smallest lam is too small for float64: raise it"
+        return f"inaccurate at lam = {lam:g} (relative residual {residual:.1e}); {advice}; {rounding}"
+    return f"exact to {max(residual, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"

@@ -1,0 +1,201 @@
+"""The stored kernel matrix, and the rectangular one between new rows and training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.device.arrays import inputs, same_place
+from sdgpu.device.backend import to_numpy
+from sdgpu.kernels import Kernel, Precomputed
+from sdgpu.kernels.base import TILE, column_means, gram
+from sdgpu.kernels.given import check_symmetric
+from sdgpu.kernels.statistics import Rows
+
+__all__ = ["Cross", "DenseOperator", "Operator"]
+
+_BLOCK = 2**22  # entries of one row block of a rectangular matrix: 32 MiB of doubles
+
+
+class Operator(Protocol):
+    """K = kappa(X, X) as something that multiplies; what a solver may ask for."""
+
+    @property
+    def n(self) -> int: ...
+    def matmat(self, V: Any) -> Any:
+        """K V: (n, c) -> (n, c)."""
+
+    def cross(self, X_new: Any) -> Cross:
+        """kappa(X_new, X) as an operator (m, n)."""
+
+    def diag(self) -> Any:
+        """Diagonal of K, (n,)."""
+
+    def columns(self, idx: Any) -> Any:
+        """Columns of K, (n, len(idx))."""
+
+
+@dataclass(frozen=True)
+class DenseOperator:
+    """K in memory: n^2 numbers, made at the first product.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        With :class:`~sdgpu.kernels.Precomputed`, X is K itself.
+    X : array_like (n, d)
+        Any library and device; everything is computed there, in the dtype of X.
+    tile : int, default 512
+        Rows of a tile while K is built.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For input that is not a matrix of finite real rows, or a given K that is not symmetric.
+
+    Examples
+    --------
+    >>> import numpy as np, sdgpu
+    >>> X = np.array([[0.0], [1.0]])
+    >>> sdgpu.operators.DenseOperator(sdgpu.Linear(), X).matmat(np.ones((2, 1)))
+    array([[0.],
+           [1.]])
+    """
+
+    kernel: Kernel
+    X: Any = field(repr=False)
+    tile: int = TILE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "X", inputs(self.X, "X"))
+        if self.given:
+            if self.X.shape[0] != self.X.shape[1]:
+                raise ValueError(f"a precomputed kernel must be square, got {tuple(self.X.shape)}")
+            check_symmetric(self.X, "the precomputed kernel")
+
+    @property
+    def n(self) -> int:
+        """Training rows."""
+        return int(self.X.shape[0])
+
+    @property
+    def given(self) -> bool:
+        """Whether X is the Gram matrix itself."""
+        return isinstance(self.kernel, Precomputed)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of X made ready once."""
+        return self.kernel.rows(self.X, self.centre)
+
+    @cached_property
+    def centre(self) -> Any:
+        """Mean of the training rows: distances are taken from it, for new rows too."""
+        return column_means(self.X)
+
+    @cached_property
+    def matrix(self) -> Any:
+        """K (n, n), kept."""
+        return self.X if self.given else self.gram()
+
+    def gram(self) -> Any:
+        """A new K (n, n) that the caller may overwrite."""
+        if self.given:
+            return compat.array_namespace(self.X).asarray(self.X, copy=True)
+        return gram(self.kernel, self.rows, tile=self.tile)
+
+    def matmat(self, V: Any) -> Any:
+        """K V: (n, c) -> (n, c)."""
+        return self.matrix @ V
+
+    def cross(self, X_new: Any) -> Cross:
+        """kappa(X_new, X) as an operator (m, n); X_new (m, d), or (m, n) values if precomputed."""
+        new = inputs(X_new, "X_new", features=int(self.X.shape[1]), empty=True)
+        same_place(self.X, new, "X", "X_new")
+        xp = compat.array_namespace(self.X)
+        new = xp.astype(new, self.X.dtype, copy=False)
+        return Cross(self.kernel, self.kernel.rows(new, self.centre), self.rows, self.tile)
+
+    def diag(self) -> Any:
+        """Diagonal of K, (n,)."""
+        return self.kernel.diagonal(self.rows)
+
+    def columns(self, idx: Any) -> Any:
+        """Columns of K, (n, len(idx)), without making K."""
+        xp = compat.array_namespace(self.X)
+        picked = xp.asarray(np.asarray(idx, dtype=np.int64), device=compat.device(self.X))
+        if self.given:
+            return xp.take(self.X, picked, axis=1)
+        chosen = self.kernel.rows(xp.take(self.X, picked, axis=0), self.centre)
+        # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
+        return Cross(self.kernel, chosen, self.rows, self.tile).dense().T
+
+
+@dataclass(frozen=True)
+class Cross:
+    """kappa(X_new, X) (m, n) as something that multiplies, made in row blocks of bounded memory.
+
+    ``matmat(V)`` or ``@`` multiplies; ``dense()`` or ``np.asarray`` gives the matrix.
+    """
+
+    kernel: Kernel
+    new: Rows
+    rows: Rows
+    tile: int = TILE
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return len(self.new), len(self.rows)
+
+    def blocks(self, entries: int = _BLOCK) -> Iterator[tuple[slice, Any]]:
+        """Row blocks (b, n) of at most `entries` numbers, with the rows they stand for."""
+        m, n = self.shape
+        height = max(1, min(m, entries // max(n, 1)))
+        for start in range(0, m, height):
+            rows = slice(start, min(start + height, m))
+            yield rows, self._block(rows)
+
+    def matmat(self, V: Any) -> Any:
+        """kappa(X_new, X) V: (n, c) -> (m, c)."""
+        xp = compat.array_namespace(V)
+        parts = [block @ V for _, block in self.blocks()]
+        if not parts:
+            return xp.zeros((0, V.shape[1]), dtype=V.dtype, device=compat.device(V))
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+    def __matmul__(self, V: Any) -> Any:
+        return self.matmat(V)
+
+    def dense(self) -> Any:
+        """The matrix (m, n)."""
+        return self._block(slice(0, self.shape[0]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(to_numpy(self.dense()), dtype=dtype)
+
+    def _block(self, rows: slice) -> Any:
+        new = self.new[rows]
+        if isinstance(self.kernel, Precomputed):
+            return new.values
+        xp, like = _namespace(self.rows)
+        n = len(self.rows)
+        block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
+        # tiles that stay in cache: the profile passes over each several times
+        for i in range(0, len(new), self.tile):
+            for j in range(0, n, self.tile):
+                block[i : i + self.tile, j : j + self.tile] = self.kernel.tile(
+                    new[i : i + self.tile], self.rows[j : j + self.tile]
+                )
+        return block
+
+
+def _namespace(rows: Rows) -> tuple[Any, Any]:
+    while rows.parts:
+        rows = rows.parts[0]
+    return compat.array_namespace(rows.values), rows.values

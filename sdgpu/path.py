@@ -1,0 +1,168 @@
+"""One chain of distillation steps, and its limit: what `fit.path` and `fit.limit` return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.device.arrays import Template, inputs
+from sdgpu.device.backend import Backend, give_back
+from sdgpu.distill.filters import (
+    dual_filter,
+    limit_dual_filter,
+    limit_train_filter,
+    train_filter,
+)
+from sdgpu.operators.dense import DenseOperator
+from sdgpu.spectrum import Spectrum, flat_product
+
+__all__ = ["ClosedForm", "Limit", "Model", "Path"]
+
+
+class Chain(Protocol):
+    """Dual coefficients and training predictions of every step, (T, n, c)."""
+
+    @property
+    def dual(self) -> Any: ...
+    @property
+    def fitted(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """What predictions need: the kernel between rows, where to compute, and how to give back."""
+
+    operator: DenseOperator
+    backend: Backend
+    template: Template
+
+    def predict(self, dual: Any, X_new: Any) -> Any:
+        """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
+        features = int(self.operator.X.shape[1])
+        new = inputs(X_new, "X_new", features=features, empty=True)
+        self.template.check(new, "X_new")
+        cross = self.operator.cross(self.backend.asarray(new))
+        return give_back(self.template, flat_product(cross, dual))
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A chain from the spectrum, Theorem 4.1: no solve, whatever the number of steps."""
+
+    spectrum: Spectrum
+    lam: float
+    alphas: np.ndarray
+
+    @cached_property
+    def dual(self) -> Any:
+        """V C(tau) Z, equation (13): (T, n, c)."""
+        return self.spectrum.combine(self._filters(dual_filter))
+
+    @cached_property
+    def fitted(self) -> Any:
+        """V B(tau) Z, equation (10): (T, n, c)."""
+        return self.spectrum.combine(self._filters(train_filter))
+
+    def _filters(self, make: Any) -> Any:
+        eigenvalues = self.spectrum.eigenvalues
+        xp = compat.array_namespace(eigenvalues)
+        filters = make(eigenvalues, self.lam, np.ascontiguousarray(self.alphas.T))
+        if self.alphas.ndim == 1:
+            return filters[..., None]  # (T, k, 1)
+        return xp.permute_dims(filters, (1, 2, 0))  # (c, T, k) -> (T, k, c)
+
+
+@dataclass(frozen=True)
+class Path:
+    """Steps 1..T of self-distillation at one lam.
+
+    Attributes
+    ----------
+    lam : float
+        Ridge of K + lam I.
+    alphas : array (T - 1,) or (T - 1, c)
+        Weights of steps 2..T.
+
+    Notes
+    -----
+    Arrays come in the library, device and dtype of the training data; for 1-D targets the axis c is
+    missing.
+    """
+
+    lam: float
+    alphas: np.ndarray
+    _chain: Chain = field(repr=False)
+    _model: Model = field(repr=False)
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.alphas) + 1
+
+    @cached_property
+    def fitted(self) -> Any:
+        """Predictions y(1..T) at the training points, (T, n, c); equation (6)."""
+        return give_back(self._model.template, self._chain.fitted)
+
+    @cached_property
+    def dual(self) -> Any:
+        """Dual coefficients of steps 1..T, (T, n, c); f(x; tau) = kappa(x, X) dual[tau - 1]."""
+        return give_back(self._model.template, self._chain.dual)
+
+    def predict(self, X_new: Any) -> Any:
+        """Predictions f(x; 1..T) at new rows, equations (4) and (7).
+
+        Parameters
+        ----------
+        X_new : array_like (m, d)
+            In the library and on the device of the training data; m = 0 is allowed. With a
+            precomputed kernel its values (m, n) between new and training rows.
+
+        Returns
+        -------
+        array (T, m, c)
+        """
+        return self._model.predict(self._chain.dual, X_new)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Infinitely many steps with a fixed weight, Theorem 4.5: ridge with lam / alpha.
+
+    Attributes
+    ----------
+    lam, alpha : float
+    effective_lam : float
+        lam / alpha; infinite for alpha = 0, where everything collapses to zero.
+    rate : float
+        Linear rate: the distance to the limit shrinks by this factor at every step.
+    """
+
+    lam: float
+    alpha: float
+    effective_lam: float
+    rate: float
+    _spectrum: Spectrum = field(repr=False)
+    _model: Model = field(repr=False)
+
+    @cached_property
+    def fitted(self) -> Any:
+        """y(inf) at the training points, (n, c); equation (17)."""
+        return give_back(self._model.template, self._combine(limit_train_filter))
+
+    @cached_property
+    def dual(self) -> Any:
+        """Dual coefficients (K + lam / alpha I)^-1 Y, (n, c)."""
+        return give_back(self._model.template, self._combine(limit_dual_filter))
+
+    def predict(self, X_new: Any) -> Any:
+        """f(x; inf) at new rows (m, d): (m, c)."""
+        return self._model.predict(self._combine(limit_dual_filter), X_new)
+
+    def _combine(self, make: Any) -> Any:
+        filters = make(self._spectrum.eigenvalues, self.lam, self.alpha)  # (k,)
+        return self._spectrum.combine(filters[..., None])

@@ -1,0 +1,91 @@
+"""The refit route: distillation as it is defined, step by step, one or many factorisations.
+
+It is the oracle of the closed forms and the other side of the cost comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdgpu.checks import positive, schedule
+from sdgpu.device.arrays import Template, inputs, targets
+from sdgpu.device.backend import Backend, resolve
+from sdgpu.device.memory import budget, require
+from sdgpu.distill.recursion import recursion
+from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.operators.dense import DenseOperator
+from sdgpu.path import Model, Path
+from sdgpu.solvers.cholesky import Cholesky
+
+__all__ = ["refit_path"]
+
+
+def refit_path(
+    X: Any,
+    Y: Any,
+    kernel: Kernel | str,
+    *,
+    lam: float,
+    alphas: Any,
+    steps: int,
+    naive: bool = False,
+    device: str | Backend = "auto",
+    memory: int | float | str | None = None,
+) -> Path:
+    """Distil by refitting, the recursion (3)-(5).
+
+    Parameters
+    ----------
+    X, Y, kernel
+        As in :func:`sdgpu.fit`.
+    lam : float
+        Ridge of K + lam I, > 0.
+    alphas : number, array (T - 1,) or (T - 1, c)
+        Weights of steps 2..T.
+    steps : int
+        T.
+    naive : bool, default False
+        Make a new factorisation at every step, as calling a ridge solver T times does; otherwise
+        one Cholesky factor serves all steps.
+    device, memory
+        As in :func:`sdgpu.fit`.
+
+    Returns
+    -------
+    Path
+        The same object that the closed form gives.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`sdgpu.fit`.
+
+    Notes
+    -----
+    n^3 / 3 operations for a factor and 2 n^2 c for a step. It never makes a spectrum, so every lam
+    pays again.
+
+    References
+    ----------
+    Borup and Andersen (2021), equations (3)-(5).
+    """
+    rows = inputs(X, "X")
+    wanted, flat = targets(Y, "Y", rows=int(rows.shape[0]))
+    lam = positive("lam", lam)
+    weights = schedule(alphas, steps, outputs=int(wanted.shape[1]))
+    template = Template.of(rows, wanted, flat)
+    backend = resolve(device, rows)
+    n = int(rows.shape[0])
+    allowed = budget(memory, backend.name)
+    require(Cholesky.peak_bytes(n), allowed, f"Cholesky at n = {n:,}", "use fewer rows")
+    operator = DenseOperator(as_kernel(kernel), backend.asarray(rows), backend.tile)
+    solver = Cholesky(backend)
+    if naive:
+        def solve(u: Any) -> Any:
+            return solver.factor(operator, lam).solve(u)
+    else:
+        solve = solver.factor(operator, lam).solve
+    xp = backend.xp
+    tilted = xp.asarray(weights, dtype=xp.float64, device=backend.device)
+    chain = recursion(solve, backend.asarray(wanted), lam, tilted)
+    return Path(lam, weights, chain, Model(operator, backend, template))

@@ -1,0 +1,63 @@
+"""The spectrum: what a solver makes and what every filter needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+
+__all__ = ["Spectrum", "flat_product"]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues and eigenvectors of K with the targets in that basis, K = V diag(delta) V'.
+
+    Attributes
+    ----------
+    eigenvalues : array (k,)
+        delta, ascending, clamped at 0.
+    basis : array (n, k)
+        V, orthonormal columns.
+    Z : array (k, c)
+        V'Y.
+    below_rounding : int
+        How many eigenvalues are below n eps max(delta) and so have no reliable digit.
+    most_negative : float
+        Smallest eigenvalue before the clamp: how indefinite rounding (or the kernel) made K.
+    method : str
+        What made it.
+    """
+
+    eigenvalues: Any
+    basis: Any
+    Z: Any
+    below_rounding: int
+    most_negative: float
+    method: str
+
+    def combine(self, filters: Any) -> Any:
+        """V diag(filter) Z for each filter, in one product of (n, k) by (k, everything else).
+
+        Parameters
+        ----------
+        filters : array (..., k, 1) or (..., k, c)
+            One filter for all outputs, or one for each.
+
+        Returns
+        -------
+        array (..., n, c)
+        """
+        return flat_product(self.basis, filters * self.Z)
+
+
+def flat_product(A: Any, B: Any) -> Any:
+    """A (m, k), a matrix or an operator, times each matrix of B (..., k, c) as one product: (..., m, c).
+
+    One wide product instead of a batch of skinny ones: several times the rate on any device.
+    """
+    xp = compat.array_namespace(B)  # A may be an operator
+    *lead, k, c = B.shape
+    columns = xp.reshape(xp.moveaxis(B, -2, 0), (k, -1))  # (k, ... c)
+    return xp.moveaxis(xp.reshape(A @ columns, (A.shape[0], *lead, c)), 0, -2)

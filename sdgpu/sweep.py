@@ -1,0 +1,345 @@
+"""The sweep: losses of every (lam, alpha, step) from one decomposition, as an xarray dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.polynomial.chebyshev import Chebyshev, chebinterpolate
+
+from sdgpu.checks import choice
+from sdgpu.device.backend import to_numpy
+from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.losses import grid_losses, merge_rows
+from sdgpu.distill.schedules import grid_tails
+from sdgpu.distill.weights import greedy_weights, joint_weights
+from sdgpu.operators.dense import Cross
+from sdgpu.spectrum import Spectrum
+from sdgpu.validation import Validation, validate
+
+__all__ = ["Best", "Sweep", "open_sweep", "run_sweep"]
+
+#: Loss variables among which :meth:`Sweep.best` chooses.
+FAMILIES = {
+    "fixed": "mse",
+    "ridge": "ridge_mse",
+    "star": "star_mse",
+    "clipped": "clipped_mse",
+    "joint": "joint_mse",
+    "limit": "limit_mse",
+}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best point of a sweep.
+
+    Attributes
+    ----------
+    lam : float
+    alpha : float or array (step - 1,)
+        The fixed weight, or the weights of steps 2..step of a chosen chain; NaN at step 1, which has
+        no weight.
+    step : float
+        The distillation step; infinite for the limit.
+    mse : float
+        Its mean squared validation error.
+    """
+
+    lam: float
+    alpha: Any
+    step: float
+    mse: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Validation losses of a grid.
+
+    Attributes
+    ----------
+    dataset : xarray.Dataset
+        Coordinates lam (L), alpha (A), step (T). Variables:
+
+        ==========================  ==================  ==========================================
+        mse                         (lam, alpha, step)  mean squared validation error
+        train_mse                   (lam, alpha, step)  the same on the training data
+        degrees_of_freedom          (lam, alpha, step)  trace of the smoother, sum of B
+        limit_mse                   (lam, alpha)        step to infinity (17); NaN if divergent
+        ridge_mse                   (lam)               step 1, the ordinary fit
+        alpha_star, star_mse        (lam, step)         Algorithm 1 (16)
+        alpha_clipped, clipped_mse  (lam, step)         the same, each weight clipped to [0, 1]
+        joint_mse                   (lam, step)         joint optimum over all weights
+        joint_alpha                 (lam, step)         its weights for all T steps
+        joint_condition             (lam)               condition of that least-squares problem
+        ==========================  ==================  ==========================================
+    """
+
+    dataset: xr.Dataset
+
+    def best(self, over: str = "fixed") -> Best:
+        """The point with the smallest validation loss.
+
+        Parameters
+        ----------
+        over : {"fixed", "ridge", "star", "clipped", "joint", "limit"}
+            Among fixed weights, ordinary ridge only, the chains of Algorithm 1, or joint optima.
+
+        Returns
+        -------
+        Best
+
+        Raises
+        ------
+        ValueError
+            For an unknown `over`, or if every loss is NaN.
+        """
+        losses = self.dataset[FAMILIES[choice("over", over, FAMILIES)]]
+        if not bool(losses.notnull().any()):
+            raise ValueError(f"every {losses.name} of this sweep is NaN")
+        where = losses.argmin(dim=list(losses.dims))
+        point = losses.isel(where)
+        lam, mse = float(point["lam"]), float(point)
+        step = float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
+        if over in ("fixed", "limit"):
+            alpha: Any = float(point["alpha"]) if step != 1 else np.nan
+        elif over == "ridge" or step == 1:
+            alpha = np.nan
+        else:
+            alpha = self._chain(over, lam, int(step))
+        return Best(lam, alpha, step if np.isinf(step) else int(step), mse)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to NetCDF (``.nc``) or zarr (``.zarr``), complete or not at all.
+
+        The file is written under a temporary name beside `path` and renamed.
+
+        Raises
+        ------
+        ValueError
+            For another ending.
+        """
+        target = FilePath(path)
+        kind = choice("file ending", target.suffix, (".nc", ".zarr"))
+        with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".sdgpu-") as folder:
+            temporary = FilePath(folder) / target.name
+            if kind == ".nc":
+                self.dataset.to_netcdf(temporary, engine="h5netcdf")
+            else:
+                self.dataset.to_zarr(temporary)
+                if target.exists():
+                    shutil.rmtree(target)
+            os.replace(temporary, target)
+
+    def _chain(self, over: str, lam: float, step: int) -> np.ndarray:
+        """Weights of steps 2..step of the chain that reached the point."""
+        name = {"star": "alpha_star", "clipped": "alpha_clipped", "joint": "joint_alpha"}[over]
+        chain = self.dataset[name].sel(lam=lam)
+        if over == "joint":
+            chain = chain.sel(chain=step)
+        return chain.sel(step=slice(2, step)).values.copy()
+
+
+def open_sweep(path: str | os.PathLike[str]) -> Sweep:
+    """Read a sweep that :meth:`Sweep.save` wrote; nothing in the file is executed.
+
+    Raises
+    ------
+    ValueError
+        For another ending, or a file that is no sweep.
+    FileNotFoundError
+        If there is none.
+    """
+    source = FilePath(path)
+    kind = choice("file ending", source.suffix, (".nc", ".zarr"))
+    if not source.exists():
+        raise FileNotFoundError(f"there is no sweep at {source}")
+    if kind == ".nc":
+        with xr.open_dataset(source, engine="h5netcdf") as stored:
+            dataset = stored.load()
+    else:
+        with xr.open_zarr(source) as stored:
+            dataset = stored.load()
+    if "mse" not in dataset or dataset["mse"].dims != ("lam", "alpha", "step"):
+        raise ValueError(f"{source} holds no sweep: variable mse(lam, alpha, step) is missing")
+    return Sweep(dataset)
+
+
+def run_sweep(
+    spectrum: Spectrum,
+    cross: Cross,
+    targets: Any,
+    lams: np.ndarray,
+    alphas: np.ndarray,
+    steps: int,
+    watch: Stopwatch,
+) -> Sweep:
+    """Losses of the grid (L, A, T): one pass over the validation rows, then small algebra.
+
+    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device.
+    """
+    eigenvalues = to_numpy(spectrum.eigenvalues)
+    nodes = _limit_nodes(eigenvalues, lams, alphas)
+    with watch.stage("sweep"):
+        seen = validate(
+            spectrum, cross, targets, lams, steps, limits=(nodes.lams, nodes.alphas), watch=watch
+        )
+        scale = 1.0 / (seen.rows * seen.outputs)
+        grid = grid_tails(alphas, steps)
+        mse = scale * grid_losses(seen.triangles, grid)
+        train, freedom = _training(spectrum, lams, grid)
+        limit = scale * nodes.spread(seen.limits, seen.zero)
+        return Sweep(_dataset(lams, alphas, steps, mse, train, freedom, limit, seen, scale))
+
+
+def _training(
+    spectrum: Spectrum, lams: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training loss and degrees of freedom, both (L, A, T), from the spectrum alone.
+
+    1 - B(tau) = (1 - a) (1 + sum_j s_j a^j) and B(tau) = a - sum_j s_j a^j (1 - a).
+    """
+    delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
+    n, c = spectrum.basis.shape[0], Z.shape[1]
+    steps = grid.shape[1]
+    length = np.sqrt(np.einsum("kc,kc->k", Z, Z))
+    triangles = np.empty((len(lams), steps, steps))
+    traces = np.empty((len(lams), steps))
+    for i, lam in enumerate(lams):
+        a, rest = delta / (delta + lam), lam / (delta + lam)
+        powers = rest * a ** np.arange(1, steps)[:, None]  # (T - 1, k)
+        triangles[i] = merge_rows(None, (np.vstack([powers, rest]) * length).T)
+        traces[i] = np.concatenate([[a.sum()], -powers.sum(axis=1)])
+    freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
+    return grid_losses(triangles, grid) / (n * c), freedom
+
+
+@dataclass(frozen=True)
+class _LimitNodes:
+    """Limits to evaluate exactly, and how the grid follows from them.
+
+    The limit (17) is ridge with mu = lam / alpha, so its loss is one function g of log mu for the
+    whole (lam, alpha) grid. delta / (delta + mu) is a logistic function of log mu with its poles at
+    distance pi from the real axis; so is g, and Chebyshev interpolation in log mu converges
+    geometrically. A few dozen evaluations serve any number of weights to full precision.
+    """
+
+    lams: np.ndarray  # (M,)
+    alphas: np.ndarray  # (M,)
+    mu: np.ndarray  # (L, A): lam / alpha where interpolated, NaN elsewhere
+    direct: np.ndarray  # (L, A): index of an exact evaluation, -1 elsewhere
+    zero: np.ndarray  # (L, A): the collapse alpha = 0
+    domain: tuple[float, float]
+    degree: int  # -1 if nothing is interpolated
+
+    def spread(self, sums: np.ndarray, zero: float) -> np.ndarray:
+        """Losses (L, A) from the evaluated ones (M,); NaN where the limit diverges."""
+        result = np.full(self.mu.shape, np.nan)
+        result[self.zero] = zero
+        exact = self.direct >= 0
+        result[exact] = sums[self.direct[exact]]
+        if self.degree >= 0:
+            # the nodes come first, in the order in which chebinterpolate asked for them
+            series = chebinterpolate(lambda _: sums[: self.degree + 1], self.degree)
+            inside = ~np.isnan(self.mu)
+            interpolant = Chebyshev(series, domain=self.domain)
+            result[inside] = np.maximum(interpolant(np.log(self.mu[inside])), 0.0)
+        return result
+
+
+def _limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> _LimitNodes:
+    ridge, weight = np.meshgrid(lams, alphas, indexing="ij")
+    exists = np.abs(1 - weight) * (delta[-1] / (delta[-1] + ridge)) < 1
+    zero = exists & (weight == 0)
+    with np.errstate(divide="ignore", over="ignore"):
+        mu = np.where(exists & (weight > 0), ridge / weight, np.nan)
+    mu[np.isinf(mu)] = np.nan
+    direct = np.full(mu.shape, -1)
+    low, high = np.log(np.nanmin(mu, initial=np.inf)), np.log(np.nanmax(mu, initial=0, where=mu > 0))
+    # Bernstein ellipse through the poles at distance pi: errors fall like rho^-degree
+    height = 2 * np.pi / max(high - low, 1e-3)
+    degree = int(np.ceil(38 / np.log(height + np.hypot(1, height)))) + 8
+    node_lams = np.zeros(0)
+    if np.count_nonzero(~np.isnan(mu)) > degree + 1:
+        points: list[np.ndarray] = []
+        chebinterpolate(lambda x: points.append(x) or x, degree)
+        node_lams = np.exp(low + (points[0] + 1) / 2 * (high - low))
+    else:
+        degree = -1
+        mu = np.full(mu.shape, np.nan)
+    rest = exists & ~zero & np.isnan(mu)
+    direct[rest] = len(node_lams) + np.arange(np.count_nonzero(rest))
+    return _LimitNodes(
+        np.concatenate([node_lams, ridge[rest]]),
+        np.concatenate([np.ones(len(node_lams)), weight[rest]]),
+        mu, direct, zero, (low, high), degree,
+    )  # fmt: skip
+
+
+def _dataset(
+    lams: np.ndarray,
+    alphas: np.ndarray,
+    steps: int,
+    mse: np.ndarray,
+    train: np.ndarray,
+    freedom: np.ndarray,
+    limit: np.ndarray,
+    seen: Validation,
+    scale: float,
+) -> xr.Dataset:
+    nothing = np.full((len(lams), 1), np.nan)  # step 1 has no weight
+    star, clipped = (greedy_weights(seen.triangles, clip=clip) for clip in (False, True))
+    joint = [joint_weights(triangle) for triangle in seen.triangles]
+    schedules = np.stack([one.schedules for one in joint])
+    grid, chain = ("lam", "alpha", "step"), ("lam", "step")
+    first = np.full((len(lams), steps, 1), np.nan)
+    variables = {
+        "mse": (grid, mse),
+        "train_mse": (grid, train),
+        "degrees_of_freedom": (grid, freedom),
+        "limit_mse": (("lam", "alpha"), limit),
+        "ridge_mse": (("lam",), mse[:, 0, 0]),
+        "alpha_star": (chain, np.hstack([nothing, star.alphas])),
+        "star_mse": (chain, scale * star.losses),
+        "alpha_clipped": (chain, np.hstack([nothing, clipped.alphas])),
+        "clipped_mse": (chain, scale * clipped.losses),
+        "joint_mse": (chain, scale * np.stack([one.losses for one in joint])),
+        "joint_alpha": (("lam", "chain", "step"), np.concatenate([first, schedules], axis=-1)),
+        "joint_condition": (("lam",), np.array([one.condition for one in joint])),
+    }
+    numbers = np.arange(1, steps + 1)
+    dataset = xr.Dataset(
+        variables, coords={"lam": lams, "alpha": alphas, "step": numbers, "chain": numbers}
+    )
+    for name, text in _MEANING.items():
+        dataset[name].attrs["long_name"] = text
+    dataset.attrs["validation_rows"] = seen.rows
+    dataset.attrs["outputs"] = seen.outputs
+    dataset.attrs["refits_replaced"] = len(lams) * (len(alphas) * (steps - 1) + 1)
+    return dataset
+
+
+_MEANING = {
+    "lam": "ridge of K + lam I",
+    "alpha": "weight of the ground truth at steps 2..T",
+    "step": "distillation step, 1 is the ordinary fit",
+    "chain": "number of steps for which the weights were chosen together",
+    "mse": "mean squared validation error",
+    "train_mse": "mean squared training error",
+    "degrees_of_freedom": "trace of the smoother",
+    "limit_mse": "mean squared validation error of infinitely many steps",
+    "ridge_mse": "mean squared validation error of step 1",
+    "alpha_star": "weight by Algorithm 1",
+    "star_mse": "mean squared validation error of the chain of Algorithm 1",
+    "alpha_clipped": "weight by Algorithm 1, clipped to [0, 1]",
+    "clipped_mse": "mean squared validation error of the clipped chain",
+    "joint_mse": "mean squared validation error of the joint optimum",
+    "joint_alpha": "weights of the joint optimum",
+    "joint_condition": "condition number of the joint problem",
+}

@@ -1,0 +1,123 @@
+"""Validation losses of a whole grid, streamed over blocks of validation rows.
+
+For every block: one product kappa(X_block, X) V, one product with the filters of all lam and steps,
+and a QR update of one small triangle for each lam. Memory stays bounded whatever m and c are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.device.backend import to_numpy
+from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.filters import limit_dual_filter, step_dual_filters
+from sdgpu.distill.losses import merge_rows, step_columns
+from sdgpu.operators.dense import Cross
+from sdgpu.spectrum import Spectrum, flat_product
+
+__all__ = ["Validation", "validate"]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the validation rows say about every schedule.
+
+    Attributes
+    ----------
+    triangles : array (L, T, T), or (L, c, T, T) per output
+        R of :mod:`sdgpu.distill.losses`, as host numbers.
+    limits : array (M,)
+        Sums of squared errors of the limits that were asked for.
+    zero : float
+        Sum of squares of the targets: the loss of the zero function.
+    rows, outputs : int
+        m and c.
+    """
+
+    triangles: np.ndarray
+    limits: np.ndarray
+    zero: float
+    rows: int
+    outputs: int
+
+
+def validate(
+    spectrum: Spectrum,
+    cross: Cross,
+    targets: Any,
+    lams: np.ndarray,
+    steps: int,
+    *,
+    limits: tuple[np.ndarray, np.ndarray] | None = None,
+    per_output: bool = False,
+    watch: Stopwatch | None = None,
+) -> Validation:
+    """Make the triangles of all lam, and the losses of some limits.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    cross : Cross
+        kappa(X_val, X), (m, n).
+    targets : array (m, c)
+    lams : array (L,)
+    steps : int
+        T.
+    limits : pair of arrays (M,), optional
+        lam and alpha of limits to evaluate.
+    per_output : bool, default False
+        One triangle for each output instead of one for all.
+    watch : Stopwatch, optional
+        Hears of the progress.
+
+    Notes
+    -----
+    m n k + m k L T c multiplications; about n^2 / 2 doubles beside the basis.
+    """
+    eigenvalues, Z = spectrum.eigenvalues, spectrum.Z
+    n, (k, c) = cross.shape[1], Z.shape
+    # the peak of the fit is 3 n^2 doubles: this stays well inside, n^2 for the basis included
+    chunk = max(2**18, min(2**22, n * n // 8)) // max(k * c, 1)
+    lam_rows = max(1, chunk // steps)
+    parts: list[Any] = [None] * len(range(0, len(lams), lam_rows))
+    limit_lams, limit_alphas = limits if limits is not None else (np.zeros(0), np.zeros(0))
+    limit_rows = max(1, chunk)
+    sums, zero, done = np.zeros(len(limit_lams)), 0.0, 0
+    width = n + k + min(lam_rows, len(lams)) * steps * c
+    for rows, block in cross.blocks(max(2**20, n * n // 2) * n // max(width, 1)):
+        projected = block @ spectrum.basis  # (b, k)
+        truth = targets[rows, :]  # (b, c)
+        zero += float(compat.array_namespace(truth).sum(truth * truth))
+        for i, start in enumerate(range(0, len(lams), lam_rows)):
+            filters = step_dual_filters(eigenvalues, lams[start : start + lam_rows], steps)
+            basis = flat_product(projected, filters[..., None] * Z)  # (l, T, b, c)
+            parts[i] = merge_rows(parts[i], _columns(basis, truth, per_output))
+        for start in range(0, len(limit_lams), limit_rows):
+            part = slice(start, start + limit_rows)
+            filters = limit_dual_filter(eigenvalues, limit_lams[part], limit_alphas[part])
+            sums[part] += _squared_errors(flat_product(projected, filters[..., None] * Z), truth)
+        done += int(truth.shape[0])
+        if watch is not None:
+            watch.report("validation", done, cross.shape[0])
+    triangles = np.concatenate([to_numpy(part) for part in parts])
+    return Validation(triangles, sums, zero, cross.shape[0], c)
+
+
+def _columns(basis: Any, truth: Any, per_output: bool) -> Any:
+    """Columns of the loss from predictions (l, T, b, c): (l, b c, T), or (l, c, b, T)."""
+    xp = compat.array_namespace(basis)
+    rows, c = truth.shape
+    if per_output:
+        return step_columns(xp.permute_dims(basis, (0, 3, 2, 1)), truth.T)
+    flat = xp.reshape(basis, (*basis.shape[:2], rows * c))
+    return step_columns(xp.permute_dims(flat, (0, 2, 1)), xp.reshape(truth, (rows * c,)))
+
+
+def _squared_errors(predictions: Any, truth: Any) -> np.ndarray:
+    """Sum over rows and outputs of (f - Y)^2: (M, b, c) -> (M,)."""
+    error = predictions - truth
+    return to_numpy(compat.array_namespace(error).sum(error * error, axis=(1, 2)))
