@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from sdgpu import kernels, operators
 from sdgpu.kernels import (
     ArcCosine,
@@ -28,6 +30,14 @@ from sdgpu.model import Fit, fit
 from sdgpu.refit import refit_path
 from sdgpu.sweep import Sweep, open_sweep
 
+if TYPE_CHECKING:
+    from sdgpu.estimators import (
+        SelfDistillationClassifier,
+        SelfDistillationClassifierCV,
+        SelfDistillationRegressor,
+        SelfDistillationRegressorCV,
+    )
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -41,6 +51,10 @@ __all__ = [
     "Matern",
     "Polynomial",
     "Precomputed",
+    "SelfDistillationClassifier",
+    "SelfDistillationClassifierCV",
+    "SelfDistillationRegressor",
+    "SelfDistillationRegressorCV",
     "Sweep",
     "fit",
     "kernels",
@@ -49,3 +63,16 @@ __all__ = [
     "operators",
     "refit_path",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators when they are asked for: scikit-learn alone takes a second."""
+    if name.startswith("SelfDistillation") and name in __all__:
+        from sdgpu import estimators
+
+        return getattr(estimators, name)
+    raise AttributeError(f"module 'sdgpu' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

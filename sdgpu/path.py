@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.checks import integer
 from sdgpu.device.arrays import Template, inputs
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.distill.filters import (
@@ -20,7 +21,7 @@ from sdgpu.distill.filters import (
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.spectrum import Spectrum, flat_product
 
-__all__ = ["ClosedForm", "Limit", "Model", "Path"]
+__all__ = ["ClosedForm", "Limit", "Model", "Path", "Predictor"]
 
 
 class Chain(Protocol):
@@ -47,6 +48,23 @@ class Model:
         self.template.check(new, "X_new")
         cross = self.operator.cross(self.backend.asarray(new))
         return give_back(self.template, flat_product(cross, dual))
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One step of a path without its spectrum: X and n c numbers, small enough to keep or pickle."""
+
+    _model: Model = field(repr=False)
+    _dual: Any = field(repr=False)
+
+    @property
+    def dual(self) -> Any:
+        """Dual coefficients (n, c), in the caller's library."""
+        return give_back(self._model.template, self._dual)
+
+    def predict(self, X_new: Any) -> Any:
+        """Predictions at new rows (m, d): (m, c)."""
+        return self._model.predict(self._dual, X_new)
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,14 @@ class Path:
         array (T, m, c)
         """
         return self._model.predict(self._chain.dual, X_new)
+
+    def predictor(self, step: int | None = None) -> Predictor:
+        """One step (the last by default) as a small object that only predicts."""
+        chosen = self.steps if step is None else integer("step", step, 1)
+        if chosen > self.steps:
+            raise ValueError(f"step={step} is beyond the {self.steps} steps of this path")
+        xp = compat.array_namespace(self._chain.dual)
+        return Predictor(self._model, xp.asarray(self._chain.dual[chosen - 1, ...], copy=True))
 
 
 @dataclass(frozen=True)

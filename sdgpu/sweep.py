@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -23,7 +22,7 @@ from sdgpu.operators.dense import Cross
 from sdgpu.spectrum import Spectrum
 from sdgpu.validation import Validation, validate
 
-__all__ = ["Best", "Sweep", "open_sweep", "run_sweep"]
+__all__ = ["Best", "Sweep", "check_target", "open_sweep", "run_sweep", "write_dataset"]
 
 #: Loss variables among which :meth:`Sweep.best` chooses.
 FAMILIES = {
@@ -122,20 +121,10 @@ class Sweep:
 
         Raises
         ------
-        ValueError
-            For another ending.
+        ValueError, FileNotFoundError
+            For another ending, or a folder that does not exist.
         """
-        target = FilePath(path)
-        kind = choice("file ending", target.suffix, (".nc", ".zarr"))
-        with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".sdgpu-") as folder:
-            temporary = FilePath(folder) / target.name
-            if kind == ".nc":
-                self.dataset.to_netcdf(temporary, engine="h5netcdf")
-            else:
-                self.dataset.to_zarr(temporary)
-                if target.exists():
-                    shutil.rmtree(target)
-            os.replace(temporary, target)
+        write_dataset(self.dataset, path)
 
     def _chain(self, over: str, lam: float, step: int) -> np.ndarray:
         """Weights of steps 2..step of the chain that reached the point."""
@@ -144,6 +133,35 @@ class Sweep:
         if over == "joint":
             chain = chain.sel(chain=step)
         return chain.sel(step=slice(2, step)).values.copy()
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError or FileNotFoundError, before any work, if a result cannot go to `path`."""
+    target = FilePath(path)
+    choice("file ending", target.suffix, (".nc", ".zarr"))
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
+
+
+def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a dataset to NetCDF or zarr under a temporary name beside `path`, then rename.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As :func:`check_target`.
+    """
+    check_target(path)
+    target = FilePath(path)
+    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".sdgpu-") as folder:
+        temporary = FilePath(folder) / target.name
+        if target.suffix == ".nc":
+            dataset.to_netcdf(temporary, engine="h5netcdf")
+        else:
+            dataset.to_zarr(temporary, consolidated=False)
+            if target.exists():
+                os.replace(target, FilePath(folder) / "previous")
+        os.replace(temporary, target)
 
 
 def open_sweep(path: str | os.PathLike[str]) -> Sweep:
@@ -164,7 +182,7 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
         with xr.open_dataset(source, engine="h5netcdf") as stored:
             dataset = stored.load()
     else:
-        with xr.open_zarr(source) as stored:
+        with xr.open_zarr(source, consolidated=False) as stored:
             dataset = stored.load()
     if "mse" not in dataset or dataset["mse"].dims != ("lam", "alpha", "step"):
         raise ValueError(f"{source} holds no sweep: variable mse(lam, alpha, step) is missing")

@@ -14,7 +14,10 @@ A backend knows no kernel and no filter. It moves arrays, and it factors symmetr
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import array_api_compat as compat
@@ -77,9 +80,12 @@ class NumpyBackend:
     """NumPy arrays, LAPACK through SciPy: divide and conquer, which is fastest for all vectors."""
 
     name: str = "numpy on cpu"
-    xp: Any = xnp
     device: str = "cpu"
     tile: int = TILE_CPU
+
+    @property
+    def xp(self) -> Any:
+        return xnp
 
     def asarray(self, array: Array) -> np.ndarray:
         return to_numpy(array).astype(np.float64, copy=False)
@@ -245,10 +251,25 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
 
 
 def cuda_count() -> int:
-    """Number of CUDA devices that torch can use."""
+    """Number of CUDA devices that torch can use.
+
+    Without an NVIDIA driver the answer is 0 and torch, which takes a second to import, stays out.
+    """
+    if not _driver_present():
+        return 0
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+@cache
+def _driver_present() -> bool:
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
 def to_numpy(array: Array) -> np.ndarray:

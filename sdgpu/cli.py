@@ -1,0 +1,323 @@
+"""The command line: ``sdgpu demo | fit | sweep | doctor``. The only module that prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from sdgpu.device.timing import Progress as Hook
+    from sdgpu.kernels import Kernel
+    from sdgpu.study.compare import Comparison
+    from sdgpu.study.datasets import Split
+
+__all__ = ["app"]
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class _Friendly(TyperGroup):
+    """Report what the library refuses as one line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
+            errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Friendly,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Kernel self-distillation with closed forms for every regularisation, weight and step.",
+)
+
+Data = Annotated[str, typer.Argument(help="diabetes, digits, or a .csv or .npz file")]
+Target = Annotated[str | None, typer.Option(help="column of a csv to predict (default: the last)")]
+Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
+KernelName = Annotated[str, typer.Option(help="rbf, laplacian, matern12/32/52, poly, linear, ...")]
+Gamma = Annotated[str, typer.Option(help="width: a number, or 'median' for 0.5 / median distance^2")]
+Seed = Annotated[int, typer.Option(help="seed of the split")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ...")]
+Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for example 8GiB")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for pictures and results")] = Path("out"),
+    steps: Annotated[int, typer.Option(help="largest number of steps on the real data")] = 10,
+) -> None:
+    """Run the paper's example and a full sweep on two real data sets.
+
+    [bold]Example:[/] sdgpu demo --out out
+    """
+    from sdgpu.study import plots
+    from sdgpu.study.compare import compare
+    from sdgpu.study.datasets import SHIPPED, load, split
+    from sdgpu.study.example import paper_example
+
+    out.mkdir(parents=True, exist_ok=True)
+    example = paper_example()
+    _print_example(example)
+    figures = (
+        ("figure2_steps", plots.steps_figure),
+        ("figure3_diagonal", plots.diagonal_figure),
+        ("figure4_ratios", plots.ratio_figure),
+    )
+    for name, draw in figures:
+        _write(draw(example), out / f"{name}.png")
+    for name in SHIPPED:
+        data = split(load(name))
+        with _bars() as hook:
+            found = compare(data, _kernel("rbf", "median", data.X_train), steps=steps, progress=hook)
+        _print_comparison(found)
+        _write(plots.loss_heatmap(found.sweep, title=name), out / f"heatmap_{name}.png")
+        found.sweep.save(out / f"sweep_{name}.nc")
+        console.print(f"wrote {out / f'sweep_{name}.nc'}")
+
+
+@app.command()
+def fit(
+    data: Data,
+    lam: Annotated[float, typer.Option(help="ridge of K + lam I")] = 1.0,
+    alpha: Annotated[
+        str, typer.Option(help="weight of the ground truth: one, or steps - 1 by commas")
+    ] = "0.5",
+    steps: Annotated[int, typer.Option(help="distillation steps")] = 5,
+    target: Target = None,
+    classify: Classify = False,
+    kernel: KernelName = "rbf",
+    gamma: Gamma = "median",
+    seed: Seed = 0,
+    device: Device = "auto",
+    memory: Memory = None,
+    out: Annotated[Path | None, typer.Option(help="write predictions and losses (.nc, .zarr)")] = None,
+) -> None:
+    """Fit one chain of steps and print its losses on train, validation and test rows.
+
+    [bold]Example:[/] sdgpu fit diabetes --lam 0.5 --alpha 0.3 --steps 5 --out path.nc
+    """
+    import sdgpu
+    from sdgpu.checks import positive
+    from sdgpu.study.chain import chain_dataset
+    from sdgpu.sweep import check_target, write_dataset
+
+    if out is not None:
+        check_target(out)
+    positive("lam", lam)
+    weights = _numbers("alpha", alpha)
+    parts = _parts(data, target, classify, seed)
+    chosen = _kernel(kernel, gamma, parts.X_train)
+    with _bars() as hook:
+        fitted = sdgpu.fit(
+            parts.X_train, parts.Y_train, chosen, lams=lam, device=device, memory=memory, progress=hook
+        )
+    schedule: Any = float(weights[0]) if len(weights) == 1 else weights
+    table = chain_dataset(fitted, parts, schedule, steps)
+    _print_chain(table, f"{data}: {chosen}, lam = {lam:g}")
+    console.print(f"{fitted.info.status}; {sum(fitted.info.seconds.values()):.2f} s on "
+                  f"{fitted.info.backend}", highlight=False)  # fmt: skip
+    if out is not None:
+        write_dataset(table, out)
+        console.print(f"wrote {out}")
+
+
+@app.command()
+def sweep(
+    data: Data,
+    lams: Annotated[
+        str | None, typer.Option(help="low:high:count (geometric) or numbers by commas")
+    ] = None,
+    alphas: Annotated[str, typer.Option(help="low:high:count (even) or numbers by commas")] = "0:1:101",
+    steps: Annotated[int, typer.Option(help="largest number of steps")] = 10,
+    target: Target = None,
+    classify: Classify = False,
+    kernel: KernelName = "rbf",
+    gamma: Gamma = "median",
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="write the sweep (.nc or .zarr)")] = None,
+    figure: Annotated[Path | None, typer.Option(help="write the heat map (.png, .pdf, .svg)")] = None,
+) -> None:
+    """Evaluate every lam, weight and step from one decomposition, and compare four ways to choose.
+
+    [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --alphas 0:1:101 --out sweep.nc --figure heat.png
+    """
+    from sdgpu.study.compare import compare
+    from sdgpu.sweep import check_target
+
+    if out is not None:
+        check_target(out)
+    ridges = None if lams is None else _numbers("lams", lams, geometric=True)
+    weights = _numbers("alphas", alphas)
+    parts = _parts(data, target, classify, seed)
+    chosen = _kernel(kernel, gamma, parts.X_train)
+    with _bars() as hook:
+        found = compare(
+            parts, chosen, lams=ridges, alphas=weights, steps=steps, device=device, progress=hook
+        )
+    _print_comparison(found)
+    if out is not None:
+        found.sweep.save(out)
+        console.print(f"wrote {out}")
+    if figure is not None:
+        from sdgpu.study.plots import loss_heatmap
+
+        _write(loss_heatmap(found.sweep, title=data), figure)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions and devices, and what each backend can do here.
+
+    [bold]Example:[/] sdgpu doctor
+    """
+    from sdgpu.device.probe import backends, versions
+
+    table = _table("package", "version", title="versions")
+    for name, version in versions():
+        table.add_row(name, version)
+    console.print(table)
+    table = Table("backend", "works", "what it does here", title="backends", box=SIMPLE_HEAD)
+    for row in backends():
+        works = "[green]yes[/]" if row.works else "[yellow]no[/]"
+        table.add_row(row.name, works, escape(row.detail))
+    console.print(table)
+
+
+def _parts(source: str, target: str | None, classify: bool, seed: int) -> Split:
+    from sdgpu.study.datasets import load, split
+
+    return split(load(source, target, classify=classify), seed=seed)
+
+
+def _kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:
+    from sdgpu.kernels import as_kernel, median_distance
+
+    if gamma == "median":
+        return as_kernel(name, gamma=0.5 / median_distance(X) ** 2)
+    return as_kernel(name, gamma=float(_numbers("gamma", gamma)[0]))
+
+
+def _numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
+    """Read ``low:high:count`` or numbers by commas."""
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            space = np.geomspace if geometric else np.linspace
+            return space(float(low), float(high), int(count))
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError as error:
+        raise ValueError(
+            f"{name}={text!r}: write numbers by commas, or low:high:count ({error})"
+        ) from error
+
+
+@contextmanager
+def _bars() -> Iterator[Hook]:
+    """Progress on stderr: a bar where the amount of work is known, a pulse where it is not."""
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=errors, transient=True,
+    )  # fmt: skip
+    tasks: dict[str, Any] = {}
+
+    def hook(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            # the length of one factorisation is unknown while it runs: a pulse, not a bar
+            tasks[stage] = bar.add_task(stage, total=None if total == 1 else total)
+        bar.update(tasks[stage], completed=done, total=total if done or total > 1 else None)
+
+    with bar:
+        yield hook
+
+
+def _print_example(example: Any) -> None:
+    from sdgpu.study.example import PAPER_LOSSES, STEPS, example_losses
+
+    heads = [f"alpha = {alpha:g}, {who}" for alpha in PAPER_LOSSES for who in ("paper", "sdgpu")]
+    table = _table("step", *heads, title="the paper's example: loss of each step")
+    pairs = [(PAPER_LOSSES[alpha], example_losses(example, alpha)) for alpha in PAPER_LOSSES]
+    names = [*map(str, range(1, STEPS + 1)), "limit"]
+    for i, name in enumerate(names):
+        table.add_row(name, *(f"{losses[i]:.5f}" for pair in pairs for losses in pair))
+    console.print(table)
+    heads = ["alpha*", "loss", "clipped alpha*", "its loss"]
+    table = _table("step", *heads, title="Algorithm 1 on the same points")
+    chains = [
+        example.fit.optimal_alphas(example.X_val, example.truth, steps=STEPS, clip=clip)
+        for clip in (False, True)
+    ]
+    for step in range(1, STEPS + 1):
+        cells = []
+        for chain in chains:
+            weight = f"{chain.alphas[step - 2]:.5f}" if step > 1 else "-"
+            cells += [weight, f"{chain.mse[step - 1]:.5f}"]
+        table.add_row(str(step), *cells)
+    console.print(table)
+
+
+def _print_comparison(found: Comparison) -> None:
+    classes = bool(np.isfinite(found.rows[0].test_accuracy))
+    columns = ["choice", "lam", "alpha", "step", "val. mse", "test mse"]
+    table = _table(*columns, *(["accuracy"] if classes else []), title=found.name)
+    for row in found.rows:
+        alpha = np.atleast_1d(row.best.alpha)
+        if row.best.step == 1:
+            shown = "-"
+        elif alpha.size == 1:
+            shown = f"{alpha[0]:.4g}"
+        else:
+            shown = f"{alpha.min():.3g} .. {alpha.max():.3g}"
+        cells = [row.name, f"{row.best.lam:.4g}", shown, f"{row.best.step}",
+                 f"{row.best.mse:.6f}", f"{row.test_mse:.6f}"]  # fmt: skip
+        table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
+    console.print(table)
+    sizes = found.sweep.dataset["mse"].sizes
+    console.print(
+        f"{sizes['lam']} lam x {sizes['alpha']} alpha x {sizes['step']} steps = "
+        f"{found.sweep.dataset['mse'].size:,} losses from one decomposition of "
+        f"{found.fit.info.n:,} rows in {found.seconds:.2f} s, in place of {found.refits:,} refits",
+        highlight=False,
+    )
+
+
+def _print_chain(table: Any, title: str) -> None:
+    shown = _table("step", "alpha", "train mse", "val. mse", "test mse", title=title)
+    for step in table["step"].values:
+        point = table.sel(step=step)
+        alpha = float(point["alpha"])
+        losses = (f"{float(point[f'{part}_mse']):.6f}" for part in ("train", "validation", "test"))
+        shown.add_row(str(step), "-" if np.isnan(alpha) else f"{alpha:.4g}", *losses)
+    console.print(shown)
+
+
+def _table(*heads: str, title: str) -> Table:
+    """A table whose cells are never cut: fits 80 columns."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table
+
+
+def _write(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    console.print(f"wrote {path}")
+

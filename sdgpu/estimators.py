@@ -1,0 +1,304 @@
+"""scikit-learn estimators: regressor and classifier, with given or chosen lam, alpha and step.
+
+They pass scikit-learn's `check_estimator` and work in Pipeline, GridSearchCV, clone, joblib and
+pickle. They take what scikit-learn takes; for torch or CuPy arrays use :func:`sdgpu.fit`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sdgpu.checks import choice, integer, number
+from sdgpu.checks import grid as number_grid
+from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
+from sdgpu.model import Fit, fit
+from sdgpu.path import Path
+from sdgpu.sweep import Best, Sweep
+
+__all__ = [
+    "SelfDistillationClassifier",
+    "SelfDistillationClassifierCV",
+    "SelfDistillationRegressor",
+    "SelfDistillationRegressorCV",
+]
+
+
+class _Distiller(BaseEstimator):
+    """What the four estimators share: the kernel, the fit and the prediction of one step."""
+
+    def _kernel(self, X: np.ndarray) -> Kernel:
+        gamma = self.gamma
+        if isinstance(gamma, str):
+            choice("gamma", gamma, ("median",))
+            gamma = 0.5 / median_distance(X) ** 2
+        if gamma is None:
+            gamma = 1.0 / X.shape[1]
+        return as_kernel(self.kernel, gamma=gamma, degree=self.degree, coef0=self.coef0)
+
+    def _decompose(self, X: np.ndarray, Y: np.ndarray, lams: Any) -> Fit:
+        return fit(X, Y, self._kernel(X), lams=lams, method=self.method, device=self.device)
+
+    def _keep(self, path: Path) -> None:
+        """Keep the last step of a path: what a prediction needs, without the spectrum."""
+        self._predictor = path.predictor()
+        self.dual_coef_ = self._predictor.dual
+
+    def _raw(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return self._predictor.predict(X.astype(self._dtype, copy=False))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.kernel == "precomputed" or isinstance(
+            self.kernel, Precomputed
+        )
+        return tags
+
+
+class _Given(_Distiller):
+    """Parameters of the estimators whose lam, alpha and steps are given."""
+
+    def __init__(
+        self,
+        kernel: Any = "rbf",
+        gamma: float | str | None = None,
+        lam: float = 1.0,
+        alpha: Any = 0.5,
+        steps: int = 2,
+        *,
+        degree: int = 3,
+        coef0: float = 1.0,
+        method: str = "auto",
+        device: str = "auto",
+    ) -> None:
+        self.kernel = kernel
+        self.gamma = gamma
+        self.lam = lam
+        self.alpha = alpha
+        self.steps = steps
+        self.degree = degree
+        self.coef0 = coef0
+        self.method = method
+        self.device = device
+
+    def _learn(self, X: np.ndarray, Y: np.ndarray) -> None:
+        self._dtype = X.dtype
+        fitted = self._decompose(X, Y, self.lam)
+        self.info_ = fitted.info
+        self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
+
+
+class _Chosen(_Distiller):
+    """Parameters and search of the estimators that choose lam, alpha and step themselves."""
+
+    def __init__(
+        self,
+        kernel: Any = "rbf",
+        gamma: float | str | None = None,
+        lams: Any = None,
+        alphas: Any = None,
+        steps: int = 5,
+        *,
+        over: str = "fixed",
+        validation_fraction: float = 0.2,
+        degree: int = 3,
+        coef0: float = 1.0,
+        method: str = "auto",
+        device: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.kernel = kernel
+        self.gamma = gamma
+        self.lams = lams
+        self.alphas = alphas
+        self.steps = steps
+        self.over = over
+        self.validation_fraction = validation_fraction
+        self.degree = degree
+        self.coef0 = coef0
+        self.method = method
+        self.device = device
+        self.random_state = random_state
+
+    def _learn(self, X: np.ndarray, Y: np.ndarray, labels: np.ndarray | None = None) -> None:
+        self._dtype = X.dtype
+        n = X.shape[0]
+        choice("over", self.over, ("fixed", "ridge", "star", "clipped", "joint"))
+        share = number("validation_fraction", self.validation_fraction)
+        if not 0 < share < 1:
+            raise ValueError(f"validation_fraction={share} must be between 0 and 1")
+        if n < 2:
+            raise ValueError(f"n_samples={n}: choosing lam, alpha and step needs at least 2 rows")
+        lams = np.geomspace(1e-6, 1e0, 25) * n if self.lams is None else self.lams
+        alphas = np.linspace(0, 1, 101) if self.alphas is None else number_grid("alphas", self.alphas)
+        train, held = self._split(n, labels)
+        pairwise = self.__sklearn_tags__().input_tags.pairwise
+        columns = np.ix_ if pairwise else (lambda rows, _: rows)
+        part = self._decompose(X[columns(train, train)], Y[train], lams)
+        self.sweep_: Sweep = part.sweep(
+            X[columns(held, train)], Y[held], alphas=alphas, steps=integer("steps", self.steps, 1)
+        )
+        self.best_: Best = self.sweep_.best(self.over)
+        self.lam_, self.alpha_, self.step_ = self.best_.lam, self.best_.alpha, int(self.best_.step)
+        fitted = self._decompose(X, Y, self.lam_)
+        self.info_ = fitted.info
+        weights = 0.0 if self.step_ == 1 else self.alpha_
+        self._keep(fitted.path(alphas=weights, steps=self.step_))
+
+    def _split(self, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to fit and rows to choose on; stratified where every class can be on both sides."""
+        held = max(1, round(self.validation_fraction * n))
+        stratify = None
+        if labels is not None:
+            counts = np.unique(labels, return_counts=True)[1]
+            if counts.min() >= 2 and len(counts) <= min(held, n - held):
+                stratify = labels
+        train, validation = train_test_split(
+            np.arange(n), test_size=held, random_state=self.random_state, stratify=stratify
+        )
+        return np.sort(train), np.sort(validation)
+
+
+class _Regression(MultiOutputMixin, RegressorMixin):
+    """fit and predict of a regressor."""
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Fit to X (n, d) and targets (n,) or (n, c)."""
+        X, y = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
+        )
+        self._learn(X, y.astype(X.dtype, copy=False))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the chosen step at rows (m, d): (m,) or (m, c)."""
+        return self._raw(X)
+
+
+class _Classification(ClassifierMixin):
+    """fit and predict of a classifier on one-hot targets."""
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Fit to X (n, d) and labels (n,): regression on one-hot rows."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"the labels hold only one class, {self.classes_[0]!r}: a classifier needs two"
+            )
+        one_hot = np.eye(len(self.classes_), dtype=X.dtype)[codes]
+        if isinstance(self, _Chosen):
+            self._learn(X, one_hot, codes)
+        else:
+            self._learn(X, one_hot)
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Fitted one-hot values (m, classes); for two classes their difference (m,)."""
+        raw = self._raw(X)
+        return raw[:, 1] - raw[:, 0] if len(self.classes_) == 2 else raw
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The class with the largest fitted value for each row."""
+        raw = self._raw(X)
+        return self.classes_[raw.argmax(axis=1)]
+
+
+class SelfDistillationRegressor(_Regression, _Given):
+    """Kernel ridge regression distilled from itself, with given lam, alpha and steps.
+
+    Parameters
+    ----------
+    kernel : str, Kernel or callable, default "rbf"
+        See :func:`sdgpu.kernels.as_kernel`.
+    gamma : float, "median" or None, default None
+        Parameter of a named kernel; None is 1 / n_features, "median" is 0.5 / median distance^2.
+    lam : float, default 1
+        Ridge of K + lam I.
+    alpha : float or array (steps - 1,), default 0.5
+        Weight of the ground truth at steps 2..steps, any real numbers.
+    steps : int, default 2
+        Distillation steps; 1 is ordinary kernel ridge regression.
+    degree, coef0 : int, float
+        Parameters of the polynomial kernel.
+    method, device : str
+        As in :func:`sdgpu.fit`.
+
+    Attributes
+    ----------
+    dual_coef_ : array (n,) or (n, c)
+        Dual coefficients of the last step.
+    info_ : Info
+        How the fit was made and how accurate it is.
+
+    References
+    ----------
+    Borup and Andersen (2021), Theorem 4.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sdgpu import SelfDistillationRegressor
+    >>> X = np.linspace(0, 1, 20)[:, None]
+    >>> model = SelfDistillationRegressor(gamma=10.0, lam=0.1, alpha=0.3, steps=3)
+    >>> model.fit(X, X[:, 0] ** 2).predict(X).shape
+    (20,)
+    """
+
+
+class SelfDistillationRegressorCV(_Regression, _Chosen):
+    """Kernel ridge regression distilled from itself; lam, alpha and step chosen by validation.
+
+    One decomposition of the training part evaluates every (lam, alpha, step); a second one fits the
+    choice to all rows.
+
+    Parameters
+    ----------
+    kernel, gamma, degree, coef0, method, device
+        As in :class:`SelfDistillationRegressor`.
+    lams : array (L,), optional
+        1e-6 n to n in 25 geometric steps by default.
+    alphas : array (A,), optional
+        0, 0.01, .., 1 by default.
+    steps : int, default 5
+        Largest number of steps.
+    over : {"fixed", "ridge", "star", "clipped", "joint"}, default "fixed"
+        What to choose among, see :meth:`sdgpu.Sweep.best`.
+    validation_fraction : float, default 0.2
+        Share of the rows to choose on.
+    random_state : int, RandomState or None
+        Seed of the split.
+
+    Attributes
+    ----------
+    lam_, alpha_, step_
+        The choice; alpha_ is NaN for step 1.
+    best_ : Best
+    sweep_ : Sweep
+        All losses.
+    dual_coef_, info_
+        As in :class:`SelfDistillationRegressor`.
+    """
+
+
+class SelfDistillationClassifier(_Classification, _Given):
+    """Self-distilled kernel regression on one-hot labels; predicts the largest value.
+
+    Parameters and attributes as :class:`SelfDistillationRegressor`, with `classes_`.
+    """
+
+
+class SelfDistillationClassifierCV(_Classification, _Chosen):
+    """Self-distilled kernel regression on one-hot labels; lam, alpha and step chosen by validation.
+
+    Parameters and attributes as :class:`SelfDistillationRegressorCV`, with `classes_`. The split is
+    stratified; the choice minimises the squared error.
+    """

@@ -1,0 +1,117 @@
+"""Ridge only, the best fixed weight, Algorithm 1 and the joint optimum, on held-out test data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdgpu.device.timing import Progress
+from sdgpu.kernels import Kernel
+from sdgpu.model import Fit, fit
+from sdgpu.study.datasets import Split
+from sdgpu.sweep import Best, Sweep
+
+__all__ = ["Comparison", "Row", "compare", "default_lams"]
+
+ROWS = {
+    "ridge": "ridge only",
+    "fixed": "best fixed alpha",
+    "star": "alpha* chain",
+    "joint": "joint optimum",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to choose, judged on data that had no part in the choice.
+
+    Attributes
+    ----------
+    name : str
+    best : Best
+        What the validation part chose.
+    test_mse : float
+    test_accuracy : float
+        Share of right classes; NaN for regression.
+    """
+
+    name: str
+    best: Best
+    test_mse: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table of one data set, with its sweep.
+
+    Attributes
+    ----------
+    name : str
+    rows : tuple of Row
+    fit : Fit
+    sweep : Sweep
+    refits : int
+        Separate fits that the sweep replaced.
+    seconds : float
+        Of the fit and the sweep.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    fit: Fit
+    sweep: Sweep
+    refits: int
+    seconds: float
+
+
+def default_lams(n: int, count: int = 30) -> np.ndarray:
+    """Regularisations 1e-6 n .. n in geometric steps."""
+    return np.geomspace(1e-6, 1.0, count) * n
+
+
+def compare(
+    data: Split,
+    kernel: Kernel,
+    *,
+    lams: np.ndarray | None = None,
+    alphas: np.ndarray | None = None,
+    steps: int = 10,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Fit the training part, choose on the validation part, judge on the test part.
+
+    Parameters
+    ----------
+    data : Split
+    kernel : Kernel
+    lams : array (L,), optional
+        :func:`default_lams` by default.
+    alphas : array (A,), optional
+        0, 0.01, .., 1 by default.
+    steps : int, default 10
+    device, progress
+        As in :func:`sdgpu.fit`.
+    """
+    start = time.perf_counter()
+    grid = default_lams(len(data.X_train)) if lams is None else lams
+    fitted = fit(data.X_train, data.Y_train, kernel, lams=grid, device=device, progress=progress)
+    sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps)
+    seconds = time.perf_counter() - start
+    rows = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
+    refits = int(sweep.dataset.attrs["refits_replaced"])
+    return Comparison(data.name, rows, fitted, sweep, refits, seconds)
+
+
+def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:
+    step = int(best.step)
+    alphas = best.alpha if step > 1 else 0.0
+    predicted = fitted.path(best.lam, alphas, step).predict(data.X_test)[-1]
+    mse = float(np.mean((predicted - data.Y_test) ** 2))
+    if not data.classes:
+        return Row(name, best, mse, float("nan"))
+    right = predicted.argmax(axis=1) == data.Y_test.argmax(axis=1)
+    return Row(name, best, mse, float(np.mean(right)))

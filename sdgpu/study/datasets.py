@@ -1,0 +1,178 @@
+"""Data sets for the command line and the demo: two that scikit-learn ships, and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sdgpu.checks import integer, number
+
+__all__ = ["Dataset", "Split", "load", "split"]
+
+SHIPPED = ("diabetes", "digits")
+ENDINGS = (".csv", ".npz")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A table of inputs and targets.
+
+    Attributes
+    ----------
+    name : str
+    X : array (n, d)
+    Y : array (n, c)
+        For a classification task the one-hot rows of the labels.
+    classes : tuple
+        The labels in the order of the columns of Y; empty for regression.
+    """
+
+    name: str
+    X: np.ndarray
+    Y: np.ndarray
+    classes: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Train, validation and test parts, standardised with the training part alone.
+
+    Attributes
+    ----------
+    X_train, X_val, X_test : array (rows, d)
+        Each feature with mean 0 and variance 1 on the training rows; constant features are 0.
+    Y_train, Y_val, Y_test : array (rows, c)
+        Regression targets with mean 0 and variance 1 on the training rows, so that an error of 1 is
+        that of the mean; one-hot rows stay as they are.
+    classes : tuple
+    """
+
+    name: str
+    X_train: np.ndarray
+    Y_train: np.ndarray
+    X_val: np.ndarray
+    Y_val: np.ndarray
+    X_test: np.ndarray
+    Y_test: np.ndarray
+    classes: tuple[object, ...] = ()
+
+
+def load(source: str, target: str | None = None, *, classify: bool = False) -> Dataset:
+    """Read a data set.
+
+    Parameters
+    ----------
+    source : str
+        "diabetes" or "digits" (shipped with scikit-learn), a ``.csv`` file with a header, or an
+        ``.npz`` file with arrays X and Y (or y).
+    target : str, optional
+        Column of a csv file to predict; the last one by default. All others are inputs; text columns
+        are refused.
+    classify : bool, default False
+        Read the target of a file as labels and make one-hot rows of it.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or ending, a missing column or array, or a column that is no number.
+    FileNotFoundError
+        If there is no such file.
+    """
+    if source in SHIPPED:
+        return _shipped(source)
+    path = Path(source)
+    if path.suffix not in ENDINGS:
+        raise ValueError(
+            f"data {source!r} is not known: give {', '.join(SHIPPED)}, or a file ending in "
+            f"{' or '.join(ENDINGS)}"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {source}")
+    X, y = _csv(path, target) if path.suffix == ".csv" else _npz(path)
+    if classify:
+        return _one_hot(path.stem, X, y.reshape(len(y), -1)[:, 0])
+    return Dataset(path.stem, X, np.asarray(y, dtype=np.float64).reshape(len(y), -1))
+
+
+def split(data: Dataset, *, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Split:
+    """Shuffle and split into train, validation and test; standardise with the training rows.
+
+    Parameters
+    ----------
+    data : Dataset
+    validation, test : float, default 0.2
+        Shares of the rows; the rest is for training.
+    seed : int, default 0
+        Seed of the permutation.
+
+    Raises
+    ------
+    ValueError
+        If a part would be empty.
+    """
+    shares = number("validation", validation), number("test", test)
+    n = len(data.X)
+    held = [round(share * n) for share in shares]
+    if min(shares) <= 0 or min(held) < 1 or sum(held) >= n:
+        raise ValueError(
+            f"validation={validation} and test={test} of {n} rows leave an empty part: "
+            "both must be > 0 and their sum < 1"
+        )
+    order = np.random.default_rng(integer("seed", seed, 0)).permutation(n)
+    test_rows, val_rows, train_rows = np.split(order, [held[1], held[1] + held[0]])
+    X, Y = _standardise(data.X, train_rows), data.Y
+    if not data.classes:
+        Y = _standardise(Y, train_rows)
+    return Split(
+        data.name, X[train_rows], Y[train_rows], X[val_rows], Y[val_rows], X[test_rows],
+        Y[test_rows], data.classes,
+    )  # fmt: skip
+
+
+def _standardise(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    mean, deviation = values[rows].mean(axis=0), values[rows].std(axis=0)
+    return (values - mean) / np.where(deviation > 0, deviation, 1.0)
+
+
+def _shipped(name: str) -> Dataset:
+    from sklearn.datasets import load_diabetes, load_digits
+
+    if name == "diabetes":
+        X, y = load_diabetes(return_X_y=True)
+        return Dataset(name, X, y[:, None])
+    X, y = load_digits(return_X_y=True)
+    return _one_hot(name, X, y)
+
+
+def _one_hot(name: str, X: np.ndarray, labels: np.ndarray) -> Dataset:
+    classes, codes = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"data {name!r} hold only one class, {classes[0]!r}")
+    return replace(Dataset(name, X, np.eye(len(classes))[codes]), classes=tuple(classes.tolist()))
+
+
+def _csv(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
+    import pandas as pd
+
+    table = pd.read_csv(path)
+    if table.shape[1] < 2:
+        raise ValueError(f"{path} has {table.shape[1]} columns: inputs and a target are needed")
+    wanted = target if target is not None else str(table.columns[-1])
+    if wanted not in table.columns:
+        raise ValueError(f"target={wanted!r} is no column of {path}: {', '.join(table.columns)}")
+    rest = table.drop(columns=wanted)
+    text = [str(name) for name in rest.columns if not pd.api.types.is_numeric_dtype(rest[name])]
+    if text:
+        raise ValueError(f"{path} has text columns {', '.join(text)}: encode them as numbers first")
+    return rest.to_numpy(dtype=np.float64), table[wanted].to_numpy()
+
+
+def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as stored:
+        key = "Y" if "Y" in stored else "y"
+        missing = [name for name in ("X", key) if name not in stored]
+        if missing:
+            raise ValueError(f"{path} has no array {' and no '.join(missing)}")
+        return stored["X"], stored[key]

@@ -1,0 +1,134 @@
+"""Pictures: Figures 2, 3 and 4 of the paper and the loss over (lam, alpha). The one matplotlib file.
+
+Every function returns a matplotlib Figure and touches no global state; save it with
+``figure.savefig(path)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from sdgpu.distill.diagnostics import ratios
+from sdgpu.study.example import LAM, STEPS, Example
+from sdgpu.sweep import Sweep
+
+__all__ = ["diagonal_figure", "loss_heatmap", "ratio_figure", "steps_figure"]
+
+_TEACHER, _GRID = "0.15", "0.9"
+
+
+def steps_figure(example: Example) -> Figure:
+    """Figure 2: six steps and the limit for alpha = 0, alpha = 0.25 and the optimal weights."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    chosen = example.fit.optimal_alphas(example.X_val, example.truth, steps=STEPS)
+    cases = ((0.0, "(a) alpha = 0"), (0.25, "(b) alpha = 0.25"), (chosen.alphas, "(c) alpha*"))
+    for axis, (alphas, title) in zip(axes, cases, strict=True):
+        path = example.fit.path(alphas=alphas, steps=STEPS)
+        x = example.X_val[:, 0]
+        for step, (values, colour) in enumerate(
+            zip(path.predict(example.X_val), _colours(STEPS), strict=True), start=1
+        ):
+            axis.plot(x, values, color=colour, label=f"step {step}")
+        if np.ndim(alphas) == 0:
+            limit = example.fit.limit(alpha=float(alphas)).predict(example.X_val)
+            axis.plot(x, limit, "--", color="tab:red", label="limit")
+        axis.plot(x, example.truth, ":", color=_TEACHER, label="sin(2 pi x)")
+        axis.plot(example.X[:, 0], example.y, "x", color="black", label="training data")
+        axis.set(title=title, xlabel="x", ylim=(-1.5, 1.5))
+    axes[0].set_ylabel("f(x)")
+    axes[0].legend(fontsize=7, ncols=2)
+    inset = axes[2].inset_axes((0.55, 0.62, 0.42, 0.33))
+    inset.plot(range(2, STEPS + 1), chosen.alphas, "o-", ms=3, color="tab:red")
+    inset.set_title("alpha* of step", fontsize=7, pad=2)
+    inset.tick_params(labelsize=6)
+    inset.set_xticks(range(2, STEPS + 1))
+    return figure
+
+
+def diagonal_figure(example: Example) -> Figure:
+    """Figure 3: the diagonal of B(tau) for each step, overlaid; lower ones are later steps."""
+    figure, axes = _three("(a) alpha = 0", "(b) alpha = 0.25", "(c) alpha*")
+    for axis, alphas in zip(axes, _weights(example), strict=True):
+        B = example.fit.diagonal(alphas=alphas, steps=STEPS)[:, ::-1]
+        index = np.arange(1, B.shape[1] + 1)
+        # largest first, so that smaller bars stay visible whatever the order of the steps
+        for step in np.argsort(-B.sum(axis=1)):
+            axis.bar(index, B[step], color=_colours(STEPS)[step], label=f"step {step + 1}")
+        axis.set(xlabel="index, largest eigenvalue first", xticks=index)
+    axes[0].set_ylabel("diagonal of B")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def ratio_figure(example: Example) -> Figure:
+    """Figure 4: ratios R_k(tau) = B_{k+1} / B_k of the ordered diagonal, equation (14)."""
+    figure, axes = _three("(a) alpha = 0", "(b) alpha = 0.25", "(c) alpha*")
+    for axis, alphas in zip(axes, _weights(example), strict=True):
+        R = ratios(example.fit.diagonal(alphas=alphas, steps=STEPS))
+        index = np.arange(1, R.shape[1] + 1)
+        for step, values in enumerate(R):
+            axis.plot(index, values, "o-", ms=3, color=_colours(STEPS)[step], label=f"step {step + 1}")
+        axis.set(xlabel="k, smallest eigenvalue first", xticks=index)
+    axes[0].set_ylabel("R_k")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def loss_heatmap(sweep: Sweep, *, title: str = "") -> Figure:
+    """Validation loss over (lam, alpha), the best step at each point, with two marks.
+
+    The star is the best point of the sweep, the cross the best ordinary ridge fit.
+    """
+    data = sweep.dataset
+    best, ridge = sweep.best(), sweep.best("ridge")
+    lowest = data["mse"].min("step")
+    step = data["step"].values[data["mse"].fillna(np.inf).argmin("step").values]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    loss_axis, step_axis = figure.subplots(1, 2, sharey=True)
+    top = min(float(lowest.max()), 4 * best.mse)
+    norm = LogNorm(best.mse, max(top, best.mse * (1 + 1e-9)))
+    image = loss_axis.pcolormesh(
+        data["lam"], data["alpha"], lowest.T, norm=norm, cmap="viridis", shading="nearest"
+    )
+    figure.colorbar(image, ax=loss_axis, label="validation loss of the best step", extend="max")
+    steps = step_axis.pcolormesh(data["lam"], data["alpha"], step.T, cmap="cividis", shading="nearest")
+    figure.colorbar(steps, ax=step_axis, label="best step")
+    for axis in (loss_axis, step_axis):
+        axis.set_xscale("log")
+        axis.set_xlabel("lam")
+        axis.axvline(ridge.lam, color="white", lw=0.7, ls=":")
+        axis.plot(ridge.lam, 1.0, "X", color="white", mec="black", ms=9, clip_on=False,
+                  label=f"ridge only: {ridge.mse:.5g}")  # fmt: skip
+        if best.step > 1:
+            axis.plot(best.lam, best.alpha, "*", color="red", mec="white", ms=14, clip_on=False,
+                      label=f"best: {best.mse:.5g} at step {best.step}")  # fmt: skip
+    loss_axis.set_ylabel("alpha")
+    loss_axis.legend(loc="lower left", fontsize=8)
+    loss_axis.set_title(title)
+    return figure
+
+
+def _weights(example: Example) -> tuple[Any, ...]:
+    chosen = example.fit.optimal_alphas(example.X_val, example.truth, lam=LAM, steps=STEPS)
+    return 0.0, 0.25, chosen.alphas
+
+
+def _three(*titles: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title)
+        axis.grid(color=_GRID)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _colours(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](value) for value in np.linspace(0.0, 0.92, count)]
