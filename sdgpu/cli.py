@@ -52,7 +52,9 @@ Data = Annotated[str, typer.Argument(help="diabetes, digits, or a .csv or .npz f
 Target = Annotated[str | None, typer.Option(help="column of a csv to predict (default: the last)")]
 Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
 KernelName = Annotated[str, typer.Option(help="rbf, laplacian, matern12/32/52, poly, linear, ...")]
-Gamma = Annotated[str, typer.Option(help="width: a number, or 'median' for 0.5 / median distance^2")]
+Gamma = Annotated[
+    str, typer.Option(help="width: a number, or 'median' for 0.5 / median distance^2")
+]
 Seed = Annotated[int, typer.Option(help="seed of the split")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ...")]
 Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for example 8GiB")]
@@ -85,7 +87,9 @@ def demo(
     for name in SHIPPED:
         data = split(load(name))
         with _bars() as hook:
-            found = compare(data, _kernel("rbf", "median", data.X_train), steps=steps, progress=hook)
+            found = compare(
+                data, _kernel("rbf", "median", data.X_train), steps=steps, progress=hook
+            )
         _print_comparison(found)
         _write(plots.loss_heatmap(found.sweep, title=name), out / f"heatmap_{name}.png")
         found.sweep.save(out / f"sweep_{name}.nc")
@@ -107,7 +111,9 @@ def fit(
     seed: Seed = 0,
     device: Device = "auto",
     memory: Memory = None,
-    out: Annotated[Path | None, typer.Option(help="write predictions and losses (.nc, .zarr)")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write predictions and losses (.nc, .zarr)")
+    ] = None,
 ) -> None:
     """Fit one chain of steps and print its losses on train, validation and test rows.
 
@@ -126,7 +132,13 @@ def fit(
     chosen = _kernel(kernel, gamma, parts.X_train)
     with _bars() as hook:
         fitted = sdgpu.fit(
-            parts.X_train, parts.Y_train, chosen, lams=lam, device=device, memory=memory, progress=hook
+            parts.X_train,
+            parts.Y_train,
+            chosen,
+            lams=lam,
+            device=device,
+            memory=memory,
+            progress=hook,
         )
     schedule: Any = float(weights[0]) if len(weights) == 1 else weights
     table = chain_dataset(fitted, parts, schedule, steps)
@@ -144,7 +156,9 @@ def sweep(
     lams: Annotated[
         str | None, typer.Option(help="low:high:count (geometric) or numbers by commas")
     ] = None,
-    alphas: Annotated[str, typer.Option(help="low:high:count (even) or numbers by commas")] = "0:1:101",
+    alphas: Annotated[
+        str, typer.Option(help="low:high:count (even) or numbers by commas")
+    ] = "0:1:101",
     steps: Annotated[int, typer.Option(help="largest number of steps")] = 10,
     target: Target = None,
     classify: Classify = False,
@@ -153,11 +167,13 @@ def sweep(
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="write the sweep (.nc or .zarr)")] = None,
-    figure: Annotated[Path | None, typer.Option(help="write the heat map (.png, .pdf, .svg)")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="write the heat map (.png, .pdf, .svg)")
+    ] = None,
 ) -> None:
     """Evaluate every lam, weight and step from one decomposition, and compare four ways to choose.
 
-    [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --alphas 0:1:101 --out sweep.nc --figure heat.png
+    [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --out sweep.nc --figure heat.png
     """
     from sdgpu.study.compare import compare
     from sdgpu.sweep import check_target
@@ -251,8 +267,8 @@ def _bars() -> Iterator[Hook]:
 def _print_example(example: Any) -> None:
     from sdgpu.study.example import PAPER_LOSSES, STEPS, example_losses
 
-    heads = [f"alpha = {alpha:g}, {who}" for alpha in PAPER_LOSSES for who in ("paper", "sdgpu")]
-    table = _table("step", *heads, title="the paper's example: loss of each step")
+    heads = [f"{who}, {alpha:g}" for alpha in PAPER_LOSSES for who in ("paper", "sdgpu")]
+    table = _table("step", *heads, title="the paper's example: loss by step and alpha")
     pairs = [(PAPER_LOSSES[alpha], example_losses(example, alpha)) for alpha in PAPER_LOSSES]
     names = [*map(str, range(1, STEPS + 1)), "limit"]
     for i, name in enumerate(names):
@@ -285,7 +301,7 @@ def _print_comparison(found: Comparison) -> None:
             shown = f"{alpha[0]:.4g}"
         else:
             shown = f"{alpha.min():.3g} .. {alpha.max():.3g}"
-        cells = [row.name, f"{row.best.lam:.4g}", shown, f"{row.best.step}",
+        cells = [row.name, f"{row.best.lam:.3g}", shown, f"{row.best.step}",
                  f"{row.best.mse:.6f}", f"{row.test_mse:.6f}"]  # fmt: skip
         table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
     console.print(table)
@@ -310,7 +326,7 @@ def _print_chain(table: Any, title: str) -> None:
 
 def _table(*heads: str, title: str) -> Table:
     """A table whose cells are never cut: fits 80 columns."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
@@ -320,4 +336,3 @@ def _write(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     console.print(f"wrote {path}")
-

@@ -137,7 +137,9 @@ class _Chosen(_Distiller):
         if n < 2:
             raise ValueError(f"n_samples={n}: choosing lam, alpha and step needs at least 2 rows")
         lams = np.geomspace(1e-6, 1e0, 25) * n if self.lams is None else self.lams
-        alphas = np.linspace(0, 1, 101) if self.alphas is None else number_grid("alphas", self.alphas)
+        alphas = (
+            np.linspace(0, 1, 101) if self.alphas is None else number_grid("alphas", self.alphas)
+        )
         train, held = self._split(n, labels)
         pairwise = self.__sklearn_tags__().input_tags.pairwise
         columns = np.ix_ if pairwise else (lambda rows, _: rows)

@@ -10,112 +10,25 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.checks import choice, integer, lam_grid, number, positive, schedule
+from sdgpu.checks import grid as number_grid
 from sdgpu.device.arrays import Template, inputs, targets
 from sdgpu.device.backend import Backend, give_back, resolve, to_numpy
 from sdgpu.device.memory import budget, largest_rows, require, show
 from sdgpu.device.timing import Progress, Stopwatch
-from sdgpu.checks import grid as number_grid
 from sdgpu.distill.filters import limit_rate, train_filter
-from sdgpu.distill.weights import greedy_weights, joint_weights
+from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.path import ClosedForm, Limit, Model, Path
+from sdgpu.results import Info, JointAlphas, OptimalAlphas
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep
 from sdgpu.validation import validate
 
-__all__ = ["Fit", "Info", "JointAlphas", "OptimalAlphas", "fit"]
+__all__ = ["Fit", "fit"]
 
 _PROBES = 32  # rows whose training equation is checked after a fit
-
-
-@dataclass(frozen=True)
-class Info:
-    """How a fit was made and how far to trust it.
-
-    Attributes
-    ----------
-    method, operator, backend : str
-        What did the work, and where.
-    n, d, c, k : int
-        Training rows, features, outputs, eigenvalues.
-    passes, iterations : int
-        Passes over K and iterations of the solver.
-    error_estimate : float
-        Largest residual of (K + lam I) dual = Y at the smallest lam, relative to max |Y|, over up to
-        32 rows of K that were computed anew.
-    below_rounding : int
-        Eigenvalues without a reliable digit; they count as what they are, nearly 0.
-    seconds : dict
-        By stage.
-    bytes : int
-        Peak of the memory model.
-    status : str
-        A sentence.
-    """
-
-    method: str
-    operator: str
-    backend: str
-    n: int
-    d: int
-    c: int
-    k: int
-    passes: int
-    iterations: int
-    error_estimate: float
-    below_rounding: int
-    seconds: dict[str, float]
-    bytes: int
-    status: str
-
-
-@dataclass(frozen=True)
-class OptimalAlphas:
-    """The chain of Algorithm 1.
-
-    Attributes
-    ----------
-    alphas : array (T - 1,), or (T - 1, c) per output
-        alpha* of steps 2..T, ready for :meth:`Fit.path`.
-    mse : array (T,)
-        Mean squared validation error of steps 1..T.
-    mse_per_output : array (T, c) or None
-        The same for each output, where the weights are per output.
-    best_step : int
-        The step with the smallest loss: the greedy chain is not monotone.
-    """
-
-    alphas: np.ndarray
-    mse: np.ndarray
-    mse_per_output: np.ndarray | None
-    best_step: int
-
-
-@dataclass(frozen=True)
-class JointAlphas:
-    """The joint optimum over all weights.
-
-    Attributes
-    ----------
-    alphas : array (T - 1,)
-        Weights of steps 2..T.
-    coefficients : array (T,)
-        c over the basis u_1..u_T, with sum 1.
-    mse : array (T,)
-        Mean squared validation error of the best chains of 1..T steps.
-    condition : float
-        Condition number of the least-squares problem.
-    status : str
-        A sentence that says what to make of it.
-    """
-
-    alphas: np.ndarray
-    coefficients: np.ndarray
-    mse: np.ndarray
-    condition: float
-    status: str
 
 
 @dataclass(frozen=True)
@@ -288,7 +201,8 @@ class Fit:
         seen = validate(self._spectrum, cross, truth, lams, steps)
         found = joint_weights(seen.triangles[0], ridge=penalty)
         mse = found.losses / (seen.rows * seen.outputs)
-        return JointAlphas(found.alphas, found.coefficients, mse, found.condition, found.status)
+        condition, status = float(found.condition), joint_status(found)
+        return JointAlphas(found.alphas, found.coefficients, mse, condition, status)
 
     def sweep(
         self,
@@ -344,7 +258,9 @@ class Fit:
     def _lam(self, lam: float | None) -> float:
         if lam is None:
             if len(self.lams) > 1:
-                raise ValueError(f"lam is missing: the fit serves {len(self.lams)} of them, name one")
+                raise ValueError(
+                    f"lam is missing: the fit serves {len(self.lams)} of them, name one"
+                )
             return float(self.lams[0])
         ridge, smallest = positive("lam", lam), float(self.lams.min())
         if ridge < smallest * (1 - 1e-12):
@@ -486,5 +402,7 @@ def _status(spectrum: Spectrum, residual: float, lam: float, peak: int) -> str:
     rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
     if residual > 1e-6:
         advice = "the smallest lam is too small for float64: raise it"
-        return f"inaccurate at lam = {lam:g} (relative residual {residual:.1e}); {advice}; {rounding}"
+        return (
+            f"inaccurate at lam = {lam:g} (relative residual {residual:.1e}); {advice}; {rounding}"
+        )
     return f"exact to {max(residual, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"

@@ -80,11 +80,11 @@ def refit_path(
     require(Cholesky.peak_bytes(n), allowed, f"Cholesky at n = {n:,}", "use fewer rows")
     operator = DenseOperator(as_kernel(kernel), backend.asarray(rows), backend.tile)
     solver = Cholesky(backend)
-    if naive:
-        def solve(u: Any) -> Any:
-            return solver.factor(operator, lam).solve(u)
-    else:
-        solve = solver.factor(operator, lam).solve
+    once = None if naive else solver.factor(operator, lam)
+
+    def solve(u: Any) -> Any:
+        return (once or solver.factor(operator, lam)).solve(u)
+
     xp = backend.xp
     tilted = xp.asarray(weights, dtype=xp.float64, device=backend.device)
     chain = recursion(solve, backend.asarray(wanted), lam, tilted)

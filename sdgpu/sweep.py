@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.polynomial.chebyshev import Chebyshev, chebinterpolate
+from numpy.polynomial.chebyshev import Chebyshev, chebpts1, chebvander
 
 from sdgpu.checks import choice
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.filters import shrinkage
 from sdgpu.distill.losses import grid_losses, merge_rows
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
@@ -105,7 +106,9 @@ class Sweep:
         where = losses.argmin(dim=list(losses.dims))
         point = losses.isel(where)
         lam, mse = float(point["lam"]), float(point)
-        step = float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
+        step = (
+            float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
+        )
         if over in ("fixed", "limit"):
             alpha: Any = float(point["alpha"]) if step != 1 else np.nan
         elif over == "ridge" or step == 1:
@@ -227,13 +230,15 @@ def _training(
     n, c = spectrum.basis.shape[0], Z.shape[1]
     steps = grid.shape[1]
     length = np.sqrt(np.einsum("kc,kc->k", Z, Z))
-    triangles = np.empty((len(lams), steps, steps))
-    traces = np.empty((len(lams), steps))
-    for i, lam in enumerate(lams):
-        a, rest = delta / (delta + lam), lam / (delta + lam)
-        powers = rest * a ** np.arange(1, steps)[:, None]  # (T - 1, k)
-        triangles[i] = merge_rows(None, (np.vstack([powers, rest]) * length).T)
-        traces[i] = np.concatenate([[a.sum()], -powers.sum(axis=1)])
+    rest = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
+    a = shrinkage(delta, lams)
+    # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
+    powers = np.empty((len(lams), len(delta), steps))
+    powers[..., -1] = rest
+    for j in range(steps - 1):
+        powers[..., j] = a * (powers[..., j - 1] if j else rest)
+    traces = np.concatenate([a.sum(axis=1)[:, None], -powers[..., :-1].sum(axis=1)], axis=1)
+    triangles = merge_rows(None, powers * length[:, None])
     freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
     return grid_losses(triangles, grid) / (n * c), freedom
 
@@ -263,8 +268,11 @@ class _LimitNodes:
         exact = self.direct >= 0
         result[exact] = sums[self.direct[exact]]
         if self.degree >= 0:
-            # the nodes come first, in the order in which chebinterpolate asked for them
-            series = chebinterpolate(lambda _: sums[: self.degree + 1], self.degree)
+            # the nodes come first; discrete orthogonality gives the series from their values
+            values = sums[: self.degree + 1]
+            series = chebvander(chebpts1(len(values)), self.degree).T @ values
+            series *= 2.0 / len(values)
+            series[0] /= 2.0
             inside = ~np.isnan(self.mu)
             interpolant = Chebyshev(series, domain=self.domain)
             result[inside] = np.maximum(interpolant(np.log(self.mu[inside])), 0.0)
@@ -279,15 +287,16 @@ def _limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> _Li
         mu = np.where(exists & (weight > 0), ridge / weight, np.nan)
     mu[np.isinf(mu)] = np.nan
     direct = np.full(mu.shape, -1)
-    low, high = np.log(np.nanmin(mu, initial=np.inf)), np.log(np.nanmax(mu, initial=0, where=mu > 0))
+    low, high = (
+        np.log(np.nanmin(mu, initial=np.inf)),
+        np.log(np.nanmax(mu, initial=0, where=mu > 0)),
+    )
     # Bernstein ellipse through the poles at distance pi: errors fall like rho^-degree
     height = 2 * np.pi / max(high - low, 1e-3)
     degree = int(np.ceil(38 / np.log(height + np.hypot(1, height)))) + 8
     node_lams = np.zeros(0)
     if np.count_nonzero(~np.isnan(mu)) > degree + 1:
-        points: list[np.ndarray] = []
-        chebinterpolate(lambda x: points.append(x) or x, degree)
-        node_lams = np.exp(low + (points[0] + 1) / 2 * (high - low))
+        node_lams = np.exp(low + (chebpts1(degree + 1) + 1) / 2 * (high - low))
     else:
         degree = -1
         mu = np.full(mu.shape, np.nan)
@@ -313,8 +322,7 @@ def _dataset(
 ) -> xr.Dataset:
     nothing = np.full((len(lams), 1), np.nan)  # step 1 has no weight
     star, clipped = (greedy_weights(seen.triangles, clip=clip) for clip in (False, True))
-    joint = [joint_weights(triangle) for triangle in seen.triangles]
-    schedules = np.stack([one.schedules for one in joint])
+    joint = joint_weights(seen.triangles)
     grid, chain = ("lam", "alpha", "step"), ("lam", "step")
     first = np.full((len(lams), steps, 1), np.nan)
     variables = {
@@ -327,9 +335,12 @@ def _dataset(
         "star_mse": (chain, scale * star.losses),
         "alpha_clipped": (chain, np.hstack([nothing, clipped.alphas])),
         "clipped_mse": (chain, scale * clipped.losses),
-        "joint_mse": (chain, scale * np.stack([one.losses for one in joint])),
-        "joint_alpha": (("lam", "chain", "step"), np.concatenate([first, schedules], axis=-1)),
-        "joint_condition": (("lam",), np.array([one.condition for one in joint])),
+        "joint_mse": (chain, scale * joint.losses),
+        "joint_alpha": (
+            ("lam", "chain", "step"),
+            np.concatenate([first, joint.schedules], axis=-1),
+        ),
+        "joint_condition": (("lam",), joint.condition),
     }
     numbers = np.arange(1, steps + 1)
     dataset = xr.Dataset(

@@ -12,6 +12,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import limit_dual_filter, step_dual_filters
@@ -83,21 +84,20 @@ def validate(
     # the peak of the fit is 3 n^2 doubles: this stays well inside, n^2 for the basis included
     chunk = max(2**18, min(2**22, n * n // 8)) // max(k * c, 1)
     lam_rows = max(1, chunk // steps)
-    parts: list[Any] = [None] * len(range(0, len(lams), lam_rows))
+    lam_slices = list(slices(len(lams), lam_rows))
+    parts: list[Any] = [None] * len(lam_slices)
     limit_lams, limit_alphas = limits if limits is not None else (np.zeros(0), np.zeros(0))
-    limit_rows = max(1, chunk)
     sums, zero, done = np.zeros(len(limit_lams)), 0.0, 0
     width = n + k + min(lam_rows, len(lams)) * steps * c
     for rows, block in cross.blocks(max(2**20, n * n // 2) * n // max(width, 1)):
         projected = block @ spectrum.basis  # (b, k)
         truth = targets[rows, :]  # (b, c)
         zero += float(compat.array_namespace(truth).sum(truth * truth))
-        for i, start in enumerate(range(0, len(lams), lam_rows)):
-            filters = step_dual_filters(eigenvalues, lams[start : start + lam_rows], steps)
+        for i, part in enumerate(lam_slices):
+            filters = step_dual_filters(eigenvalues, lams[part], steps)
             basis = flat_product(projected, filters[..., None] * Z)  # (l, T, b, c)
             parts[i] = merge_rows(parts[i], _columns(basis, truth, per_output))
-        for start in range(0, len(limit_lams), limit_rows):
-            part = slice(start, start + limit_rows)
+        for part in slices(len(limit_lams), max(1, chunk)):
             filters = limit_dual_filter(eigenvalues, limit_lams[part], limit_alphas[part])
             sums[part] += _squared_errors(flat_product(projected, filters[..., None] * Z), truth)
         done += int(truth.shape[0])

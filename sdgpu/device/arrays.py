@@ -7,17 +7,41 @@ given back in the library, on the device and in the precision of the input.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
-__all__ = ["Array", "Template", "as_data", "dtype_name", "inputs", "library", "targets", "where_is"]
+__all__ = [
+    "Array",
+    "Template",
+    "as_data",
+    "dtype_name",
+    "inputs",
+    "library",
+    "same_place",
+    "slices",
+    "targets",
+    "where_is",
+]
 
 Array = Any  # an array of any library: there is no common static type
 
 _WIDTH = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+
+def slices(n: int, size: int) -> Iterator[slice]:
+    """Cut range(n) into slices of at most `size`, the last one ending at n.
+
+    Examples
+    --------
+    >>> list(slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def library(array: Array) -> str:
@@ -59,7 +83,9 @@ def as_data(value: object, name: str) -> Array:
     xp = compat.array_namespace(array)
     kind = dtype_name(array)
     if kind.startswith("complex"):
-        raise TypeError(f"{name} is complex ({kind}): sdgpu works on real numbers; pass {name}.real")
+        raise TypeError(
+            f"{name} is complex ({kind}): sdgpu works on real numbers; pass {name}.real"
+        )
     if kind in _WIDTH:
         wanted = _WIDTH[kind]
     elif kind.startswith(("int", "uint", "bool")):
@@ -99,7 +125,9 @@ def inputs(value: object, name: str, *, features: int | None = None, empty: bool
     shape = tuple(array.shape)
     if array.ndim != 2:
         remedy = f"; for one feature use {name}.reshape(-1, 1)" if array.ndim == 1 else ""
-        raise ValueError(f"{name} must be two-dimensional (rows, features), got shape {shape}{remedy}")
+        raise ValueError(
+            f"{name} must be two-dimensional (rows, features), got shape {shape}{remedy}"
+        )
     if shape[0] == 0 and not empty:
         raise ValueError(f"{name} has no rows (shape {shape}): at least one is needed")
     if shape[1] == 0:
@@ -109,7 +137,9 @@ def inputs(value: object, name: str, *, features: int | None = None, empty: bool
     return array
 
 
-def targets(value: object, name: str, *, rows: int, outputs: int | None = None) -> tuple[Array, bool]:
+def targets(
+    value: object, name: str, *, rows: int, outputs: int | None = None
+) -> tuple[Array, bool]:
     """Check targets (n,) or (n, c) and return them as (n, c) with whether the axis c was added.
 
     Raises

@@ -30,7 +30,7 @@ from sdgpu.device.arrays import Array, Template, library
 
 __all__ = ["Backend", "NumpyBackend", "PlainBackend", "TorchBackend", "resolve", "to_numpy"]
 
-TILE_CPU = 512  # rows of a Gram tile: 512 x 512 doubles (2 MiB) stay in cache between passes
+TILE_CPU = 256  # rows of a Gram tile: 256 x 256 doubles (512 KiB) stay in cache between passes
 TILE_GPU = 4096  # fewer, larger launches
 
 
@@ -230,7 +230,9 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
             return device
         raise TypeError(f"device={device!r} must be a name or a Backend")
     if device == "mps":
-        raise ValueError("device='mps' has no float64, which the decomposition needs: use device='cpu'")
+        raise ValueError(
+            "device='mps' has no float64, which the decomposition needs: use device='cpu'"
+        )
     if device == "auto" and data is not None and "cuda" in str(compat.device(data)):
         device = str(compat.device(data))  # where the data are
     kind, _, index = device.partition(":")

@@ -15,7 +15,7 @@ import numpy as np
 from sdgpu.device.arrays import Array, library
 from sdgpu.device.backend import TILE_GPU
 
-__all__ = ["CupyBackend", "works", "why_not"]
+__all__ = ["CupyBackend", "why_not", "works"]
 
 # cuSOLVER's 32-bit workspace sizes end near this n for float64 syevd (cupy/cupy issues 7261, 9393)
 LARGEST_SYEVD = 25_000

@@ -69,7 +69,7 @@ def show(size: float) -> str:
     Examples
     --------
     >>> show(8589934592), show(532), show(2.5e10)
-    ('8.6 GB', '532 B', '25 GB')
+    ('8.59 GB', '532 B', '25 GB')
     """
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

@@ -53,11 +53,15 @@ def backends() -> list[Row]:
         rows.append(_try(TorchBackend("cuda:0"), "cuda:0"))
         reason = cupy_backend.why_not()
         rows.append(
-            Row("cupy on cuda:0", False, reason) if reason else _try(cupy_backend.CupyBackend(0), "cuda:0")
+            Row("cupy on cuda:0", False, reason)
+            if reason
+            else _try(cupy_backend.CupyBackend(0), "cuda:0")
         )
     else:
         rows.append(Row("torch on cuda", False, "torch sees no CUDA device"))
-        rows.append(Row("cupy on cuda", False, cupy_backend.why_not() or "torch sees no CUDA device"))
+        rows.append(
+            Row("cupy on cuda", False, cupy_backend.why_not() or "torch sees no CUDA device")
+        )
     rows.append(_keops())
     return rows
 
@@ -82,4 +86,6 @@ def _keops() -> Row:
     if importlib.util.find_spec("pykeops") is None:
         return Row("keops", False, "not installed: pip install 'sdgpu[keops]'")
     compiler = shutil.which("g++") or shutil.which("clang++")
-    return Row("keops", False, f"installed, compiler {compiler or 'missing'}; not used by this version")
+    return Row(
+        "keops", False, f"installed, compiler {compiler or 'missing'}; not used by this version"
+    )

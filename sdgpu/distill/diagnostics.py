@@ -35,7 +35,7 @@ def ratios(B: Any) -> Any:
     lower, upper = B[..., :-1], B[..., 1:]
     zero = lower == 0
     quotient = upper / xp.where(zero, xp.ones_like(lower), lower)
-    where_zero = xp.where(upper == 0, xp.nan, xp.inf)
+    where_zero = xp.where(upper == 0, xp.full_like(upper, xp.nan), xp.full_like(upper, xp.inf))
     return xp.where(zero, where_zero, quotient)
 
 
@@ -76,7 +76,9 @@ def sign_rule(eigenvalues: Any, lam: float, alpha: float, steps: int) -> Any:
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha}: the rule (15) holds for a fixed alpha in (0, 1) only")
     xp = compat.array_namespace(eigenvalues)
-    alphas = xp.full((steps - 1,), alpha, dtype=eigenvalues.dtype, device=compat.device(eigenvalues))
+    alphas = xp.full(
+        (steps - 1,), alpha, dtype=eigenvalues.dtype, device=compat.device(eigenvalues)
+    )
     a = shrinkage(eigenvalues, lam)
     a_j, a_k = a[:-1], a[1:]  # d_k > d_j
     before = train_filter(eigenvalues, lam, alphas)[:-1, :]  # B(1..T-1)
@@ -108,4 +110,4 @@ def effective_eigenvalues(B: Any, lam: float) -> Any:
     xp = compat.array_namespace(B)
     legal = (B >= 0) & (B < 1)
     safe = xp.where(legal, B, xp.zeros_like(B))
-    return xp.where(legal, lam * safe / (1 - safe), xp.nan)
+    return xp.where(legal, lam * safe / (1 - safe), xp.full_like(B, xp.nan))

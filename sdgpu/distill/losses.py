@@ -88,23 +88,29 @@ def grid_losses(triangle: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """
     L, T, _ = triangle.shape
     A = grid.shape[0]
-    losses = np.empty((L, A, T))
-    rows = max(1, _CHUNK // (L * T))
-    for start in range(0, A, rows):
-        part = grid[start : start + rows]  # (a, T)
+    losses = np.empty((T, L, A))  # weights last: every pass below runs along them
+    columns = np.ascontiguousarray(grid.T)  # (T, A)
+    width = max(1, _CHUNK // (L * T))
+    for start in range(0, A, width):
+        part = columns[:, start : start + width]
         for t in range(1, T + 1):
-            losses[:, start : start + rows, t - 1] = _one_step(triangle, part, t)
-    return losses
+            _one_step(triangle, part, t, losses[t - 1, :, start : start + width])
+    return np.ascontiguousarray(losses.transpose(1, 2, 0))
 
 
-def _one_step(triangle: np.ndarray, grid: np.ndarray, t: int) -> np.ndarray:
-    """||R (s_1..s_{t-1}, 0, .., 1)||^2 for every lam and weight, as (L, A)."""
+def _one_step(triangle: np.ndarray, columns: np.ndarray, t: int, out: np.ndarray) -> None:
+    """Write ||R (s_1..s_{t-1}, 0, .., 1)||^2 of every lam and weight to `out` (L, A)."""
     L, T, _ = triangle.shape
-    moving = triangle[:, : t - 1, : t - 1]  # D_1 .. D_{t-1}: upper triangular, zero below
     fixed = triangle[:, :, T - 1]  # E
-    below = np.sum(fixed[:, t - 1 :] ** 2, axis=1)  # rows that no D_j of this step reaches
-    residual = grid[:, 1:t] @ moving.transpose(0, 2, 1) + fixed[:, None, : t - 1]  # (L, A, t-1)
-    return np.einsum("lai,lai->la", residual, residual) + below[:, None]
+    # rows that no D_j of this step reaches: R is upper triangular
+    out[...] = np.sum(fixed[:, t - 1 :] ** 2, axis=1)[:, None]
+    if t == 1:
+        return
+    moving = triangle[:, : t - 1, : t - 1].transpose(1, 0, 2).reshape(-1, t - 1)  # row, lam
+    residual = (moving @ columns[1:t]).reshape(t - 1, L, -1)
+    residual += fixed[:, : t - 1].T[:, :, None]
+    residual *= residual
+    out += residual.sum(axis=0)
 
 
 def step_losses(triangle: np.ndarray, products: np.ndarray) -> np.ndarray:

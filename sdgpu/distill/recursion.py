@@ -56,11 +56,12 @@ def recursion(solve: Callable[[Any], Any], Y: Any, lam: float, alphas: Any) -> S
     T solves and no product with K.
     """
     xp = compat.array_namespace(Y)
-    duals, fits = [], []
+    duals: list[Any] = []
+    fits: list[Any] = []
     mixed = Y
     for tau in range(alphas.shape[0] + 1):
         if tau > 0:
-            alpha = alphas[tau - 1]
+            alpha = alphas[tau - 1, ...]
             mixed = alpha * Y + (1 - alpha) * fits[-1]
         dual = solve(mixed)  # (3)
         duals.append(dual)

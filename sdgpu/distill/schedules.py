@@ -102,17 +102,13 @@ def schedule_from_coefficients(c: np.ndarray) -> np.ndarray:
 
 
 def from_tails(products: np.ndarray) -> np.ndarray:
-    """Weights of steps 2..T from tails (T - 1,): alpha_{T-j+1} = 1 - s_j / s_{j-1}.
+    """Weights of steps 2..T from tails (..., T - 1): alpha_{T-j+1} = 1 - s_j / s_{j-1}.
 
     Once a tail is 0 the earlier steps no longer matter; their weight is then set to 1. A tail that
     comes back after a 0 belongs to no schedule and gives an infinite weight.
     """
-    alphas = np.ones_like(products)
-    before = 1.0
-    for j, tail in enumerate(products):
-        if before != 0:
-            alphas[j] = 1 - tail / before
-        elif tail != 0:
-            alphas[j] = np.inf
-        before = tail
-    return alphas[::-1].copy()
+    before = np.concatenate([np.ones_like(products[..., :1]), products[..., :-1]], axis=-1)
+    lost = before == 0
+    alphas = 1 - products / np.where(lost, 1.0, before)
+    alphas = np.where(lost, np.where(products == 0, 1.0, np.inf), alphas)
+    return np.flip(alphas, axis=-1).copy()

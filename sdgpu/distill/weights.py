@@ -13,10 +13,18 @@ import numpy as np
 from sdgpu.distill.losses import step_losses
 from sdgpu.distill.schedules import from_tails, tails
 
-__all__ = ["GreedyWeights", "JointWeights", "greedy_weights", "joint_weights"]
+__all__ = [
+    "GreedyWeights",
+    "JointWeights",
+    "greedy_weights",
+    "joint_status",
+    "joint_weights",
+    "loss_of_schedule",
+]
 
 # cond([D_1 .. D_{t-1}]) above which the coefficients have fewer than about 6 reliable digits
 ILL_CONDITIONED = 1e10
+LARGE = 100.0  # a combination of predictions with such coefficients amplifies their noise as much
 
 
 @dataclass(frozen=True)
@@ -81,30 +89,30 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
 
 @dataclass(frozen=True)
 class JointWeights:
-    """The schedule that minimises the validation loss over all weights at once.
+    """The schedules that minimise the validation loss over all weights at once.
 
     Attributes
     ----------
-    alphas : array (T - 1,)
-        Weights of steps 2..T; infinite where the optimum belongs to no schedule (see `status`).
-    coefficients : array (T,)
+    alphas : array (..., T - 1)
+        Weights of steps 2..T; infinite where the optimum belongs to no schedule.
+    coefficients : array (..., T)
         c over u_1..u_T, with sum 1; they always describe the optimum.
-    losses : array (T,)
-        Sums of squared errors of the joint optimum of 1..T steps, not increasing.
-    schedules : array (T, T - 1)
+    losses : array (..., T)
+        Sums of squared errors of the joint optimum of 1..T steps, not increasing without a ridge.
+    schedules : array (..., T, T - 1)
         Row t - 1 holds the weights of the best chain of t steps, then NaN.
-    condition : float
+    condition : array (...)
         Condition number of the scaled least-squares problem of all T steps.
-    status : str
-        A sentence that says what to make of it.
+    rank : array (...)
+        Independent directions among the T - 1.
     """
 
     alphas: np.ndarray
     coefficients: np.ndarray
     losses: np.ndarray
     schedules: np.ndarray
-    condition: float
-    status: str
+    condition: np.ndarray
+    rank: np.ndarray
 
 
 def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
@@ -116,8 +124,8 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
 
     Parameters
     ----------
-    triangle : array (T, T)
-        R of one lam.
+    triangle : array (..., T, T)
+        One R for each lam.
     ridge : float, default 0
         Tikhonov penalty on the scaled tails, relative to the sum of squared errors of step 1.
 
@@ -125,51 +133,63 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     -------
     JointWeights
     """
-    T = triangle.shape[-1]
-    losses, schedules = np.empty(T), np.full((T, T - 1), np.nan)
-    losses[0] = step_losses(triangle, np.zeros(0))
-    solution, condition, rank = np.zeros(0), 1.0, 0
+    T, batch = triangle.shape[-1], triangle.shape[:-2]
+    losses, schedules = np.empty((*batch, T)), np.full((*batch, T, T - 1), np.nan)
+    solution = np.zeros((*batch, 0))
+    condition, rank = np.ones(batch), np.zeros(batch, dtype=int)
+    losses[..., 0] = step_losses(triangle, solution)
     for t in range(2, T + 1):
         solution, condition, rank = _least_squares(triangle, t, ridge)
-        losses[t - 1] = step_losses(triangle, solution)
-        schedules[t - 1, : t - 1] = from_tails(solution)
-    alphas = schedules[-1].copy()
-    c = -np.diff(np.concatenate([[1.0], solution, [0.0]]))
-    status = _status(T, condition, rank, alphas)
-    return JointWeights(alphas, c, losses, schedules, condition, status)
+        losses[..., t - 1] = step_losses(triangle, solution)
+        schedules[..., t - 1, : t - 1] = from_tails(solution)
+    ends = np.ones((*batch, 1))
+    c = -np.diff(np.concatenate([ends, solution, 0 * ends], axis=-1), axis=-1)
+    return JointWeights(schedules[..., -1, :].copy(), c, losses, schedules, condition, rank)
 
 
-def _least_squares(triangle: np.ndarray, t: int, ridge: float) -> tuple[np.ndarray, float, int]:
-    columns = triangle[: t - 1, : t - 1]
-    target = -triangle[: t - 1, -1]
-    scale = np.linalg.norm(columns, axis=0)
-    scale[scale == 0] = 1.0
+def _least_squares(
+    triangle: np.ndarray, t: int, ridge: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tails of the best chain of t steps with condition and rank, for each triangle."""
+    columns = triangle[..., : t - 1, : t - 1]
+    target = -triangle[..., : t - 1, -1]
+    scale = np.linalg.norm(columns, axis=-2, keepdims=True)
+    scale = np.where(scale == 0, 1.0, scale)
     U, singular, Wt = np.linalg.svd(columns / scale)
-    cutoff = t * np.finfo(float).eps * singular[0]
-    keep = singular > cutoff
-    rank = int(keep.sum())
+    largest, smallest = singular[..., :1], singular[..., -1]
+    keep = singular > t * np.finfo(float).eps * largest
     # with no ridge and full rank this is the plain solution
-    penalty = ridge * float(np.sum(triangle[:, -1] ** 2))
+    penalty = ridge * np.sum(triangle[..., :, -1] ** 2, axis=-1)[..., None]
     filtered = np.where(keep, singular, 0.0) / np.where(keep, singular**2 + penalty, 1.0)
-    smallest = singular[-1]
-    condition = float(singular[0] / smallest) if smallest > 0 else np.inf
-    return (Wt.T @ (filtered * (U.T @ target))) / scale, condition, rank
+    along = np.einsum("...ji,...j->...i", U, target) * filtered
+    solution = np.einsum("...ji,...j->...i", Wt, along) / scale[..., 0, :]
+    safe = np.where(smallest > 0, smallest, 1.0)
+    condition = np.where(smallest > 0, largest[..., 0] / safe, np.inf)
+    return solution, condition, keep.sum(axis=-1)
 
 
-def _status(T: int, condition: float, rank: int, alphas: np.ndarray) -> str:
+def joint_status(found: JointWeights) -> str:
+    """Say what to make of one joint optimum, found from a single triangle."""
+    T, condition = len(found.coefficients), float(found.condition)
+    largest = float(np.abs(found.coefficients).max())
     if T == 1:
         return "one step has no weight to choose"
-    if rank < T - 1:
+    if found.rank < T - 1:
         return (
-            f"only {rank} of {T - 1} directions are independent in float64: fewer steps reach the "
-            "same loss; use fewer steps or ridge > 0"
+            f"only {found.rank} of {T - 1} directions are independent in float64: fewer steps reach "
+            "the same loss; use fewer steps or ridge > 0"
         )
-    if not np.isfinite(alphas).all():
+    if not np.isfinite(found.alphas).all():
         return "the optimum belongs to no finite schedule: use its coefficients, or ridge > 0"
     if condition > ILL_CONDITIONED:
         return (
             f"ill-conditioned ({condition:.1e}): the loss is right, the single weights are not; "
             "they may fit noise of the validation set; use fewer steps or ridge > 0"
+        )
+    if largest > LARGE:
+        return (
+            f"coefficients up to {largest:.1e} cancel each other: they may fit noise of the "
+            "validation set; compare on other data, use fewer steps or ridge > 0"
         )
     return "well-conditioned"
 

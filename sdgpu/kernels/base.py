@@ -11,12 +11,12 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.checks import positive
-from sdgpu.device.arrays import inputs, same_place
+from sdgpu.device.arrays import inputs, same_place, slices
 from sdgpu.kernels.statistics import Rows
 
 __all__ = ["Kernel", "Product", "Scaled", "Sum", "gram", "lengthscales", "scaled_rows"]
 
-TILE = 512
+TILE = 256
 
 
 class Kernel(ABC):
@@ -60,14 +60,13 @@ class Kernel(ABC):
             For input that is not two matrices of finite real rows of one library, device and d.
         """
         A = inputs(A, "A", empty=True)
-        centre = column_means(A if B is None else inputs(B, "B", empty=True))
-        ready = self.rows(A, centre)
         if B is None:
-            return gram(self, ready)
+            return gram(self, self.rows(A, column_means(A)))
         B = inputs(B, "B", features=A.shape[1], empty=True)
         same_place(A, B, "A", "B")
-        xp = compat.array_namespace(A)
-        return self.tile(ready, self.rows(xp.astype(B, A.dtype, copy=False), centre))
+        B = compat.array_namespace(A).astype(B, A.dtype, copy=False)
+        centre = column_means(B)
+        return self.tile(self.rows(A, centre), self.rows(B, centre))
 
     def __add__(self, other: Kernel) -> Kernel:
         return Sum((self, _operand(other)))
@@ -91,14 +90,13 @@ def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
         like = like.parts[0]
     xp = compat.array_namespace(like.values)
     K = xp.empty((n, n), dtype=like.values.dtype, device=compat.device(like.values))
-    for i in range(0, n, tile):
-        high = min(i + tile, n)
-        for j in range(0, i, tile):
-            block = kernel.tile(rows[i:high], rows[j : j + tile])
-            K[i:high, j : j + tile] = block
-            K[j : j + tile, i:high] = block.T
-        block = kernel.tile(rows[i:high], rows[i:high], same=True)
-        K[i:high, i:high] = (block + block.T) / 2
+    for high in slices(n, tile):
+        for low in slices(high.start, tile):
+            block = kernel.tile(rows[high], rows[low])
+            K[high, low] = block
+            K[low, high] = block.T
+        block = kernel.tile(rows[high], rows[high], same=True)
+        K[high, high] = (block + block.T) / 2
     return K
 
 
@@ -216,4 +214,3 @@ def _operand(other: Any) -> Kernel:
     if not isinstance(other, Kernel):
         raise TypeError(f"a kernel can be added to a kernel only, not to {type(other).__name__}")
     return other
-

@@ -8,6 +8,7 @@ from typing import Any
 
 import array_api_compat as compat
 
+from sdgpu.device.arrays import slices
 from sdgpu.kernels.base import Kernel
 from sdgpu.kernels.statistics import Rows
 
@@ -86,12 +87,11 @@ def check_symmetric(K: Any, name: str, *, tile: int = 1024) -> None:
     xp = compat.array_namespace(K)
     n = K.shape[0]
     largest = worst = 0.0
-    for i in range(0, n, tile):
-        for j in range(0, i + 1, tile):
-            block = K[i : i + tile, j : j + tile]
+    for high in slices(n, tile):
+        for low in slices(high.stop, tile):
+            block = K[high, low]
             largest = max(largest, float(xp.max(xp.abs(block))))
-            mirrored = K[j : j + tile, i : i + tile].T
-            worst = max(worst, float(xp.max(xp.abs(block - mirrored))))
+            worst = max(worst, float(xp.max(xp.abs(block - K[low, high].T))))
     allowed = ROUNDING["float32" if "32" in str(K.dtype) else "float64"]
     if worst > allowed * largest:
         raise ValueError(

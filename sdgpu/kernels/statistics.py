@@ -11,6 +11,8 @@ from typing import Any
 
 import array_api_compat as compat
 
+from sdgpu.device.arrays import slices
+
 __all__ = ["Rows", "inner", "l1_distance", "squared_distance"]
 
 # Up to this many features, sums of squared differences are as fast as the expanded product and exact.
@@ -111,7 +113,9 @@ def _recompute_near(xp: Any, tile: Any, a: Rows, b: Rows) -> None:
     if left.shape[0] == 0:
         return
     chunk = max(1, 2**22 // a.values.shape[1])
-    for start in range(0, left.shape[0], chunk):
-        i, j = left[start : start + chunk], right[start : start + chunk]
-        difference = xp.take(a.values, i, axis=0) - xp.take(b.values, j, axis=0)
-        tile[i, j] = xp.sum(difference * difference, axis=1)
+    exact = []
+    for part in slices(left.shape[0], chunk):
+        nearby = xp.take(b.values, right[part], axis=0)
+        difference = xp.take(a.values, left[part], axis=0) - nearby
+        exact.append(xp.sum(difference * difference, axis=1))
+    tile[near] = xp.concat(exact)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import inputs, same_place
+from sdgpu.device.arrays import inputs, same_place, slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.base import TILE, column_means, gram
@@ -50,7 +50,7 @@ class DenseOperator:
         With :class:`~sdgpu.kernels.Precomputed`, X is K itself.
     X : array_like (n, d)
         Any library and device; everything is computed there, in the dtype of X.
-    tile : int, default 512
+    tile : int, default 256
         Rows of a tile while K is built.
 
     Raises
@@ -157,8 +157,7 @@ class Cross:
         """Row blocks (b, n) of at most `entries` numbers, with the rows they stand for."""
         m, n = self.shape
         height = max(1, min(m, entries // max(n, 1)))
-        for start in range(0, m, height):
-            rows = slice(start, min(start + height, m))
+        for rows in slices(m, height):
             yield rows, self._block(rows)
 
     def matmat(self, V: Any) -> Any:
@@ -187,11 +186,9 @@ class Cross:
         n = len(self.rows)
         block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
         # tiles that stay in cache: the profile passes over each several times
-        for i in range(0, len(new), self.tile):
-            for j in range(0, n, self.tile):
-                block[i : i + self.tile, j : j + self.tile] = self.kernel.tile(
-                    new[i : i + self.tile], self.rows[j : j + self.tile]
-                )
+        for high in slices(len(new), self.tile):
+            for low in slices(n, self.tile):
+                block[high, low] = self.kernel.tile(new[high], self.rows[low])
         return block
 
 

@@ -20,13 +20,20 @@ __all__ = ["diagonal_figure", "loss_heatmap", "ratio_figure", "steps_figure"]
 
 _TEACHER, _GRID = "0.15", "0.9"
 
+#: Range of the heat map, per cent above the best loss.
+EXCESS = (1e-2, 1e2)
+
 
 def steps_figure(example: Example) -> Figure:
     """Figure 2: six steps and the limit for alpha = 0, alpha = 0.25 and the optimal weights."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     chosen = example.fit.optimal_alphas(example.X_val, example.truth, steps=STEPS)
-    cases = ((0.0, "(a) alpha = 0"), (0.25, "(b) alpha = 0.25"), (chosen.alphas, "(c) alpha*"))
+    cases: tuple[tuple[Any, str], ...] = (
+        (0.0, "(a) alpha = 0"),
+        (0.25, "(b) alpha = 0.25"),
+        (chosen.alphas, "(c) alpha*"),
+    )
     for axis, (alphas, title) in zip(axes, cases, strict=True):
         path = example.fit.path(alphas=alphas, steps=STEPS)
         x = example.X_val[:, 0]
@@ -72,7 +79,9 @@ def ratio_figure(example: Example) -> Figure:
         R = ratios(example.fit.diagonal(alphas=alphas, steps=STEPS))
         index = np.arange(1, R.shape[1] + 1)
         for step, values in enumerate(R):
-            axis.plot(index, values, "o-", ms=3, color=_colours(STEPS)[step], label=f"step {step + 1}")
+            axis.plot(
+                index, values, "o-", ms=3, color=_colours(STEPS)[step], label=f"step {step + 1}"
+            )
         axis.set(xlabel="k, smallest eigenvalue first", xticks=index)
     axes[0].set_ylabel("R_k")
     axes[0].legend(fontsize=7)
@@ -82,34 +91,42 @@ def ratio_figure(example: Example) -> Figure:
 def loss_heatmap(sweep: Sweep, *, title: str = "") -> Figure:
     """Validation loss over (lam, alpha), the best step at each point, with two marks.
 
-    The star is the best point of the sweep, the cross the best ordinary ridge fit.
+    The colour is the loss above the best one, in per cent on a logarithmic scale. The star is the best
+    point of the sweep, the cross the best ordinary ridge fit.
     """
     data = sweep.dataset
     best, ridge = sweep.best(), sweep.best("ridge")
-    lowest = data["mse"].min("step")
-    step = data["step"].values[data["mse"].fillna(np.inf).argmin("step").values]
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    filled = data["mse"].fillna(np.inf)
+    excess = (100 * (filled.min("step") / best.mse - 1)).clip(*EXCESS)
+    # equal up to rounding, as all steps are at alpha = 1: the first of them
+    first = (filled <= filled.min("step") * (1 + 1e-12)).argmax("step")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure.suptitle(title)
     loss_axis, step_axis = figure.subplots(1, 2, sharey=True)
-    top = min(float(lowest.max()), 4 * best.mse)
-    norm = LogNorm(best.mse, max(top, best.mse * (1 + 1e-9)))
-    image = loss_axis.pcolormesh(
-        data["lam"], data["alpha"], lowest.T, norm=norm, cmap="viridis", shading="nearest"
+    panels = (
+        (
+            loss_axis,
+            excess,
+            "validation loss above the best, %",
+            {"norm": LogNorm(*EXCESS), "cmap": "viridis"},
+        ),
+        (step_axis, first + 1, "best step", {"vmin": 1, "cmap": "cividis"}),
     )
-    figure.colorbar(image, ax=loss_axis, label="validation loss of the best step", extend="max")
-    steps = step_axis.pcolormesh(data["lam"], data["alpha"], step.T, cmap="cividis", shading="nearest")
-    figure.colorbar(steps, ax=step_axis, label="best step")
-    for axis in (loss_axis, step_axis):
-        axis.set_xscale("log")
-        axis.set_xlabel("lam")
+    for axis, values, label, colours in panels:
+        image = axis.pcolormesh(data["lam"], data["alpha"], values.T, shading="nearest", **colours)
+        figure.colorbar(
+            image, ax=axis, label=label, extend="both" if axis is loss_axis else "neither"
+        )
+        axis.set(xscale="log", xlabel="lam")
         axis.axvline(ridge.lam, color="white", lw=0.7, ls=":")
-        axis.plot(ridge.lam, 1.0, "X", color="white", mec="black", ms=9, clip_on=False,
-                  label=f"ridge only: {ridge.mse:.5g}")  # fmt: skip
+        mark = {"mec": "black", "clip_on": False, "ls": "none", "zorder": 5}
+        label = f"ridge only: {ridge.mse:.5g}"
+        axis.plot(ridge.lam, 1.0, "X", color="white", ms=9, label=label, **mark)
         if best.step > 1:
-            axis.plot(best.lam, best.alpha, "*", color="red", mec="white", ms=14, clip_on=False,
-                      label=f"best: {best.mse:.5g} at step {best.step}")  # fmt: skip
+            label = f"best: {best.mse:.5g} at step {best.step}"
+            axis.plot(best.lam, best.alpha, "*", color="red", ms=15, label=label, **mark)
     loss_axis.set_ylabel("alpha")
     loss_axis.legend(loc="lower left", fontsize=8)
-    loss_axis.set_title(title)
     return figure
 
 

@@ -1,0 +1,37 @@
+# Every target does its own set-up: `.venv` is made once, from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench gpu-check clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## the paper's example and two real data sets; pictures in out/
+	$(BIN)/sdgpu demo --out out
+
+test: $(READY)  ## all tests, doctests and the code of the README
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)  ## style, types and the import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## the figures of the README, as a table of ratios
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m pytest benchmarks -p no:xdist -o python_files='bench_*.py'
+
+gpu-check: $(READY)  ## tests marked gpu and the benchmarks on CUDA; fails without a GPU
+	$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "no CUDA device")'
+	$(BIN)/sdgpu doctor
+	$(BIN)/python -m pytest tests -m gpu -rs
+	SDGPU_BENCH_DEVICE=cuda $(BIN)/python -m pytest benchmarks -p no:xdist -o python_files='bench_*.py'
+
+clean:
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .import_linter_cache

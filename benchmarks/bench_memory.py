@@ -1,0 +1,46 @@
+"""How much memory do a fit and a sweep take at the peak, in units of n^2 doubles?
+
+LAPACK's divide and conquer needs K, overwritten by V, and 2 n^2 of workspace: 3 n^2 is the bound.
+Each measurement is a process of its own, by the peak of its resident set (Linux).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.conftest import REPORT
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from benchmarks.problem import make
+import sdgpu
+n, c = int(sys.argv[1]), int(sys.argv[2])
+small = make(200, 50, c=c)
+sdgpu.fit(small.X, small.Y, small.kernel, lams=small.lams).sweep(small.X_val, small.Y_val)  # imports
+data = make(n, n // 4, c=c)
+def resident(field):
+    return 1024 * int(Path("/proc/self/status").read_text().split(field)[1].split()[0])
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+before = resident("VmRSS:")
+fitted = sdgpu.fit(data.X, data.Y, data.kernel, lams=data.lams)
+fitted.sweep(data.X_val, data.Y_val)
+print((resident("VmHWM:") - before) / (8 * n * n))
+"""
+
+
+@pytest.mark.parametrize(("n", "c"), [(2000, 1), (2000, 10), (4000, 1)])
+def test_peak(n: int, c: int, device: str) -> None:
+    if device != "cpu":
+        pytest.skip("the resident set tells nothing of a GPU")
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(n), str(c)], capture_output=True, text=True, check=True
+    )
+    used = float(run.stdout)
+    question = f"peak memory of fit and sweep, n = {n:,}, {c} outputs, in n^2 doubles"
+    REPORT.rows.append((question, f"{used * 8e-6 * n * n:.0f} MB", "", f"{used:.2f}", "<= 3.5"))
+    assert used <= 3.5

@@ -1,0 +1,97 @@
+"""Small results of a fit: how it was made, and the weights that were chosen on validation data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Info", "JointAlphas", "OptimalAlphas"]
+
+
+@dataclass(frozen=True)
+class Info:
+    """How a fit was made and how far to trust it.
+
+    Attributes
+    ----------
+    method, operator, backend : str
+        What did the work, and where.
+    n, d, c, k : int
+        Training rows, features, outputs, eigenvalues.
+    passes, iterations : int
+        Passes over K and iterations of the solver.
+    error_estimate : float
+        Largest residual of (K + lam I) dual = Y at the smallest lam, relative to max |Y|, over up to
+        32 rows of K that were computed anew.
+    below_rounding : int
+        Eigenvalues without a reliable digit; they count as what they are, nearly 0.
+    seconds : dict
+        By stage.
+    bytes : int
+        Peak of the memory model.
+    status : str
+        A sentence.
+    """
+
+    method: str
+    operator: str
+    backend: str
+    n: int
+    d: int
+    c: int
+    k: int
+    passes: int
+    iterations: int
+    error_estimate: float
+    below_rounding: int
+    seconds: dict[str, float]
+    bytes: int
+    status: str
+
+
+@dataclass(frozen=True)
+class OptimalAlphas:
+    """The chain of Algorithm 1.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,), or (T - 1, c) per output
+        alpha* of steps 2..T, ready for :meth:`Fit.path`.
+    mse : array (T,)
+        Mean squared validation error of steps 1..T.
+    mse_per_output : array (T, c) or None
+        The same for each output, where the weights are per output.
+    best_step : int
+        The step with the smallest loss: the greedy chain is not monotone.
+    """
+
+    alphas: np.ndarray
+    mse: np.ndarray
+    mse_per_output: np.ndarray | None
+    best_step: int
+
+
+@dataclass(frozen=True)
+class JointAlphas:
+    """The joint optimum over all weights.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,)
+        Weights of steps 2..T.
+    coefficients : array (T,)
+        c over the basis u_1..u_T, with sum 1.
+    mse : array (T,)
+        Mean squared validation error of the best chains of 1..T steps.
+    condition : float
+        Condition number of the least-squares problem.
+    status : str
+        A sentence that says what to make of it.
+    """
+
+    alphas: np.ndarray
+    coefficients: np.ndarray
+    mse: np.ndarray
+    condition: float
+    status: str

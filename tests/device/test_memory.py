@@ -1,0 +1,66 @@
+"""Sizes, budgets and the clock."""
+
+import pytest
+
+from sdgpu.device.memory import available, budget, largest_rows, parse_bytes, require, show
+from sdgpu.device.timing import Stopwatch
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("8GiB", 8 * 2**30),
+        ("8gib", 8 * 2**30),
+        ("1.5 GB", 1_500_000_000),
+        ("500", 500),
+        (1e6, 10**6),
+        ("2K", 2000),
+    ],
+)
+def test_sizes(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "8 GiB/s", "", -1, 0, "0GB", float("inf")])
+def test_no_sizes(text):
+    with pytest.raises(ValueError, match="memory="):
+        parse_bytes(text)
+
+
+def test_budget():
+    assert budget("1GiB") == 2**30
+    assert 0 < budget(None) <= available()
+
+
+def test_container_limits_count(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000\n")
+    monkeypatch.setattr("sdgpu.device.memory._CGROUPS", (str(limit),))
+    assert available() == 0
+    limit.write_text("max\n")
+    assert available() > 10**6
+
+
+def test_require_says_both_sizes():
+    with pytest.raises(MemoryError, match="it needs 2 GB, but 1 GB may be used: buy more"):
+        require(2 * 10**9, 10**9, "it", "buy more")
+    require(5, 5, "it", "")
+
+
+def test_largest_rows():
+    assert largest_rows(1000, lambda n: n * n) == 31
+    assert largest_rows(0, lambda n: n + 1) == 0
+    assert show(1.5e13) == "15.0 TB"
+
+
+def test_stopwatch_reports_and_adds_up():
+    heard = []
+    watch = Stopwatch(lambda: None, progress=lambda *event: heard.append(event))
+    for _ in range(2):
+        with watch.stage("work"):
+            pass
+    assert heard == [("work", 0, 1), ("work", 1, 1)] * 2
+    assert watch.seconds["work"] >= 0
+    with pytest.raises(RuntimeError), watch.stage("fails"):
+        raise RuntimeError
+    assert heard[-1] == ("fails", 0, 1)

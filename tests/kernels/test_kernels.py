@@ -1,0 +1,243 @@
+"""Every kernel against a loop over pairs in plain Python, on every library and in both precisions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from sklearn.metrics import pairwise
+
+from sdgpu.device.backend import to_numpy
+from sdgpu.kernels import (
+    ArcCosine,
+    Cosine,
+    FunctionKernel,
+    Gaussian,
+    Laplacian,
+    Linear,
+    Matern,
+    Polynomial,
+    Precomputed,
+    as_kernel,
+    median_distance,
+)
+from sdgpu.kernels.base import gram
+
+
+def angle(x, y):
+    return math.acos(max(-1.0, min(1.0, x @ y / math.sqrt((x @ x) * (y @ y)))))
+
+
+def arc(degree):
+    def value(x, y):
+        t = angle(x, y)
+        J = {
+            0: math.pi - t,
+            1: math.sin(t) + (math.pi - t) * math.cos(t),
+            2: 3 * math.sin(t) * math.cos(t) + (math.pi - t) * (1 + 2 * math.cos(t) ** 2),
+        }[degree]
+        return ((x @ x) * (y @ y)) ** (degree / 2) * J / math.pi
+
+    return value
+
+
+def matern(nu, scale):
+    def value(x, y):
+        s = math.sqrt(2 * nu) * np.linalg.norm((x - y) / scale)
+        return {0.5: 1, 1.5: 1 + s, 2.5: 1 + s + s * s / 3}[nu] * math.exp(-s)
+
+    return value
+
+
+SCALE = np.array([0.5, 1.0, 2.0, 3.0, 0.7, 1.3])
+CASES = {
+    "gaussian": (Gaussian(0.3), lambda x, y: math.exp(-0.3 * np.sum((x - y) ** 2))),
+    "gaussian ARD": (
+        Gaussian(0.5, SCALE),
+        lambda x, y: math.exp(-0.5 * np.sum(((x - y) / SCALE) ** 2)),
+    ),
+    "laplacian": (Laplacian(0.2), lambda x, y: math.exp(-0.2 * np.abs(x - y).sum())),
+    "laplacian ARD": (
+        Laplacian(0.2, SCALE),
+        lambda x, y: math.exp(-0.2 * np.abs((x - y) / SCALE).sum()),
+    ),
+    "matern 1/2": (Matern(0.5, 2.0), matern(0.5, 2.0)),
+    "matern 3/2": (Matern(1.5, 2.0), matern(1.5, 2.0)),
+    "matern 5/2 ARD": (Matern(2.5, SCALE), matern(2.5, SCALE)),
+    "polynomial": (Polynomial(3, 0.5, 1.0), lambda x, y: (0.5 * x @ y + 1) ** 3),
+    "linear": (Linear(), lambda x, y: x @ y),
+    "linear scaled": (Linear(2.0), lambda x, y: x @ y / 4),
+    "cosine": (Cosine(), lambda x, y: x @ y / math.sqrt((x @ x) * (y @ y))),
+    "arc-cosine 0": (ArcCosine(0), arc(0)),
+    "arc-cosine 1": (ArcCosine(1), arc(1)),
+    "arc-cosine 2": (ArcCosine(2), arc(2)),
+    "sum": (Gaussian(0.3) + Linear(), lambda x, y: math.exp(-0.3 * np.sum((x - y) ** 2)) + x @ y),
+    "product": (
+        Gaussian(0.3) * Linear(),
+        lambda x, y: math.exp(-0.3 * np.sum((x - y) ** 2)) * (x @ y),
+    ),
+    "scaled": (2.5 * Laplacian(0.2), lambda x, y: 2.5 * math.exp(-0.2 * np.abs(x - y).sum())),
+    "nested": (
+        0.5 * (Linear() + Linear() * Cosine()),
+        lambda x, y: 0.5 * (x @ y + (x @ y) ** 2 / math.sqrt((x @ x) * (y @ y))),
+    ),
+    "function": (FunctionKernel(lambda A, B: A @ B.T), lambda x, y: x @ y),
+}
+
+
+def by_pairs(value, A, B):
+    return np.array([[value(x, y) for y in B] for x in A])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("d", [1, 3, 6])
+def test_values(name, d, rng, backend):
+    kernel, value = CASES[name]
+    if "ARD" in name and d != 6:
+        pytest.skip("length scales are for six features")
+    A, B = rng.standard_normal((9, d)), rng.standard_normal((4, d))
+    wanted = by_pairs(value, A, B)
+    assert_allclose(to_numpy(kernel(backend.asarray(A), backend.asarray(B))), wanted, rtol=1e-12, atol=3e-8
+                    if name == "arc-cosine 0" else 1e-13)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gram_is_symmetric_with_its_diagonal(name, rng, backend):
+    kernel, value = CASES[name]
+    A = rng.standard_normal((20, 6))
+    A[7] = A[3]  # a duplicate row
+    inside = backend.asarray(A)
+    K = to_numpy(gram(kernel, kernel.rows(inside, inside[0, :]), tile=7))
+    assert (K == K.T).all()
+    assert_allclose(
+        K, by_pairs(value, A, A), rtol=1e-12, atol=3e-8 if name == "arc-cosine 0" else 1e-13
+    )
+    diagonal = to_numpy(kernel.diagonal(kernel.rows(inside, inside[0, :])))
+    assert_allclose(diagonal, K.diagonal(), rtol=1e-13)
+    assert np.linalg.eigvalsh(K).min() > -1e-10
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+def test_library_and_dtype_of_the_input(name, library, rng):
+    kernel, value = CASES[name]
+    A = rng.standard_normal((6, 6)).astype(np.float32)
+    K = kernel(library(A), library(A[:2]))
+    assert type(K) is type(library(A))
+    assert str(K.dtype).endswith("float32")
+    wanted = by_pairs(value, A.astype(float), A[:2].astype(float))
+    assert_allclose(np.asarray(K), wanted, rtol=2e-5, atol=1e-3 if name == "arc-cosine 0" else 2e-5)
+
+
+def test_offsets_cost_no_digits(rng):
+    """Centring: data around 1000 in float32, where the expansion alone would lose all digits."""
+    A = rng.standard_normal((30, 8))
+    kernel = Gaussian(0.1)
+    shifted = (A + 1000).astype(np.float32)
+    exact = kernel(shifted.astype(np.float64))
+    assert_allclose(kernel(shifted), exact, atol=5e-6)
+
+
+@pytest.mark.parametrize("kernel", [Matern(0.5, 1.0), ArcCosine(0)])
+def test_kinks_keep_near_pairs_exact(kernel, rng, backend):
+    """Rows 1e-7 apart: an expanded distance would be off by 1e-8 / 1e-7."""
+    A = rng.standard_normal((5, 9))
+    B = A + 1e-7 * rng.standard_normal((5, 9))
+    if backend.name.startswith("array_api_strict"):
+        pytest.skip("the standard has no assignment by index lists")
+    found = to_numpy(kernel(backend.asarray(A), backend.asarray(B))).diagonal()
+    if isinstance(kernel, Matern):
+        wanted = np.exp(-np.linalg.norm(A - B, axis=1))
+    else:
+        unit = [rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (A, B)]
+        wanted = 1 - 2 * np.arcsin(np.linalg.norm(unit[0] - unit[1], axis=1) / 2) / np.pi
+    assert_allclose(found, wanted, atol=1e-14)
+
+
+def test_zero_rows():
+    Z = np.array([[0.0, 0.0], [1.0, 0.0]])
+    assert_allclose(Cosine()(Z), [[0, 0], [0, 1]])
+    assert_allclose(ArcCosine(0)(Z), [[0.5, 0.5], [0.5, 1]])
+    assert_allclose(ArcCosine(1)(Z), [[0, 0], [0, 1]])
+
+
+def test_against_scikit_learn(rng):
+    A, B = rng.standard_normal((8, 5)), rng.standard_normal((6, 5))
+    assert_allclose(Gaussian(0.4)(A, B), pairwise.rbf_kernel(A, B, gamma=0.4))
+    assert_allclose(Laplacian(0.4)(A, B), pairwise.laplacian_kernel(A, B, gamma=0.4))
+    assert_allclose(Polynomial(2, 0.3, 0.5)(A, B), pairwise.polynomial_kernel(A, B, 2, 0.3, 0.5))
+    assert_allclose(Cosine()(A, B), pairwise.cosine_similarity(A, B))
+
+
+def test_names():
+    assert as_kernel("rbf", gamma=0.5) == Gaussian(0.5)
+    assert as_kernel("matern52", gamma=0.5) == Matern(2.5, 1.0)
+    assert as_kernel("poly", degree=2) == Polynomial(2)
+    assert as_kernel("precomputed") == Precomputed()
+    assert isinstance(as_kernel(lambda A, B: A @ B.T), FunctionKernel)
+    assert as_kernel(Gaussian(2.0)) == Gaussian(2.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Gaussian(0), ValueError, "gamma=0 must be > 0"),
+        (lambda: Gaussian("wide"), TypeError, "gamma='wide'"),
+        (lambda: Gaussian(float("nan")), ValueError, "finite"),
+        (lambda: Gaussian(1.0, [1.0, -2.0]), ValueError, "lengthscale=-2"),
+        (
+            lambda: Gaussian(1.0, [1.0, 2.0])(np.ones((2, 3))),
+            ValueError,
+            "2 entries, but the data have 3",
+        ),
+        (lambda: Matern(1.0), ValueError, r"nu=1.0 .* use 0.5, 1.5 or 2.5"),
+        (lambda: Matern(1.5, None), ValueError, "lengthscale=None"),
+        (lambda: Polynomial(0), ValueError, "degree=0"),
+        (lambda: Polynomial(1.5), TypeError, "whole number"),
+        (lambda: Polynomial(2, 1.0, -1.0), ValueError, "coef0=-1"),
+        (lambda: ArcCosine(3), ValueError, "degree=3"),
+        (lambda: as_kernel("gausian"), ValueError, "did you mean 'gaussian'"),
+        (lambda: as_kernel(3), TypeError, "Kernel, a name or a function"),
+        (lambda: as_kernel(Gaussian), TypeError, "make one"),
+        (lambda: Gaussian() + 1, TypeError, "added to a kernel only"),
+        (lambda: -1 * Gaussian(), ValueError, "scale=-1"),
+        (lambda: Precomputed()(np.eye(2)), TypeError, "cannot be evaluated"),
+        (lambda: FunctionKernel(3), TypeError, "not callable"),
+        (
+            lambda: FunctionKernel(lambda A, B: A[:, 0])(np.ones((2, 2))),
+            ValueError,
+            "returned shape",
+        ),
+        (lambda: FunctionKernel(lambda A, B: A @ B.T * np.nan)(np.ones((2, 2))), ValueError, "NaN"),
+        (
+            lambda: FunctionKernel(lambda A, B: A @ np.triu(np.ones((2, 2))) @ B.T)(np.eye(2)),
+            ValueError,
+            "symmetric",
+        ),
+        (lambda: Gaussian()(np.ones((2, 2)), np.ones((2, 3))), ValueError, "3 features"),
+        (
+            lambda: Gaussian()(np.ones((2, 2)), torch.ones(2, 2)),
+            ValueError,
+            "A is numpy on cpu, B is torch",
+        ),
+    ],
+)
+def test_bad_input(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_median_distance(rng):
+    A = rng.standard_normal((50, 3))
+    pairs = [np.linalg.norm(A[i] - A[j]) for i in range(50) for j in range(i)]
+    assert_allclose(median_distance(A), np.median(pairs))
+    assert_allclose(median_distance(torch.tensor(A)), np.median(pairs))
+    assert median_distance(rng.standard_normal((3000, 2)), max_rows=100) > 0
+    with pytest.raises(ValueError, match="fewer than two different rows"):
+        median_distance(np.ones((5, 2)))
+
+
+def test_empty_inputs():
+    assert Gaussian()(np.ones((0, 2)), np.ones((3, 2))).shape == (0, 3)
+    assert Gaussian()(np.ones((0, 2))).shape == (0, 0)

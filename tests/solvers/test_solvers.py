@@ -1,0 +1,65 @@
+"""Eigh and Cholesky against NumPy, at the edges of the spectrum."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sdgpu.device.backend import to_numpy
+from sdgpu.device.timing import Stopwatch
+from sdgpu.kernels import Gaussian, Precomputed
+from sdgpu.operators import DenseOperator
+from sdgpu.solvers import Cholesky, Eigh
+from tests.problems import from_spectrum
+
+
+def decompose(backend, K, Y):
+    operator = DenseOperator(Precomputed(), backend.asarray(K))
+    return Eigh(backend).decompose(operator, backend.asarray(Y), Stopwatch(backend.synchronize))
+
+
+def test_spectrum(backend):
+    problem = from_spectrum([0.0, 0.1, 1.0, 5.0], c=3)
+    spectrum = decompose(backend, problem.K, problem.Y)
+    V = to_numpy(spectrum.basis)
+    assert_allclose(to_numpy(spectrum.eigenvalues), problem.delta, atol=1e-14)
+    assert_allclose((V * problem.delta) @ V.T, problem.K, atol=1e-14)
+    assert_allclose(V @ to_numpy(spectrum.Z), problem.Y, atol=1e-14)
+    assert spectrum.below_rounding == 1
+    assert spectrum.method == "eigh"
+
+
+def test_negative_rounding_is_clamped(backend):
+    X = np.linspace(0, 1, 40)[:, None]  # a smooth kernel: most eigenvalues are rounding
+    operator = DenseOperator(Gaussian(0.5), backend.asarray(X))
+    watch = Stopwatch(backend.synchronize)
+    spectrum = Eigh(backend).decompose(operator, backend.asarray(np.ones((40, 1))), watch)
+    assert float(spectrum.eigenvalues[0]) >= 0
+    assert spectrum.below_rounding > 25
+    assert set(watch.seconds) == {"gram", "eigh"}
+
+
+def test_indefinite_kernels_are_refused(backend):
+    K = np.diag([1.0, 2.0, -0.5])
+    with pytest.raises(ValueError, match=r"not positive semi-definite: .* go down to -0.5"):
+        decompose(backend, K, np.ones((3, 1)))
+
+
+def test_float32_rounding_of_a_given_matrix_passes(backend):
+    problem = from_spectrum(np.geomspace(1e-9, 1, 30))
+    K = problem.K.astype(np.float32).astype(np.float64)
+    assert float(decompose(backend, K, problem.Y).eigenvalues[0]) == 0
+
+
+def test_cholesky_solves(backend):
+    problem = from_spectrum([0.0, 0.1, 1.0, 5.0], c=3)
+    operator = DenseOperator(Precomputed(), backend.asarray(problem.K))
+    factor = Cholesky(backend).factor(operator, 0.3)
+    wanted = np.linalg.solve(problem.K + 0.3 * np.eye(4), problem.Y)
+    assert_allclose(to_numpy(factor.solve(backend.asarray(problem.Y))), wanted, rtol=1e-12)
+    assert_allclose(to_numpy(operator.matrix), problem.K)  # untouched
+
+
+def test_cholesky_of_an_indefinite_matrix(backend):
+    operator = DenseOperator(Precomputed(), backend.asarray(np.diag([1.0, -1.0])))
+    with pytest.raises(ValueError, match="raise lam"):
+        Cholesky(backend).factor(operator, 0.5)

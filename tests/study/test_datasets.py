@@ -1,0 +1,60 @@
+"""Splits that cannot leak, and files that are checked."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sdgpu.study.datasets import load, split
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "d", "c"), [("diabetes", 442, 10, 1), ("digits", 1797, 64, 10)]
+)
+def test_shipped(name, n, d, c):
+    data = load(name)
+    assert data.X.shape == (n, d)
+    assert data.Y.shape == (n, c)
+    parts = split(data, seed=3)
+    sizes = [len(parts.X_train), len(parts.X_val), len(parts.X_test)]
+    assert sum(sizes) == n
+    assert sizes[1] == sizes[2] == round(0.2 * n)
+    assert_allclose(parts.X_train.mean(axis=0), 0, atol=1e-12)
+    deviations = parts.X_train.std(axis=0)
+    assert_allclose(deviations[deviations > 0], 1)
+    if c == 1:
+        assert_allclose([parts.Y_train.mean(), parts.Y_train.std()], [0, 1], atol=1e-12)
+    else:
+        assert set(np.unique(parts.Y_train)) == {0, 1}
+        assert parts.classes == tuple(range(10))
+
+
+def test_test_rows_leave_no_trace_in_the_scaling():
+    data = load("diabetes")
+    parts = split(data, seed=0)
+    order = np.random.default_rng(0).permutation(442)
+    changed = data.X.copy()
+    changed[order[:88]] = 1e6  # the test rows
+    again = split(type(data)(data.name, changed, data.Y), seed=0)
+    assert_allclose(again.X_train, parts.X_train)
+
+
+def test_seeds_differ_and_repeat():
+    data = load("diabetes")
+    one, two, three = (split(data, seed=seed).Y_test for seed in (1, 1, 2))
+    assert (one == two).all()
+    assert (one != three).any()
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.2), (0.5, 0.5), (0.2, float("nan"))])
+def test_impossible_shares(shares):
+    with pytest.raises(ValueError, match=r"test=|validation"):
+        split(load("diabetes"), validation=shares[0], test=shares[1])
+
+
+def test_files_never_execute_anything(tmp_path):
+    np.savez(tmp_path / "bad.npz", X=np.array([{"a": 1}], dtype=object), y=np.ones(1))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load(str(tmp_path / "bad.npz"))
+    np.savez(tmp_path / "one.npz", X=np.ones((4, 2)), y=np.ones(4))
+    with pytest.raises(ValueError, match="only one class"):
+        load(str(tmp_path / "one.npz"), classify=True)

@@ -1,0 +1,117 @@
+"""The command line as a user types it: output, files, and one-line errors."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import sdgpu
+from sdgpu.cli import app
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return invoke
+
+
+@pytest.fixture
+def table(tmp_path, rng):
+    X = rng.standard_normal((60, 3))
+    frame = pd.DataFrame(X, columns=["a", "b", "c"])
+    frame["target"] = np.sin(X[:, 0]) + 0.1 * rng.standard_normal(60)
+    frame["label"] = np.where(X[:, 1] > 0, "up", "down")
+    frame.drop(columns="label").to_csv(tmp_path / "numbers.csv", index=False)
+    frame.drop(columns="target").to_csv(tmp_path / "labels.csv", index=False)
+    frame.to_csv(tmp_path / "mixed.csv", index=False)
+    np.savez(tmp_path / "arrays.npz", X=X, y=frame["target"])
+    np.savez(tmp_path / "other.npz", A=X)
+    return tmp_path
+
+
+def test_demo(run, tmp_path):
+    output = run("demo", "--out", "pictures", "--steps", 3)
+    # the paper's losses stand beside ours, digit by digit
+    assert output.count("0.16477") >= 4
+    assert output.count("0.14903") == 2
+    assert "in place of" in output
+    made = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert made == {
+        "figure2_steps.png", "figure3_diagonal.png", "figure4_ratios.png", "heatmap_diabetes.png",
+        "heatmap_digits.png", "sweep_diabetes.nc", "sweep_digits.nc",
+    }  # fmt: skip
+    assert sdgpu.open_sweep("pictures/sweep_digits.nc").dataset["mse"].shape == (30, 101, 3)
+
+
+def test_fit(run, table):
+    output = run(
+        "fit", "numbers.csv", "--lam", 0.1, "--alpha", "0.2,0.4", "--steps", 3, "--out", "p.nc"
+    )
+    assert "exact to" in output
+    with xr.open_dataset("p.nc", engine="h5netcdf") as stored:
+        assert stored["test_prediction"].shape == (3, 12, 1)
+        assert stored["alpha"].values[1:].tolist() == [0.2, 0.4]
+
+
+def test_sweep(run, table):
+    output = run(
+        "sweep", "arrays.npz", "--lams", "1e-3:10:7", "--alphas", "0,0.5,1.5", "--steps", 4,
+        "--kernel", "matern32", "--gamma", "0.5", "--out", "s.zarr", "--figure", "heat.pdf",
+    )  # fmt: skip
+    assert "7 lam x 3 alpha x 4 steps = 84 losses" in output
+    assert sdgpu.open_sweep("s.zarr").dataset["mse"].shape == (7, 3, 4)
+    assert (table / "heat.pdf").stat().st_size > 1000
+
+
+def test_labels(run, table):
+    output = run("sweep", "labels.csv", "--classify", "--lams", "0.01,1", "--steps", 2)
+    assert "accuracy" in output
+
+
+def test_doctor(run):
+    output = run("doctor")
+    assert "numpy on cpu" in output
+    assert "sdgpu[cuda12]" in output or "cupy on cuda:0" in output
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("fit",), ("sweep",), ("doctor",)])
+def test_help_shows_an_example(run, command):
+    output = run(*command, "--help")
+    assert ("Example: sdgpu" in output) == bool(command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sweep", "digit"), "data 'digit' is not known"),
+        (("sweep", "missing.csv"), "there is no file missing.csv"),
+        (("sweep", "mixed.csv", "--target", "target"), "text columns label"),
+        (("sweep", "numbers.csv", "--target", "y"), "target='y' is no column"),
+        (("sweep", "other.npz"), "has no array X and no y"),
+        (("sweep", "diabetes", "--lams", "1:2"), "lams='1:2'"),
+        (("sweep", "diabetes", "--lams", "-1,2"), "lams must be > 0"),
+        (("sweep", "diabetes", "--kernel", "rbff"), "did you mean 'rbf'"),
+        (("sweep", "diabetes", "--gamma", "wide"), "gamma='wide'"),
+        (("sweep", "diabetes", "--out", "x.pkl"), "file ending"),
+        (("sweep", "diabetes", "--out", "no/x.nc"), "folder of no/x.nc does not exist"),
+        (("fit", "diabetes", "--lam", "-1"), "lam=-1.0 must be > 0"),
+        (("fit", "diabetes", "--steps", "0"), "steps=0"),
+        (("fit", "diabetes", "--alpha", "0.1,0.2"), "one per step 2..5"),
+        (("fit", "diabetes", "--memory", "1kB"), "may be used"),
+        (("fit", "diabetes", "--device", "cuda:99"), "device='cuda:99'"),
+    ],
+)
+def test_errors_are_one_line_without_a_traceback(run, table, arguments, words, capfd):
+    output = " ".join(run(*arguments, code=2).split())
+    shown = output + " ".join(capfd.readouterr().err.split())
+    assert "error:" in shown
+    assert words in shown
+    assert "Traceback" not in shown

@@ -1,0 +1,53 @@
+"""The house rules that a machine can check."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "sdgpu").rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_sizes(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 450, "split the file"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if body:
+                assert body[-1].end_lineno - body[0].lineno < 60, f"split {node.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_nothing_that_executes_a_file(path):
+    assert not re.search(r"import pickle|\beval\(|\bexec\(|allow_pickle=True", path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("package", "home"), [("cupy", "cupy_backend.py"), ("matplotlib", "plots.py")]
+)
+def test_optional_packages_have_one_home(package, home):
+    pattern = re.compile(rf"^\s*(import {package}\b|from {package}\b)", re.MULTILINE)
+    homes = {path.name for path in FILES if pattern.search(path.read_text())}
+    assert homes == {home}
+
+
+def test_no_circles_on_the_ground_floor():
+    """Siblings of the lowest floor do not import each other."""
+    floor = {"distill", "device", "spectrum"}
+    for path in FILES:
+        parts = path.relative_to(ROOT / "sdgpu").parts
+        own = parts[0].removesuffix(".py")
+        if own in floor:
+            used = set(re.findall(r"from sdgpu\.(\w+)", path.read_text()))
+            assert not (used & floor) - {own}, path
+
+
+def test_equations_can_be_found_by_their_number():
+    text = "\n".join(path.read_text() for path in FILES)
+    for number in range(1, 18):
+        assert re.search(rf"\({number}\)|\({number}\)-|-\({number}\)", text), f"equation ({number})"
