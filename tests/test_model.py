@@ -41,6 +41,28 @@ def test_paths_are_refits(n, m, c, alphas, lam):
 
 @pytest.mark.parametrize("library", [np.asarray, torch.tensor, array_api_strict.asarray])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@settings(max_examples=15)
+@given(st.integers(1, 12), st.integers(1, 3), schedules(max_steps=5), st.floats(0.05, 5.0))
+def test_paths_are_refits_in_every_library(library, dtype, n, c, alphas, lam):
+    X, Y, X_val, _ = (a.astype(dtype) for a in data(n, 4, 2, c, seed=n))
+    steps = len(alphas) + 1
+    path = sdgpu.fit(library(X), library(Y), KERNEL, lams=[lam]).path(alphas=alphas, steps=steps)
+    fitted, dual = refits(KERNEL(X.astype(float)), Y.astype(float), lam, alphas, steps)
+    wanted = KERNEL(X_val.astype(float), X.astype(float)) @ dual
+    # the decomposition is float64 whatever the data: only the result is rounded
+    size = (
+        np.finfo(dtype).eps
+        * max(1, np.abs(fitted).max())
+        * n
+        / lam
+        * np.prod(1 + np.abs(1 - alphas))
+    )
+    assert_allclose(to_numpy(path.fitted), fitted, atol=4 * size)
+    assert_allclose(to_numpy(path.predict(library(X_val))), wanted, atol=100 * size)
+
+
+@pytest.mark.parametrize("library", [np.asarray, torch.tensor, array_api_strict.asarray])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_arrays_in_arrays_out(library, dtype, backend):
     arrays = [a.astype(dtype) for a in data()]
     X, Y, X_val, Y_val = (library(a) for a in arrays)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import array_api_compat as compat
@@ -142,50 +144,42 @@ def set_zero_diagonal(tile: Any) -> Any:
     return tile * (1 - eye)
 
 
+class _Combination(Kernel):
+    """What sums and products share: the operands' rows, and tiles joined elementwise."""
+
+    kernels: tuple[Kernel, ...]
+
+    @staticmethod
+    @abstractmethod
+    def join(first: Any, second: Any) -> Any:
+        """Join the values of two operands elementwise."""
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+        operands = zip(self.kernels, a.parts, b.parts, strict=True)
+        return reduce(self.join, (kernel.tile(x, y, same=same) for kernel, x, y in operands))
+
+    def diagonal(self, rows: Rows) -> Any:
+        operands = zip(self.kernels, rows.parts, strict=True)
+        return reduce(self.join, (kernel.diagonal(part) for kernel, part in operands))
+
+
 @dataclass(frozen=True)
-class Sum(Kernel):
+class Sum(_Combination):
     """kappa_1 + kappa_2 + ..., made by ``+``."""
 
     kernels: tuple[Kernel, ...]
-
-    def rows(self, X: Any, centre: Any) -> Rows:
-        return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
-
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        tiles = _tiles(self.kernels, a, b, same)
-        total = next(tiles)
-        for tile in tiles:
-            total = total + tile
-        return total
-
-    def diagonal(self, rows: Rows) -> Any:
-        first, *rest = [k.diagonal(r) for k, r in zip(self.kernels, rows.parts, strict=True)]
-        for values in rest:
-            first = first + values
-        return first
+    join = staticmethod(operator.add)
 
 
 @dataclass(frozen=True)
-class Product(Kernel):
+class Product(_Combination):
     """kappa_1 kappa_2 ..., elementwise, made by ``*`` (Schur: positive semi-definite again)."""
 
     kernels: tuple[Kernel, ...]
-
-    def rows(self, X: Any, centre: Any) -> Rows:
-        return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
-
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        tiles = _tiles(self.kernels, a, b, same)
-        total = next(tiles)
-        for tile in tiles:
-            total = total * tile
-        return total
-
-    def diagonal(self, rows: Rows) -> Any:
-        first, *rest = [k.diagonal(r) for k, r in zip(self.kernels, rows.parts, strict=True)]
-        for values in rest:
-            first = first * values
-        return first
+    join = staticmethod(operator.mul)
 
 
 @dataclass(frozen=True)
@@ -203,11 +197,6 @@ class Scaled(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)
-
-
-def _tiles(kernels: tuple[Kernel, ...], a: Rows, b: Rows, same: bool) -> Any:
-    for kernel, left, right in zip(kernels, a.parts, b.parts, strict=True):
-        yield kernel.tile(left, right, same=same)
 
 
 def _operand(other: Any) -> Kernel:
