@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 import numpy as np
@@ -148,11 +148,7 @@ class _Combination(Kernel):
     """What sums and products share: the operands' rows, and tiles joined elementwise."""
 
     kernels: tuple[Kernel, ...]
-
-    @staticmethod
-    @abstractmethod
-    def join(first: Any, second: Any) -> Any:
-        """Join the values of two operands elementwise."""
+    join: ClassVar[Callable[[Any, Any], Any]]  # of the values of two operands
 
     def rows(self, X: Any, centre: Any) -> Rows:
         return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
@@ -171,7 +167,7 @@ class Sum(_Combination):
     """kappa_1 + kappa_2 + ..., made by ``+``."""
 
     kernels: tuple[Kernel, ...]
-    join = staticmethod(operator.add)
+    join: ClassVar[Callable[[Any, Any], Any]] = staticmethod(operator.add)
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ class Product(_Combination):
     """kappa_1 kappa_2 ..., elementwise, made by ``*`` (Schur: positive semi-definite again)."""
 
     kernels: tuple[Kernel, ...]
-    join = staticmethod(operator.mul)
+    join: ClassVar[Callable[[Any, Any], Any]] = staticmethod(operator.mul)
 
 
 @dataclass(frozen=True)
