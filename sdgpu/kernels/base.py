@@ -155,11 +155,11 @@ class _Combination(Kernel):
 
     def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
         operands = zip(self.kernels, a.parts, b.parts, strict=True)
-        return reduce(self.join, (kernel.tile(x, y, same=same) for kernel, x, y in operands))
+        return reduce(type(self).join, (kernel.tile(x, y, same=same) for kernel, x, y in operands))
 
     def diagonal(self, rows: Rows) -> Any:
         operands = zip(self.kernels, rows.parts, strict=True)
-        return reduce(self.join, (kernel.diagonal(part) for kernel, part in operands))
+        return reduce(type(self).join, (kernel.diagonal(part) for kernel, part in operands))
 
 
 @dataclass(frozen=True)
