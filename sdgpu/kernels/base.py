@@ -14,9 +14,9 @@ import numpy as np
 
 from sdgpu.checks import positive
 from sdgpu.device.arrays import inputs, same_place, slices
-from sdgpu.kernels.statistics import Rows
+from sdgpu.kernels.statistics import Rows, l1_distance, product, recompute_near
 
-__all__ = ["Kernel", "Product", "Scaled", "Sum", "gram", "lengthscales", "scaled_rows"]
+__all__ = ["Kernel", "Product", "Profile", "Scaled", "Sum", "gram", "lengthscales", "scaled_rows"]
 
 TILE = 256
 
@@ -36,8 +36,12 @@ class Kernel(ABC):
         """Make rows (n, d) ready; `centre` (d,) is subtracted by kernels of distances."""
 
     @abstractmethod
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        """Block kappa(a, b) of shape (len(a), len(b)); with `same` a is b, distance 0 on the diagonal."""
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        """Block kappa(a, b) of shape (len(a), len(b)).
+
+        With `same` a is b, so distances are 0 on the diagonal. `out` is a buffer of that shape that the
+        tile may use.
+        """
 
     @abstractmethod
     def diagonal(self, rows: Rows) -> Any:
@@ -87,11 +91,9 @@ def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
     Cost: n^2 / 2 kernel values; memory n^2 and a few tiles.
     """
     n = len(rows)
-    like = rows
-    while like.parts:
-        like = like.parts[0]
-    xp = compat.array_namespace(like.values)
-    K = xp.empty((n, n), dtype=like.values.dtype, device=compat.device(like.values))
+    like = rows.sample
+    xp = compat.array_namespace(like)
+    K = xp.empty((n, n), dtype=like.dtype, device=compat.device(like))
     for high in slices(n, tile):
         for low in slices(high.start, tile):
             block = kernel.tile(rows[high], rows[low])
@@ -122,13 +124,13 @@ def lengthscales(value: float | Sequence[float] | None) -> tuple[float, ...] | f
     return tuple(positive("lengthscale", float(entry)) for entry in host)
 
 
-def scaled_rows(X: Any, centre: Any, lengthscale: tuple[float, ...] | float | None) -> Any:
+def scaled_rows(X: Any, centre: Any, lengthscale: Sequence[float] | float | None) -> Any:
     """(X - centre) / lengthscale, or X / lengthscale without a centre."""
     xp = compat.array_namespace(X)
     moved = X if centre is None else X - centre
     if lengthscale is None:
         return moved
-    if isinstance(lengthscale, tuple):
+    if not isinstance(lengthscale, float):
         if len(lengthscale) != X.shape[1]:
             raise ValueError(
                 f"lengthscale has {len(lengthscale)} entries, but the data have {X.shape[1]} features"
@@ -140,8 +142,8 @@ def scaled_rows(X: Any, centre: Any, lengthscale: tuple[float, ...] | float | No
 def set_zero_diagonal(tile: Any) -> Any:
     """The tile with an exactly zero diagonal: a point has distance 0 to itself."""
     xp = compat.array_namespace(tile)
-    eye = xp.eye(tile.shape[0], dtype=tile.dtype, device=compat.device(tile))
-    return tile * (1 - eye)
+    tile *= 1 - xp.eye(tile.shape[0], dtype=tile.dtype, device=compat.device(tile))
+    return tile
 
 
 class _Combination(Kernel):
@@ -151,9 +153,9 @@ class _Combination(Kernel):
     join: ClassVar[Callable[[Any, Any], Any]]  # of the values of two operands
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return Rows(None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
+        return Rows(None, None, parts=tuple(kernel.rows(X, centre) for kernel in self.kernels))
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
         operands = zip(self.kernels, a.parts, b.parts, strict=True)
         return reduce(type(self).join, (kernel.tile(x, y, same=same) for kernel, x, y in operands))
 
@@ -178,6 +180,36 @@ class Product(_Combination):
     join: ClassVar[Callable[[Any, Any], Any]] = staticmethod(operator.mul)
 
 
+class Profile(Kernel):
+    """A kernel that is one statistic and an elementwise profile of it: the formula is written once.
+
+    ``statistic`` is "product" (augmented rows) or "l1". The profile works in place on a tile (a, b), or
+    on a lazy tensor of KeOps; a_norms (a, 1) and b_norms (1, b) are |x|^2 where the kernel needs them.
+    """
+
+    statistic: ClassVar[str] = "product"
+    distance: ClassVar[bool] = True  # zero on the diagonal
+
+    @abstractmethod
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        """The kernel values from the statistic."""
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        tile = l1_distance(a, b) if self.statistic == "l1" else product(a, b, out)
+        if self.exact_near:
+            tile = recompute_near(tile, a, b)
+        if same and self.distance:
+            tile = set_zero_diagonal(tile)
+        if a.norms is None:
+            return self.profile(tile, None, None)
+        return self.profile(tile, a.norms[:, None], b.norms[None, :])
+
+    @property
+    def exact_near(self) -> bool:
+        """Whether the profile has a kink at distance 0."""
+        return False
+
+
 @dataclass(frozen=True)
 class Scaled(Kernel):
     """scale times kappa with scale >= 0, made by ``number * kernel``."""
@@ -188,8 +220,10 @@ class Scaled(Kernel):
     def rows(self, X: Any, centre: Any) -> Rows:
         return self.kernel.rows(X, centre)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        return self.scale * self.kernel.tile(a, b, same=same)
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        tile = self.kernel.tile(a, b, same=same, out=out)
+        tile *= self.scale
+        return tile
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 import numpy as np
@@ -17,14 +17,23 @@ import numpy as np
 from sdgpu.checks import integer, positive
 from sdgpu.device.arrays import inputs
 from sdgpu.device.backend import to_numpy
-from sdgpu.kernels.base import Kernel, lengthscales, scaled_rows, set_zero_diagonal
-from sdgpu.kernels.statistics import Rows, l1_distance, squared_distance
+from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
+from sdgpu.kernels.statistics import (
+    Rows,
+    clip_,
+    distance_rows,
+    exp2_,
+    exp_,
+    product,
+    recompute_near,
+    sqrt_,
+)
 
 __all__ = ["Gaussian", "Laplacian", "Matern", "median_distance"]
 
 
 @dataclass(frozen=True)
-class Gaussian(Kernel):
+class Gaussian(Profile):
     """exp(-gamma |x - x'|^2), the kernel of the paper's example with gamma = 80.
 
     Parameters
@@ -54,19 +63,19 @@ class Gaussian(Kernel):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _distance_rows(X, centre, self.lengthscale)
+        # the statistic is -gamma log2(e) |x - x'|^2: the profile is a single 2^t
+        values = scaled_rows(X, centre, self.lengthscale)
+        return distance_rows(values * math.sqrt(self.gamma * math.log2(math.e)), sign=-1.0)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        squared = _squared(a, b, same)
-        squared *= -self.gamma
-        return compat.array_namespace(squared).exp(squared)
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        return exp2_(clip_(tile, None, 0.0))
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
 
 
 @dataclass(frozen=True)
-class Laplacian(Kernel):
+class Laplacian(Profile):
     """exp(-gamma |x - x'|_1).
 
     Parameters
@@ -79,26 +88,25 @@ class Laplacian(Kernel):
 
     gamma: float = 1.0
     lengthscale: float | Sequence[float] | None = None
+    statistic: ClassVar[str] = "l1"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _distance_rows(X, centre, self.lengthscale)
+        values = scaled_rows(X, centre, self.lengthscale) * (self.gamma * math.log2(math.e))
+        return Rows(values, values)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        distance = l1_distance(a, b)
-        if same:
-            distance = set_zero_diagonal(distance)
-        return compat.array_namespace(distance).exp(-self.gamma * distance)
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        return exp2_(-tile)
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
 
 
 @dataclass(frozen=True)
-class Matern(Kernel):
+class Matern(Profile):
     """Matern kernel of smoothness nu = 1/2, 3/2 or 5/2 in r = |x - x'| / lengthscale.
 
     nu = 1/2: exp(-r); nu = 3/2: (1 + s) exp(-s), s = sqrt(3) r;
@@ -125,19 +133,21 @@ class Matern(Kernel):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _distance_rows(X, centre, self.lengthscale)
+        # the statistic is s^2 = 2 nu r^2
+        return distance_rows(scaled_rows(X, centre, self.lengthscale) * math.sqrt(2 * self.nu))
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        # nu = 1/2 has a kink at r = 0, so near pairs need their distance to full precision
-        squared = _squared(a, b, same, exact_near=self.nu == 0.5)
-        xp = compat.array_namespace(squared)
-        s = xp.sqrt(squared)
-        s *= math.sqrt(2 * self.nu)
+    @property
+    def exact_near(self) -> bool:
+        return self.nu == 0.5
+
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        s = sqrt_(clip_(tile, 0.0, None))
+        decay = exp_(-s)
         if self.nu == 0.5:
-            return xp.exp(-s)
+            return decay
         if self.nu == 1.5:
-            return (1 + s) * xp.exp(-s)
-        return (1 + s * (1 + s / 3)) * xp.exp(-s)
+            return (1 + s) * decay
+        return (1 + s * (1 + s / 3)) * decay
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
@@ -179,8 +189,8 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     if host.shape[0] > max_rows:
         chosen = np.random.default_rng(seed).choice(host.shape[0], max_rows, replace=False)
         host = host[np.sort(chosen)]
-    rows = _distance_rows(host, host.mean(axis=0), None)
-    squared = squared_distance(rows, rows, exact_near=True)
+    rows = distance_rows(host - host.mean(axis=0))
+    squared = recompute_near(product(rows, rows), rows, rows)
     pairs = squared[np.triu_indices(len(rows), k=1)]
     pairs = pairs[pairs > 0]
     if pairs.size == 0:
@@ -188,17 +198,6 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     return float(np.median(np.sqrt(pairs)))
 
 
-def _distance_rows(X: Any, centre: Any, lengthscale: Any) -> Rows:
-    values = scaled_rows(X, centre, lengthscale)
-    xp = compat.array_namespace(values)
-    return Rows(values, squares=xp.sum(values * values, axis=1))
-
-
-def _squared(a: Rows, b: Rows, same: bool, *, exact_near: bool = False) -> Any:
-    squared = squared_distance(a, b, exact_near=exact_near)
-    return set_zero_diagonal(squared) if same else squared
-
-
 def _ones(rows: Rows) -> Any:
-    xp = compat.array_namespace(rows.values)
-    return xp.ones((len(rows),), dtype=rows.values.dtype, device=compat.device(rows.values))
+    xp = compat.array_namespace(rows.left)
+    return xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))

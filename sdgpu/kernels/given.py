@@ -37,28 +37,28 @@ class FunctionKernel(Kernel):
             raise TypeError(f"function={self.function!r} is not callable")
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return Rows(X)
+        return Rows(X, X)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        tile = self.function(a.values, b.values)
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        tile = self.function(a.left, b.left)
         wanted = (len(a), len(b))
         if tuple(getattr(tile, "shape", ())) != wanted:
             raise ValueError(
                 f"the kernel function returned shape {getattr(tile, 'shape', None)} for {wanted}: "
                 "it must return one value for each pair of rows"
             )
-        xp = compat.array_namespace(a.values, tile)
+        xp = compat.array_namespace(a.left, tile)
         if not bool(xp.all(xp.isfinite(tile))):
             raise ValueError("the kernel function returned NaN or infinity")
         if same:
             check_symmetric(tile, "the kernel function")
-        return xp.astype(tile, a.values.dtype, copy=False)
+        return xp.astype(tile, a.left.dtype, copy=False)
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.values)
-        singles = [self.function(rows.values[i : i + 1, :], rows.values[i : i + 1, :])[0, 0]
+        xp = compat.array_namespace(rows.left)
+        singles = [self.function(rows.left[i : i + 1, :], rows.left[i : i + 1, :])[0, 0]
                    for i in range(len(rows))]  # fmt: skip
-        return xp.stack(singles) if singles else rows.values[:, 0]
+        return xp.stack(singles) if singles else rows.left[:, 0]
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Precomputed(Kernel):
     """
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return Rows(X)
+        return Rows(X, X)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
         raise TypeError("a precomputed kernel has no values between new pairs of rows")
 
     def diagonal(self, rows: Rows) -> Any:
-        return compat.array_namespace(rows.values).linalg.diagonal(rows.values)
+        return compat.array_namespace(rows.left).linalg.diagonal(rows.left)
 
     def __call__(self, A: Any, B: Any = None) -> Any:
         raise TypeError("a precomputed kernel cannot be evaluated: pass a kernel with a formula")

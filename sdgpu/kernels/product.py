@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 
 from sdgpu.checks import integer, positive
-from sdgpu.kernels.base import Kernel, lengthscales, scaled_rows, set_zero_diagonal
-from sdgpu.kernels.statistics import Rows, inner, squared_distance
+from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
+from sdgpu.kernels.statistics import Rows, clip_, distance_rows, inner_rows, sqrt_
 
 __all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial"]
 
 
 @dataclass(frozen=True)
-class Linear(Kernel):
+class Linear(Profile):
     """x . x': ridge regression without an intercept.
 
     Parameters
@@ -27,6 +27,7 @@ class Linear(Kernel):
     """
 
     lengthscale: float | Sequence[float] | None = None
+    distance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
@@ -34,15 +35,15 @@ class Linear(Kernel):
     def rows(self, X: Any, centre: Any) -> Rows:
         return _plain_rows(X, self.lengthscale)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        return inner(a, b)
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        return tile
 
     def diagonal(self, rows: Rows) -> Any:
         return rows.norms
 
 
 @dataclass(frozen=True)
-class Polynomial(Kernel):
+class Polynomial(Profile):
     """(gamma x . x' + coef0)^degree.
 
     Parameters
@@ -61,6 +62,7 @@ class Polynomial(Kernel):
     gamma: float = 1.0
     coef0: float = 1.0
     lengthscale: float | Sequence[float] | None = None
+    distance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "degree", integer("degree", self.degree, 1))
@@ -71,18 +73,15 @@ class Polynomial(Kernel):
     def rows(self, X: Any, centre: Any) -> Rows:
         return _plain_rows(X, self.lengthscale)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        tile = inner(a, b)
-        tile *= self.gamma
-        tile += self.coef0
-        return tile**self.degree
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        return (self.gamma * tile + self.coef0) ** self.degree
 
     def diagonal(self, rows: Rows) -> Any:
         return (self.gamma * rows.norms + self.coef0) ** self.degree
 
 
 @dataclass(frozen=True)
-class Cosine(Kernel):
+class Cosine(Profile):
     """x . x' / (|x| |x'|); 0 where a row is 0.
 
     Parameters
@@ -92,23 +91,25 @@ class Cosine(Kernel):
     """
 
     lengthscale: float | Sequence[float] | None = None
+    distance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _unit_rows(X, self.lengthscale)
+        unit, norms = _unit(X, self.lengthscale)
+        return replace(inner_rows(unit), norms=norms)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        return inner(a, b)
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        return tile
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.values)
-        return xp.astype(rows.norms > 0, rows.values.dtype)
+        xp = compat.array_namespace(rows.left)
+        return xp.astype(rows.norms > 0, rows.left.dtype)
 
 
 @dataclass(frozen=True)
-class ArcCosine(Kernel):
+class ArcCosine(Profile):
     """Arc-cosine kernel of degree 0, 1 or 2: |x|^q |x'|^q J_q(theta) / pi.
 
     J_0 = pi - theta, J_1 = sin theta + (pi - theta) cos theta,
@@ -141,49 +142,69 @@ class ArcCosine(Kernel):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _unit_rows(X, self.lengthscale)
+        unit, norms = _unit(X, self.lengthscale)
+        return replace(distance_rows(unit), norms=norms)
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False) -> Any:
-        # degree 0 has a kink at theta = 0, so near pairs need their chord to full precision
-        chord = squared_distance(a, b, exact_near=self.degree == 0)
-        xp = compat.array_namespace(chord)
-        if same:
-            chord = set_zero_diagonal(chord)
-        zero = (a.norms == 0)[:, None] | (b.norms == 0)[None, :]
-        chord = xp.where(zero, xp.asarray(2.0, dtype=chord.dtype), xp.clip(chord, 0, 4))
-        theta = 2 * xp.atan2(xp.sqrt(chord), xp.sqrt(4 - chord))
-        value = self._profile(xp, theta)
+    @property
+    def exact_near(self) -> bool:
+        return self.degree == 0
+
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        # the statistic is the squared chord of the unit rows, |u - u'|^2 in [0, 4]
+        chord = clip_(tile, 0.0, 4.0)
+        if self.degree == 0:
+            chord = self._right_angle_at_zero(chord, a_norms, b_norms)
+        across = sqrt_(4.0 - chord)
+        theta = 2.0 * _atan2(sqrt_(chord), across)
+        value = self._angle(theta)
         if self.degree:
-            lengths = xp.sqrt(a.norms)[:, None] * xp.sqrt(b.norms)[None, :]
-            value *= lengths**self.degree
+            lengths = sqrt_(a_norms * b_norms)
+            value = value * (lengths if self.degree == 1 else lengths * lengths)
         return value
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.values)
+        xp = compat.array_namespace(rows.left)
         if self.degree == 0:
-            one = xp.ones((len(rows),), dtype=rows.values.dtype, device=compat.device(rows.values))
+            one = xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))
             return xp.where(rows.norms == 0, one / 2, one)
         return rows.norms**self.degree * (1.0 if self.degree == 1 else 3.0)
 
-    def _profile(self, xp: Any, theta: Any) -> Any:
+    def _angle(self, theta: Any) -> Any:
         away = math.pi - theta
         if self.degree == 0:
             return away / math.pi
-        cosine = xp.cos(theta)
+        cosine, sine = _call("cos", theta), _call("sin", theta)
         if self.degree == 1:
-            return (xp.sin(theta) + away * cosine) / math.pi
-        return (3 * xp.sin(theta) * cosine + away * (1 + 2 * cosine * cosine)) / math.pi
+            return (sine + away * cosine) / math.pi
+        return (3 * sine * cosine + away * (1 + 2 * cosine * cosine)) / math.pi
+
+    def _right_angle_at_zero(self, chord: Any, a_norms: Any, b_norms: Any) -> Any:
+        if not compat.is_array_api_obj(chord):
+            return chord  # KeOps refuses rows of zeros for degree 0
+        xp = compat.array_namespace(chord)
+        right = xp.full_like(chord, 2.0)
+        return xp.where((a_norms == 0) | (b_norms == 0), right, chord)
+
+
+def _call(name: str, tile: Any) -> Any:
+    """An elementwise function of an array, or of a lazy tensor of KeOps."""
+    if compat.is_array_api_obj(tile):
+        return getattr(compat.array_namespace(tile), name)(tile)
+    return getattr(tile, name)()
+
+
+def _atan2(y: Any, x: Any) -> Any:
+    return compat.array_namespace(y).atan2(y, x) if compat.is_array_api_obj(y) else y.atan2(x)
 
 
 def _plain_rows(X: Any, lengthscale: Any) -> Rows:
-    values = scaled_rows(X, None, lengthscale)
-    return Rows(values, norms=compat.array_namespace(values).sum(values * values, axis=1))
+    return inner_rows(scaled_rows(X, None, lengthscale))
 
 
-def _unit_rows(X: Any, lengthscale: Any) -> Rows:
+def _unit(X: Any, lengthscale: Any) -> tuple[Any, Any]:
+    """Rows of length 1 (0 stays 0), and their squared lengths before."""
     values = scaled_rows(X, None, lengthscale)
     xp = compat.array_namespace(values)
     norms = xp.sum(values * values, axis=1)
     length = xp.sqrt(xp.where(norms > 0, norms, xp.ones_like(norms)))
-    unit = values / length[:, None]
-    return Rows(unit, squares=xp.sum(unit * unit, axis=1), norms=norms)
+    return values / length[:, None], norms

@@ -1,11 +1,17 @@
-"""The three statistics that every kernel is a function of: products, squared and L1 distances.
+"""The statistics that kernels are functions of, and elementwise functions that work in place.
 
-Each takes rows that are ready (:class:`Rows`) and returns a tile (a, b) that the caller owns. They
-run on any array API library.
+A distance or an inner product of all pairs is one matrix product of augmented rows,
+
+    [-2 x, |x|^2, 1] . [x', 1, |x'|^2] = |x - x'|^2,
+
+so a tile costs one product and the passes of its profile, each in the same buffer. Scaling the rows
+folds every constant of a profile into the product. Nothing here imports a library: the same code runs
+on NumPy, torch, CuPy, array-api-strict and on the lazy tensors of KeOps.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +19,7 @@ import array_api_compat as compat
 
 from sdgpu.device.arrays import slices
 
-__all__ = ["Rows", "inner", "l1_distance", "squared_distance"]
-
-# Up to this many features, sums of squared differences are as fast as the expanded product and exact.
-DIRECT_FEATURES = 4
+__all__ = ["Rows", "clip_", "exp2_", "exp_", "inner_rows", "l1_distance", "product", "sqrt_"]
 
 
 @dataclass(frozen=True)
@@ -25,97 +28,142 @@ class Rows:
 
     Attributes
     ----------
-    values : array (n, d)
-        Centred, scaled or normalised as the kernel needs.
-    squares : array (n,) or None
-        |values|^2, for distances.
+    left, right : array (n, d + 2) or (n, d)
+        Augmented rows whose product is the statistic.
     norms : array (n,) or None
         |x|^2 of the rows before normalisation, for kernels of angle and length.
     parts : tuple of Rows
         For sums and products: the rows of each operand.
     """
 
-    values: Any
-    squares: Any = None
+    left: Any
+    right: Any
     norms: Any = None
     parts: tuple[Rows, ...] = ()
 
     def __len__(self) -> int:
-        return self.parts[0].__len__() if self.parts else int(self.values.shape[0])
+        return len(self.parts[0]) if self.parts else int(self.left.shape[0])
 
     def __getitem__(self, rows: slice) -> Rows:
         def cut(array: Any) -> Any:
             return None if array is None else array[rows, ...]
 
         parts = tuple(part[rows] for part in self.parts)
-        return Rows(cut(self.values), cut(self.squares), cut(self.norms), parts)
+        return Rows(cut(self.left), cut(self.right), cut(self.norms), parts)
+
+    @property
+    def sample(self) -> Any:
+        """An array with the library, device and dtype of the rows."""
+        return self.parts[0].sample if self.parts else self.left
 
 
-def inner(a: Rows, b: Rows) -> Any:
-    """x . x' for all pairs, (len(a), len(b))."""
-    return a.values @ b.values.T
+def distance_rows(values: Any, sign: float = 1.0) -> Rows:
+    """Rows whose product is sign * |x - x'|^2; the values should be centred."""
+    xp = compat.array_namespace(values)
+    squares = xp.sum(values * values, axis=1)[:, None]
+    ones = xp.ones_like(squares)
+    left = xp.concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
+    return Rows(left, xp.concat([values, ones, squares], axis=1))
 
 
-def squared_distance(a: Rows, b: Rows, *, exact_near: bool = False) -> Any:
-    """|x - x'|^2 >= 0 for all pairs.
+def inner_rows(values: Any) -> Rows:
+    """Rows whose product is x . x'."""
+    xp = compat.array_namespace(values)
+    return Rows(values, values, norms=xp.sum(values * values, axis=1))
 
-    Parameters
-    ----------
-    a, b : Rows
-        Centred rows: the expansion |x|^2 + |x'|^2 - 2 x.x' loses the digits of an offset.
-    exact_near : bool, default False
-        Recompute pairs so close that the expansion has lost a third of its digits. Needed by
-        profiles with a kink at 0, whose square root makes 1e-16 into 1e-8.
+
+def product(a: Rows, b: Rows, out: Any = None) -> Any:
+    """The statistic of all pairs, (len(a), len(b)), in `out` if that is given."""
+    if out is None:
+        return a.left @ b.right.T
+    if compat.is_torch_array(out):
+        import torch
+
+        return torch.mm(a.left, b.right.T, out=out)
+    return compat.array_namespace(out).matmul(a.left, b.right.T, out=out)
+
+
+def recompute_near(tile: Any, a: Rows, b: Rows) -> Any:
+    """Overwrite |x - x'|^2 of near pairs by its direct sum, for profiles with a kink at 0.
+
+    The expansion has lost a third of its digits where |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2), and a
+    square root makes the 1e-16 that is left of zero into 1e-8.
     """
-    if a.values.shape[1] <= DIRECT_FEATURES:
-        return _direct(a, b)
-    xp = compat.array_namespace(a.values)
-    tile = a.values @ b.values.T
-    tile *= -2
-    tile += a.squares[:, None]
-    tile += b.squares[None, :]
-    if exact_near:
-        _recompute_near(xp, tile, a, b)
-    return xp.clip(tile, 0, None)
+    xp = compat.array_namespace(tile)
+    d = a.right.shape[1] - 2
+    limit = float(xp.finfo(tile.dtype).eps) ** (1 / 3)
+    near = tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
+    left, right = xp.nonzero(near)
+    if left.shape[0] == 0:
+        return tile
+    exact = []
+    for part in slices(left.shape[0], max(1, 2**22 // d)):
+        nearby = xp.take(b.right[:, :d], right[part], axis=0)
+        difference = xp.take(a.right[:, :d], left[part], axis=0) - nearby
+        exact.append(xp.sum(difference * difference, axis=1))
+    tile[near] = xp.concat(exact)
+    return tile
 
 
 def l1_distance(a: Rows, b: Rows) -> Any:
     """|x - x'|_1 for all pairs, feature by feature (exact) or by the library's own routine."""
-    if compat.is_numpy_array(a.values):
+    if compat.is_numpy_array(a.left):
         from scipy.spatial.distance import cdist
 
-        return cdist(a.values, b.values, "cityblock").astype(a.values.dtype, copy=False)
-    if compat.is_torch_array(a.values):
+        return cdist(a.left, b.left, "cityblock").astype(a.left.dtype, copy=False)
+    if compat.is_torch_array(a.left):
         import torch
 
-        return torch.cdist(a.values, b.values, p=1.0)
-    xp = compat.array_namespace(a.values)
-    total = xp.zeros((len(a), len(b)), dtype=a.values.dtype, device=compat.device(a.values))
-    for j in range(a.values.shape[1]):
-        total += xp.abs(a.values[:, j][:, None] - b.values[:, j][None, :])
+        return torch.cdist(a.left, b.left, p=1.0)
+    xp = compat.array_namespace(a.left)
+    total = xp.zeros((len(a), len(b)), dtype=a.left.dtype, device=compat.device(a.left))
+    for j in range(a.left.shape[1]):
+        total += xp.abs(a.left[:, j][:, None] - b.left[:, j][None, :])
     return total
 
 
-def _direct(a: Rows, b: Rows) -> Any:
-    total: Any = 0
-    for j in range(a.values.shape[1]):
-        difference = a.values[:, j][:, None] - b.values[:, j][None, :]
-        difference *= difference
-        total = difference if j == 0 else total + difference
-    return total
+def exp_(tile: Any) -> Any:
+    """e^tile, in place where the library can."""
+    return _in_place("exp", tile)
 
 
-def _recompute_near(xp: Any, tile: Any, a: Rows, b: Rows) -> None:
-    """Overwrite the pairs with |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2) by their direct sum."""
-    limit = float(xp.finfo(tile.dtype).eps) ** (1 / 3)
-    near = tile < limit * (a.squares[:, None] + b.squares[None, :])
-    left, right = xp.nonzero(near)
-    if left.shape[0] == 0:
-        return
-    chunk = max(1, 2**22 // a.values.shape[1])
-    exact = []
-    for part in slices(left.shape[0], chunk):
-        nearby = xp.take(b.values, right[part], axis=0)
-        difference = xp.take(a.values, left[part], axis=0) - nearby
-        exact.append(xp.sum(difference * difference, axis=1))
-    tile[near] = xp.concat(exact)
+def exp2_(tile: Any) -> Any:
+    """2^tile, in place where the library can: half the cost of e^tile on AVX2, as accurate."""
+    if _standard(tile) and not hasattr(compat.array_namespace(tile), "exp2"):
+        return compat.array_namespace(tile).exp(tile * math.log(2))
+    if not compat.is_array_api_obj(tile):
+        return (tile * math.log(2)).exp()  # a lazy tensor of KeOps
+    return _in_place("exp2", tile)
+
+
+def sqrt_(tile: Any) -> Any:
+    """Square root, in place where the library can."""
+    return _in_place("sqrt", tile)
+
+
+def clip_(tile: Any, low: float | None, high: float | None) -> Any:
+    """Clamp to [low, high], in place where the library can."""
+    if compat.is_torch_array(tile):
+        return tile.clamp_(low, high)
+    if not compat.is_array_api_obj(tile):
+        tile = tile if low is None else (tile - low).relu() + low
+        return tile if high is None else high - (high - tile).relu()
+    xp = compat.array_namespace(tile)
+    if _standard(tile):
+        return xp.clip(tile, low, high)
+    return xp.clip(tile, low, high, out=tile)
+
+
+def _in_place(name: str, tile: Any) -> Any:
+    if not compat.is_array_api_obj(tile):
+        return getattr(tile, name)()  # a lazy tensor of KeOps
+    function = getattr(compat.array_namespace(tile), name)
+    return function(tile) if _standard(tile) else function(tile, out=tile)
+
+
+def _standard(tile: Any) -> bool:
+    """Whether the library has no `out` argument: neither NumPy, CuPy nor torch."""
+    if not compat.is_array_api_obj(tile):
+        return False
+    known = compat.is_numpy_array(tile) or compat.is_torch_array(tile) or compat.is_cupy_array(tile)
+    return not known

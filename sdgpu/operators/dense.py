@@ -181,8 +181,9 @@ class Cross:
     def _block(self, rows: slice) -> Any:
         new = self.new[rows]
         if isinstance(self.kernel, Precomputed):
-            return new.values
-        xp, like = _namespace(self.rows)
+            return new.left
+        like = self.rows.sample
+        xp = compat.array_namespace(like)
         n = len(self.rows)
         block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
         # tiles that stay in cache: the profile passes over each several times
@@ -190,9 +191,3 @@ class Cross:
             for low in slices(n, self.tile):
                 block[high, low] = self.kernel.tile(new[high], self.rows[low])
         return block
-
-
-def _namespace(rows: Rows) -> tuple[Any, Any]:
-    while rows.parts:
-        rows = rows.parts[0]
-    return compat.array_namespace(rows.values), rows.values
