@@ -13,7 +13,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["choice", "grid", "integer", "lam_grid", "number", "positive", "schedule"]
+__all__ = [
+    "check_growth",
+    "choice",
+    "grid",
+    "integer",
+    "lam_grid",
+    "number",
+    "positive",
+    "schedule",
+]
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:
@@ -42,8 +51,8 @@ def number(name: str, value: object) -> float:
     ValueError
         If it is NaN or infinite.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # a 0-d array of any library
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
     result = float(value)
@@ -127,6 +136,7 @@ def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.nd
     steps = integer("steps", steps, 1)
     host = _host("alphas", alphas)
     _finite("alphas", host)
+    check_growth(host, steps)
     if host.ndim == 0:
         return np.full(steps - 1, float(host))
     if host.shape == (steps - 1,):
@@ -138,6 +148,23 @@ def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.nd
         f"alphas has shape {host.shape}, but steps={steps} needs one number or {steps - 1} of them, "
         f"one per step 2..{steps} (step 1 has no weight){per_output}"
     )
+
+
+def check_growth(alphas: np.ndarray, steps: int) -> None:
+    """Refuse weights so far from 1 that their products over the steps overflow.
+
+    Raises
+    ------
+    ValueError
+        If |1 - alpha|^(steps - 1) may exceed 1e100.
+    """
+    if alphas.size and steps > 1:
+        furthest = float(np.max(np.abs(1 - alphas)))
+        if furthest > 1 and (steps - 1) * math.log10(furthest) > 100:
+            raise ValueError(
+                f"alphas reach {float(alphas.flat[np.argmax(np.abs(1 - alphas))]):g}: over "
+                f"steps={steps} the weights overflow; keep |1 - alpha| ** (steps - 1) below 1e100"
+            )
 
 
 def _host(name: str, value: object) -> np.ndarray:

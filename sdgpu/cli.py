@@ -45,7 +45,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Kernel self-distillation with closed forms for every regularisation, weight and step.",
 )
 
 Data = Annotated[str, typer.Argument(help="diabetes, digits, or a .csv or .npz file")]
@@ -58,6 +57,23 @@ Gamma = Annotated[
 Seed = Annotated[int, typer.Option(help="seed of the split")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ...")]
 Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for example 8GiB")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sdgpu import __version__
+
+        console.print(f"sdgpu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """Kernel self-distillation with closed forms for every regularisation, weight and step."""
 
 
 @app.command()
@@ -147,7 +163,7 @@ def fit(
                   f"{fitted.info.backend}", highlight=False)  # fmt: skip
     if out is not None:
         write_dataset(table, out)
-        console.print(f"wrote {out}")
+        console.print(f"wrote {escape(str(out))}")
 
 
 @app.command()
@@ -166,6 +182,7 @@ def sweep(
     gamma: Gamma = "median",
     seed: Seed = 0,
     device: Device = "auto",
+    memory: Memory = None,
     out: Annotated[Path | None, typer.Option(help="write the sweep (.nc or .zarr)")] = None,
     figure: Annotated[
         Path | None, typer.Option(help="write the heat map (.png, .pdf, .svg)")
@@ -175,23 +192,27 @@ def sweep(
 
     [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --out sweep.nc --figure heat.png
     """
+    from sdgpu.checks import choice
     from sdgpu.study.compare import compare
     from sdgpu.sweep import check_target
 
     if out is not None:
         check_target(out)
+    if figure is not None:
+        choice("figure ending", figure.suffix, (".png", ".pdf", ".svg", ".jpg"))
     ridges = None if lams is None else _numbers("lams", lams, geometric=True)
     weights = _numbers("alphas", alphas)
     parts = _parts(data, target, classify, seed)
     chosen = _kernel(kernel, gamma, parts.X_train)
     with _bars() as hook:
         found = compare(
-            parts, chosen, lams=ridges, alphas=weights, steps=steps, device=device, progress=hook
-        )
+            parts, chosen, lams=ridges, alphas=weights, steps=steps, device=device, memory=memory,
+            progress=hook,
+        )  # fmt: skip
     _print_comparison(found)
     if out is not None:
         found.sweep.save(out)
-        console.print(f"wrote {out}")
+        console.print(f"wrote {escape(str(out))}")
     if figure is not None:
         from sdgpu.study.plots import loss_heatmap
 
@@ -228,7 +249,12 @@ def _kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:
 
     if gamma == "median":
         return as_kernel(name, gamma=0.5 / median_distance(X) ** 2)
-    return as_kernel(name, gamma=float(_numbers("gamma", gamma)[0]))
+    try:
+        return as_kernel(name, gamma=float(gamma))
+    except ValueError as error:
+        if "could not convert" not in str(error):
+            raise
+        raise ValueError(f"gamma={gamma!r}: write a number > 0, or median") from error
 
 
 def _numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
@@ -236,8 +262,10 @@ def _numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
     try:
         if ":" in text:
             low, high, count = text.split(":")
-            space = np.geomspace if geometric else np.linspace
-            return space(float(low), float(high), int(count))
+            ends = float(low), float(high)
+            if not np.isfinite(ends).all() or (geometric and min(ends) <= 0):
+                raise ValueError("both ends must be finite" + " and > 0" * geometric)
+            return (np.geomspace if geometric else np.linspace)(*ends, int(count))
         return np.array([float(part) for part in text.split(",")])
     except ValueError as error:
         raise ValueError(
@@ -326,7 +354,7 @@ def _print_chain(table: Any, title: str) -> None:
 
 def _table(*heads: str, title: str) -> Table:
     """A table whose cells are never cut: fits 80 columns."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
@@ -335,4 +363,4 @@ def _table(*heads: str, title: str) -> Table:
 def _write(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    console.print(f"wrote {path}")
+    console.print(f"wrote {escape(str(path))}")

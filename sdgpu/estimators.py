@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sdgpu.checks import choice, integer, number
+from sdgpu.checks import choice, integer, number, positive
 from sdgpu.checks import grid as number_grid
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
 from sdgpu.model import Fit, fit
@@ -41,8 +41,8 @@ class _Distiller(BaseEstimator):
             gamma = 1.0 / X.shape[1]
         return as_kernel(self.kernel, gamma=gamma, degree=self.degree, coef0=self.coef0)
 
-    def _decompose(self, X: np.ndarray, Y: np.ndarray, lams: Any) -> Fit:
-        return fit(X, Y, self._kernel(X), lams=lams, method=self.method, device=self.device)
+    def _decompose(self, X: np.ndarray, Y: np.ndarray, lams: Any, kernel: Kernel) -> Fit:
+        return fit(X, Y, kernel, lams=lams, method=self.method, device=self.device)
 
     def _keep(self, path: Path) -> None:
         """Keep the last step of a path: what a prediction needs, without the spectrum."""
@@ -90,7 +90,7 @@ class _Given(_Distiller):
 
     def _learn(self, X: np.ndarray, Y: np.ndarray) -> None:
         self._dtype = X.dtype
-        fitted = self._decompose(X, Y, self.lam)
+        fitted = self._decompose(X, Y, positive("lam", self.lam), self._kernel(X))
         self.info_ = fitted.info
         self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
 
@@ -141,22 +141,24 @@ class _Chosen(_Distiller):
             np.linspace(0, 1, 101) if self.alphas is None else number_grid("alphas", self.alphas)
         )
         train, held = self._split(n, labels)
-        pairwise = self.__sklearn_tags__().input_tags.pairwise
+        pairwise, kernel = self.__sklearn_tags__().input_tags.pairwise, self._kernel(X)
+        if pairwise and X.shape[0] != X.shape[1]:
+            raise ValueError(f"a precomputed kernel must be square, got {X.shape}")
         columns = np.ix_ if pairwise else (lambda rows, _: rows)
-        part = self._decompose(X[columns(train, train)], Y[train], lams)
+        part = self._decompose(X[columns(train, train)], Y[train], lams, kernel)
         self.sweep_: Sweep = part.sweep(
             X[columns(held, train)], Y[held], alphas=alphas, steps=integer("steps", self.steps, 1)
         )
         self.best_: Best = self.sweep_.best(self.over)
         self.lam_, self.alpha_, self.step_ = self.best_.lam, self.best_.alpha, int(self.best_.step)
-        fitted = self._decompose(X, Y, self.lam_)
+        fitted = self._decompose(X, Y, self.lam_, kernel)
         self.info_ = fitted.info
         weights = 0.0 if self.step_ == 1 else self.alpha_
         self._keep(fitted.path(alphas=weights, steps=self.step_))
 
     def _split(self, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows to fit and rows to choose on; stratified where every class can be on both sides."""
-        held = max(1, round(self.validation_fraction * n))
+        held = min(max(1, round(self.validation_fraction * n)), n - 1)
         stratify = None
         if labels is not None:
             counts = np.unique(labels, return_counts=True)[1]
@@ -194,7 +196,7 @@ class _Classification(ClassifierMixin):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"the labels hold only one class, {self.classes_[0]!r}: a classifier needs two"
+                f"the labels hold only one class, {self.classes_[0]}: a classifier needs two"
             )
         one_hot = np.eye(len(self.classes_), dtype=X.dtype)[codes]
         if isinstance(self, _Chosen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.checks import choice, integer, lam_grid, number, positive, schedule
+from sdgpu.checks import check_growth, choice, integer, lam_grid, number, positive, schedule
 from sdgpu.checks import grid as number_grid
-from sdgpu.device.arrays import Template, inputs, targets
+from sdgpu.device.arrays import Template, dtype_name, inputs, targets
 from sdgpu.device.backend import Backend, give_back, resolve, to_numpy
 from sdgpu.device.memory import budget, largest_rows, require, show
 from sdgpu.device.timing import Progress, Stopwatch
-from sdgpu.distill.filters import limit_rate, train_filter
+from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.operators.dense import DenseOperator
@@ -51,19 +52,21 @@ class Fit:
     info: Info
     _spectrum: Spectrum = field(repr=False)
     _model: Model = field(repr=False)
-    _memory: int = field(repr=False)
     _progress: Progress | None = field(repr=False)
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """Eigenvalues (k,) ascending, basis (n, k), Z (k, c), in float64, in the caller's library."""
         own, template = self._spectrum, self._model.template
-        return Spectrum(
-            give_back(template, own.eigenvalues, axis=False, exact=True),
-            give_back(template, own.basis, axis=False, exact=True),
-            give_back(template, own.Z, axis=False, exact=True),
-            own.below_rounding, own.most_negative, own.method,
-        )  # fmt: skip
+        eigenvalues, Z = (
+            give_back(template, array, axis=False, exact=True, copy=True)
+            for array in (own.eigenvalues, own.Z)
+        )
+        basis = give_back(template, own.basis, axis=False, exact=True)
+        if isinstance(basis, np.ndarray):
+            basis = basis.view()
+            basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
+        return Spectrum(eigenvalues, basis, Z, own.below_rounding, own.most_negative, own.method)
 
     def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
         """Steps 1..T at one lam, without a solve (Theorem 4.1).
@@ -92,10 +95,9 @@ class Fit:
         -----
         n k T c multiplications, when the result is asked for.
         """
+        steps, ridge = integer("steps", steps, 1), self._lam(lam)
+        self._model.afford(2 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
         weights = schedule(alphas, steps, outputs=self.info.c)
-        size = 8 * self.info.n * self.info.c * (weights.shape[0] + 1)
-        require(3 * size, self._memory, f"a path of {steps} steps", "use fewer steps or outputs")
-        ridge = self._lam(lam)
         return Path(ridge, weights, ClosedForm(self._spectrum, ridge, weights), self._model)
 
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
@@ -107,8 +109,9 @@ class Fit:
             If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
         ridge, alpha = self._lam(lam), number("alpha", alpha)
-        rate = float(limit_rate(self._spectrum.eigenvalues, ridge, alpha))
-        if rate >= 1:
+        eigenvalues = self._spectrum.eigenvalues
+        rate = float(limit_rate(eigenvalues, ridge, alpha))
+        if not bool(limit_exists(eigenvalues, ridge, alpha)):
             raise ValueError(
                 f"alpha={alpha:g} has no limit at lam={ridge:g}: the steps grow by {rate:.4g} each; "
                 "alphas in [0, 2) always converge"
@@ -121,7 +124,9 @@ class Fit:
 
         Parameters as :meth:`path`, without weights per output.
         """
-        B = train_filter(self._spectrum.eigenvalues, self._lam(lam), schedule(alphas, steps))
+        steps, ridge = integer("steps", steps, 1), self._lam(lam)
+        self._model.afford(self.info.k * steps, f"the diagonals of {steps} steps")
+        B = train_filter(self._spectrum.eigenvalues, ridge, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
     def optimal_alphas(
@@ -155,8 +160,9 @@ class Fit:
         -----
         m n k + m k T c multiplications, where refits would take 2 (T - 1) + 1 of them.
         """
-        steps = integer("steps", steps, 1)
-        cross, truth, lams = *self._validation(X_val, Y_val), np.array([self._lam(lam)])
+        steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
+        self._afford_steps(1, steps, self.info.c if per_output else 1)
+        cross, truth = self._validation(X_val, Y_val)
         seen = validate(self._spectrum, cross, truth, lams, steps, per_output=per_output)
         found = greedy_weights(seen.triangles[0], clip=clip)
         if per_output:
@@ -195,9 +201,10 @@ class Fit:
         ----------
         Pareek, Du and Oh (2024) for linear models; Theorem 4.1 for the basis.
         """
-        steps = integer("steps", steps, 1)
+        steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         penalty = positive("ridge", ridge, zero=True)
-        cross, truth, lams = *self._validation(X_val, Y_val), np.array([self._lam(lam)])
+        self._afford_steps(1, steps, 1)
+        cross, truth = self._validation(X_val, Y_val)
         seen = validate(self._spectrum, cross, truth, lams, steps)
         found = joint_weights(seen.triangles[0], ridge=penalty)
         mse = found.losses / (seen.rows * seen.outputs)
@@ -243,8 +250,11 @@ class Fit:
             self._lam(float(ridge))
         weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
         steps = integer("steps", steps, 1)
+        check_growth(weights, steps)
         points = len(ridges) * len(weights) * steps
-        require(5 * 8 * points, self._memory, f"a grid of {points:,} points", "use a coarser grid")
+        allowed = self._model.memory
+        require(5 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
+        self._afford_steps(len(ridges), steps, 1)
         cross, truth = self._validation(X_val, Y_val)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(self._spectrum, cross, truth, ridges, weights, steps, watch)
@@ -254,6 +264,11 @@ class Fit:
             fit_seconds=sum(self.info.seconds.values()), error_estimate=self.info.error_estimate,
         )  # fmt: skip
         return sweep
+
+    def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
+        """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
+        numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
+        self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
 
     def _lam(self, lam: float | None) -> float:
         if lam is None:
@@ -323,6 +338,11 @@ def fit(
     -------
     Fit
 
+    Warns
+    -----
+    UserWarning
+        If the smallest lam is too small for float64; `info.status` says the same.
+
     Raises
     ------
     TypeError
@@ -348,6 +368,8 @@ def fit(
     """
     choice("method", method, ("auto", "eigh"))
     choice("operator", operator, ("auto", "dense"))
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress={progress!r} must be callable as progress(stage, done, total)")
     chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
     rows = inputs(X, "X")
     n, d = int(rows.shape[0]), int(rows.shape[1])
@@ -362,7 +384,8 @@ def fit(
         peak, allowed, f"an eigendecomposition of n = {n:,} rows",
         f"at most about {fitting:,} rows fit; take a subset, or raise memory=",
     )  # fmt: skip
-    dense = DenseOperator(chosen, _private(backend.asarray(rows), rows, chosen), backend.tile)
+    own = _private(backend.asarray(rows), chosen)
+    dense = DenseOperator(chosen, own, backend.tile, dtype_name(rows))
     watch = Stopwatch(backend.synchronize, progress=progress)
     Yb = backend.asarray(wanted)
     spectrum = Eigh(backend).decompose(dense, Yb, watch)
@@ -371,10 +394,13 @@ def fit(
         "eigh", "dense", backend.name, n, d, c, n, 1, 0, residual, spectrum.below_rounding,
         watch.seconds, peak, _status(spectrum, residual, float(ridges.min()), peak),
     )  # fmt: skip
-    return Fit(chosen, ridges, info, spectrum, Model(dense, backend, template), allowed, progress)
+    if not info.status.startswith("exact"):
+        warnings.warn(info.status, stacklevel=2)
+    model = Model(dense, backend, template, allowed)
+    return Fit(chosen, ridges, info, spectrum, model, progress)
 
 
-def _private(array: Any, source: Any, kernel: Kernel) -> Any:
+def _private(array: Any, kernel: Kernel) -> Any:
     """A copy if the array is the caller's own memory: later changes there must not change a fit.
 
     A precomputed K is only read while it is decomposed, so it is not copied.
@@ -400,9 +426,10 @@ def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> f
 def _status(spectrum: Spectrum, residual: float, lam: float, peak: int) -> str:
     eigenvalues = to_numpy(spectrum.eigenvalues)
     rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
-    if residual > 1e-6:
-        advice = "the smallest lam is too small for float64: raise it"
+    noise = len(eigenvalues) * np.finfo(float).eps * float(eigenvalues[-1])
+    if not residual <= 1e-6 or lam < noise:
         return (
-            f"inaccurate at lam = {lam:g} (relative residual {residual:.1e}); {advice}; {rounding}"
+            f"inaccurate at lam = {lam:g}: relative residual {residual:.1e}, and the eigenvalues of K "
+            f"carry rounding of {noise:.1e}; lam is too small for float64: raise it; {rounding}"
         )
     return f"exact to {max(residual, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"

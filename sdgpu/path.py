@@ -12,6 +12,7 @@ import numpy as np
 from sdgpu.checks import integer
 from sdgpu.device.arrays import Template, inputs
 from sdgpu.device.backend import Backend, give_back
+from sdgpu.device.memory import require
 from sdgpu.distill.filters import (
     dual_filter,
     limit_dual_filter,
@@ -40,12 +41,19 @@ class Model:
     operator: DenseOperator
     backend: Backend
     template: Template
+    memory: int
+
+    def afford(self, numbers: int, what: str) -> None:
+        """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
+        require(16 * numbers, self.memory, what, "ask for fewer steps, rows or outputs at once")
 
     def predict(self, dual: Any, X_new: Any) -> Any:
         """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
         features = int(self.operator.X.shape[1])
         new = inputs(X_new, "X_new", features=features, empty=True)
         self.template.check(new, "X_new")
+        columns = int(np.prod(dual.shape)) // self.operator.n
+        self.afford(int(new.shape[0]) * columns, f"a prediction of {new.shape[0]:,} rows")
         cross = self.operator.cross(self.backend.asarray(new))
         return give_back(self.template, flat_product(cross, dual))
 
@@ -60,7 +68,7 @@ class Predictor:
     @property
     def dual(self) -> Any:
         """Dual coefficients (n, c), in the caller's library."""
-        return give_back(self._model.template, self._dual)
+        return give_back(self._model.template, self._dual, copy=True)
 
     def predict(self, X_new: Any) -> Any:
         """Predictions at new rows (m, d): (m, c)."""
@@ -124,12 +132,12 @@ class Path:
     @cached_property
     def fitted(self) -> Any:
         """Predictions y(1..T) at the training points, (T, n, c); equation (6)."""
-        return give_back(self._model.template, self._chain.fitted)
+        return give_back(self._model.template, self._chain.fitted, copy=True)
 
     @cached_property
     def dual(self) -> Any:
         """Dual coefficients of steps 1..T, (T, n, c); f(x; tau) = kappa(x, X) dual[tau - 1]."""
-        return give_back(self._model.template, self._chain.dual)
+        return give_back(self._model.template, self._chain.dual, copy=True)
 
     def predict(self, X_new: Any) -> Any:
         """Predictions f(x; 1..T) at new rows, equations (4) and (7).

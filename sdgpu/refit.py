@@ -88,4 +88,4 @@ def refit_path(
     xp = backend.xp
     tilted = xp.asarray(weights, dtype=xp.float64, device=backend.device)
     chain = recursion(solve, backend.asarray(wanted), lam, tilted)
-    return Path(lam, weights, chain, Model(operator, backend, template))
+    return Path(lam, weights, chain, Model(operator, backend, template, allowed))

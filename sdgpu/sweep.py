@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.polynomial.chebyshev import Chebyshev, chebpts1, chebvander
 
 from sdgpu.checks import choice
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import shrinkage
+from sdgpu.distill.limits import limit_nodes
 from sdgpu.distill.losses import grid_losses, merge_rows
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
@@ -76,7 +77,7 @@ class Sweep:
         alpha_star, star_mse        (lam, step)         Algorithm 1 (16)
         alpha_clipped, clipped_mse  (lam, step)         the same, each weight clipped to [0, 1]
         joint_mse                   (lam, step)         joint optimum over all weights
-        joint_alpha                 (lam, step)         its weights for all T steps
+        joint_alpha                 (lam, chain, step)  its weights for chains of 1..T steps
         joint_condition             (lam)               condition of that least-squares problem
         ==========================  ==================  ==========================================
     """
@@ -114,7 +115,7 @@ class Sweep:
         elif over == "ridge" or step == 1:
             alpha = np.nan
         else:
-            alpha = self._chain(over, lam, int(step))
+            alpha = self._chain(over, int(where["lam"]), int(step))
         return Best(lam, alpha, step if np.isinf(step) else int(step), mse)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -129,10 +130,10 @@ class Sweep:
         """
         write_dataset(self.dataset, path)
 
-    def _chain(self, over: str, lam: float, step: int) -> np.ndarray:
-        """Weights of steps 2..step of the chain that reached the point."""
+    def _chain(self, over: str, row: int, step: int) -> np.ndarray:
+        """Weights of steps 2..step of the chain that reached the point, at lam number `row`."""
         name = {"star": "alpha_star", "clipped": "alpha_clipped", "joint": "joint_alpha"}[over]
-        chain = self.dataset[name].sel(lam=lam)
+        chain = self.dataset[name].isel(lam=row)
         if over == "joint":
             chain = chain.sel(chain=step)
         return chain.sel(step=slice(2, step)).values.copy()
@@ -142,6 +143,12 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """Raise ValueError or FileNotFoundError, before any work, if a result cannot go to `path`."""
     target = FilePath(path)
     choice("file ending", target.suffix, (".nc", ".zarr"))
+    if target.suffix == ".nc" and target.is_dir():
+        raise ValueError(f"{target} is a folder: a NetCDF file is wanted")
+    if target.suffix == ".zarr" and importlib.util.find_spec("zarr") is None:
+        raise ImportError(
+            "zarr is not installed: pip install 'sdgpu[cluster]', or write a .nc file"
+        )
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
 
@@ -181,14 +188,19 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     kind = choice("file ending", source.suffix, (".nc", ".zarr"))
     if not source.exists():
         raise FileNotFoundError(f"there is no sweep at {source}")
-    if kind == ".nc":
-        with xr.open_dataset(source, engine="h5netcdf") as stored:
+    try:
+        opened = (
+            xr.open_dataset(source, engine="h5netcdf")
+            if kind == ".nc"
+            else xr.open_zarr(source, consolidated=False)
+        )
+        with opened as stored:
             dataset = stored.load()
-    else:
-        with xr.open_zarr(source, consolidated=False) as stored:
-            dataset = stored.load()
-    if "mse" not in dataset or dataset["mse"].dims != ("lam", "alpha", "step"):
-        raise ValueError(f"{source} holds no sweep: variable mse(lam, alpha, step) is missing")
+    except Exception as error:  # xarray, h5py and zarr raise many types for a damaged file
+        raise ValueError(f"{source} cannot be read as {kind[1:]}: {error}") from error
+    missing = [name for name in FAMILIES.values() if name not in dataset]
+    if missing or dataset["mse"].dims != ("lam", "alpha", "step"):
+        raise ValueError(f"{source} holds no sweep: {', '.join(missing) or 'mse'} is missing")
     return Sweep(dataset)
 
 
@@ -206,7 +218,7 @@ def run_sweep(
     Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device.
     """
     eigenvalues = to_numpy(spectrum.eigenvalues)
-    nodes = _limit_nodes(eigenvalues, lams, alphas)
+    nodes = limit_nodes(eigenvalues, lams, alphas)
     with watch.stage("sweep"):
         seen = validate(
             spectrum, cross, targets, lams, steps, limits=(nodes.lams, nodes.alphas), watch=watch
@@ -241,72 +253,6 @@ def _training(
     triangles = merge_rows(None, powers * length[:, None])
     freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
     return grid_losses(triangles, grid) / (n * c), freedom
-
-
-@dataclass(frozen=True)
-class _LimitNodes:
-    """Limits to evaluate exactly, and how the grid follows from them.
-
-    The limit (17) is ridge with mu = lam / alpha, so its loss is one function g of log mu for the
-    whole (lam, alpha) grid. delta / (delta + mu) is a logistic function of log mu with its poles at
-    distance pi from the real axis; so is g, and Chebyshev interpolation in log mu converges
-    geometrically. A few dozen evaluations serve any number of weights to full precision.
-    """
-
-    lams: np.ndarray  # (M,)
-    alphas: np.ndarray  # (M,)
-    mu: np.ndarray  # (L, A): lam / alpha where interpolated, NaN elsewhere
-    direct: np.ndarray  # (L, A): index of an exact evaluation, -1 elsewhere
-    zero: np.ndarray  # (L, A): the collapse alpha = 0
-    domain: tuple[float, float]
-    degree: int  # -1 if nothing is interpolated
-
-    def spread(self, sums: np.ndarray, zero: float) -> np.ndarray:
-        """Losses (L, A) from the evaluated ones (M,); NaN where the limit diverges."""
-        result = np.full(self.mu.shape, np.nan)
-        result[self.zero] = zero
-        exact = self.direct >= 0
-        result[exact] = sums[self.direct[exact]]
-        if self.degree >= 0:
-            # the nodes come first; discrete orthogonality gives the series from their values
-            values = sums[: self.degree + 1]
-            series = chebvander(chebpts1(len(values)), self.degree).T @ values
-            series *= 2.0 / len(values)
-            series[0] /= 2.0
-            inside = ~np.isnan(self.mu)
-            interpolant = Chebyshev(series, domain=self.domain)
-            result[inside] = np.maximum(interpolant(np.log(self.mu[inside])), 0.0)
-        return result
-
-
-def _limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> _LimitNodes:
-    ridge, weight = np.meshgrid(lams, alphas, indexing="ij")
-    exists = np.abs(1 - weight) * (delta[-1] / (delta[-1] + ridge)) < 1
-    zero = exists & (weight == 0)
-    with np.errstate(divide="ignore", over="ignore"):
-        mu = np.where(exists & (weight > 0), ridge / weight, np.nan)
-    mu[np.isinf(mu)] = np.nan
-    direct = np.full(mu.shape, -1)
-    low, high = (
-        np.log(np.nanmin(mu, initial=np.inf)),
-        np.log(np.nanmax(mu, initial=0, where=mu > 0)),
-    )
-    # Bernstein ellipse through the poles at distance pi: errors fall like rho^-degree
-    height = 2 * np.pi / max(high - low, 1e-3)
-    degree = int(np.ceil(38 / np.log(height + np.hypot(1, height)))) + 8
-    node_lams = np.zeros(0)
-    if np.count_nonzero(~np.isnan(mu)) > degree + 1:
-        node_lams = np.exp(low + (chebpts1(degree + 1) + 1) / 2 * (high - low))
-    else:
-        degree = -1
-        mu = np.full(mu.shape, np.nan)
-    rest = exists & ~zero & np.isnan(mu)
-    direct[rest] = len(node_lams) + np.arange(np.count_nonzero(rest))
-    return _LimitNodes(
-        np.concatenate([node_lams, ridge[rest]]),
-        np.concatenate([np.ones(len(node_lams)), weight[rest]]),
-        mu, direct, zero, (low, high), degree,
-    )  # fmt: skip
 
 
 def _dataset(

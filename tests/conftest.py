@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+# KeOps compiles into its cache, which has no lock: one inside the build folder for each worker
+_CACHE = (
+    Path(__file__).parent.parent
+    / "build"
+    / f"keops-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+)
+_CACHE.mkdir(parents=True, exist_ok=True)
+os.environ["KEOPS_CACHE_FOLDER"] = str(_CACHE)
+
 import array_api_strict
 import numpy as np
 import pytest

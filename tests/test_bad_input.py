@@ -48,6 +48,13 @@ def fitted():
         ({"kernel": "precomputed", "X": np.diag([1.0, -1.0]), "Y": np.ones(2)}, ValueError, "positive semi-definite"),
         ({"kernel": "precomputed", "X": np.array([[1.0, 0.5], [0.0, 1.0]]), "Y": np.ones(2)}, ValueError, "symmetric"),
         ({"kernel": lambda A, B: -(A @ B.T)}, ValueError, "positive semi-definite"),
+        ({"kernel": lambda A, B: (A @ B.T) * 1j}, TypeError, "complex128 numbers of numpy"),
+        ({"kernel": lambda A, B: torch.ones(len(A), len(B))}, TypeError, "numbers of torch"),
+        ({"X": np.ma.array(X, mask=X > 1)}, TypeError, "X is a masked array"),
+        ({"memory": [1]}, TypeError, r"memory=\[1\]"),
+        ({"memory": True}, TypeError, "memory=True"),
+        ({"device": "cpu:7"}, ValueError, "only cuda takes an index"),
+        ({"progress": 3}, TypeError, "progress=3 must be callable"),
     ],
 )  # fmt: skip
 def test_fit(change, error, words):
@@ -109,11 +116,23 @@ def test_fit(change, error, words):
             "alphas must be finite",
         ),
         (lambda f: f.sweep(X_VAL, Y_VAL, steps=-3), ValueError, "steps=-3"),
+        (lambda f: f.path(0.2, 1e200, 5), ValueError, r"alphas reach 1e\+200: over steps=5"),
+        (lambda f: f.sweep(X_VAL, Y_VAL, alphas=[1e100], steps=6), ValueError, "overflow"),
+        (lambda f: f.path(0.2, steps=10**9), MemoryError, "a path of 1000000000 steps"),
+        (lambda f: f.diagonal(0.2, steps=10**9), MemoryError, "diagonals of 1000000000 steps"),
+        (lambda f: f.optimal_alphas(X_VAL, Y_VAL, 0.2, steps=10**7), MemoryError, "10000000 steps"),
+        (lambda f: f.joint_alphas(X_VAL, Y_VAL, 0.2, steps=10**7), MemoryError, "10000000 steps"),
     ],
 )
 def test_questions_to_a_fit(fitted, call, error, words):
     with pytest.raises(error, match=words):
         call(fitted)
+
+
+def test_predictions_that_do_not_fit_are_refused_before_the_work():
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=1.0, memory="1MB")
+    with pytest.raises(MemoryError, match="a prediction of 100,000 rows"):
+        fitted.path(steps=3).predict(np.zeros((100_000, 3)))
 
 
 def test_grids_that_do_not_fit_are_refused_before_the_work():

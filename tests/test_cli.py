@@ -34,6 +34,14 @@ def table(tmp_path, rng):
     frame.to_csv(tmp_path / "mixed.csv", index=False)
     np.savez(tmp_path / "arrays.npz", X=X, y=frame["target"])
     np.savez(tmp_path / "other.npz", A=X)
+    np.savez(tmp_path / "uneven.npz", X=X, y=np.ones(50))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "arrays.npz").read_bytes()[:300])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    frame.drop(columns="label").replace({"b": {frame["b"][3]: None}}).to_csv(
+        tmp_path / "gaps.csv", index=False
+    )
+    (tmp_path / "head.csv").write_text("a,b,c\n")
+    (tmp_path / "nothing.csv").write_text("")
     return tmp_path
 
 
@@ -76,6 +84,10 @@ def test_labels(run, table):
     assert "accuracy" in output
 
 
+def test_version(run):
+    assert sdgpu.__version__ in run("--version")
+
+
 def test_doctor(run):
     output = run("doctor")
     assert "numpy on cpu" in output
@@ -97,6 +109,18 @@ def test_help_shows_an_example(run, command):
         (("sweep", "numbers.csv", "--target", "y"), "target='y' is no column"),
         (("sweep", "other.npz"), "has no array X and no y"),
         (("sweep", "diabetes", "--lams", "1:2"), "lams='1:2'"),
+        (("sweep", "uneven.npz"), "has 50 rows, but its inputs have 60"),
+        (("sweep", "cut.npz"), "cut.npz is no npz file, or a damaged one"),
+        (("sweep", "empty.npz"), "empty.npz is no npz file, or a damaged one"),
+        (("sweep", "gaps.csv"), "gaps.csv has missing cells in b (1)"),
+        (("sweep", "labels.csv"), "pass --classify if they are labels"),
+        (("sweep", "head.csv"), "head.csv has 0 rows of 3 columns"),
+        (("sweep", "nothing.csv"), "nothing.csv cannot be read as csv"),
+        (("sweep", "diabetes", "--classify"), "has its own target"),
+        (("sweep", "diabetes", "--lams", "0:1:3"), "both ends must be finite and > 0"),
+        (("sweep", "diabetes", "--figure", "h.xyz"), "figure ending='.xyz'"),
+        (("sweep", "diabetes", "--memory", "1kB"), "may be used"),
+        (("sweep", "diabetes", "--gamma", "1,2"), "gamma='1,2'"),
         (("sweep", "diabetes", "--lams", "-1,2"), "lams must be > 0"),
         (("sweep", "diabetes", "--kernel", "rbff"), "did you mean 'rbf'"),
         (("sweep", "diabetes", "--gamma", "wide"), "gamma='wide'"),

@@ -231,7 +231,8 @@ def test_info_tells_how_good_it_is():
 
 def test_a_hopeless_lam_is_reported():
     X = np.linspace(0, 1, 200)[:, None]
-    info = sdgpu.fit(X, np.sin(9 * X[:, 0]), sdgpu.Gaussian(0.1), lams=1e-300).info
+    with pytest.warns(UserWarning, match="lam is too small for float64: raise it"):
+        info = sdgpu.fit(X, np.sin(9 * X[:, 0]), sdgpu.Gaussian(0.1), lams=1e-300).info
     assert "raise it" in info.status
     assert info.error_estimate > 1e-6
 
@@ -249,6 +250,68 @@ def test_progress_hears_of_every_stage():
     fitted = sdgpu.fit(X, Y, KERNEL, lams=0.5, progress=lambda *event: heard.append(event))
     fitted.sweep(X_val, Y_val, steps=2)
     assert {event[0] for event in heard} == {"gram", "eigh", "sweep", "validation"}
+
+
+def test_rows_far_from_their_centre_keep_their_distances():
+    """Two clusters a million widths apart: an expanded distance has no digit left inside them."""
+    X, Y, *_ = data(n=20, d=6)
+    X[10:] += 1e6
+    near = np.exp(-0.3 * ((X[:10, None] - X[None, :10]) ** 2).sum(axis=-1))
+    K = KERNEL(X)
+    assert_allclose(K[:10, :10], near, atol=1e-9)
+    assert (K.diagonal() == 1).all()
+    fitted, _ = refits(np.kron(np.eye(2), near), np.vstack([Y[:10], Y[:10]]), 0.1, 0.0, 2)
+    path = sdgpu.fit(X, np.vstack([Y[:10], Y[:10]]), KERNEL, lams=0.1).path(steps=2)
+    assert_allclose(path.fitted[:, :10], fitted[:, :10], atol=1e-8)
+    assert_allclose(path.predict(X), path.fitted, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("X", "kernel"),
+    [(1e200, "rbf"), (1e60, sdgpu.Polynomial(3)), (1.0, sdgpu.Gaussian(1.0, 1e-200))],
+)
+def test_a_kernel_that_overflows_is_an_error(X, kernel):
+    rows, Y, *_ = data(n=20, d=6)
+    with pytest.raises(ValueError, match=r"overflows on data with .X. up to"):
+        sdgpu.fit(X * rows, Y, kernel, lams=1.0)
+
+
+def test_angles_do_not_depend_on_the_scale():
+    X, *_ = data(n=10, d=6)
+    for scale in (1e-200, 1e200):
+        assert_allclose(sdgpu.Cosine()(scale * X), sdgpu.Cosine()(X), atol=1e-14)
+
+
+def test_the_collapse_exists_for_tiny_lam():
+    X, Y, X_val, _ = data()
+    with pytest.warns(UserWarning, match="too small"):
+        fitted = sdgpu.fit(1e5 * X, Y, sdgpu.Linear(), lams=1e-6)
+    assert (fitted.limit(alpha=0.0).predict(X_val) == 0).all()
+
+
+def test_results_are_not_the_insides_of_a_fit():
+    X, Y, X_val, _ = data()
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=0.5)
+    before = fitted.path(steps=2).predict(X_val)
+    path = fitted.path(steps=2)
+    path.dual[:] = 0
+    path.fitted[:] = 0
+    fitted.spectrum.eigenvalues[:] = 0
+    fitted.spectrum.Z[:] = 0
+    with pytest.raises(ValueError, match="read-only"):
+        fitted.spectrum.basis[:] = 0
+    assert_allclose(path.predict(X_val), before)
+    assert_allclose(fitted.path(steps=2).predict(X_val), before)
+
+
+def test_float32_rounding_of_a_given_kernel_passes():
+    X, Y, *_ = (a.astype(np.float32) for a in data())
+    squares = (X**2).sum(axis=1)
+    K = np.exp(-0.05 * (squares[:, None] - 2 * (X @ X.T) + squares[None]))
+    K[0, 1] += 1e-7
+    assert sdgpu.fit(K, Y, "precomputed", lams=0.5).path(steps=2).fitted.dtype == np.float32
+    with pytest.raises(ValueError, match="not symmetric"):
+        sdgpu.fit(K.astype(np.float64), Y.astype(np.float64), "precomputed", lams=0.5)
 
 
 @pytest.mark.gpu

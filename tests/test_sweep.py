@@ -91,6 +91,35 @@ def test_limits_over_many_magnitudes(arrays):
     assert_allclose(found, wanted, rtol=1e-9)
 
 
+def test_limits_keep_their_digits_where_the_loss_is_tiny(arrays):
+    """On the training rows the loss falls over many magnitudes: the error is relative to it."""
+    X, Y, *_ = arrays
+    lams, alphas = np.geomspace(1e-6, 10, 30), np.linspace(0, 1, 101)
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=lams)
+    found = fitted.sweep(X, Y, alphas=alphas, steps=2).dataset["limit_mse"]
+    assert float(found.min()) < 1e-5 * float(found.max())
+    for lam in lams[::5]:
+        for alpha in alphas[1::20]:
+            wanted = np.mean((fitted.limit(lam, alpha).fitted - Y) ** 2)
+            assert_allclose(found.sel(lam=lam, alpha=alpha), wanted, rtol=1e-7)
+
+
+@pytest.mark.parametrize("alphas", [[0.5] * 30, [0.0, 0.0], [-1.0, -2.0], [3.0], [0.0, 0.5, 3.0]])
+def test_limits_of_odd_grids(arrays, fitted, alphas):
+    found = fitted.sweep(*arrays[2:], alphas=alphas, steps=2).dataset["limit_mse"].values
+    for j, alpha in enumerate(alphas):
+        if 0 <= alpha < 2:
+            limit = fitted.limit(0.5, alpha).predict(arrays[2])
+            assert_allclose(found[1, j], np.mean((limit - arrays[3]) ** 2), rtol=1e-10)
+
+
+def test_repeated_and_unsorted_lams(arrays, fitted):
+    sweep = fitted.sweep(*arrays[2:], lams=[5.0, 0.5, 5.0, 0.5], alphas=[0.5], steps=4)
+    for over in ("star", "clipped", "joint"):
+        best = sweep.best(over)
+        assert np.shape(best.alpha) == (best.step - 1,)
+
+
 def test_limits_that_do_not_exist_are_nan(arrays, fitted):
     sweep = fitted.sweep(*arrays[2:], alphas=[-0.5, 0.5, 2.5], steps=2)
     assert np.isnan(sweep.dataset["limit_mse"].sel(alpha=2.5)).all()

@@ -204,6 +204,10 @@ def same_place(first: Array, second: Array, first_name: str, second_name: str) -
 
 
 def _as_array(value: object, name: str) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array: drop the masked rows, or pass {name}.filled(...)"
+        )
     if compat.is_array_api_obj(value):
         if isinstance(value, np.ndarray):
             return _numeric(value, name)
@@ -216,6 +220,8 @@ def _as_array(value: object, name: str) -> Array:
         return _from_dlpack(value, name)
     if value is None or isinstance(value, (str, bytes, dict, set)):
         raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
+    if hasattr(value, "dtypes") and hasattr(value, "to_numpy"):
+        return _frame(value, name)
     try:
         return _numeric(np.asarray(value), name)
     except ValueError as error:
@@ -225,10 +231,22 @@ def _as_array(value: object, name: str) -> Array:
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:
     """Refuse what is no number, with the remedy for the usual cases."""
     if array.dtype.kind in "biufc":
+        if array.dtype.kind == "f" and (array.dtype.itemsize > 8 or not array.dtype.isnative):
+            array = array.astype(np.float32 if array.dtype.itemsize == 4 else np.float64)
         return np.asarray(array)  # drops subclasses such as np.matrix, which multiply differently
     if array.dtype.kind == "O":
         raise TypeError(f"{name} has dtype object: convert it first, {name}.astype(float)")
     raise TypeError(f"{name} has dtype {array.dtype}: encode strings and dates as numbers first")
+
+
+def _frame(value: Any, name: str) -> np.ndarray:
+    """Read a pandas frame or series whose columns are all numbers, nullable ones included."""
+    kinds = [value.dtype] if value.ndim == 1 else list(value.dtypes)
+    if all(getattr(kind, "kind", "O") in "biuf" for kind in kinds):
+        if all(kind == np.float32 for kind in kinds):
+            return value.to_numpy()
+        return value.to_numpy(dtype=np.float64, na_value=np.nan)
+    return _numeric(np.asarray(value), name)
 
 
 def _from_dlpack(value: Any, name: str) -> Array:

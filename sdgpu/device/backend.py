@@ -237,6 +237,8 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
         device = str(compat.device(data))  # where the data are
     kind, _, index = device.partition(":")
     choice("device", kind, ("auto", "cpu", "cuda"))
+    if index and kind != "cuda":
+        raise ValueError(f"device={device!r}: only cuda takes an index; use device={kind!r}")
     if kind == "cpu" or (kind == "auto" and not cuda_count()):
         return NumpyBackend()
     if index and not index.isdigit():
@@ -250,6 +252,20 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
     if cupy_backend.works():
         return cupy_backend.CupyBackend(number)
     return TorchBackend(f"cuda:{number}")
+
+
+def backend_of(array: Array) -> Backend:
+    """The backend whose arrays `array` is one of: where operators used on their own compute."""
+    kind = library(array)
+    if kind == "numpy":
+        return NumpyBackend()
+    if kind == "torch":
+        return TorchBackend(str(array.device))
+    if kind == "cupy":
+        from sdgpu.device.cupy_backend import CupyBackend
+
+        return CupyBackend(int(array.device.id))
+    return PlainBackend(compat.array_namespace(array), compat.device(array))
 
 
 def cuda_count() -> int:
@@ -289,7 +305,9 @@ def to_numpy(array: Array) -> np.ndarray:
         return np.asarray(array)
 
 
-def give_back(template: Template, array: Array, *, axis: bool = True, exact: bool = False) -> Array:
+def give_back(
+    template: Template, array: Array, *, axis: bool = True, exact: bool = False, copy: bool = False
+) -> Array:
     """Hand a result to the caller: library, device and dtype of the data that came in.
 
     Parameters
@@ -302,7 +320,11 @@ def give_back(template: Template, array: Array, *, axis: bool = True, exact: boo
         Whether the last axis is c, which is dropped for 1-D targets.
     exact : bool, default False
         Keep float64 whatever the data were: spectra and filters.
+    copy : bool, default False
+        Never hand out memory that the fit itself goes on to use.
     """
+    if copy:
+        array = compat.array_namespace(array).asarray(array, copy=True)
     if axis and template.flat:
         array = array[..., 0]
     wanted, kind = library(template.sample), library(array)

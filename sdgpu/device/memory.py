@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from sdgpu.checks import number
+
 __all__ = ["available", "budget", "largest_rows", "parse_bytes", "require", "show"]
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -35,7 +37,7 @@ def parse_bytes(value: int | float | str) -> int:
         unit = match[2].lower()
         size = float(match[1]) * (_BINARY[unit] if unit in _BINARY else _UNITS.get(unit, 1))
     else:
-        size = float(value)
+        size = number("memory", value)
     if not 0 < size < float("inf"):
         raise ValueError(f"memory={value!r} must be more than zero bytes")
     return int(size)

@@ -154,15 +154,18 @@ def limit_rate(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
 
     Shapes: eigenvalues (k,), lam and alpha S, result S. The limit exists where it is < 1.
     """
-    a = shrinkage(eigenvalues, lam)
-    xp = compat.array_namespace(a)
-    alpha = _like(a, alpha)
-    return xp.abs(1 - alpha) * xp.max(a, axis=-1)
+    xp = compat.array_namespace(eigenvalues)
+    lam, alpha = _like(eigenvalues, lam), _like(eigenvalues, alpha)
+    largest = xp.max(eigenvalues)  # a grows with delta
+    return xp.abs(1 - alpha) * (largest / (largest + lam))
 
 
 def limit_exists(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
-    """Whether the steps converge, :func:`limit_rate` < 1; always so for alpha in [0, 2)."""
-    return limit_rate(eigenvalues, lam, alpha) < 1
+    """Whether the steps converge: alpha in [0, 2), or :func:`limit_rate` < 1 (shape S)."""
+    # a rounds to 1 for lam << delta, so the classical range is decided without it
+    rate = limit_rate(eigenvalues, lam, alpha)
+    alpha = _like(rate, alpha)
+    return ((alpha >= 0) & (alpha < 2)) | (rate < 1)
 
 
 def step_dual_filters(eigenvalues: Any, lam: Any, steps: int) -> Any:

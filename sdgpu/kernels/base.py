@@ -77,6 +77,11 @@ class Kernel(ABC):
     def __add__(self, other: Kernel) -> Kernel:
         return Sum((self, _operand(other)))
 
+    def __radd__(self, other: Any) -> Kernel:
+        return self if other == 0 else Sum((_operand(other), self))  # sum() starts at 0
+
+    __array_ufunc__ = None  # an array times a kernel is an error, not an array of kernels
+
     def __mul__(self, other: Kernel | float) -> Kernel:
         if isinstance(other, Kernel):
             return Product((self, other))
@@ -121,7 +126,7 @@ def lengthscales(value: float | Sequence[float] | None) -> tuple[float, ...] | f
         return positive("lengthscale", value)
     if host.ndim != 1 or host.size == 0:
         raise ValueError(f"lengthscale must be a number or one per feature, got shape {host.shape}")
-    return tuple(positive("lengthscale", float(entry)) for entry in host)
+    return tuple(positive("lengthscale", entry) for entry in host)
 
 
 def scaled_rows(X: Any, centre: Any, lengthscale: Sequence[float] | float | None) -> Any:
@@ -189,6 +194,7 @@ class Profile(Kernel):
 
     statistic: ClassVar[str] = "product"
     distance: ClassVar[bool] = True  # zero on the diagonal
+    sign: ClassVar[float] = 1.0  # of the squared distance in the augmented product
 
     @abstractmethod
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
@@ -196,8 +202,8 @@ class Profile(Kernel):
 
     def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
         tile = l1_distance(a, b) if self.statistic == "l1" else product(a, b, out)
-        if self.exact_near:
-            tile = recompute_near(tile, a, b)
+        if self.exact_near or a.far or b.far:
+            tile = recompute_near(tile, a, b, self.sign)
         if same and self.distance:
             tile = set_zero_diagonal(tile)
         if a.norms is None:

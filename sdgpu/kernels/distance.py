@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.checks import integer, positive
+from sdgpu.checks import integer, number, positive
 from sdgpu.device.arrays import inputs
 from sdgpu.device.backend import to_numpy
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
@@ -57,6 +57,7 @@ class Gaussian(Profile):
 
     gamma: float = 1.0
     lengthscale: float | Sequence[float] | None = None
+    sign: ClassVar[float] = -1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))
@@ -65,7 +66,7 @@ class Gaussian(Profile):
     def rows(self, X: Any, centre: Any) -> Rows:
         # the statistic is -gamma log2(e) |x - x'|^2: the profile is a single 2^t
         values = scaled_rows(X, centre, self.lengthscale)
-        return distance_rows(values * math.sqrt(self.gamma * math.log2(math.e)), sign=-1.0)
+        return distance_rows(values * math.sqrt(self.gamma * math.log2(math.e)), self.sign)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(clip_(tile, None, 0.0))
@@ -126,7 +127,7 @@ class Matern(Profile):
     lengthscale: float | Sequence[float] = 1.0
 
     def __post_init__(self) -> None:
-        if self.nu not in (0.5, 1.5, 2.5):
+        if number("nu", self.nu) not in (0.5, 1.5, 2.5):
             raise ValueError(f"nu={self.nu!r} has no closed form here: use 0.5, 1.5 or 2.5")
         if self.lengthscale is None:
             raise ValueError("lengthscale=None: give a number > 0 or one per feature")

@@ -8,14 +8,15 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.device.arrays import slices
+from sdgpu.device.arrays import dtype_name, library, slices
 from sdgpu.kernels.base import Kernel
 from sdgpu.kernels.statistics import Rows
 
 __all__ = ["FunctionKernel", "Precomputed", "check_symmetric"]
 
 # Asymmetry and negative eigenvalues up to this size, relative to the largest, pass as rounding.
-ROUNDING = {"float64": 1e-8, "float32": 1e-4}
+ASYMMETRY = {"float64": 1e-8, "float32": 1e-4}
+NEGATIVE = {"float64": 1e-6, "float32": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,16 @@ class FunctionKernel(Kernel):
                 f"the kernel function returned shape {getattr(tile, 'shape', None)} for {wanted}: "
                 "it must return one value for each pair of rows"
             )
-        xp = compat.array_namespace(a.left, tile)
+        if library(tile) != library(a.left) or not dtype_name(tile).startswith("float"):
+            raise TypeError(
+                f"the kernel function returned {dtype_name(tile)} numbers of {library(tile)}: it must "
+                f"return floats of {library(a.left)}, the library of its arguments"
+            )
+        xp = compat.array_namespace(a.left)
         if not bool(xp.all(xp.isfinite(tile))):
             raise ValueError("the kernel function returned NaN or infinity")
         if same:
-            check_symmetric(tile, "the kernel function")
+            check_symmetric(tile, "the kernel function", dtype_name(tile))
         return xp.astype(tile, a.left.dtype, copy=False)
 
     def diagonal(self, rows: Rows) -> Any:
@@ -82,8 +88,8 @@ class Precomputed(Kernel):
         raise TypeError("a precomputed kernel cannot be evaluated: pass a kernel with a formula")
 
 
-def check_symmetric(K: Any, name: str, *, tile: int = 1024) -> None:
-    """Raise ValueError unless K is symmetric up to rounding; one pass, tile by tile."""
+def check_symmetric(K: Any, name: str, dtype: str, *, tile: int = 1024) -> None:
+    """Raise ValueError unless K is symmetric up to rounding of `dtype`; one pass, tile by tile."""
     xp = compat.array_namespace(K)
     n = K.shape[0]
     largest = worst = 0.0
@@ -92,8 +98,7 @@ def check_symmetric(K: Any, name: str, *, tile: int = 1024) -> None:
             block = K[high, low]
             largest = max(largest, float(xp.max(xp.abs(block))))
             worst = max(worst, float(xp.max(xp.abs(block - K[low, high].T))))
-    allowed = ROUNDING["float32" if "32" in str(K.dtype) else "float64"]
-    if worst > allowed * largest:
+    if worst > ASYMMETRY.get(dtype, ASYMMETRY["float32"]) * largest:
         raise ValueError(
             f"{name} is not symmetric: |K - K'| reaches {worst:.3g} against |K| <= {largest:.3g}; "
             "average it with its transpose if that is intended"

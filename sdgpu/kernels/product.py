@@ -97,7 +97,7 @@ class Cosine(Profile):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        unit, norms = _unit(X, self.lengthscale)
+        unit, norms, _ = _unit(X, self.lengthscale)
         return replace(inner_rows(unit), norms=norms)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
@@ -142,8 +142,8 @@ class ArcCosine(Profile):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        unit, norms = _unit(X, self.lengthscale)
-        return replace(distance_rows(unit), norms=norms)
+        unit, norms, largest = _unit(X, self.lengthscale)
+        return replace(distance_rows(unit), norms=norms * largest * largest)
 
     @property
     def exact_near(self) -> bool:
@@ -201,10 +201,14 @@ def _plain_rows(X: Any, lengthscale: Any) -> Rows:
     return inner_rows(scaled_rows(X, None, lengthscale))
 
 
-def _unit(X: Any, lengthscale: Any) -> tuple[Any, Any]:
-    """Rows of length 1 (0 stays 0), and their squared lengths before."""
+def _unit(X: Any, lengthscale: Any) -> tuple[Any, Any, Any]:
+    """Rows of length 1 (0 stays 0), their squared lengths before over scale^2, and that scale."""
     values = scaled_rows(X, None, lengthscale)
     xp = compat.array_namespace(values)
+    # scaled by the largest entry first: squares of tiny or huge entries leave the range
+    largest = xp.max(xp.abs(values), axis=1)
+    largest = xp.where(largest > 0, largest, xp.ones_like(largest))
+    values = values / largest[:, None]
     norms = xp.sum(values * values, axis=1)
     length = xp.sqrt(xp.where(norms > 0, norms, xp.ones_like(norms)))
-    return values / length[:, None], norms
+    return values / length[:, None], norms, largest

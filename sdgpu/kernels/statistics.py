@@ -40,6 +40,7 @@ class Rows:
     right: Any
     norms: Any = None
     parts: tuple[Rows, ...] = ()
+    far: bool = False  # so far from the centre that near pairs need their distance recomputed
 
     def __len__(self) -> int:
         return len(self.parts[0]) if self.parts else int(self.left.shape[0])
@@ -49,7 +50,7 @@ class Rows:
             return None if array is None else array[rows, ...]
 
         parts = tuple(part[rows] for part in self.parts)
-        return Rows(cut(self.left), cut(self.right), cut(self.norms), parts)
+        return Rows(cut(self.left), cut(self.right), cut(self.norms), parts, self.far)
 
     @property
     def sample(self) -> Any:
@@ -63,7 +64,11 @@ def distance_rows(values: Any, sign: float = 1.0) -> Rows:
     squares = xp.sum(values * values, axis=1)[:, None]
     ones = xp.ones_like(squares)
     left = xp.concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
-    return Rows(left, xp.concat([values, ones, squares], axis=1))
+    # the expansion is off by about eps |x|^2: what an exponent can bear depends on the precision
+    eps = float(xp.finfo(values.dtype).eps)
+    largest = float(xp.max(squares)) if squares.shape[0] else 0.0
+    far = eps * largest > (1e-12 if eps < 1e-10 else 1e-5)
+    return Rows(left, xp.concat([values, ones, squares], axis=1), far=far)
 
 
 def inner_rows(values: Any) -> Rows:
@@ -83,8 +88,10 @@ def product(a: Rows, b: Rows, out: Any = None) -> Any:
     return compat.array_namespace(out).matmul(a.left, b.right.T, out=out)
 
 
-def recompute_near(tile: Any, a: Rows, b: Rows) -> Any:
-    """Overwrite |x - x'|^2 of near pairs by its direct sum, for profiles with a kink at 0.
+def recompute_near(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
+    """Overwrite sign |x - x'|^2 of near pairs by its direct sum.
+
+    For profiles with a kink at 0, and for rows that are far from their centre.
 
     The expansion has lost a third of its digits where |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2), and a
     square root makes the 1e-16 that is left of zero into 1e-8.
@@ -92,7 +99,7 @@ def recompute_near(tile: Any, a: Rows, b: Rows) -> Any:
     xp = compat.array_namespace(tile)
     d = a.right.shape[1] - 2
     limit = float(xp.finfo(tile.dtype).eps) ** (1 / 3)
-    near = tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
+    near = sign * tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
     left, right = xp.nonzero(near)
     if left.shape[0] == 0:
         return tile
@@ -100,7 +107,7 @@ def recompute_near(tile: Any, a: Rows, b: Rows) -> Any:
     for part in slices(left.shape[0], max(1, 2**22 // d)):
         nearby = xp.take(b.right[:, :d], right[part], axis=0)
         difference = xp.take(a.right[:, :d], left[part], axis=0) - nearby
-        exact.append(xp.sum(difference * difference, axis=1))
+        exact.append(sign * xp.sum(difference * difference, axis=1))
     tile[near] = xp.concat(exact)
     return tile
 

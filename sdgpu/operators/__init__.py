@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from sdgpu.operators.dense import Cross, DenseOperator
+from sdgpu.operators.keops import KeOpsOperator
+from sdgpu.operators.tiled import TiledOperator
 
-__all__ = ["Cross", "DenseOperator"]
+__all__ = ["Cross", "DenseOperator", "KeOpsOperator", "TiledOperator"]

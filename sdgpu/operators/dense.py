@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import inputs, same_place, slices
-from sdgpu.device.backend import to_numpy
+from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
+from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.base import TILE, column_means, gram
 from sdgpu.kernels.given import check_symmetric
@@ -52,6 +52,9 @@ class DenseOperator:
         Any library and device; everything is computed there, in the dtype of X.
     tile : int, default 256
         Rows of a tile while K is built.
+    given_dtype : str, optional
+        Precision in which a precomputed K was made, for the tolerance of its checks; that of X by
+        default.
 
     Raises
     ------
@@ -70,13 +73,16 @@ class DenseOperator:
     kernel: Kernel
     X: Any = field(repr=False)
     tile: int = TILE
+    given_dtype: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "X", inputs(self.X, "X"))
         if self.given:
             if self.X.shape[0] != self.X.shape[1]:
                 raise ValueError(f"a precomputed kernel must be square, got {tuple(self.X.shape)}")
-            check_symmetric(self.X, "the precomputed kernel")
+            dtype = self.given_dtype or dtype_name(self.X)
+            object.__setattr__(self, "given_dtype", dtype)
+            check_symmetric(self.X, "the precomputed kernel", dtype)
 
     @property
     def n(self) -> int:
@@ -147,6 +153,7 @@ class Cross:
     new: Rows
     rows: Rows
     tile: int = TILE
+    backend: Backend | None = None  # where blocks are brought, if not where the rows are
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -158,7 +165,7 @@ class Cross:
         m, n = self.shape
         height = max(1, min(m, entries // max(n, 1)))
         for rows in slices(m, height):
-            yield rows, self._block(rows)
+            yield rows, self._given(rows)
 
     def matmat(self, V: Any) -> Any:
         """kappa(X_new, X) V: (n, c) -> (m, c)."""
@@ -173,10 +180,14 @@ class Cross:
 
     def dense(self) -> Any:
         """The matrix (m, n)."""
-        return self._block(slice(0, self.shape[0]))
+        return self._given(slice(0, self.shape[0]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(to_numpy(self.dense()), dtype=dtype)
+
+    def _given(self, rows: slice) -> Any:
+        block = self._block(rows)
+        return block if self.backend is None else self.backend.asarray(block)
 
     def _block(self, rows: slice) -> Any:
         new = self.new[rows]

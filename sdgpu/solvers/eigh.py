@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat as compat
+import numpy as np
 
 from sdgpu.device.backend import Backend
 from sdgpu.device.timing import Stopwatch
-from sdgpu.kernels.given import ROUNDING
+from sdgpu.kernels.given import NEGATIVE
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.spectrum import Spectrum
 
@@ -53,14 +54,15 @@ class Eigh:
         ValueError
             If K is clearly not positive semi-definite.
         """
-        with watch.stage("gram"):
+        with watch.stage("gram"), np.errstate(over="ignore", invalid="ignore"):
             K = operator.gram()
+            _check_finite(K, operator)
         with watch.stage("eigh"):
             raw, V = self.backend.eigh(K)
         xp = compat.array_namespace(raw)
         largest = float(xp.max(xp.abs(raw)))
         smallest = float(raw[0])
-        if smallest < -ROUNDING["float64"] * largest:
+        if smallest < -NEGATIVE[operator.given_dtype or "float64"] * largest:
             _refuse_indefinite(operator, smallest, largest)
         # what a backward-stable method can move an eigenvalue by
         noise = operator.n * float(xp.finfo(raw.dtype).eps) * largest
@@ -69,9 +71,18 @@ class Eigh:
         return Spectrum(xp.clip(raw, 0, None), V, V.T @ Y, below, smallest, "eigh")
 
 
+def _check_finite(K: Any, operator: DenseOperator) -> None:
+    xp = compat.array_namespace(K)
+    # a row sum is finite only if the row is: no array of n^2 flags
+    if not bool(xp.all(xp.isfinite(xp.sum(K, axis=1)))):
+        largest = float(xp.max(xp.abs(operator.X)))
+        raise ValueError(
+            f"the kernel {operator.kernel!r} overflows on data with |X| up to {largest:.3g}: rescale X "
+            "or the parameters of the kernel"
+        )
+
+
 def _refuse_indefinite(operator: DenseOperator, smallest: float, largest: float) -> None:
-    if operator.given and smallest > -ROUNDING["float32"] * largest:
-        return  # a given matrix may have been computed in float32
     what = "the precomputed kernel" if operator.given else f"the kernel {operator.kernel!r}"
     raise ValueError(
         f"{what} is not positive semi-definite: its eigenvalues go down to {smallest:.3g} against a "

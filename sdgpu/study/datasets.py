@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sdgpu.checks import integer, number
+from sdgpu.device.arrays import inputs, targets
 
 __all__ = ["Dataset", "Split", "load", "split"]
 
@@ -81,6 +83,8 @@ def load(source: str, target: str | None = None, *, classify: bool = False) -> D
         If there is no such file.
     """
     if source in SHIPPED:
+        if target is not None or classify:
+            raise ValueError(f"{source} has its own target: target and classify are for files")
         return _shipped(source)
     path = Path(source)
     if path.suffix not in ENDINGS:
@@ -90,10 +94,15 @@ def load(source: str, target: str | None = None, *, classify: bool = False) -> D
         )
     if not path.exists():
         raise FileNotFoundError(f"there is no file {source}")
-    X, y = _csv(path, target) if path.suffix == ".csv" else _npz(path)
+    if target is not None and path.suffix == ".npz":
+        raise ValueError(f"target={target!r}: an npz file has arrays X and Y, not columns")
+    X, Y = _csv(path, target, classify) if path.suffix == ".csv" else _npz(path)
+    X = inputs(X, f"X of {path}").astype(np.float64)
     if classify:
-        return _one_hot(path.stem, X, y.reshape(len(y), -1)[:, 0])
-    return Dataset(path.stem, X, np.asarray(y, dtype=np.float64).reshape(len(y), -1))
+        if np.ndim(Y) != 1 or len(Y) != len(X):
+            raise ValueError(f"labels of {path} must be ({len(X)},), got shape {np.shape(Y)}")
+        return _one_hot(path.stem, X, Y)
+    return Dataset(path.stem, X, targets(Y, f"Y of {path}", rows=len(X))[0].astype(np.float64))
 
 
 def split(data: Dataset, *, validation: float = 0.2, test: float = 0.2, seed: int = 0) -> Split:
@@ -147,32 +156,51 @@ def _shipped(name: str) -> Dataset:
 
 
 def _one_hot(name: str, X: np.ndarray, labels: np.ndarray) -> Dataset:
-    classes, codes = np.unique(labels, return_inverse=True)
+    try:
+        classes, codes = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(
+            f"the labels of {name!r} mix types that cannot be sorted: {error}"
+        ) from error
     if len(classes) < 2:
-        raise ValueError(f"data {name!r} hold only one class, {classes[0]!r}")
+        raise ValueError(f"data {name!r} hold only one class, {classes[0]}")
     return replace(Dataset(name, X, np.eye(len(classes))[codes]), classes=tuple(classes.tolist()))
 
 
-def _csv(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _csv(path: Path, target: str | None, classify: bool) -> tuple[np.ndarray, np.ndarray]:
     import pandas as pd
 
-    table = pd.read_csv(path)
-    if table.shape[1] < 2:
-        raise ValueError(f"{path} has {table.shape[1]} columns: inputs and a target are needed")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
+        raise ValueError(f"{path} cannot be read as csv: {error}") from error
+    if table.shape[1] < 2 or table.shape[0] < 1:
+        raise ValueError(f"{path} has {table.shape[0]} rows of {table.shape[1]} columns: too few")
     wanted = target if target is not None else str(table.columns[-1])
     if wanted not in table.columns:
         raise ValueError(f"target={wanted!r} is no column of {path}: {', '.join(table.columns)}")
-    rest = table.drop(columns=wanted)
-    text = [str(name) for name in rest.columns if not pd.api.types.is_numeric_dtype(rest[name])]
+    missing = table.isna().sum()
+    gaps = [f"{name} ({count})" for name, count in missing.items() if count]
+    if gaps:
+        raise ValueError(
+            f"{path} has missing cells in {', '.join(gaps)}: drop or impute them first"
+        )
+    text = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    if wanted in text and not classify:
+        raise ValueError(f"target={wanted!r} of {path} is text: pass --classify if they are labels")
+    text = [name for name in text if name != wanted]
     if text:
         raise ValueError(f"{path} has text columns {', '.join(text)}: encode them as numbers first")
-    return rest.to_numpy(dtype=np.float64), table[wanted].to_numpy()
+    return table.drop(columns=wanted).to_numpy(dtype=np.float64), np.asarray(table[wanted])
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        key = "Y" if "Y" in stored else "y"
-        missing = [name for name in ("X", key) if name not in stored]
-        if missing:
-            raise ValueError(f"{path} has no array {' and no '.join(missing)}")
-        return stored["X"], stored[key]
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            key = "Y" if "Y" in stored else "y"
+            missing = [name for name in ("X", key) if name not in stored]
+            if missing:
+                raise ValueError(f"{path} has no array {' and no '.join(missing)}")
+            return stored["X"], stored[key]
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is no npz file, or a damaged one: {error}") from error

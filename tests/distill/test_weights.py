@@ -152,6 +152,14 @@ def test_joint_optima_of_many_lam_at_once():
         assert together.rank[i] == alone.rank
 
 
+@given(seed=st.integers(0, 300))
+def test_longer_joint_chains_are_never_worse(seed):
+    """Also where directions are dropped: lam is far below most eigenvalues."""
+    problem = from_spectrum(DELTA, m=7, seed=seed)
+    losses = joint_weights(triangle_of(problem, 2.6e-4, 7)).losses
+    assert (np.diff(losses) <= 0).all()
+
+
 def test_ridge_tames_the_joint_optimum():
     problem = from_spectrum(DELTA, m=30)
     triangle = triangle_of(problem, 0.5, 6)

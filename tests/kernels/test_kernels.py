@@ -177,6 +177,7 @@ def test_names():
     assert as_kernel("precomputed") == Precomputed()
     assert isinstance(as_kernel(lambda A, B: A @ B.T), FunctionKernel)
     assert as_kernel(Gaussian(2.0)) == Gaussian(2.0)
+    assert sum([Gaussian(2.0), Linear()]) == Gaussian(2.0) + Linear()
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,9 @@ def test_names():
         (lambda: -1 * Gaussian(), ValueError, "scale=-1"),
         (lambda: Precomputed()(np.eye(2)), TypeError, "cannot be evaluated"),
         (lambda: FunctionKernel(3), TypeError, "not callable"),
+        (lambda: Gaussian(1.0, [None]), TypeError, "lengthscale=None"),
+        (lambda: Matern(np.array([0.5, 1.5])), TypeError, "nu="),
+        (lambda: np.ones(2) * Gaussian(), TypeError, "scale=array"),
         (
             lambda: FunctionKernel(lambda A, B: A[:, 0])(np.ones((2, 2))),
             ValueError,

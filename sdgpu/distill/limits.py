@@ -1,0 +1,107 @@
+"""Losses of the limits of a whole (lam, alpha) grid from a few dozen evaluations.
+
+The limit (17) is ridge with mu = lam / alpha, so its loss is one function g of log mu for the whole
+grid. delta / (delta + mu) is a logistic function of log mu with its poles at distance pi from the real
+axis; so is g, and Chebyshev interpolation in log mu converges geometrically. The range is cut into
+pieces over which g cannot change by many orders of magnitude, so that the error is relative to g itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial.chebyshev import Chebyshev, chebpts1, chebvander
+
+from sdgpu.distill.filters import limit_exists
+
+__all__ = ["LimitNodes", "limit_nodes"]
+
+PIECE = 4.0  # length in log mu: g changes by at most exp(8)
+
+# Bernstein ellipse through the poles at distance pi: errors fall like rho^-degree
+_HEIGHT = 2 * np.pi / PIECE
+DEGREE = int(np.ceil(38 / np.log(_HEIGHT + np.hypot(1, _HEIGHT)))) + 4
+
+
+@dataclass(frozen=True)
+class LimitNodes:
+    """Limits to evaluate exactly, and how the grid follows from them.
+
+    Attributes
+    ----------
+    lams, alphas : array (M,)
+        The limits to evaluate: the nodes of the pieces, then points that stand for themselves.
+    mu : array (L, A)
+        lam / alpha where interpolated, NaN elsewhere.
+    direct : array (L, A)
+        Index of an exact evaluation, -1 elsewhere.
+    zero : array (L, A)
+        The collapse at alpha = 0.
+    edges : array (P + 1,)
+        Ends of the pieces in log mu.
+    """
+
+    lams: np.ndarray
+    alphas: np.ndarray
+    mu: np.ndarray
+    direct: np.ndarray
+    zero: np.ndarray
+    edges: np.ndarray
+
+    def spread(self, sums: np.ndarray, zero: float) -> np.ndarray:
+        """Losses (L, A) from the evaluated ones (M,); NaN where the limit diverges."""
+        result = np.full(self.mu.shape, np.nan)
+        result[self.zero] = zero
+        exact = self.direct >= 0
+        result[exact] = sums[self.direct[exact]]
+        where = np.log(self.mu)
+        for i, (low, high) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
+            values = sums[i * (DEGREE + 1) : (i + 1) * (DEGREE + 1)]
+            inside = (where >= low) & ((where < high) | (i == len(self.edges) - 2))
+            result[inside] = _interpolate(values, (low, high), where[inside])
+        return result
+
+
+def limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> LimitNodes:
+    """Choose what to evaluate for the limits of lams (L,) x alphas (A,) on a spectrum delta (k,)."""
+    ridge, weight = np.meshgrid(lams, alphas, indexing="ij")
+    exists = limit_exists(delta, ridge, weight)
+    zero = exists & (weight == 0)
+    positive = exists & (weight > 0)
+    mu = np.full(ridge.shape, np.nan)
+    with np.errstate(over="ignore"):
+        mu[positive] = ridge[positive] / weight[positive]
+    mu[np.isinf(mu)] = np.nan
+    edges, node_lams = np.zeros(1), np.zeros(0)
+    known = np.log(mu[~np.isnan(mu)])
+    if known.size:
+        low, high = known.min(), max(known.max(), known.min() + 1e-3)
+        pieces = int(np.ceil((high - low) / PIECE))
+        if known.size > pieces * (DEGREE + 1):
+            edges = np.linspace(low, high, pieces + 1)
+            unit = (chebpts1(DEGREE + 1) + 1) / 2
+            node_lams = np.exp(edges[:-1, None] + unit * np.diff(edges)[:, None]).ravel()
+        else:
+            mu[:] = np.nan
+    rest = exists & ~zero & np.isnan(mu)
+    direct = np.full(mu.shape, -1)
+    direct[rest] = len(node_lams) + np.arange(np.count_nonzero(rest))
+    return LimitNodes(
+        np.concatenate([node_lams, ridge[rest]]),
+        np.concatenate([np.ones(len(node_lams)), weight[rest]]),
+        mu, direct, zero, edges,
+    )  # fmt: skip
+
+
+def _interpolate(values: np.ndarray, domain: tuple[float, float], where: np.ndarray) -> np.ndarray:
+    """Chebyshev interpolant of node values; at the rounding of 0 the value of the nearest node."""
+    # discrete orthogonality gives the series from the values at the first-kind points
+    nodes = chebpts1(len(values))
+    series = chebvander(nodes, DEGREE).T @ values
+    series *= 2.0 / len(values)
+    series[0] /= 2.0
+    result = Chebyshev(series, domain=domain)(where)
+    unit = 2 * (where - domain[0]) / (domain[1] - domain[0]) - 1
+    nearest = values[np.abs(nodes[:, None] - unit).argmin(axis=0)] if where.size else where
+    return np.where(result > 0, result, nearest)

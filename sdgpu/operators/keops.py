@@ -1,0 +1,168 @@
+"""The kernel matrix as a KeOps reduction: the only module that imports pykeops (extra ``keops``).
+
+Every kernel with a formula works: the profile that tiles use runs on KeOps' lazy tensors too. KeOps
+compiles each formula at first use; :func:`why_not` tries a tiny one in a process of its own, with a
+time limit, so that a machine without a compiler says so and goes on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sdgpu.kernels import Kernel, Product, Scaled, Sum
+from sdgpu.kernels.base import Profile
+from sdgpu.kernels.statistics import Rows
+from sdgpu.operators.dense import Cross
+from sdgpu.operators.tiled import TiledOperator
+
+__all__ = ["KeOpsOperator", "why_not"]
+
+PROBE_SECONDS = 120.0
+_PROBE = (
+    "import torch, pykeops; pykeops.set_verbose(False)\n"
+    "from pykeops.torch import LazyTensor\n"
+    "x = torch.ones(3, 1)\n"
+    "assert float((LazyTensor(x[:, None]) * LazyTensor(x[None])).sum(1).sum()) == 9.0\n"
+)
+_ANSWER: list[str] = []
+
+
+def why_not() -> str:
+    """Why KeOps cannot be used here, as a sentence; empty if it can. Tried once in a process."""
+    if importlib.util.find_spec("pykeops") is None:
+        return "KeOps is not installed: pip install 'sdgpu[keops]'"
+    if not _ANSWER:
+        _ANSWER.append(_probe())
+    return _ANSWER[0]
+
+
+def _probe() -> str:
+    command = [sys.executable, "-c", _PROBE]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=os.environ.copy()
+        )
+    except subprocess.TimeoutExpired:
+        return f"KeOps did not compile a formula of one product in {PROBE_SECONDS:.0f} s"
+    if run.returncode == 0:
+        return ""
+    last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"KeOps cannot compile here (is there a C++ compiler?): {last}"
+
+
+@dataclass(frozen=True)
+class KeOpsOperator:
+    """K by KeOps: O(n d) memory, fast on CUDA for few features.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        One with a formula: no function, no precomputed matrix.
+    X : array_like (n, d)
+        numpy or torch; products come back in it.
+    precision : {"float32", "float64"}, optional
+        By default the dtype of X. Sums are Kahan-compensated in float32.
+
+    Raises
+    ------
+    ImportError
+        If KeOps is missing or cannot compile here; says which.
+    TypeError
+        For a kernel without a formula.
+    """
+
+    kernel: Kernel
+    X: Any = field(repr=False)
+    precision: str | None = None
+    _tiled: TiledOperator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        reason = why_not()
+        if reason:
+            raise ImportError(reason)
+        _check_formula(self.kernel)
+        # rows, precision, cross products and columns are those of the tiled operator
+        tiled = TiledOperator(self.kernel, self.X, self.precision)
+        if tiled.precision == "mixed":
+            raise ValueError("precision='mixed' is for tiles: KeOps takes 'float32' or 'float64'")
+        object.__setattr__(self, "_tiled", tiled)
+        object.__setattr__(self, "X", tiled.X)
+        object.__setattr__(self, "precision", tiled.precision)
+
+    @property
+    def n(self) -> int:
+        """Training rows."""
+        return self._tiled.n
+
+    @property
+    def given(self) -> bool:
+        """Whether X is the Gram matrix itself: never."""
+        return False
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of X, made ready."""
+        return self._tiled.rows
+
+    def matmat(self, V: Any) -> Any:
+        """K V: (n, c) -> (n, c), float64, in the library of X."""
+        tiled = self._tiled
+        block = tiled._torch.asarray(V).to(self.rows.sample.dtype).contiguous()
+        options = {"sum_scheme": "kahan_scheme"} if self.precision == "float32" else {}
+        return tiled._backend.asarray(self._lazy.__matmul__(block, **options))
+
+    def cross(self, X_new: Any) -> Cross:
+        """kappa(X_new, X) as an operator (m, n)."""
+        return self._tiled.cross(X_new)
+
+    def diag(self) -> Any:
+        """Diagonal of K, (n,)."""
+        return self._tiled.diag()
+
+    def columns(self, idx: Any) -> Any:
+        """Columns of K, (n, len(idx))."""
+        return self._tiled.columns(idx)
+
+    @cached_property
+    def _lazy(self) -> Any:
+        return lazy_gram(self.kernel, self.rows)
+
+
+def lazy_gram(kernel: Kernel, rows: Rows) -> Any:
+    """The symbolic matrix kappa(X, X) of ready torch rows."""
+    import pykeops
+    from pykeops.torch import LazyTensor
+
+    pykeops.set_verbose(False)
+    if isinstance(kernel, Scaled):
+        return kernel.scale * lazy_gram(kernel.kernel, rows)
+    if isinstance(kernel, (Sum, Product)):
+        first, *rest = [lazy_gram(k, r) for k, r in zip(kernel.kernels, rows.parts, strict=True)]
+        for other in rest:
+            first = first + other if isinstance(kernel, Sum) else first * other
+        return first
+    assert isinstance(kernel, Profile)
+    left, right = LazyTensor(rows.left[:, None, :]), LazyTensor(rows.right[None, :, :])
+    tile = (left - right).abs().sum(-1) if kernel.statistic == "l1" else (left * right).sum(-1)
+    if rows.norms is None:
+        return kernel.profile(tile, None, None)
+    norms = rows.norms.contiguous()
+    return kernel.profile(tile, LazyTensor(norms[:, None, None]), LazyTensor(norms[None, :, None]))
+
+
+def _check_formula(kernel: Kernel) -> None:
+    if isinstance(kernel, Scaled):
+        _check_formula(kernel.kernel)
+    elif isinstance(kernel, (Sum, Product)):
+        for part in kernel.kernels:
+            _check_formula(part)
+    elif not isinstance(kernel, Profile):
+        raise TypeError(
+            f"{type(kernel).__name__} has no formula for KeOps: use operator='tiled' or 'dense'"
+        )

@@ -1,0 +1,170 @@
+"""Tiles and KeOps against the stored matrix, in every precision, with tiles of 7 rows."""
+
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from sdgpu.device.backend import to_numpy
+from sdgpu.kernels import (
+    ArcCosine,
+    Cosine,
+    FunctionKernel,
+    Gaussian,
+    Laplacian,
+    Linear,
+    Matern,
+    Polynomial,
+    Precomputed,
+)
+from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator, keops
+
+KERNELS = [
+    Gaussian(0.2), Gaussian(0.5, [0.5, 1.0, 2.0, 3.0, 0.7]), Laplacian(0.2), Matern(0.5), Matern(1.5),
+    Matern(2.5), Polynomial(2), Linear(), Cosine(), ArcCosine(0), ArcCosine(1), ArcCosine(2),
+    Gaussian(0.2) + Linear(), 2 * Gaussian(0.2) * Cosine(), FunctionKernel(lambda A, B: A @ B.T),
+]  # fmt: skip
+TOLERANCE = {"float32": 2e-5, "mixed": 5e-6, "float64": 1e-12}
+
+
+@pytest.fixture
+def arrays(rng):
+    A = rng.standard_normal((23, 5))
+    A[11] = A[4]
+    return A, rng.standard_normal((9, 5)), rng.standard_normal((23, 3))
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+def test_tiles_are_the_matrix(kernel, precision, library, arrays):
+    A, new, V = arrays
+    tiled = TiledOperator(kernel, library(A), precision, tile=7)
+    dense = DenseOperator(kernel, A)
+    # degree 0 has a kink where rows are parallel: float32 sees it at the square root of its rounding
+    rough = isinstance(kernel, (ArcCosine, Matern)) and precision != "float64"
+    size = (2e-3 if rough else TOLERANCE[precision]) * np.abs(dense.matrix).max() * 10
+    product = tiled.matmat(library(V))
+    assert type(product) is type(library(V))
+    assert str(product.dtype).endswith("float64")
+    assert_allclose(to_numpy(product), dense.matmat(V), atol=size)
+    assert_allclose(to_numpy(tiled.diag()), dense.diag(), atol=size)
+    assert_allclose(to_numpy(tiled.columns([0, 7, 22])), dense.columns([0, 7, 22]), atol=size)
+    cross = tiled.cross(library(new))
+    assert_allclose(to_numpy(cross.dense()), dense.cross(new).dense(), atol=size)
+    assert_allclose(to_numpy(cross @ library(V)), dense.cross(new) @ V, atol=size)
+
+
+@pytest.mark.parametrize("tile", [1, 7, 22, 23, 1000, None])
+def test_every_size_of_tile(tile, arrays):
+    A, _, V = arrays
+    wanted = DenseOperator(Gaussian(0.2), A).matmat(V)
+    assert_allclose(TiledOperator(Gaussian(0.2), A, tile=tile).matmat(V), wanted, rtol=1e-12)
+
+
+def test_precision_is_that_of_the_data(arrays):
+    A, _, V = arrays
+    assert TiledOperator(Gaussian(0.2), A).precision == "float64"
+    single = TiledOperator(Gaussian(0.2), A.astype(np.float32))
+    assert single.precision == "float32"
+    # sums across tiles are float64 all the same
+    assert single.matmat(V.astype(np.float32)).dtype == np.float64
+
+
+def test_strided_read_only_and_single_rows(rng):
+    A = np.asfortranarray(rng.standard_normal((20, 8)))[::-2, ::2]
+    A.flags.writeable = False
+    V = np.ones((10, 1))
+    V.flags.writeable = False
+    assert_allclose(TiledOperator(Gaussian(0.1), A, tile=3).matmat(V), Gaussian(0.1)(A.copy()) @ V)
+    assert_allclose(TiledOperator(Gaussian(0.1), A[:1]).matmat(V[:1]), [[1.0]])
+    assert TiledOperator(Gaussian(0.1), A).cross(A[:0]).matmat(V).shape == (0, 1)
+
+
+def test_out_of_memory_halves_the_tile(monkeypatch, rng):
+    operator = TiledOperator(Gaussian(0.1), rng.standard_normal((1500, 2)), tile=1024)
+    tried, original = [], TiledOperator._product
+
+    def product(self, V, tile):
+        tried.append(tile)
+        if tile > 256:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return original(self, V, tile)
+
+    monkeypatch.setattr(TiledOperator, "_product", product)
+    operator.matmat(np.ones((1500, 1)))
+    assert tried == [1024, 512, 256]
+
+
+def test_bad_input(rng):
+    with pytest.raises(TypeError, match="use DenseOperator"):
+        TiledOperator(Precomputed(), np.eye(3))
+    with pytest.raises(ValueError, match="did you mean 'float32'"):
+        TiledOperator(Gaussian(), np.ones((3, 1)), "float3")
+    with pytest.raises(ValueError, match="tile=0"):
+        TiledOperator(Gaussian(), np.ones((3, 1)), tile=0)
+    with pytest.raises(ValueError, match="2 features, but the fit has 1"):
+        TiledOperator(Gaussian(), np.ones((3, 1))).cross(np.ones((1, 2)))
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [Gaussian(0.2), Laplacian(0.2) + Linear(), ArcCosine(1)],
+    ids=["gaussian", "sum", "arc"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_keops_is_the_matrix(kernel, arrays):
+    if keops.why_not():
+        pytest.skip(keops.why_not())
+    A, new, V = arrays
+    operator, dense = KeOpsOperator(kernel, A), DenseOperator(kernel, A)
+    assert_allclose(operator.matmat(V), dense.matmat(V), rtol=1e-12, atol=1e-12)
+    assert_allclose(operator.diag(), dense.diag())
+    assert_allclose(operator.columns([3]), dense.columns([3]), atol=1e-13)
+    assert_allclose(operator.cross(new) @ V, dense.cross(new) @ V, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keops_needs_a_formula():
+    if keops.why_not():
+        pytest.skip(keops.why_not())
+    with pytest.raises(TypeError, match="FunctionKernel has no formula for KeOps"):
+        KeOpsOperator(Gaussian() + FunctionKernel(lambda A, B: A @ B.T), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="'mixed' is for tiles"):
+        KeOpsOperator(Gaussian(), np.ones((2, 1)), "mixed")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (subprocess.TimeoutExpired("python", 1), "did not compile"),
+        (subprocess.CompletedProcess("python", 1, "", "no g++\n"), "cannot compile here .* no g"),
+    ],
+)
+def test_a_machine_without_a_compiler_says_so(monkeypatch, outcome, words):
+    def run(*_, **__):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(keops, "_ANSWER", [])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(ImportError, match=words):
+        KeOpsOperator(Gaussian(), np.ones((2, 1)))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'sdgpu\[keops\]'"):
+        KeOpsOperator(Gaussian(), np.ones((2, 1)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", KERNELS[:-1], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_tiles_on_cuda(kernel, precision, arrays):
+    A, _, V = arrays
+    tiled = TiledOperator(kernel, torch.tensor(A, device="cuda"), precision, tile=7)
+    wanted = DenseOperator(kernel, A).matmat(V)
+    found = to_numpy(tiled.matmat(torch.tensor(V, device="cuda")))
+    assert_allclose(found, wanted, atol=2e-2 if precision != "float64" else 1e-10)
