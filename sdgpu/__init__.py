@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdgpu import kernels, operators
+from sdgpu.fitting import fit
 from sdgpu.kernels import (
     ArcCosine,
     Cosine,
@@ -26,7 +27,8 @@ from sdgpu.kernels import (
     Precomputed,
     median_distance,
 )
-from sdgpu.model import Fit, fit
+from sdgpu.model import Fit
+from sdgpu.planner import Plan, plan
 from sdgpu.refit import refit_path
 from sdgpu.sweep import Sweep, open_sweep
 
@@ -49,6 +51,7 @@ __all__ = [
     "Laplacian",
     "Linear",
     "Matern",
+    "Plan",
     "Polynomial",
     "Precomputed",
     "SelfDistillationClassifier",
@@ -61,6 +64,7 @@ __all__ = [
     "median_distance",
     "open_sweep",
     "operators",
+    "plan",
     "refit_path",
 ]
 

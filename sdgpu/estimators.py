@@ -16,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sdgpu.checks import choice, integer, number, positive
 from sdgpu.checks import grid as number_grid
+from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
-from sdgpu.model import Fit, fit
+from sdgpu.model import Fit
 from sdgpu.path import Path
 from sdgpu.sweep import Best, Sweep
 

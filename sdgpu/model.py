@@ -1,42 +1,36 @@
-"""`fit`: decompose once, then answer every regularisation, weight and step."""
+"""`Fit`: a decomposition that answers every regularisation, weight and step."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
-from sdgpu.checks import check_growth, choice, integer, lam_grid, number, positive, schedule
+from sdgpu.checks import check_growth, integer, lam_grid, number, positive, schedule
 from sdgpu.checks import grid as number_grid
-from sdgpu.device.arrays import Template, dtype_name, inputs, targets
-from sdgpu.device.backend import Backend, give_back, resolve, to_numpy
-from sdgpu.device.memory import budget, largest_rows, require, show
+from sdgpu.device.arrays import inputs, targets
+from sdgpu.device.backend import give_back
+from sdgpu.device.memory import require
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
-from sdgpu.kernels import Kernel, as_kernel
-from sdgpu.operators.dense import DenseOperator
+from sdgpu.kernels import Kernel
 from sdgpu.path import ClosedForm, Limit, Model, Path
 from sdgpu.results import Info, JointAlphas, OptimalAlphas
-from sdgpu.solvers.eigh import Eigh
 from sdgpu.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep
 from sdgpu.validation import validate
 
-__all__ = ["Fit", "fit"]
-
-_PROBES = 32  # rows whose training equation is checked after a fit
+__all__ = ["Fit"]
 
 
 @dataclass(frozen=True)
 class Fit:
     """A decomposed kernel matrix with its targets: every answer is cheap algebra from here.
 
-    Made by :func:`fit`. Arrays come in the library, device and dtype of the training data; grids,
+    Made by :func:`sdgpu.fit`. Arrays come in the library, device and dtype of the training data; grids,
     weights and losses are host numbers in float64.
 
     Attributes
@@ -239,7 +233,7 @@ class Fit:
         Raises
         ------
         TypeError, ValueError, MemoryError
-            As :func:`fit`, and for lam below the fit.
+            As :func:`sdgpu.fit`, and for lam below the fit.
 
         Notes
         -----
@@ -293,143 +287,3 @@ class Fit:
         self._model.template.check(truth, "Y_val")
         backend = self._model.backend
         return self._model.operator.cross(backend.asarray(rows)), backend.asarray(truth)
-
-
-def fit(
-    X: Any,
-    Y: Any,
-    kernel: Kernel | str | Any = "rbf",
-    lams: Any = 1.0,
-    *,
-    method: str = "auto",
-    operator: str = "auto",
-    device: str | Backend = "auto",
-    memory: int | float | str | None = None,
-    progress: Progress | None = None,
-) -> Fit:
-    """Decompose K = kappa(X, X) once, for every lam, alpha and step.
-
-    K = V diag(delta) V' and Z = V'Y; every step of self-distillation with every weight is then a
-    filter on the eigenvalues, y(tau) = V B(tau) Z (Borup and Andersen 2021, equation (10)).
-
-    Parameters
-    ----------
-    X : array_like (n, d)
-        Training inputs: NumPy, torch (any device), CuPy, any array API or DLPack array, pandas. With
-        kernel="precomputed", K itself (n, n).
-    Y : array_like (n,) or (n, c)
-        Targets, in the same library and on the same device.
-    kernel : Kernel, str or callable, default "rbf"
-        See :func:`sdgpu.kernels.as_kernel`.
-    lams : number or array_like (L,), default 1
-        The regularisations that will be asked for, absolute numbers in K + lam I.
-    method : {"auto", "eigh"}, default "auto"
-        How the spectrum is made.
-    operator : {"auto", "dense"}, default "auto"
-        How K is held.
-    device : str or Backend, default "auto"
-        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
-    memory : int or str, optional
-        Bytes that may be used ("8GiB"); 90 % of what is free by default.
-    progress : callable, optional
-        Called with (stage, done, total).
-
-    Returns
-    -------
-    Fit
-
-    Warns
-    -----
-    UserWarning
-        If the smallest lam is too small for float64; `info.status` says the same.
-
-    Raises
-    ------
-    TypeError
-        For sparse, complex, object or string input.
-    ValueError
-        For NaN, wrong shapes, lam <= 0, unknown names, arrays of two libraries or devices, or a
-        kernel that is not positive semi-definite.
-    MemoryError
-        Before the work, if it does not fit: says how much is needed and how many rows would fit.
-
-    Notes
-    -----
-    About 9 n^3 operations and 3 n^2 doubles at the peak, in float64 whatever the dtype of the data:
-    eigenvalues of a float32 matrix are noise below 1e-7 of the largest.
-
-    Examples
-    --------
-    >>> import numpy as np, sdgpu
-    >>> X = np.linspace(0, 1, 11)[:, None]
-    >>> fitted = sdgpu.fit(X, np.sin(2 * np.pi * X[:, 0]), sdgpu.Gaussian(80.0), lams=0.2)
-    >>> fitted.path(alphas=0.25, steps=6).predict(X[:3]).shape
-    (6, 3)
-    """
-    choice("method", method, ("auto", "eigh"))
-    choice("operator", operator, ("auto", "dense"))
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress={progress!r} must be callable as progress(stage, done, total)")
-    chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
-    rows = inputs(X, "X")
-    n, d = int(rows.shape[0]), int(rows.shape[1])
-    wanted, flat = targets(Y, "Y", rows=n)
-    c = int(wanted.shape[1])
-    template = Template.of(rows, wanted, flat)
-    backend = resolve(device, rows)
-    allowed = budget(memory, backend.name)
-    peak = Eigh.peak_bytes(n) + 8 * n * (2 * d + 3 * c)
-    fitting = largest_rows(allowed, Eigh.peak_bytes)
-    require(
-        peak, allowed, f"an eigendecomposition of n = {n:,} rows",
-        f"at most about {fitting:,} rows fit; take a subset, or raise memory=",
-    )  # fmt: skip
-    own = _private(backend.asarray(rows), chosen)
-    dense = DenseOperator(chosen, own, backend.tile, dtype_name(rows))
-    watch = Stopwatch(backend.synchronize, progress=progress)
-    Yb = backend.asarray(wanted)
-    spectrum = Eigh(backend).decompose(dense, Yb, watch)
-    residual = _probe(spectrum, dense, Yb, float(ridges.min()))
-    info = Info(
-        "eigh", "dense", backend.name, n, d, c, n, 1, 0, residual, spectrum.below_rounding,
-        watch.seconds, peak, _status(spectrum, residual, float(ridges.min()), peak),
-    )  # fmt: skip
-    if not info.status.startswith("exact"):
-        warnings.warn(info.status, stacklevel=2)
-    model = Model(dense, backend, template, allowed)
-    return Fit(chosen, ridges, info, spectrum, model, progress)
-
-
-def _private(array: Any, kernel: Kernel) -> Any:
-    """A copy if the array is the caller's own memory: later changes there must not change a fit.
-
-    A precomputed K is only read while it is decomposed, so it is not copied.
-    """
-    if as_kernel("precomputed") == kernel:
-        return array
-    return compat.array_namespace(array).asarray(array, copy=True)
-
-
-def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> float:
-    """Relative residual of (K + lam I) dual = Y on a few rows of K that are computed anew."""
-    picked = np.unique(np.linspace(0, operator.n - 1, _PROBES).round().astype(int))
-    few = slice(0, min(Y.shape[1], 16))
-    xp = compat.array_namespace(Y)
-    dual = spectrum.basis @ (spectrum.Z[:, few] / (spectrum.eigenvalues + lam)[:, None])
-    index = xp.asarray(picked, device=compat.device(Y))
-    product = operator.columns(picked).T @ dual
-    error = product + lam * xp.take(dual, index, axis=0) - xp.take(Y[:, few], index, axis=0)
-    largest = float(xp.max(xp.abs(Y[:, few])))
-    return float(xp.max(xp.abs(error))) / largest if largest else 0.0
-
-
-def _status(spectrum: Spectrum, residual: float, lam: float, peak: int) -> str:
-    eigenvalues = to_numpy(spectrum.eigenvalues)
-    rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
-    noise = len(eigenvalues) * np.finfo(float).eps * float(eigenvalues[-1])
-    if not residual <= 1e-6 or lam < noise:
-        return (
-            f"inaccurate at lam = {lam:g}: relative residual {residual:.1e}, and the eigenvalues of K "
-            f"carry rounding of {noise:.1e}; lam is too small for float64: raise it; {rounding}"
-        )
-    return f"exact to {max(residual, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"

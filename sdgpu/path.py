@@ -19,7 +19,6 @@ from sdgpu.distill.filters import (
     limit_train_filter,
     train_filter,
 )
-from sdgpu.operators.dense import DenseOperator
 from sdgpu.spectrum import Spectrum, flat_product
 
 __all__ = ["ClosedForm", "Limit", "Model", "Path", "Predictor"]
@@ -38,7 +37,7 @@ class Chain(Protocol):
 class Model:
     """What predictions need: the kernel between rows, where to compute, and how to give back."""
 
-    operator: DenseOperator
+    operator: Any
     backend: Backend
     template: Template
     memory: int

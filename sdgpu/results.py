@@ -15,15 +15,18 @@ class Info:
 
     Attributes
     ----------
-    method, operator, backend : str
-        What did the work, and where.
+    method, operator, precision, backend : str
+        What did the work, how K was held and evaluated, and where.
     n, d, c, k : int
         Training rows, features, outputs, eigenvalues.
     passes, iterations : int
         Passes over K and iterations of the solver.
     error_estimate : float
+        Relative error of the predictions over the lam that were asked for and over steps. For an
+        eigendecomposition the residual below stands for it.
+    residual : float
         Largest residual of (K + lam I) dual = Y at the smallest lam, relative to max |Y|, over up to
-        32 rows of K that were computed anew.
+        32 rows of K that were computed anew in float64.
     below_rounding : int
         Eigenvalues without a reliable digit; they count as what they are, nearly 0.
     seconds : dict
@@ -36,6 +39,7 @@ class Info:
 
     method: str
     operator: str
+    precision: str
     backend: str
     n: int
     d: int
@@ -44,6 +48,7 @@ class Info:
     passes: int
     iterations: int
     error_estimate: float
+    residual: float
     below_rounding: int
     seconds: dict[str, float]
     bytes: int

@@ -71,7 +71,8 @@ class Sweep:
         ==========================  ==================  ==========================================
         mse                         (lam, alpha, step)  mean squared validation error
         train_mse                   (lam, alpha, step)  the same on the training data
-        degrees_of_freedom          (lam, alpha, step)  trace of the smoother, sum of B
+        degrees_of_freedom          (lam, alpha, step)  trace of the smoother, sum of B; NaN unless all
+                                                        eigenvalues are known
         limit_mse                   (lam, alpha)        step to infinity (17); NaN if divergent
         ridge_mse                   (lam)               step 1, the ordinary fit
         alpha_star, star_mse        (lam, step)         Algorithm 1 (16)
@@ -252,6 +253,8 @@ def _training(
     traces = np.concatenate([a.sum(axis=1)[:, None], -powers[..., :-1].sum(axis=1)], axis=1)
     triangles = merge_rows(None, powers * length[:, None])
     freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
+    if len(delta) < n:
+        freedom[:] = np.nan  # a grown basis has not seen the whole trace
     return grid_losses(triangles, grid) / (n * c), freedom
 
 

@@ -89,7 +89,7 @@ def validate(
     limit_lams, limit_alphas = limits if limits is not None else (np.zeros(0), np.zeros(0))
     sums, zero, done = np.zeros(len(limit_lams)), 0.0, 0
     width = n + k + min(lam_rows, len(lams)) * steps * c
-    for rows, block in cross.blocks(max(2**20, n * n // 2) * n // max(width, 1)):
+    for rows, block in cross.blocks(max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)):
         projected = block @ spectrum.basis  # (b, k)
         truth = targets[rows, :]  # (b, c)
         zero += float(compat.array_namespace(truth).sum(truth * truth))

@@ -14,7 +14,7 @@ from sdgpu.kernels.given import NEGATIVE
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.spectrum import Spectrum
 
-__all__ = ["Eigh"]
+__all__ = ["Eigh", "refuse_indefinite"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Eigh:
         largest = float(xp.max(xp.abs(raw)))
         smallest = float(raw[0])
         if smallest < -NEGATIVE[operator.given_dtype or "float64"] * largest:
-            _refuse_indefinite(operator, smallest, largest)
+            refuse_indefinite(operator, smallest, largest)
         # what a backward-stable method can move an eigenvalue by
         noise = operator.n * float(xp.finfo(raw.dtype).eps) * largest
         below = int(xp.sum(xp.astype(raw < noise, xp.int64)))
@@ -82,7 +82,8 @@ def _check_finite(K: Any, operator: DenseOperator) -> None:
         )
 
 
-def _refuse_indefinite(operator: DenseOperator, smallest: float, largest: float) -> None:
+def refuse_indefinite(operator: DenseOperator, smallest: float, largest: float) -> None:
+    """Raise the ValueError for a kernel whose eigenvalues go below what rounding allows."""
     what = "the precomputed kernel" if operator.given else f"the kernel {operator.kernel!r}"
     raise ValueError(
         f"{what} is not positive semi-definite: its eigenvalues go down to {smallest:.3g} against a "

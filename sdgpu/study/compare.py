@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdgpu.device.timing import Progress
+from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
-from sdgpu.model import Fit, fit
+from sdgpu.model import Fit
 from sdgpu.study.datasets import Split
 from sdgpu.sweep import Best, Sweep
 

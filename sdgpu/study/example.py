@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdgpu.fitting import fit
 from sdgpu.kernels import Gaussian
-from sdgpu.model import Fit, fit
+from sdgpu.model import Fit
 
 __all__ = ["PAPER_LOSSES", "Example", "example_losses", "paper_example"]
 

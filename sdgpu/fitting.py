@@ -1,0 +1,243 @@
+"""`fit`: check the data, follow a plan, decompose once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.checks import lam_grid
+from sdgpu.device.arrays import Template, dtype_name, inputs, targets
+from sdgpu.device.backend import Backend, backend_of, resolve, to_numpy
+from sdgpu.device.memory import budget, require, show
+from sdgpu.device.timing import Progress, Stopwatch
+from sdgpu.kernels import Kernel, Precomputed, as_kernel
+from sdgpu.kernels.given import NEGATIVE
+from sdgpu.model import Fit
+from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
+from sdgpu.path import Model
+from sdgpu.planner import Plan
+from sdgpu.planner import plan as make_plan
+from sdgpu.results import Info
+from sdgpu.solvers.eigh import Eigh, refuse_indefinite
+from sdgpu.solvers.subspace import Subspace
+from sdgpu.spectrum import Spectrum
+
+__all__ = ["fit"]
+
+_PROBES = 32  # rows whose training equation is checked after a fit
+
+
+def fit(
+    X: Any,
+    Y: Any,
+    kernel: Kernel | str | Any = "rbf",
+    lams: Any = 1.0,
+    *,
+    method: str = "auto",
+    operator: str = "auto",
+    device: str | Backend = "auto",
+    tol: float = 1e-6,
+    dtype: str | None = None,
+    steps: int = 10,
+    memory: int | float | str | None = None,
+    seed: int = 0,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+) -> Fit:
+    """Decompose K = kappa(X, X) once, for every lam, alpha and step.
+
+    K = V diag(delta) V' and Z = V'Y; every step of self-distillation with every weight is then a
+    filter on the eigenvalues, y(tau) = V B(tau) Z (Borup and Andersen 2021, equation (10)).
+
+    Parameters
+    ----------
+    X : array_like (n, d)
+        Training inputs: NumPy, torch (any device), CuPy, any array API or DLPack array, pandas. With
+        kernel="precomputed", K itself (n, n).
+    Y : array_like (n,) or (n, c)
+        Targets, in the same library and on the same device.
+    kernel : Kernel, str or callable, default "rbf"
+        See :func:`sdgpu.kernels.as_kernel`.
+    lams : number or array_like (L,), default 1
+        The regularisations that will be asked for, absolute numbers in K + lam I.
+    method : {"auto", "eigh", "lanczos", "subspace"}, default "auto"
+        "eigh" finds all n eigenvalues. "lanczos" and "subspace" grow a basis from Y that serves every
+        lam >= min(lams), every weight and `steps` steps to `tol`, from products with K alone; the
+        second with a preconditioner, for small lam. See :func:`sdgpu.plan`.
+    operator : {"auto", "dense", "tiled", "keops"}, default "auto"
+        K in memory, recomputed in tiles at every product, or reduced by KeOps.
+    device : str or Backend, default "auto"
+        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
+    tol : float, default 1e-6
+        Relative error of the predictions at the training points, for "lanczos" and "subspace".
+    dtype : {"float32", "mixed", "float64"}, optional
+        How "tiled" and "keops" evaluate K and multiply; "mixed" evaluates in float32 and multiplies
+        in float64. Bases and sums are float64 always.
+    steps : int, default 10
+        Distillation steps that a grown basis has to serve.
+    memory : int or str, optional
+        Bytes that may be used ("8GiB"); 90 % of what is free by default.
+    seed : int, default 0
+        Of the random columns and pivots of the grown bases.
+    plan : Plan, optional
+        From :func:`sdgpu.plan`; overrules method, operator, dtype, tol and steps.
+    progress : callable, optional
+        Called with (stage, done, total).
+
+    Returns
+    -------
+    Fit
+
+    Warns
+    -----
+    UserWarning
+        If the result is not as accurate as asked; `info.status` says the same and what to try.
+
+    Raises
+    ------
+    TypeError
+        For sparse, complex, object or string input.
+    ValueError
+        For NaN, wrong shapes, lam <= 0, unknown names, arrays of two libraries or devices, or a
+        kernel that is not positive semi-definite.
+    MemoryError
+        Before the work, if it does not fit: says how much is needed and how many rows would fit.
+
+    Notes
+    -----
+    "eigh": about 9 n^3 operations and 3 n^2 doubles at the peak, in float64 whatever the dtype of the
+    data: eigenvalues of a float32 matrix are noise below 1e-7 of the largest.
+
+    Examples
+    --------
+    >>> import numpy as np, sdgpu
+    >>> X = np.linspace(0, 1, 11)[:, None]
+    >>> fitted = sdgpu.fit(X, np.sin(2 * np.pi * X[:, 0]), sdgpu.Gaussian(80.0), lams=0.2)
+    >>> fitted.path(alphas=0.25, steps=6).predict(X[:3]).shape
+    (6, 3)
+    """
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress={progress!r} must be callable as progress(stage, done, total)")
+    chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
+    rows = inputs(X, "X")
+    n, d = int(rows.shape[0]), int(rows.shape[1])
+    wanted, flat = targets(Y, "Y", rows=n)
+    c = int(wanted.shape[1])
+    template = Template.of(rows, wanted, flat)
+    backend = resolve(device, rows)
+    allowed = budget(memory, backend.name)
+    if plan is None:
+        plan = make_plan(
+            n, d, c, ridges, steps, device=backend, memory=allowed, tol=tol, method=method,
+            operator=operator, precision=dtype, given=isinstance(chosen, Precomputed),
+        )  # fmt: skip
+    elif not isinstance(plan, Plan):
+        raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
+    require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
+    own = _private(backend.asarray(rows), chosen)
+    watch = Stopwatch(backend.synchronize, progress=progress)
+    dense = DenseOperator(chosen, own, backend.tile, dtype_name(rows))
+    held: Any = dense
+    if plan.operator != "dense":
+        make = TiledOperator if plan.operator == "tiled" else KeOpsOperator
+        held = make(chosen, own, plan.precision)
+    spectrum, info = _decompose(plan, held, dense, backend.asarray(wanted), ridges, seed, watch)
+    if not info.status.startswith(("exact", "converged")):
+        warnings.warn(info.status, stacklevel=2)
+    model = Model(held, backend, template, allowed)
+    return Fit(chosen, ridges, info, spectrum, model, progress)
+
+
+def _decompose(
+    plan: Plan,
+    held: Any,
+    dense: DenseOperator,
+    Y: Any,
+    lams: np.ndarray,
+    seed: int,
+    watch: Stopwatch,
+) -> tuple[Spectrum, Info]:
+    """Run the solver of the plan; `dense` computes single columns of K in float64."""
+    backend, ridge = backend_of(Y), float(lams.min())
+    if plan.method == "eigh":
+        spectrum = Eigh(backend).decompose(dense, Y, watch)
+        residual, _ = _probe(spectrum, dense, Y, ridge)
+        passes, error = 1, residual
+        status = _status(spectrum, residual, ridge, plan.bytes)
+    else:
+        if plan.operator == "dense":
+            with watch.stage("gram"):
+                dense.matrix  # noqa: B018 - made once, kept for all passes
+        solver = Subspace(
+            backend, plan.tol, plan.block, plan.rank, plan.steps, max_size=plan.max_size, seed=seed
+        )
+        grown = solver.decompose(held, Y, lams, watch)
+        spectrum, passes, error, status = grown.spectrum, grown.passes, grown.error, grown.status
+        residual, seen = _probe(spectrum, dense, Y, ridge)
+        if seen > 3 * max(error, plan.tol):
+            # the solver is right for K as it was evaluated; the difference is the evaluation
+            error = seen
+            status = f"limited by dtype={plan.precision!r}: relative error about {seen:.1e}; use 'float64'"
+        largest = float(np.max(to_numpy(spectrum.eigenvalues), initial=0.0))
+        if spectrum.most_negative < -NEGATIVE[dense.given_dtype or "float64"] * largest:
+            refuse_indefinite(dense, spectrum.most_negative, largest)
+    n, d, c, k = dense.n, int(dense.X.shape[1]), int(Y.shape[1]), int(spectrum.basis.shape[1])
+    info = Info(
+        plan.method, plan.operator, plan.precision, backend.name, n, d, c, k, passes,
+        passes if plan.method != "eigh" else 0, error, residual, spectrum.below_rounding,
+        watch.seconds, plan.bytes, status,
+    )  # fmt: skip
+    return spectrum, info
+
+
+def _private(array: Any, kernel: Kernel) -> Any:
+    """A copy if the array is the caller's own memory: later changes there must not change a fit.
+
+    A precomputed K is only read while it is decomposed, so it is not copied.
+    """
+    if isinstance(kernel, Precomputed):
+        return array
+    return compat.array_namespace(array).asarray(array, copy=True)
+
+
+def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:
+    """Check (K + lam I) dual = Y on a few rows of K that are computed anew in float64.
+
+    Returns the largest residual relative to max |Y|, and the estimate of ||residual|| / ||fit|| over all
+    rows, which bounds the relative error of the predictions.
+    """
+    n = operator.n
+    picked = np.unique(np.linspace(0, n - 1, _PROBES).round().astype(int))
+    few = slice(0, min(Y.shape[1], 16))
+    xp = compat.array_namespace(Y)
+    # a hopeless lam overflows here, which is the answer
+    with np.errstate(over="ignore", invalid="ignore"):
+        small = spectrum.Z[:, few] / (spectrum.eigenvalues + lam)[:, None]
+        dual = spectrum.basis @ small
+        index = xp.asarray(picked, device=compat.device(Y))
+        product = operator.columns(picked).T @ dual
+        error = to_numpy(
+            product + lam * xp.take(dual, index, axis=0) - xp.take(Y[:, few], index, axis=0)
+        )
+        largest = float(xp.max(xp.abs(Y[:, few])))
+        if not largest:
+            return 0.0, 0.0
+        fit = np.linalg.norm(to_numpy(spectrum.eigenvalues[:, None] * small), axis=0)
+        rows = np.sqrt(n / len(picked)) * np.linalg.norm(error, axis=0)
+        relative = np.divide(rows, fit, out=np.zeros_like(fit), where=fit > 0)
+        return float(np.max(np.abs(error))) / largest, float(np.max(relative))
+
+
+def _status(spectrum: Spectrum, residual: float, lam: float, peak: int) -> str:
+    eigenvalues = to_numpy(spectrum.eigenvalues)
+    rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
+    noise = len(eigenvalues) * np.finfo(float).eps * float(eigenvalues[-1])
+    if not residual <= 1e-6 or lam < noise:
+        return (
+            f"inaccurate at lam = {lam:g}: relative residual {residual:.1e}, and the eigenvalues of K "
+            f"carry rounding of {noise:.1e}; lam is too small for float64: raise it; {rounding}"
+        )
+    return f"exact to {max(residual, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"

@@ -1,0 +1,333 @@
+"""The one place that chooses: method, operator, precision, block and sketch, with reasons and a price.
+
+The price comes from rates of this device, measured once in a process in well under a second: products
+and powers of two in float32 and float64. Nothing here touches the data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from sdgpu.checks import choice, integer, lam_grid, positive
+from sdgpu.device.backend import Backend, resolve
+from sdgpu.device.memory import budget, show
+from sdgpu.kernels import Gaussian
+from sdgpu.operators.tiled import PRECISIONS, TiledOperator
+from sdgpu.solvers.eigh import Eigh
+from sdgpu.solvers.subspace import Subspace
+
+__all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "plan"]
+
+METHODS = ("auto", "eigh", "lanczos", "subspace")
+OPERATORS = ("auto", "dense", "tiled", "keops")
+
+BLOCK = 16  # columns of a pass of block Lanczos
+GREEDY_BLOCK = 12  # columns of a preconditioned pass
+LARGEST_RANK = 2000
+EXACT = 2.0  # seconds that all eigenvalues may take before a grown basis is considered
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this device does in a second.
+
+    Attributes
+    ----------
+    products, products32 : float
+        Multiply-adds of a matrix product in float64 and float32.
+    powers, powers32 : float
+        Kernel values of a tile (profile and passes) in float64 and float32.
+    bandwidth : float
+        Bytes read by a product with a stored matrix.
+    """
+
+    products: float
+    products32: float
+    powers: float
+    powers32: float
+    bandwidth: float
+
+
+#: A slow machine: below SMALL rows every machine is fast enough, and nothing is measured.
+NOMINAL = Rates(4e10, 8e10, 3e8, 6e8, 1e10)
+SMALL = 2500
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, why, and what it will cost.
+
+    Attributes
+    ----------
+    method : {"eigh", "lanczos", "subspace"}
+    operator : {"dense", "tiled", "keops"}
+    precision : {"float64", "mixed", "float32"}
+    block, rank : int
+        Columns of a pass; rank of the sketch, 0 for none.
+    max_size : int
+        Largest basis that the memory allows.
+    tol : float
+        Relative error of the predictions.
+    steps : int
+        Distillation steps that the basis has to serve.
+    seconds : float
+        Predicted time of the fit. The number of passes depends on the spectrum of K, which nothing
+        knows beforehand: the guess is that of smooth kernels on real data.
+    bytes : int
+        Predicted peak.
+    reasons : tuple of str
+    """
+
+    method: str
+    operator: str
+    precision: str
+    block: int
+    rank: int
+    max_size: int
+    tol: float
+    steps: int
+    seconds: float
+    bytes: int
+    reasons: tuple[str, ...]
+
+
+def plan(
+    n: int,
+    d: int,
+    c: int = 1,
+    lams: Any = 1.0,
+    steps: int = 10,
+    *,
+    device: str | Backend = "auto",
+    memory: int | float | str | None = None,
+    tol: float = 1e-6,
+    method: str = "auto",
+    operator: str = "auto",
+    precision: str | None = None,
+    given: bool = False,
+) -> Plan:
+    """Choose how to fit n rows of d features with c outputs.
+
+    Parameters
+    ----------
+    n, d, c : int
+    lams : number or array (L,)
+        Regularisations; the smallest decides.
+    steps : int, default 10
+    device, memory, tol, method, operator, precision
+        As in :func:`sdgpu.fit`; what is named is kept, what is "auto" is chosen.
+    given : bool, default False
+        Whether K is given (precomputed): it is dense then.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes below 1, unknown names, or choices that exclude each other.
+    MemoryError
+        If nothing fits the memory.
+
+    Examples
+    --------
+    >>> import sdgpu
+    >>> sdgpu.plan(n=500, d=8, lams=[0.1], device="cpu").method
+    'eigh'
+    """
+    n, d, c = (integer(name, value, 1) for name, value in (("n", n), ("d", d), ("c", c)))
+    steps, tol = integer("steps", steps, 1), positive("tol", tol)
+    choice("method", method, METHODS)
+    choice("operator", operator, OPERATORS)
+    if precision is not None:
+        choice("dtype", precision, PRECISIONS)
+    if method == "eigh" and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} has no matrix for method='eigh': use 'dense'")
+    if given and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
+    ridge = float(lam_grid("lams", lams).min())
+    backend = resolve(device)
+    allowed = budget(memory, backend.name)
+    rates = NOMINAL if n <= SMALL else calibrate(backend)
+    options = [
+        *_eigh(n, d, c, rates, steps, tol),
+        *_krylov(n, d, c, ridge, rates, steps, tol, allowed, precision, given),
+    ]
+    matching = [
+        one
+        for one in options
+        if method in ("auto", one.method) and operator in ("auto", one.operator)
+    ]
+    fitting = [one for one in matching if one.bytes <= allowed]
+    if not fitting:
+        raise MemoryError(_too_much(n, min(matching, key=lambda one: one.bytes), allowed))
+    best = min(fitting, key=_worth)
+    asked = [f"{name} as asked" for name, value in
+             (("method", method), ("operator", operator)) if value != "auto"]  # fmt: skip
+    others = tuple(
+        f"{one.method} with {one.operator} operator: about {one.seconds:.3g} s, {show(one.bytes)}"
+        + ("" if one.bytes <= allowed else f", over the {show(allowed)} that may be used")
+        for one in options
+        if one is not best
+    )
+    return replace(best, reasons=(*asked, *best.reasons, *others))
+
+
+def calibrate(backend: Backend) -> Rates:
+    """Measure the rates of a backend's device, once in a process; well under a second."""
+    if backend.name not in _RATES:
+        _RATES[backend.name] = _measure(backend)
+    return _RATES[backend.name]
+
+
+_RATES: dict[str, Rates] = {}
+
+
+def _measure(backend: Backend) -> Rates:
+    rng = np.random.default_rng(0)
+    xp, size = backend.xp, 1536
+    # tiles first: the threads of another library's products would still be spinning
+    rows, one = backend.asarray(rng.standard_normal((size, 8))), backend.asarray(np.ones((size, 1)))
+    powers = {}
+    for precision in ("float64", "float32"):
+        multiply = TiledOperator(Gaussian(0.1), rows, precision).matmat
+        powers[precision] = size**2 / 2 / _seconds(partial(multiply, one), backend)
+    big = xp.ones((4096, 4096), dtype=xp.float64, device=backend.device)  # no cache holds it
+    bandwidth = 8 * 4096**2 / _seconds(lambda: big @ big[:, :1], backend)
+    wide = backend.asarray(rng.standard_normal((size // 2, size // 2)))
+    single = xp.astype(wide, xp.float32)
+    products = (size // 2) ** 3 / _seconds(lambda: wide @ wide, backend)
+    products32 = (size // 2) ** 3 / _seconds(lambda: single @ single, backend)
+    return Rates(products, products32, powers["float64"], powers["float32"], bandwidth)
+
+
+def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> float:
+    work()
+    spent = []
+    for _ in range(rounds):
+        backend.synchronize()
+        start = time.perf_counter()
+        work()
+        backend.synchronize()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
+
+
+def _eigh(n: int, d: int, c: int, rates: Rates, steps: int, tol: float) -> list[Plan]:
+    seconds = 4.2 * n**3 / rates.products + n * n / 2 / rates.powers
+    size = Eigh.peak_bytes(n) + 8 * n * (3 * d + 3 * c)
+    reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
+    return [Plan("eigh", "dense", "float64", 0, 0, n, tol, steps, seconds, size, (reason,))]
+
+
+def _krylov(
+    n: int, d: int, c: int, ridge: float, rates: Rates, steps: int, tol: float, allowed: int,
+    precision: str | None, given: bool,
+) -> list[Plan]:  # fmt: skip
+    """Block Lanczos and the preconditioned subspace, each with a stored and a recomputed K."""
+    # float32 kernel values leave an error near 1e-10 n / lam: measured on flights, n = 6,000
+    wanted = precision or ("mixed" if tol >= max(1e-9 * n / ridge, 1e-5) else "float64")
+    found = []
+    for method, block, rank, passes in _passes(n, c, ridge, tol):
+        vectors = int(min(n, np.ceil(passes) * block))
+        for operator in ("dense", "tiled"):
+            if operator == "tiled" and given:
+                continue
+            kept = "float64" if operator == "dense" else wanted
+            held = 8 * n * n if operator == "dense" else 0
+            held += TiledOperator.peak_bytes(n, d, block, wanted)
+            # the basis may grow to what is left of the memory, twice the guess at most
+            room = (allowed - held - Subspace.peak_bytes(n, 0, rank, block)) // (24 * n + 1)
+            size = int(np.clip(room, vectors, min(n, 2 * vectors + 4 * block)))
+            needed = held + Subspace.peak_bytes(n, size, rank, block)
+            seconds = passes * _algebra(n, vectors, block, rank, rates)
+            seconds += _sketch(n, rank, rates) + _products(
+                operator, n, d, block, passes, kept, rates
+            )
+            target = f"lam = {ridge / n:.1e} n, tol = {tol:.0e}"
+            reason = f"about {passes:.0f} passes of {block} columns for {target}"
+            if rank:
+                reason += f", one sketch of rank {rank:,} for every lam"
+            found.append(
+                Plan(
+                    method,
+                    operator,
+                    kept,
+                    block,
+                    rank,
+                    size,
+                    tol,
+                    steps,
+                    seconds,
+                    needed,
+                    (reason,),
+                )
+            )
+    return found
+
+
+def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, int, float]]:
+    """Method, block, rank and passes to expect: fits to flights, n = 2,000 .. 20,000."""
+    hardness = float(np.clip(np.log10(n / ridge), 1.0, 9.0))  # 2 .. 6 for lam = 1e-2 n .. 1e-6 n
+    digits = max(-np.log10(tol), 1.0)
+    block = max(BLOCK, c + 4)
+    krylov = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
+    found = [("lanczos", block, 0, min(krylov, n / block))]
+    block = max(GREEDY_BLOCK, c + 4)
+    for share in (10, 5):
+        rank = int(np.clip(n // share, min(n, 100), LARGEST_RANK))
+        greedy = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
+        found.append(("subspace", block, rank, min(greedy, n / block)))
+    return found
+
+
+def _products(
+    operator: str, n: int, d: int, block: int, passes: float, precision: str, rates: Rates
+) -> float:
+    """Seconds of the passes over K, and of making it where it is stored."""
+    single = precision != "float64"
+    values = n * n / 2 * (1 / (rates.powers32 if single else rates.powers))
+    values += n * n / 2 * max(d - 8, 0) / (rates.products32 if single else rates.products)
+    skinny = n * n * block / (rates.products32 if precision == "float32" else rates.products)
+    if operator == "dense":
+        return values + passes * max(skinny, 8 * n * n / rates.bandwidth)
+    return passes * (values + 1.5 * skinny)
+
+
+def _algebra(n: int, vectors: int, block: int, rank: int, rates: Rates) -> float:
+    """Seconds of orthogonalisation, Rayleigh-Ritz and residuals of an average pass."""
+    half = vectors / 2
+    work = 8 * n * half * block + 10 * half**3 + (n * half**2 + 4 * n * rank * block if rank else 0)
+    return work / rates.products
+
+
+def _sketch(n: int, rank: int, rates: Rates) -> float:
+    """Seconds of a sketch: its kernel values, projections, and small eigendecomposition."""
+    if not rank:
+        return 0.0
+    products = 2 * n * rank**2 / rates.products32 + 5 * rank**3 / rates.products
+    return products + n * rank / rates.powers
+
+
+def _worth(option: Plan) -> float:
+    """Seconds, but an exact answer within EXACT seconds comes before an approximate one in fewer."""
+    exact = option.method == "eigh" and option.seconds <= EXACT
+    return option.seconds - EXACT if exact else option.seconds
+
+
+def _too_much(n: int, smallest: Plan, allowed: int) -> str:
+    fits = n
+    while fits > 1 and Eigh.peak_bytes(fits) > allowed:
+        fits = fits * 9 // 10
+    return (
+        f"n = {n:,} rows need at least {show(smallest.bytes)} ({smallest.method} with "
+        f"{smallest.operator} operator), but {show(allowed)} may be used: at most about {fits:,} rows "
+        "fit an eigendecomposition; take a subset, raise memory=, or leave method and operator 'auto'"
+    )

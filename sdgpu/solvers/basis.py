@@ -1,0 +1,175 @@
+"""An orthonormal basis that grows by blocks, with K Q kept: Rayleigh-Ritz and true residuals.
+
+For an orthonormal Q (k, n) with Y in its span, T = Q K Q' and R = Q K - T Q, the Galerkin solutions of
+every lam and step are small vectors,
+
+    c_1 = (T + lam)^-1 Q Y,   c_i = (T + lam)^-1 T c_{i-1},
+
+and their residuals are exactly R'(c_{i-1} - c_i), with c_0 = 0: no further product with K is needed to
+know how good they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdgpu.device.backend import Backend, to_numpy
+
+__all__ = ["GrowingBasis", "Residuals", "orthonormal_rows"]
+
+DROP = 1e-12  # relative squared size of a direction that repeats others
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Galerkin residuals of a grid of lam and steps, as host numbers.
+
+    Attributes
+    ----------
+    norms : array (L, T, c)
+        ||r|| of (K + lam) w_i = K w_{i-1}, for each output.
+    combinations : array (L, T, c, k)
+        a = c_{i-1} - c_i in the Ritz basis: r = a' (W' R).
+    fitted : array (L, T, c)
+        ||K w_i||, the size of the predictions u_i at the training points.
+    """
+
+    norms: np.ndarray
+    combinations: np.ndarray
+    fitted: np.ndarray
+
+
+class GrowingBasis:
+    """Q, T and R of the module's text, with room for `capacity` rows that is enlarged when needed.
+
+    Parameters
+    ----------
+    n : int
+    capacity : int
+        Rows to make room for at first.
+    backend : Backend
+    krylov : bool
+        Whether each block is the residual of the one before: then R vanishes but for the newest
+        block, and only that is kept.
+    """
+
+    def __init__(self, n: int, capacity: int, backend: Backend, *, krylov: bool) -> None:
+        self.backend = backend
+        self.krylov = krylov
+        self.k = 0
+        self.T = np.zeros((0, 0))
+        self._Q = self._room(capacity, n)
+        self._R = self._room(0 if krylov else capacity, n)
+
+    @property
+    def Q(self) -> Any:  # noqa: N802 - the field's name
+        """Orthonormal rows (k, n)."""
+        return self._Q[: self.k, :]
+
+    @property
+    def R(self) -> Any:  # noqa: N802 - the field's name
+        """Q K - T Q of all rows (k, n), or of the newest block."""
+        return self._R if self.krylov else self._R[: self.k, :]
+
+    def new_directions(self, block: Any) -> Any:
+        """Orthonormal rows for the part of `block` (b, n) that is new; dependent rows are dropped."""
+        return orthonormal_rows(block, self.Q, self.backend)
+
+    def append(self, new: Any, product: Any) -> None:
+        """Add orthonormal rows (b, n), orthogonal to Q, with `product` = new K (b, n)."""
+        k, b = self.k, int(new.shape[0])
+        self._reserve(k + b)
+        along = to_numpy(product @ self.Q.T).T if k else np.zeros((0, b))
+        core = to_numpy(product @ new.T)
+        core = (core + core.T) / 2
+        self.T = np.block([[self.T, along], [along.T, core]])
+        asarray = self.backend.asarray
+        rest = product - asarray(core) @ new
+        if k:
+            rest = rest - asarray(np.ascontiguousarray(along.T)) @ self.Q
+        self._Q[k : k + b, :] = new
+        if self.krylov:
+            self._R = rest
+        else:
+            # what the old residuals had along the new rows is now inside the span
+            self._R[:k, :] -= (self.R @ new.T) @ new
+            self._R[k : k + b, :] = rest
+        self.k = k + b
+
+    def combine(self, combinations: np.ndarray) -> Any:
+        """Residual rows (b, n) of combinations (b, k) in the basis Q."""
+        own = combinations[:, self.k - int(self.R.shape[0]) :]
+        return self.backend.asarray(np.ascontiguousarray(own)) @ self.R
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ritz values (k,) ascending, clamped at 0, and their vectors (k, k)."""
+        values, vectors = np.linalg.eigh(self.T)
+        return np.maximum(values, 0.0), vectors
+
+    def residuals(
+        self, values: np.ndarray, vectors: np.ndarray, Y: Any, lams: np.ndarray, steps: int
+    ) -> Residuals:
+        """Residual norms of every lam (L,), step 1..T and output for targets Y (c, n)."""
+        z = vectors.T @ to_numpy(self.Q @ Y.T)  # (k, c)
+        # from R itself: updated products R R' would lose the residuals in the rounding of the first
+        seen = vectors[self.k - int(self.R.shape[0]) :]
+        gram = seen.T @ to_numpy(self.R @ self.R.T) @ seen
+        scale = 1.0 / (values + lams[:, None])  # (L, k)
+        current = scale[:, None, :] * z.T  # (L, c, k)
+        a = (values * scale)[:, None, :]
+        combinations = np.empty((len(lams), steps, *z.T.shape))
+        fitted = np.empty(combinations.shape[:-1])
+        combinations[:, 0] = -current
+        fitted[:, 0] = np.linalg.norm(values * current, axis=-1)
+        for i in range(1, steps):
+            following = a * current
+            combinations[:, i] = current - following
+            fitted[:, i] = np.linalg.norm(values * following, axis=-1)
+            current = following
+        flat = combinations.reshape(-1, combinations.shape[-1])
+        squares = np.einsum("ij,ij->i", flat @ gram, flat)
+        norms = np.sqrt(np.maximum(squares, 0.0)).reshape(fitted.shape)
+        return Residuals(norms, combinations, fitted)
+
+    def _reserve(self, rows: int) -> None:
+        held = int(self._Q.shape[0])
+        if rows <= held:
+            return
+        larger = max(rows, int(1.5 * held) + 1)
+        for name in ("_Q",) if self.krylov else ("_Q", "_R"):
+            old = getattr(self, name)
+            new = self._room(larger, int(old.shape[1]))
+            new[: self.k, :] = old[: self.k, :]
+            setattr(self, name, new)
+
+    def _room(self, rows: int, n: int) -> Any:
+        xp = self.backend.xp
+        return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
+
+
+def orthonormal_rows(block: Any, Q: Any, backend: Backend) -> Any:
+    """Orthonormalise rows (b, n) against orthonormal Q (k, n) and each other; drop dependent ones.
+
+    Two rounds of projection and symmetric orthogonalisation: the second repairs what rounding left
+    of the first. Distillation targets are nearly parallel, so dropping is the normal case.
+    """
+    xp = backend.xp
+    for _ in range(2):
+        if Q.shape[0]:
+            block = block - (block @ Q.T) @ Q
+        if block.shape[0] == 0:
+            return block
+        lengths = np.sqrt(to_numpy(xp.sum(block * block, axis=1)))
+        some = np.flatnonzero(lengths > 0)
+        if some.size == 0:
+            return block[:0, :]
+        index = xp.asarray(some, device=backend.device)
+        block = xp.take(block, index, axis=0) / backend.asarray(lengths[some])[:, None]
+        values, vectors = np.linalg.eigh(to_numpy(block @ block.T))
+        kept = values > DROP * values[-1]
+        turn = (vectors[:, kept] / np.sqrt(values[kept])).T
+        block = backend.asarray(np.ascontiguousarray(turn)) @ block
+    return block
