@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
+
+# KeOps keeps what it compiles inside the build folder
+_CACHE = Path(__file__).parent.parent / "build" / "keops-bench"
+_CACHE.mkdir(parents=True, exist_ok=True)
+os.environ["KEOPS_CACHE_FOLDER"] = str(_CACHE)
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 

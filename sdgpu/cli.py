@@ -1,4 +1,4 @@
-"""The command line: ``sdgpu demo | fit | sweep | doctor``. The only module that prints."""
+"""The command line: ``sdgpu demo | fit | sweep | plan | doctor``. The only module that prints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Data = Annotated[str, typer.Argument(help="diabetes, digits, or a .csv or .npz file")]
+Data = Annotated[str, typer.Argument(help="diabetes, digits, flights, or a .csv or .npz file")]
+Rows = Annotated[int | None, typer.Option(help="take a random sample of so many rows; 60 % train")]
+Method = Annotated[str, typer.Option(help="auto, eigh, lanczos or subspace")]
+Held = Annotated[str, typer.Option(help="how K is held: auto, dense, tiled or keops")]
+Tol = Annotated[float, typer.Option(help="relative error of lanczos and subspace")]
 Target = Annotated[str | None, typer.Option(help="column of a csv to predict (default: the last)")]
 Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
 KernelName = Annotated[str, typer.Option(help="rbf, laplacian, matern12/32/52, poly, linear, ...")]
@@ -127,6 +131,10 @@ def fit(
     seed: Seed = 0,
     device: Device = "auto",
     memory: Memory = None,
+    rows: Rows = None,
+    method: Method = "auto",
+    operator: Held = "auto",
+    tol: Tol = 1e-6,
     out: Annotated[
         Path | None, typer.Option(help="write predictions and losses (.nc, .zarr)")
     ] = None,
@@ -144,18 +152,13 @@ def fit(
         check_target(out)
     positive("lam", lam)
     weights = _numbers("alpha", alpha)
-    parts = _parts(data, target, classify, seed)
+    parts = _parts(data, target, classify, seed, rows)
     chosen = _kernel(kernel, gamma, parts.X_train)
     with _bars() as hook:
         fitted = sdgpu.fit(
-            parts.X_train,
-            parts.Y_train,
-            chosen,
-            lams=lam,
-            device=device,
-            memory=memory,
-            progress=hook,
-        )
+            parts.X_train, parts.Y_train, chosen, lams=lam, device=device, memory=memory,
+            method=method, operator=operator, tol=tol, steps=steps, progress=hook,
+        )  # fmt: skip
     schedule: Any = float(weights[0]) if len(weights) == 1 else weights
     table = chain_dataset(fitted, parts, schedule, steps)
     _print_chain(table, f"{data}: {chosen}, lam = {lam:g}")
@@ -183,6 +186,10 @@ def sweep(
     seed: Seed = 0,
     device: Device = "auto",
     memory: Memory = None,
+    rows: Rows = None,
+    method: Method = "auto",
+    operator: Held = "auto",
+    tol: Tol = 1e-6,
     out: Annotated[Path | None, typer.Option(help="write the sweep (.nc or .zarr)")] = None,
     figure: Annotated[
         Path | None, typer.Option(help="write the heat map (.png, .pdf, .svg)")
@@ -202,12 +209,12 @@ def sweep(
         choice("figure ending", figure.suffix, (".png", ".pdf", ".svg", ".jpg"))
     ridges = None if lams is None else _numbers("lams", lams, geometric=True)
     weights = _numbers("alphas", alphas)
-    parts = _parts(data, target, classify, seed)
+    parts = _parts(data, target, classify, seed, rows)
     chosen = _kernel(kernel, gamma, parts.X_train)
     with _bars() as hook:
         found = compare(
             parts, chosen, lams=ridges, alphas=weights, steps=steps, device=device, memory=memory,
-            progress=hook,
+            method=method, operator=operator, tol=tol, progress=hook,
         )  # fmt: skip
     _print_comparison(found)
     if out is not None:
@@ -217,6 +224,49 @@ def sweep(
         from sdgpu.study.plots import loss_heatmap
 
         _write(loss_heatmap(found.sweep, title=data), figure)
+
+
+@app.command()
+def plan(
+    n: Annotated[int, typer.Argument(help="training rows")],
+    d: Annotated[int, typer.Argument(help="features")],
+    c: Annotated[int, typer.Option(help="outputs")] = 1,
+    lam: Annotated[float | None, typer.Option(help="smallest ridge (default: 1e-4 n)")] = None,
+    steps: Annotated[int, typer.Option(help="distillation steps")] = 10,
+    tol: Tol = 1e-6,
+    device: Device = "auto",
+    memory: Memory = None,
+    method: Method = "auto",
+    operator: Held = "auto",
+) -> None:
+    """Show how a fit would be done, why, and what it would cost.
+
+    [bold]Example:[/] sdgpu plan 100000 12 --lam 10 --memory 8GiB
+    """
+    import sdgpu
+    from sdgpu.device.memory import show
+
+    ridge = 1e-4 * n if lam is None else lam
+    found = sdgpu.plan(
+        n,
+        d,
+        c,
+        ridge,
+        steps,
+        device=device,
+        memory=memory,
+        tol=tol,
+        method=method,
+        operator=operator,
+    )
+    table = _table("what", "chosen", title=f"{n:,} rows, lam >= {ridge:g}")
+    for name in ("method", "operator", "precision", "block", "rank", "max_size"):
+        table.add_row(name, str(getattr(found, name)))
+    table.add_row("seconds", f"about {found.seconds:.3g}")
+    table.add_row("memory", show(found.bytes))
+    console.print(table)
+    for reason in found.reasons:
+        console.print(f"- {escape(reason)}", highlight=False)
 
 
 @app.command()
@@ -238,10 +288,10 @@ def doctor() -> None:
     console.print(table)
 
 
-def _parts(source: str, target: str | None, classify: bool, seed: int) -> Split:
+def _parts(source: str, target: str | None, classify: bool, seed: int, rows: int | None) -> Split:
     from sdgpu.study.datasets import load, split
 
-    return split(load(source, target, classify=classify), seed=seed)
+    return split(load(source, target, classify=classify, rows=rows, seed=seed), seed=seed)
 
 
 def _kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:
@@ -340,6 +390,8 @@ def _print_comparison(found: Comparison) -> None:
         f"{found.fit.info.n:,} rows in {found.seconds:.2f} s, in place of {found.refits:,} refits",
         highlight=False,
     )
+    info = found.fit.info
+    console.print(f"{info.method}, {info.operator}: {escape(info.status)}", highlight=False)
 
 
 def _print_chain(table: Any, title: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import array_api_compat as compat
@@ -21,12 +23,14 @@ from sdgpu.path import Model
 from sdgpu.planner import Plan
 from sdgpu.planner import plan as make_plan
 from sdgpu.results import Info
+from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
 from sdgpu.solvers.subspace import Subspace
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["fit"]
 
+FORMAT = 1  # of checkpoints
 _PROBES = 32  # rows whose training equation is checked after a fit
 
 
@@ -45,6 +49,7 @@ def fit(
     memory: int | float | str | None = None,
     seed: int = 0,
     plan: Plan | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Decompose K = kappa(X, X) once, for every lam, alpha and step.
@@ -84,6 +89,9 @@ def fit(
         Of the random columns and pivots of the grown bases.
     plan : Plan, optional
         From :func:`sdgpu.plan`; overrules method, operator, dtype, tol and steps.
+    checkpoint : path, optional
+        A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, and on
+        an interrupt; the same call goes on from it. It stays when the fit is done.
     progress : callable, optional
         Called with (stage, done, total).
 
@@ -139,12 +147,17 @@ def fit(
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
     own = _private(backend.asarray(rows), chosen)
     watch = Stopwatch(backend.synchronize, progress=progress)
+    saved = None
+    if checkpoint is not None:
+        saved = _checkpoint(checkpoint, plan, rows, wanted, chosen, ridges, seed)
     dense = DenseOperator(chosen, own, backend.tile, dtype_name(rows))
     held: Any = dense
     if plan.operator != "dense":
         make = TiledOperator if plan.operator == "tiled" else KeOpsOperator
         held = make(chosen, own, plan.precision)
-    spectrum, info = _decompose(plan, held, dense, backend.asarray(wanted), ridges, seed, watch)
+    spectrum, info = _decompose(
+        plan, held, dense, backend.asarray(wanted), ridges, seed, watch, saved
+    )
     if not info.status.startswith(("exact", "converged")):
         warnings.warn(info.status, stacklevel=2)
     model = Model(held, backend, template, allowed)
@@ -159,6 +172,7 @@ def _decompose(
     lams: np.ndarray,
     seed: int,
     watch: Stopwatch,
+    saved: Checkpoint | None,
 ) -> tuple[Spectrum, Info]:
     """Run the solver of the plan; `dense` computes single columns of K in float64."""
     backend, ridge = backend_of(Y), float(lams.min())
@@ -174,7 +188,7 @@ def _decompose(
         solver = Subspace(
             backend, plan.tol, plan.block, plan.rank, plan.steps, max_size=plan.max_size, seed=seed
         )
-        grown = solver.decompose(held, Y, lams, watch)
+        grown = solver.decompose(held, Y, lams, watch, saved)
         spectrum, passes, error, status = grown.spectrum, grown.passes, grown.error, grown.status
         residual, seen = _probe(spectrum, dense, Y, ridge)
         if seen > 3 * max(error, plan.tol):
@@ -191,6 +205,27 @@ def _decompose(
         watch.seconds, plan.bytes, status,
     )  # fmt: skip
     return spectrum, info
+
+
+def _checkpoint(
+    path: str | os.PathLike[str],
+    plan: Plan,
+    X: Any,
+    Y: Any,
+    kernel: Kernel,
+    lams: np.ndarray,
+    seed: int,
+) -> Checkpoint:
+    """The checkpoint of a fit, with the fingerprint of everything that decides its basis."""
+    if plan.method == "eigh":
+        raise ValueError(
+            "checkpoint= is for method='lanczos' or 'subspace': eigh has nothing to save"
+        )
+    owner = fingerprint(
+        X=X, Y=Y, kernel=repr(kernel), lams=lams, method=plan.method, dtype=plan.precision,
+        block=plan.block, rank=plan.rank, seed=seed, version=FORMAT,
+    )  # fmt: skip
+    return Checkpoint(Path(path), owner)
 
 
 def _private(array: Any, kernel: Kernel) -> Any:

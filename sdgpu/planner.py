@@ -30,6 +30,7 @@ OPERATORS = ("auto", "dense", "tiled", "keops")
 BLOCK = 16  # columns of a pass of block Lanczos
 GREEDY_BLOCK = 12  # columns of a preconditioned pass
 LARGEST_RANK = 2000
+LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
 EXACT = 2.0  # seconds that all eigenvalues may take before a grown basis is considered
 
 
@@ -243,10 +244,10 @@ def _krylov(
             kept = "float64" if operator == "dense" else wanted
             held = 8 * n * n if operator == "dense" else 0
             held += TiledOperator.peak_bytes(n, d, block, wanted)
-            # the basis may grow to what is left of the memory, twice the guess at most
+            # the basis may grow to what is left of the memory
             room = (allowed - held - Subspace.peak_bytes(n, 0, rank, block)) // (24 * n + 1)
-            size = int(np.clip(room, vectors, min(n, 2 * vectors + 4 * block)))
-            needed = held + Subspace.peak_bytes(n, size, rank, block)
+            size = int(np.clip(room, min(vectors, n), min(n, LARGEST_BASIS)))
+            needed = held + Subspace.peak_bytes(n, min(size, 3 * vectors // 2), rank, block)
             seconds = passes * _algebra(n, vectors, block, rank, rates)
             seconds += _sketch(n, rank, rates) + _products(
                 operator, n, d, block, passes, kept, rates

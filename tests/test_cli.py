@@ -79,6 +79,21 @@ def test_sweep(run, table):
     assert (table / "heat.pdf").stat().st_size > 1000
 
 
+def test_sweep_without_the_matrix(run, table):
+    output = run(
+        "sweep", "flights", "--rows", 900, "--lams", "0.5:50:5", "--steps", 3, "--method", "subspace",
+        "--operator", "tiled", "--tol", "1e-4",
+    )  # fmt: skip
+    assert "540 rows" in output
+    assert "subspace, tiled: converged" in output
+
+
+def test_plan(run):
+    output = run("plan", 100_000, 12, "--lam", 10, "--memory", "8GiB", "--device", "cpu")
+    assert "tiled" in output
+    assert "eigh with dense operator" in " ".join(output.split())
+
+
 def test_labels(run, table):
     output = run("sweep", "labels.csv", "--classify", "--lams", "0.01,1", "--steps", 2)
     assert "accuracy" in output
@@ -94,7 +109,7 @@ def test_doctor(run):
     assert "sdgpu[cuda12]" in output or "cupy on cuda:0" in output
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("fit",), ("sweep",), ("doctor",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("fit",), ("sweep",), ("plan",), ("doctor",)])
 def test_help_shows_an_example(run, command):
     output = run(*command, "--help")
     assert ("Example: sdgpu" in output) == bool(command)
@@ -127,6 +142,9 @@ def test_help_shows_an_example(run, command):
         (("sweep", "diabetes", "--out", "x.pkl"), "file ending"),
         (("sweep", "diabetes", "--out", "no/x.nc"), "folder of no/x.nc does not exist"),
         (("fit", "diabetes", "--lam", "-1"), "lam=-1.0 must be > 0"),
+        (("sweep", "diabetes", "--rows", "1000"), "rows=1000, but diabetes has 442"),
+        (("sweep", "diabetes", "--method", "lanczo"), "did you mean 'lanczos'"),
+        (("plan", "0", "3"), "n=0"),
         (("fit", "diabetes", "--steps", "0"), "steps=0"),
         (("fit", "diabetes", "--alpha", "0.1,0.2"), "one per step 2..5"),
         (("fit", "diabetes", "--memory", "1kB"), "may be used"),

@@ -67,7 +67,7 @@ class KeOpsOperator:
     X : array_like (n, d)
         numpy or torch; products come back in it.
     precision : {"float32", "float64"}, optional
-        By default the dtype of X. Sums are Kahan-compensated in float32.
+        By default the dtype of X. Sums are float64 in either.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class KeOpsOperator:
         """K V: (n, c) -> (n, c), float64, in the library of X."""
         tiled = self._tiled
         block = tiled._torch.asarray(V).to(self.rows.sample.dtype).contiguous()
-        options = {"sum_scheme": "kahan_scheme"} if self.precision == "float32" else {}
+        options = {"use_double_acc": True} if self.precision == "float32" else {}
         return tiled._backend.asarray(self._lazy.__matmul__(block, **options))
 
     def cross(self, X_new: Any) -> Cross:

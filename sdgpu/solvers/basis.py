@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.solvers.checkpoint import State
 
 __all__ = ["GrowingBasis", "Residuals", "orthonormal_rows"]
 
@@ -103,6 +104,21 @@ class GrowingBasis:
         """Residual rows (b, n) of combinations (b, k) in the basis Q."""
         own = combinations[:, self.k - int(self.R.shape[0]) :]
         return self.backend.asarray(np.ascontiguousarray(own)) @ self.R
+
+    def state(self, passes: int) -> State:
+        """What a checkpoint keeps."""
+        return State(to_numpy(self.Q), to_numpy(self.R), self.T, passes)
+
+    def restore(self, state: State) -> None:
+        """Go on from a checkpoint."""
+        asarray = self.backend.asarray
+        self._reserve(len(state.Q))
+        self.k, self.T = len(state.Q), state.T
+        self._Q[: self.k, :] = asarray(state.Q)
+        if self.krylov:
+            self._R = asarray(state.R)
+        else:
+            self._R[: self.k, :] = asarray(state.R)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values (k,) ascending, clamped at 0, and their vectors (k, k)."""

