@@ -24,8 +24,12 @@ lint: $(READY)  ## style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## the figures of the README, as a table of ratios
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m pytest benchmarks -p no:xdist -o python_files='bench_*.py'
+bench: $(READY)  ## the figures of the README, as a table of ratios; each file in a process of its own
+	rm -f benchmarks/results.md
+	status=0; for file in benchmarks/bench_*.py; do \
+	  env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE SDGPU_BENCH_APPEND=1 \
+	    $(BIN)/python -m pytest $$file -p no:xdist -o python_files='bench_*.py' || status=1; \
+	done; exit $$status
 
 gpu-check: $(READY)  ## tests marked gpu and the benchmarks on CUDA; fails without a GPU
 	$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "no CUDA device")'

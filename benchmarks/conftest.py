@@ -107,17 +107,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not REPORT.rows:
         return
     device = os.environ.get("SDGPU_BENCH_DEVICE", "cpu")
-    lines = [
+    head = [
         f"Measured with `make bench` on {machine(device)}. Medians of runs taken in turns.",
         "",
         "| question | sdgpu | rival | ratio | target |",
         "|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in REPORT.rows),
-        "",
     ]
-    terminalreporter.section("ratios")
-    terminalreporter.write("\n".join(lines))
+    rows = [f"| {' | '.join(row)} |" for row in REPORT.rows]
     name = (
         RESULTS if device == "cpu" else RESULTS.with_name(f"results_{device.partition(':')[0]}.md")
     )
-    name.write_text("\n".join(lines))
+    # `make bench` runs every file in a process of its own and collects their rows
+    collected = os.environ.get("SDGPU_BENCH_APPEND") and name.exists()
+    lines = [*([] if collected else head), *rows, ""]
+    terminalreporter.section("ratios")
+    terminalreporter.write("\n".join([*head, *rows, ""]))
+    with name.open("a" if collected else "w") as file:
+        file.write("\n".join(lines))

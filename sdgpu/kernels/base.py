@@ -146,7 +146,12 @@ def scaled_rows(X: Any, centre: Any, lengthscale: Sequence[float] | float | None
 
 def set_zero_diagonal(tile: Any) -> Any:
     """The tile with an exactly zero diagonal: a point has distance 0 to itself."""
+    if compat.is_torch_array(tile):
+        return tile.fill_diagonal_(0.0)
     xp = compat.array_namespace(tile)
+    if hasattr(xp, "fill_diagonal"):
+        xp.fill_diagonal(tile, 0.0)
+        return tile
     tile *= 1 - xp.eye(tile.shape[0], dtype=tile.dtype, device=compat.device(tile))
     return tile
 

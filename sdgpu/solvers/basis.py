@@ -60,6 +60,7 @@ class GrowingBasis:
     def __init__(self, n: int, capacity: int, backend: Backend, *, krylov: bool) -> None:
         self.backend = backend
         self.krylov = krylov
+        self.whole = True  # False while a block is being added: an interrupt then leaves no state
         self.k = 0
         self.T = np.zeros((0, 0))
         self._Q = self._room(capacity, n)
@@ -82,6 +83,7 @@ class GrowingBasis:
     def append(self, new: Any, product: Any) -> None:
         """Add orthonormal rows (b, n), orthogonal to Q, with `product` = new K (b, n)."""
         k, b = self.k, int(new.shape[0])
+        self.whole = False
         self._reserve(k + b)
         along = to_numpy(product @ self.Q.T).T if k else np.zeros((0, b))
         core = to_numpy(product @ new.T)
@@ -99,6 +101,7 @@ class GrowingBasis:
             self._R[:k, :] -= (self.R @ new.T) @ new
             self._R[k : k + b, :] = rest
         self.k = k + b
+        self.whole = True
 
     def combine(self, combinations: np.ndarray) -> Any:
         """Residual rows (b, n) of combinations (b, k) in the basis Q."""

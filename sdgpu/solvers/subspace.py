@@ -166,7 +166,7 @@ class Subspace:
                 if not new.shape[0]:
                     break
         except KeyboardInterrupt:
-            if checkpoint and space.k:
+            if checkpoint and space.k and space.whole:
                 checkpoint.save(space.state(passes))
             raise
         if checkpoint:
