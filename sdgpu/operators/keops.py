@@ -148,12 +148,21 @@ def lazy_gram(kernel: Kernel, rows: Rows) -> Any:
             first = first + other if isinstance(kernel, Sum) else first * other
         return first
     assert isinstance(kernel, Profile)
-    left, right = LazyTensor(rows.left[:, None, :]), LazyTensor(rows.right[None, :, :])
-    tile = (left - right).abs().sum(-1) if kernel.statistic == "l1" else (left * right).sum(-1)
+    tile = _statistic(kernel, rows, LazyTensor)
     if rows.norms is None:
         return kernel.profile(tile, None, None)
     norms = rows.norms.contiguous()
     return kernel.profile(tile, LazyTensor(norms[:, None, None]), LazyTensor(norms[None, :, None]))
+
+
+def _statistic(kernel: Profile, rows: Rows, lazy: Any) -> Any:
+    """The statistic of all pairs; squared distances directly, three times faster in KeOps."""
+    if kernel.statistic == "product" and kernel.distance:
+        values = rows.right[:, :-2].contiguous()  # without the augmentation
+        difference = lazy(values[:, None, :]) - lazy(values[None, :, :])
+        return kernel.sign * (difference**2).sum(-1)
+    left, right = lazy(rows.left[:, None, :]), lazy(rows.right[None, :, :])
+    return (left - right).abs().sum(-1) if kernel.statistic == "l1" else (left * right).sum(-1)
 
 
 def _check_formula(kernel: Kernel) -> None:
