@@ -7,7 +7,6 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.device.backend import NumpyBackend
-from sdgpu.operators import keops
 from sdgpu.planner import calibrate
 from tests.problems import refits
 
@@ -82,14 +81,12 @@ def test_calibration_is_remembered():
 
 
 @pytest.mark.parametrize("method", ["eigh", "lanczos", "subspace"])
-@pytest.mark.parametrize("operator", ["auto", "dense", "tiled", "keops"])
+@pytest.mark.parametrize("operator", ["auto", "dense", "tiled"])
 @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_every_route_gives_the_refits(arrays, method, operator, library):
-    if method == "eigh" and operator in ("tiled", "keops"):
+    if method == "eigh" and operator == "tiled":
         pytest.skip("an eigendecomposition needs the matrix")
-    if operator == "keops":
-        pytest.skip(keops.why_not() or "compiled once, in the tests of the operators")
     X, Y, X_val, Y_val = (library(a) for a in arrays)
     fitted = sdgpu.fit(
         X, Y, KERNEL, lams=[0.04, 4.0], method=method, operator=operator, tol=1e-9, device="cpu"

@@ -91,14 +91,13 @@ class CG:
         W = xp.zeros_like(B) if start is None else xp.asarray(start, copy=True)
         passes = 0 if start is None else 1
         R = xp.asarray(B, copy=True) if start is None else B - matmat(W) - lam * W
-        identity = precondition is None
         active = np.flatnonzero(sizes > 0)
         best, waited, iteration = np.full(len(sizes), np.inf), 0, 0
         P = old = None
         while active.size and iteration < self.max_iterations:
             index = xp.asarray(active, device=self.backend.device)
             r = xp.take(R, index, axis=0)
-            z = r if identity else precondition(r)  # type: ignore[misc]
+            z = precondition(r) if precondition else r
             rz = to_numpy(xp.sum(r * z, axis=1))
             # Fletcher-Reeves on fresh directions; P is None at the start and after a replacement
             P = z if P is None else z + asarray(rz / old)[:, None] * P
