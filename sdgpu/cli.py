@@ -275,14 +275,17 @@ def doctor() -> None:
 
     [bold]Example:[/] sdgpu doctor
     """
-    from sdgpu.device.probe import backends, versions
+    from sdgpu.device.probe import Row, backends, versions
+    from sdgpu.operators import keops
 
     table = _table("package", "version", title="versions")
     for name, version in versions():
         table.add_row(name, version)
     console.print(table)
     table = Table("backend", "works", "what it does here", title="backends", box=SIMPLE_HEAD)
-    for row in backends():
+    reason = keops.why_not()
+    lazy = Row("keops", not reason, reason or "compiles a formula here; operator='keops'")
+    for row in (*backends(), lazy):
         works = "[green]yes[/]" if row.works else "[yellow]no[/]"
         table.add_row(row.name, works, escape(row.detail))
     console.print(table)

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.device.backend import NumpyBackend
+from sdgpu.operators import keops
 from sdgpu.planner import calibrate
 from tests.problems import refits
 
@@ -104,6 +105,22 @@ def test_every_route_gives_the_refits(arrays, method, operator, library):
     for name in ("mse", "limit_mse", "star_mse", "train_mse"):
         assert_allclose(left.dataset[name], right.dataset[name], rtol=1e-6)
     assert np.isnan(left.dataset["degrees_of_freedom"]).all() == (method != "eigh")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keops_when_asked(arrays):
+    X, Y, X_val, _ = arrays
+    plan = sdgpu.plan(n=400, d=3, c=2, lams=4.0, operator="keops", tol=1e-4, device="cpu")
+    assert plan.operator == "keops"
+    assert plan.precision == "float64"
+    assert sdgpu.plan(n=50_000, d=3, lams=4.0, tol=1e-4, device="cpu").operator != "keops"
+    if keops.why_not():
+        pytest.skip(keops.why_not())
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=4.0, operator="keops", tol=1e-8)
+    exact = sdgpu.fit(X, Y, KERNEL, lams=4.0, method="eigh")
+    assert fitted.info.operator == "keops"
+    left, right = (one.path(steps=3).predict(X_val) for one in (fitted, exact))
+    assert_allclose(left, right, atol=1e-6)
 
 
 def test_a_plan_can_be_passed(arrays):

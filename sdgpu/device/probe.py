@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
-import shutil
 import time
 from dataclasses import dataclass
 
@@ -44,10 +42,7 @@ def versions() -> list[tuple[str, str]]:
 
 
 def backends() -> list[Row]:
-    """Try every backend with a small eigendecomposition.
-
-    KeOps is only looked for: it is not used by this version, and importing it compiles.
-    """
+    """Try every backend with a small eigendecomposition."""
     rows = [_try(NumpyBackend(), "cpu"), _try(TorchBackend("cpu"), "cpu")]
     if cuda_count():
         rows.append(_try(TorchBackend("cuda:0"), "cuda:0"))
@@ -62,7 +57,6 @@ def backends() -> list[Row]:
         rows.append(
             Row("cupy on cuda", False, cupy_backend.why_not() or "torch sees no CUDA device")
         )
-    rows.append(_keops())
     return rows
 
 
@@ -80,12 +74,3 @@ def _try(backend: Backend, device: str, n: int = 200) -> Row:
     milliseconds = 1e3 * (time.perf_counter() - start)
     free = show(available(device))
     return Row(backend.name, True, f"eigh of {n} rows in {milliseconds:.1f} ms; {free} free")
-
-
-def _keops() -> Row:
-    if importlib.util.find_spec("pykeops") is None:
-        return Row("keops", False, "not installed: pip install 'sdgpu[keops]'")
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    return Row(
-        "keops", False, f"installed, compiler {compiler or 'missing'}; not used by this version"
-    )
