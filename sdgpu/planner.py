@@ -16,7 +16,7 @@ import numpy as np
 
 from sdgpu.checks import choice, integer, lam_grid, positive
 from sdgpu.device.backend import Backend, resolve
-from sdgpu.device.memory import budget, show
+from sdgpu.device.memory import budget, largest_rows, show
 from sdgpu.kernels import Gaussian
 from sdgpu.operators.tiled import PRECISIONS, TiledOperator
 from sdgpu.solvers.eigh import Eigh
@@ -325,9 +325,7 @@ def _worth(option: Plan) -> float:
 
 
 def _too_much(n: int, smallest: Plan, allowed: int) -> str:
-    fits = n
-    while fits > 1 and Eigh.peak_bytes(fits) > allowed:
-        fits = fits * 9 // 10
+    fits = largest_rows(allowed, Eigh.peak_bytes)
     return (
         f"n = {n:,} rows need at least {show(smallest.bytes)} ({smallest.method} with "
         f"{smallest.operator} operator), but {show(allowed)} may be used: at most about {fits:,} rows "

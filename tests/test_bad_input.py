@@ -43,7 +43,7 @@ def fitted():
         ({"operator": "dens"}, ValueError, "did you mean 'dense'"),
         ({"device": "gpu"}, ValueError, "device='gpu' is not known"),
         ({"memory": "a lot"}, ValueError, "memory='a lot'"),
-        ({"memory": "10kB"}, MemoryError, r"n = 25 rows need at least .* but 10 kB may be used: at most about 11 rows fit"),
+        ({"memory": "10kB"}, MemoryError, r"n = 25 rows need at least .* but 10 kB may be used: at most about 12 rows fit"),
         ({"kernel": "precomputed"}, ValueError, "square"),
         ({"kernel": "precomputed", "X": np.diag([1.0, -1.0]), "Y": np.ones(2)}, ValueError, "positive semi-definite"),
         ({"kernel": "precomputed", "X": np.array([[1.0, 0.5], [0.0, 1.0]]), "Y": np.ones(2)}, ValueError, "symmetric"),

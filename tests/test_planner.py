@@ -151,15 +151,14 @@ def test_missed_tolerances_warn(arrays):
 def test_the_error_of_a_float32_evaluation_is_seen(arrays):
     """The solver is exact for the K it was given; the probe compares with float64."""
     X, Y, *_ = arrays
-    with pytest.warns(UserWarning, match="limited by dtype='float32'"):
+    with pytest.warns(UserWarning, match="float64"):
         fitted = sdgpu.fit(
             X, Y, KERNEL, lams=1e-4, method="lanczos", operator="tiled", dtype="float32", tol=1e-9
         )
     exact = sdgpu.fit(X, Y, KERNEL, lams=1e-4, method="eigh")
     left, right = (one.path(steps=1).fitted[0] for one in (fitted, exact))
     error = np.max(np.linalg.norm(left - right, axis=0) / np.linalg.norm(right, axis=0))
-    assert 0.1 * fitted.info.error_estimate < 10 * error
-    assert error < 3 * fitted.info.error_estimate
+    assert error < fitted.info.error_estimate < 100 * error
 
 
 def test_indefinite_kernels_are_refused_by_grown_bases():

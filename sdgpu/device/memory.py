@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -86,9 +87,8 @@ def require(needed: int, allowed: int, what: str, remedy: str) -> None:
         raise MemoryError(f"{what} needs {show(needed)}, but {show(allowed)} may be used: {remedy}")
 
 
-def largest_rows(allowed: int, bytes_of: object) -> int:
+def largest_rows(allowed: int, bytes_of: Callable[[int], int]) -> int:
     """Largest n with ``bytes_of(n) <= allowed``, for an increasing function of n (0 if none)."""
-    assert callable(bytes_of)
     low, high = 0, 1
     while bytes_of(high) <= allowed:
         low, high = high, 2 * high

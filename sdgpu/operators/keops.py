@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sdgpu.kernels import Kernel, Product, Scaled, Sum
+from sdgpu.kernels import ArcCosine, Kernel, Product, Scaled, Sum
 from sdgpu.kernels.base import Profile
 from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
@@ -151,6 +151,8 @@ def lazy_gram(kernel: Kernel, rows: Rows) -> Any:
     tile = _statistic(kernel, rows, LazyTensor)
     if rows.norms is None:
         return kernel.profile(tile, None, None)
+    if isinstance(kernel, ArcCosine) and kernel.degree == 0 and bool((rows.norms == 0).any()):
+        raise ValueError("X has rows of zeros, where degree 0 needs operator='tiled' or 'dense'")
     norms = rows.norms.contiguous()
     return kernel.profile(tile, LazyTensor(norms[:, None, None]), LazyTensor(norms[None, :, None]))
 

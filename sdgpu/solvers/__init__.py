@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from sdgpu.solvers.cg import CG
 from sdgpu.solvers.cholesky import Cholesky
 from sdgpu.solvers.eigh import Eigh
+from sdgpu.solvers.subspace import Subspace
 
-__all__ = ["Cholesky", "Eigh"]
+__all__ = ["CG", "Cholesky", "Eigh", "Subspace"]

@@ -39,7 +39,6 @@ def test_sign_rule_15_where_it_holds(alpha, lam):
     R = ratios(B)
     clear = np.abs(np.diff(R, axis=0)) > 1e-9 * R[1:]  # a sign of rounding noise is no sign
     expected = ratio_change_sign(B)
-    # (15) is singular at tau = 1 -> 2 of R(1): its inner bracket is exactly 1 there
     found = sign_rule(DELTA, lam, alpha, 6)
     assert (found == expected)[clear].all()
 

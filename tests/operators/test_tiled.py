@@ -44,8 +44,8 @@ def test_tiles_are_the_matrix(kernel, precision, library, arrays):
     tiled = TiledOperator(kernel, library(A), precision, tile=7)
     dense = DenseOperator(kernel, A)
     # degree 0 has a kink where rows are parallel: float32 sees it at the square root of its rounding
-    rough = isinstance(kernel, (ArcCosine, Matern)) and precision != "float64"
-    size = (2e-3 if rough else TOLERANCE[precision]) * np.abs(dense.matrix).max() * 10
+    rough = kernel in (ArcCosine(0), Matern(0.5)) and precision != "float64"
+    size = (5e-4 if rough else TOLERANCE[precision]) * np.abs(dense.matrix).max() * 10
     product = tiled.matmat(library(V))
     assert type(product) is type(library(V))
     assert str(product.dtype).endswith("float64")
@@ -132,6 +132,8 @@ def test_keops_needs_a_formula():
         pytest.skip(keops.why_not())
     with pytest.raises(TypeError, match="FunctionKernel has no formula for KeOps"):
         KeOpsOperator(Gaussian() + FunctionKernel(lambda A, B: A @ B.T), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="rows of zeros"):
+        KeOpsOperator(ArcCosine(0), np.zeros((2, 1))).matmat(np.ones((2, 1)))
     with pytest.raises(ValueError, match="'mixed' is for tiles"):
         KeOpsOperator(Gaussian(), np.ones((2, 1)), "mixed")
 

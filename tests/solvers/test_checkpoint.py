@@ -168,6 +168,14 @@ def test_bad_paths(arrays, tmp_path):
             checkpoint=tmp_path / "no" / "b.safetensors",
             **OPTIONS,
         )
+    with pytest.raises(ValueError, match="cannot recognise the function"):
+        sdgpu.fit(
+            *arrays,
+            lambda A, B: A @ B.T,
+            method="lanczos",
+            checkpoint=tmp_path / "b.safetensors",
+            lams=1.0,
+        )
     with pytest.raises(ValueError, match="eigh has nothing to save"):
         sdgpu.fit(*arrays, KERNEL, lams=1.0, checkpoint=tmp_path / "b.safetensors")
 
