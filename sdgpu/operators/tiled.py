@@ -1,13 +1,17 @@
-"""The kernel matrix recomputed in tiles: products without the matrix, each tile used on both sides.
+"""The kernel matrix in tiles, recomputed at every product or kept: each tile is used on both sides.
 
 A tile costs one product of augmented rows and one in-place profile (see
 :mod:`sdgpu.kernels.statistics`); it then multiplies from the left and, transposed, from the right, so
-only n^2 / 2 kernel values are computed. Blocks are held (c, n): skinny products are several times
-faster that way. Sums across tiles are float64 in every precision.
+only n^2 / 2 kernel values are computed. On the CPU every thread works on tiles of its own, which fit its
+cache; Gaussian tiles are finished in one pass where numba is installed. Blocks are held (c, n): skinny
+products are faster that way. Sums across tiles are float64 in every precision.
 """
 
 from __future__ import annotations
 
+import importlib
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,18 +21,20 @@ import numpy as np
 from sdgpu.checks import choice, integer
 from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
 from sdgpu.device.backend import Backend, TorchBackend, backend_of
-from sdgpu.kernels import Kernel, Precomputed
+from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.base import column_means
 from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
+from sdgpu.operators.threads import count, side_by_side
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 
 #: What evaluates and what multiplies; sums across tiles are always float64.
 PRECISIONS = ("float32", "mixed", "float64")
 
-TILE_CPU = 768  # measured: 2.4 MB in float32, inside the shared cache with its neighbours
+TILE_CPU = 576  # 1.3 MiB in float32: inside the cache of one core
 TILE_GPU = 8192
+FUSED_ROWS = 10_000  # below, importing numba (half a second) costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class TiledOperator:
         float64. By default the dtype of X.
     tile : int, optional
         Rows of a tile.
+    keep : bool, default False
+        Keep the tiles: n^2 / 2 numbers in the precision of the evaluation, made at the first product.
+    triton : bool, default False
+        For a Gaussian in float32 on CUDA: :mod:`sdgpu.operators.fused_cuda` instead of torch's passes.
+        Off until a GPU has shown it to be faster.
 
     Raises
     ------
@@ -63,6 +74,8 @@ class TiledOperator:
     X: Any = field(repr=False)
     precision: str | None = None
     tile: int | None = None
+    keep: bool = False
+    triton: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.kernel, Precomputed):
@@ -74,6 +87,8 @@ class TiledOperator:
         object.__setattr__(self, "precision", precision)
         if self.tile is not None:
             integer("tile", self.tile, 1)
+        if self.triton:
+            self._check_triton()
 
     @property
     def n(self) -> int:
@@ -86,10 +101,15 @@ class TiledOperator:
         return False
 
     @staticmethod
-    def peak_bytes(n: int, d: int, c: int, precision: str, tile: int = TILE_CPU) -> int:
-        """Bytes of the ready rows, of a tile with its profile, and of a product of c columns."""
-        size = 8 if precision == "float64" else 4
-        return size * (2 * n * (d + 2) + 3 * tile * tile) + 8 * (3 * n * c + 2 * n * d)
+    def peak_bytes(
+        n: int, d: int, c: int, precision: str, tile: int = TILE_CPU, *, keep: bool = False
+    ) -> int:
+        """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns."""
+        size, workers = 8 if precision == "float64" else 4, count()
+        tile = min(tile, n)
+        kept = size * n * (n + tile) // 2 if keep else 0
+        room = workers * (3 * size * tile * tile + 8 * n * c)
+        return kept + room + size * 2 * n * (d + 2) + 8 * (3 * n * c + 2 * n * d)
 
     @cached_property
     def rows(self) -> Rows:
@@ -128,6 +148,18 @@ class TiledOperator:
         cross = Cross(self.kernel, chosen, self.rows, self._size, self._backend)
         return cross.dense().T
 
+    def _check_triton(self) -> None:
+        from sdgpu.operators.fused_cuda import why_not
+
+        reason = why_not(self._torch.device)
+        if reason:
+            raise ValueError(f"triton=True cannot be used: {reason}")
+        if type(self.kernel) is not Gaussian or self.precision != "float32" or self.rows.far:
+            raise ValueError(
+                f"triton=True is for a Gaussian kernel in float32 with rows near their centre, not for "
+                f"{type(self.kernel).__name__} in {self.precision}: leave it False"
+            )
+
     @property
     def _size(self) -> int:
         """Rows of a tile."""
@@ -155,27 +187,170 @@ class TiledOperator:
         rows = self.kernel.rows(X, self._centre)
         return rows if self.precision == "float64" else _cast(rows, torch.float32)
 
+    @cached_property
+    def _pieces(self) -> list[tuple[slice, Rows]]:
+        """The rows of every block."""
+        return [(part, self.rows[part]) for part in slices(self.n, self._size)]
+
+    @cached_property
+    def _fused(self) -> Any:
+        """The compiled passes for a Gaussian on the CPU, where nothing needs care tile by tile."""
+        import torch
+
+        rows = self.rows
+        if type(self.kernel) is not Gaussian or self.n < FUSED_ROWS or rows.far:
+            return None
+        if rows.left.device.type != "cpu" or not bool(torch.isfinite(rows.left).all()):
+            return None
+        try:
+            return importlib.import_module("sdgpu.operators.fused_cpu")
+        except ImportError:  # no numba, or a NumPy that is newer than it knows
+            return None
+
     def _product(self, V: Any, tile: int) -> Any:
         """(c, n) float64 -> (c, n) float64."""
         import torch
 
-        rows, out = self.rows, torch.zeros_like(V)
+        if self.triton:
+            from sdgpu.operators.fused_cuda import gaussian_product
+
+            return gaussian_product(self.rows.left, self.rows.right, V.to(torch.float32))
+        if tile != self._size:  # smaller than planned: the device had no room
+            pieces = [(part, self.rows[part]) for part in slices(self.n, tile)]
+        else:
+            pieces = self._pieces
         work = V if self.precision != "float32" else V.to(torch.float32)
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
-        buffer = torch.empty(tile * tile, dtype=dtype, device=V.device)
-        pieces = [(part, rows[part], work[:, part]) for part in slices(self.n, tile)]
-        for i, (high, left, mine) in enumerate(pieces):
-            target = out[:, high]
-            for low, right, theirs in pieces[: i + 1]:
-                same = low.start == high.start
-                space = buffer[: len(left) * len(right)].view(len(left), len(right))
-                values = self.kernel.tile(left, right, same=same, out=space)
-                if values.dtype != work.dtype:
-                    values = values.to(work.dtype)  # "mixed"
-                target += theirs @ values.T
-                if not same:
-                    out[:, low] += mine @ values
+        one_pass = len(V) == 1 and not self.keep and self._fused is not None
+        share = self._fused_share if one_pass else self._share
+        pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)]
+        workers = min(count(), len(pairs)) if V.device.type == "cpu" else 1
+
+        def run(worker: int, stopped: Callable[[], bool]) -> Any:
+            # a fixed share for each thread: the order of the sums does not depend on the clock
+            mine = itertools.takewhile(lambda _: not stopped(), pairs[worker::workers])
+            return share(mine, pieces, work, _Room(self, tile, V.device))
+
+        first, *others = side_by_side(run, workers)
+        for other in others:
+            first += other
+        return first
+
+    def _share(
+        self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, room: _Room
+    ) -> Any:
+        """Products of some tiles with V (c, n) from the left and from the right, (c, n) float64."""
+        import torch
+
+        mixed, values_of = self.precision == "mixed", self._tiles(pieces, room)
+        columns = [V[:, part] for part, _ in pieces]
+        turned = [column.T for column in columns]
+        # one sum for each side, each in the layout that its products come in
+        high, low = (
+            torch.zeros(s, dtype=torch.float64, device=V.device) for s in (V.T.shape, V.shape)
+        )
+        high_sums, low_sums = (
+            [high[part] for part, _ in pieces],
+            [low[:, part] for part, _ in pieces],
+        )
+        for i, j in pairs:
+            values = values_of(i, j)
+            if mixed:
+                values = room.widened(values)
+            high_sums[i] += values @ turned[j]
+            if i != j:
+                low_sums[j] += columns[i] @ values
+        return low.add_(high.T)
+
+    def _fused_share(
+        self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, room: _Room
+    ) -> Any:
+        """The same for one column: a compiled pass that evaluates and multiplies."""
+        import torch
+
+        assert self._fused is not None
+        multiply, statistic_of = self._fused.products, self._statistics(pieces, room)
+        out = torch.zeros(V.shape, dtype=torch.float64)
+        columns = [V[0, part].numpy() for part, _ in pieces]
+        sums = [out[0, part].numpy() for part, _ in pieces]
+        for i, j in pairs:
+            low = room.unused[: len(sums[j])] if i == j else sums[j]
+            multiply(statistic_of(i, j).numpy(), columns[i], columns[j], sums[i], low, room.sums)
         return out
+
+    def _tiles(self, pieces: list[Any], room: _Room) -> Callable[[int, int], Any]:
+        """What gives tile i, j of K: kept, or computed."""
+        fused, statistic_of = self._fused, self._statistics(pieces, room)
+
+        def compute(i: int, j: int) -> Any:
+            if fused is not None:
+                values = statistic_of(i, j)
+                fused.values(values.numpy())
+                return values
+            (high, left), (low, right) = pieces[i], pieces[j]
+            space = room.tile(high.stop - high.start, low.stop - low.start)
+            return self.kernel.tile(left, right, same=i == j, out=space)
+
+        def keep(i: int, j: int) -> Any:
+            if (i, j) not in self._kept:
+                values = compute(i, j)
+                # a tile that is the room itself would be overwritten by the next
+                self._kept[i, j] = values.clone() if room.holds(values) else values
+            return self._kept[i, j]
+
+        return keep if self.keep else compute
+
+    @cached_property
+    def _kept(self) -> dict[tuple[int, int], Any]:
+        return {}
+
+    def _statistics(self, pieces: list[Any], room: _Room) -> Callable[[int, int], Any]:
+        """What gives the statistic of tile i, j, in the room; little Python, for the sake of the GIL."""
+        import torch
+
+        multiply, space = torch.mm, room.tile
+        sizes = [part.stop - part.start for part, _ in pieces]
+        left = [] if self._fused is None else [rows.left for _, rows in pieces]
+        right = [] if self._fused is None else [rows.right.T for _, rows in pieces]
+
+        def compute(i: int, j: int) -> Any:
+            tile = multiply(left[i], right[j], out=space(sizes[i], sizes[j]))
+            return tile.fill_diagonal_(0.0) if i == j else tile
+
+        return compute
+
+
+class _Room:
+    """Buffers of one thread, used for every tile."""
+
+    def __init__(self, operator: TiledOperator, tile: int, device: Any) -> None:
+        import torch
+
+        double = operator.precision == "float64"
+        dtype = torch.float64 if double else torch.float32
+        self._size = tile
+        self._tile = torch.empty(tile * tile, dtype=dtype, device=device)
+        self._full = self._tile.view(tile, tile)
+        self._wide = self._tile[:0]
+        if operator.precision == "mixed":
+            self._wide = torch.empty(tile * tile, dtype=torch.float64, device=device)
+        self.sums = np.empty(
+            tile, dtype="float32" if operator.precision == "float32" else "float64"
+        )
+        self.unused = np.zeros(tile)
+
+    def tile(self, height: int, width: int) -> Any:
+        """A buffer (height, width)."""
+        if height == width == self._size:
+            return self._full
+        return self._tile[: height * width].view(height, width)
+
+    def holds(self, values: Any) -> bool:
+        """Whether the values are in the buffer."""
+        return values.untyped_storage().data_ptr() == self._tile.untyped_storage().data_ptr()
+
+    def widened(self, values: Any) -> Any:
+        """The values in float64."""
+        return self._wide[: values.numel()].view(values.shape).copy_(values)
 
 
 def _cast(rows: Rows, dtype: Any) -> Rows:

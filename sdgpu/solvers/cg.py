@@ -1,8 +1,8 @@
-"""Preconditioned conjugate gradients for one lam and many right-hand sides.
+"""Preconditioned conjugate gradients for many right-hand sides, each with its own lam.
 
-Columns share every pass over K but have step lengths of their own; a column that is done is dropped.
-True residuals replace the recursive ones from time to time, stagnation is noticed, and the result says
-how good each column is.
+Rows share every pass over K but have step lengths of their own; a row that is done is dropped. Every
+answer is judged by its true residual: where the recursive one had drifted away, the iteration goes on
+from the true one. Stagnation is noticed, and the result says how good each row is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["CG", "Solved"]
 REPLACE = 20  # iterations between true residuals
 PATIENCE = 40  # iterations without a better residual that count as stagnation
 BETTER = 0.98
+HALVED = 0.5  # a true residual above this share of the one before it has stagnated
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,20 @@ class Solved:
 
     Attributes
     ----------
-    W : array (c, n)
-    residuals : array (c,)
-        True relative residuals ||B - (K + lam) W|| / ||B||, 0 for zero columns.
+    W : array (b, n)
+    R : array (b, n)
+        True residuals B - (K + lam) W, up to the rounding of the products.
+    residuals : array (b,)
+        ||R|| / ||B||, 0 for zero rows.
     iterations : int
     passes : int
         Products with K, the checks of the residual included.
     status : str
-        A sentence that says what to try if a column missed the tolerance.
+        A sentence that says what to try if a row missed its goal.
     """
 
     W: Any
+    R: Any
     residuals: np.ndarray
     iterations: int
     passes: int
@@ -53,7 +57,7 @@ class CG:
     ----------
     backend : Backend
     tol : float
-        Relative residual of every column.
+        Relative residual of every row.
     max_iterations : int, default 1000
     """
 
@@ -65,95 +69,158 @@ class CG:
         self,
         matmat: Callable[[Any], Any],
         B: Any,
-        lam: float,
+        lam: float | np.ndarray,
         *,
-        precondition: Callable[[Any], Any] | None = None,
+        precondition: Callable[[Any, np.ndarray], Any] | None = None,
         start: Any = None,
+        residual: Any = None,
+        goals: np.ndarray | None = None,
         progress: Callable[[int, float], None] | None = None,
     ) -> Solved:
-        """Solve for rows B (c, n).
+        """Solve for rows B (b, n).
 
         Parameters
         ----------
         matmat : callable
-            Rows (c, n) -> rows (c, n) of V K.
-        B : array (c, n)
-        lam : float
+            Rows (b, n) -> rows (b, n) of V K.
+        B : array (b, n)
+        lam : float or array (b,)
+            One for all rows, or one for each.
         precondition : callable, optional
-            Rows R -> P^-1 R for a fixed symmetric positive definite P.
-        start : array (c, n), optional
-            Warm start, for example the solution at a neighbouring lam.
+            Rows R (b, n) and their lam (b,) -> rows P^-1 R, for a symmetric positive definite P that
+            depends on lam alone.
+        start : array (b, n), optional
+            Warm start, for example the solution at a neighbouring lam or the step before.
+        residual : array (b, n), optional
+            B - (K + lam) start, where it is known: saves a pass.
+        goals : array (b,), optional
+            ||R|| to reach for each row; tol ||B|| by default.
         progress : callable, optional
-            Called with the iteration and the largest relative residual.
+            Called with the iteration and the largest ||R|| / ||B||.
+
+        Raises
+        ------
+        ValueError
+            If K + lam I turns out not to be positive definite.
         """
-        xp, asarray = self.backend.xp, self.backend.asarray
-        sizes = np.sqrt(to_numpy(xp.sum(B * B, axis=1)))
-        W = xp.zeros_like(B) if start is None else xp.asarray(start, copy=True)
-        passes = 0 if start is None else 1
-        R = xp.asarray(B, copy=True) if start is None else B - matmat(W) - lam * W
-        active = np.flatnonzero(sizes > 0)
-        best, waited, iteration = np.full(len(sizes), np.inf), 0, 0
+        xp = self.backend.xp
+        sizes = _norms(xp, B)
+        ridges = np.broadcast_to(np.asarray(lam, dtype=np.float64), sizes.shape)
+        run = _Run(self, matmat, precondition, B, ridges, sizes, progress)
+        run.goals = self.tol * sizes if goals is None else np.asarray(goals)
+        run.W = xp.zeros_like(B) if start is None else xp.asarray(start, copy=True)
+        if residual is not None:
+            run.R = xp.asarray(residual, copy=True)
+        elif start is None:
+            run.R = xp.asarray(B, copy=True)
+        else:
+            run.replace()
+        before = np.full(len(sizes), np.inf)
+        while True:
+            run.iterate()
+            if run.fresh:  # the residuals are true ones
+                left = _norms(xp, run.R)
+            else:
+                run.replace()
+                left = _norms(xp, run.R)
+            missed = left > run.goals
+            if not missed.any() or run.stagnated or run.iteration >= self.max_iterations:
+                break
+            if (left[missed] > HALVED * before[missed]).all():
+                run.stagnated = True
+                break
+            before = left
+        return run.result(left, missed)
+
+
+class _Run:
+    """One call of :meth:`CG.solve`."""
+
+    def __init__(
+        self, solver: CG, matmat: Any, precondition: Any, B: Any, ridges: np.ndarray,
+        sizes: np.ndarray, progress: Any,
+    ) -> None:  # fmt: skip
+        self.solver, self.matmat, self.precondition = solver, matmat, precondition
+        self.B, self.ridges, self.sizes, self.progress = B, ridges, sizes, progress
+        self.column = solver.backend.asarray(np.ascontiguousarray(ridges))[:, None]
+        self.goals = sizes
+        self.W: Any = None
+        self.R: Any = None
+        self.iteration = self.passes = self.waited = 0
+        self.fresh, self.stagnated = True, False
+        self.best = np.full(len(sizes), np.inf)
+
+    def replace(self) -> None:
+        """The true residuals instead of the recursive ones."""
+        self.R = self.B - self.matmat(self.W) - self.column * self.W
+        self.passes += 1
+        self.fresh = True
+
+    def iterate(self) -> None:
+        """Until the recursive residual of every row is at its goal, or nothing moves any more."""
+        backend = self.solver.backend
+        xp, asarray = backend.xp, backend.asarray
+        active = np.flatnonzero(_norms(xp, self.R) > self.goals)
         P = old = None
-        while active.size and iteration < self.max_iterations:
-            index = xp.asarray(active, device=self.backend.device)
-            r = xp.take(R, index, axis=0)
-            z = precondition(r) if precondition else r
+        while active.size and self.iteration < self.solver.max_iterations:
+            index = xp.asarray(active, device=backend.device)
+            r = xp.take(self.R, index, axis=0)
+            z = self.precondition(r, self.ridges[active]) if self.precondition else r
             rz = to_numpy(xp.sum(r * z, axis=1))
             # Fletcher-Reeves on fresh directions; P is None at the start and after a replacement
             P = z if P is None else z + asarray(rz / old)[:, None] * P
-            q = matmat(P) + lam * P
-            passes += 1
+            q = self.matmat(P) + xp.take(self.column, index, axis=0) * P
+            self.passes += 1
             curvature = to_numpy(xp.sum(P * q, axis=1))
-            if (curvature <= 0).any():
+            if not (curvature > 0).all():
                 raise ValueError(
-                    f"the operator is not positive definite: x'(K + {lam:g} I)x = "
+                    f"the operator is not positive definite: x'(K + {self.ridges.min():g} I)x = "
                     f"{curvature.min():.3g} for some x; use a positive semi-definite kernel, a higher "
                     "precision or a larger lam"
                 )
             step = asarray(rz / curvature)[:, None]
-            W = _put(xp, W, index, xp.take(W, index, axis=0) + step * P)
-            R = _put(xp, R, index, r - step * q)
-            old = rz
-            iteration += 1
-            if iteration % REPLACE == 0:
-                R = B - matmat(W) - lam * W
-                passes += 1
+            self.W = _put(xp, self.W, index, xp.take(self.W, index, axis=0) + step * P)
+            self.R = _put(xp, self.R, index, r - step * q)
+            old, self.fresh = rz, False
+            self.iteration += 1
+            if self.iteration % REPLACE == 0:
+                self.replace()
                 P = None
-            now = np.sqrt(to_numpy(xp.sum(R * R, axis=1)))[active] / sizes[active]
-            if progress is not None:
-                progress(iteration, float(now.max()))
-            waited = 0 if (now < BETTER * best[active]).any() else waited + 1
-            best[active] = np.minimum(best[active], now)
-            going = now > self.tol
-            if waited >= PATIENCE:
-                break
+            now = _norms(xp, self.R)[active]
+            if self._waits(now, active):
+                return
+            going = now > self.goals[active]
             if not going.all():
-                kept = xp.asarray(np.flatnonzero(going), device=self.backend.device)
+                kept = xp.asarray(np.flatnonzero(going), device=backend.device)
                 P = None if P is None else xp.take(P, kept, axis=0)
                 old, active = old[going], active[going]
-        return self._checked(matmat, B, W, lam, sizes, iteration, passes, waited >= PATIENCE)
 
-    def _checked(
-        self, matmat: Any, B: Any, W: Any, lam: float, sizes: np.ndarray, iteration: int,
-        passes: int, stagnated: bool,
-    ) -> Solved:  # fmt: skip
-        xp = self.backend.xp
-        R = B - matmat(W) - lam * W
-        left = np.sqrt(to_numpy(xp.sum(R * R, axis=1)))
-        residuals = np.divide(left, sizes, out=np.zeros_like(left), where=sizes > 0)
-        worst = float(residuals.max(initial=0.0))
-        reached = f"true relative residual {worst:.1e} after {iteration} iterations"
-        # the recursive residual may be a little smaller than the true one
-        if worst <= 2 * self.tol:
+    def _waits(self, now: np.ndarray, active: np.ndarray) -> bool:
+        """Report the progress; whether no row has become better for a long time."""
+        if self.progress is not None:
+            self.progress(self.iteration, float((now / self.sizes[active]).max()))
+        self.waited = 0 if (now < BETTER * self.best[active]).any() else self.waited + 1
+        self.best[active] = np.minimum(self.best[active], now)
+        self.stagnated = self.waited >= PATIENCE
+        return self.stagnated
+
+    def result(self, left: np.ndarray, missed: np.ndarray) -> Solved:
+        residuals = np.divide(left, self.sizes, out=np.zeros_like(left), where=self.sizes > 0)
+        reached = f"true relative residual {residuals.max(initial=0.0):.1e} after {self.iteration} iterations"
+        if not missed.any():
             status = f"converged: {reached}"
-        elif stagnated:
+        elif self.stagnated:
             status = (
                 f"stagnated: {reached}; the precision of the products allows no more: use "
-                "precision='float64', a larger lam or a larger tol"
+                "dtype='float64', a larger lam or a larger tol"
             )
         else:
             status = f"not converged: {reached}; use a sketch of higher rank or more iterations"
-        return Solved(W, residuals, iteration, passes + 1, status)
+        return Solved(self.W, self.R, residuals, self.iteration, self.passes, status)
+
+
+def _norms(xp: Any, rows: Any) -> np.ndarray:
+    return np.sqrt(to_numpy(xp.sum(rows * rows, axis=1)))
 
 
 def _put(xp: Any, array: Any, index: Any, rows: Any) -> Any:
