@@ -28,7 +28,8 @@ def test_nothing_that_executes_a_file(path):
 
 
 @pytest.mark.parametrize(
-    ("package", "home"), [("cupy", "cupy_backend.py"), ("matplotlib", "plots.py")]
+    ("package", "home"),
+    [("cupy", "cupy_backend.py"), ("matplotlib", "plots.py"), ("triton", "fused_cuda.py")],
 )
 def test_optional_packages_have_one_home(package, home):
     pattern = re.compile(rf"^\s*(import {package}\b|from {package}\b)", re.MULTILINE)
