@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.answers import Answers, Solved, Spectral
 from sdgpu.checks import lam_grid
 from sdgpu.device.arrays import Template, dtype_name, inputs, targets
-from sdgpu.device.backend import Backend, backend_of, resolve, to_numpy
+from sdgpu.device.backend import (
+    Backend,
+    NumpyBackend,
+    TorchBackend,
+    backend_of,
+    resolve,
+    to_numpy,
+)
 from sdgpu.device.memory import budget, require, show
+from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
 from sdgpu.kernels.given import NEGATIVE
@@ -25,12 +36,14 @@ from sdgpu.planner import plan as make_plan
 from sdgpu.results import Info
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
+from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["fit"]
 
 FORMAT = 1  # of checkpoints
+START = 4  # passes that grow a basis for the first guesses of conjugate gradients
 _PROBES = 32  # rows whose training equation is checked after a fit
 
 
@@ -68,16 +81,18 @@ def fit(
         See :func:`sdgpu.kernels.as_kernel`.
     lams : number or array_like (L,), default 1
         The regularisations that will be asked for, absolute numbers in K + lam I.
-    method : {"auto", "eigh", "lanczos", "subspace"}, default "auto"
+    method : {"auto", "eigh", "lanczos", "subspace", "cg"}, default "auto"
         "eigh" finds all n eigenvalues. "lanczos" and "subspace" grow a basis from Y that serves every
         lam >= min(lams), every weight and `steps` steps to `tol`, from products with K alone; the
-        second with a preconditioner, for small lam. See :func:`sdgpu.plan`.
+        second with a preconditioner, for small lam. "cg" makes `steps` solves for each lam by
+        preconditioned conjugate gradients, which serve every weight, and a few more for each other
+        lam or limit that is asked for; it has no spectrum. See :func:`sdgpu.plan`.
     operator : {"auto", "dense", "tiled", "keops"}, default "auto"
         K in memory, recomputed in tiles at every product, or reduced by KeOps.
     device : str or Backend, default "auto"
         "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
     tol : float, default 1e-6
-        Relative error of the predictions at the training points, for "lanczos" and "subspace".
+        Relative error of the predictions at the training points, for all but "eigh".
     dtype : {"float32", "mixed", "float64"}, optional
         How "tiled" and "keops" evaluate K and multiply; "mixed" evaluates in float32 and multiplies
         in float64. Bases and sums are float64 always.
@@ -150,63 +165,93 @@ def fit(
     saved = None
     if checkpoint is not None:
         saved = _checkpoint(checkpoint, plan, rows, wanted, chosen, ridges, seed)
-    dense = DenseOperator(chosen, own, backend.tile, dtype_name(rows))
-    held: Any = dense
-    if plan.operator != "dense":
-        make = TiledOperator if plan.operator == "tiled" else KeOpsOperator
-        held = make(chosen, own, plan.precision)
-    spectrum, info = _decompose(
-        plan, held, dense, backend.asarray(wanted), ridges, seed, watch, saved
-    )
+    worker = _worker(backend, plan)
+    dense = DenseOperator(chosen, worker.asarray(own), worker.tile, dtype_name(rows))
+    held = _operator(plan, dense)
+    with only_torch() if worker is not backend else nullcontext():
+        answers, info = _decompose(
+            plan, held, dense, worker.asarray(wanted), ridges, seed, watch, saved, backend
+        )
     if not info.status.startswith(("exact", "converged")):
         warnings.warn(info.status, stacklevel=2)
+    if worker is not backend or getattr(held, "keep", False):
+        held = _operator(
+            plan, DenseOperator(chosen, own, backend.tile, dtype_name(rows)), keep=False
+        )
     model = Model(held, backend, template, allowed)
-    return Fit(chosen, ridges, info, spectrum, model, progress)
+    return Fit(chosen, ridges, info, answers, model, progress)
+
+
+def _worker(backend: Backend, plan: Plan) -> Backend:
+    """Where the solver works: torch for NumPy's arrays, so that one pool of threads does it all."""
+    if plan.method != "eigh" and isinstance(backend, NumpyBackend):
+        return TorchBackend("cpu")
+    return backend
+
+
+def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = True) -> Any:
+    """K as the plan wants to hold it."""
+    if plan.operator == "keops":
+        return KeOpsOperator(dense.kernel, dense.X, plan.precision)
+    if dense.given or plan.method == "eigh":
+        return dense
+    # a stored K for products alone is half of its tiles, in the precision that was asked for
+    keep = keep and plan.operator == "dense"
+    return TiledOperator(dense.kernel, dense.X, plan.precision, keep=keep)
 
 
 def _decompose(
-    plan: Plan,
-    held: Any,
-    dense: DenseOperator,
-    Y: Any,
-    lams: np.ndarray,
-    seed: int,
-    watch: Stopwatch,
-    saved: Checkpoint | None,
-) -> tuple[Spectrum, Info]:
-    """Run the solver of the plan; `dense` computes single columns of K in float64."""
+    plan: Plan, held: Any, dense: DenseOperator, Y: Any, lams: np.ndarray, seed: int,
+    watch: Stopwatch, saved: Checkpoint | None, home: Backend,
+) -> tuple[Answers, Info]:  # fmt: skip
+    """Run the solver of the plan; `dense` computes single columns of K in float64.
+
+    The answers come in the library of `home`.
+    """
     backend, ridge = backend_of(Y), float(lams.min())
     if plan.method == "eigh":
         spectrum = Eigh(backend).decompose(dense, Y, watch)
-        residual, _ = _probe(spectrum, dense, Y, ridge)
-        passes, error = 1, residual
+        answers: Answers = Spectral(spectrum)
+        residual, _ = _probe(answers, dense, Y, ridge)
+        passes, iterations, error = 1, 0, residual
         status = _status(spectrum, residual, ridge, plan.bytes)
     else:
-        if plan.operator == "dense":
-            with watch.stage("gram"):
-                _ = dense.matrix  # made once, kept for all passes
         solver = Subspace(
             backend, plan.tol, plan.block, plan.rank, plan.steps, max_size=plan.max_size, seed=seed
         )
+        if plan.method == "cg":
+            solver = replace(solver, max_passes=START)
         grown = solver.decompose(held, Y, lams, watch, saved)
-        spectrum, passes, error, status = grown.spectrum, grown.passes, grown.error, grown.status
-        residual, seen = _probe(spectrum, dense, Y, ridge)
+        spectrum, error, status = grown.spectrum, grown.error, grown.status
+        answers, passes, iterations = Spectral(spectrum), grown.passes, grown.passes
+        if plan.method == "cg":
+            found = Resolvents(
+                held, backend, Y, plan.tol, plan.steps, grown.space, grown.sketch, watch
+            )
+            with watch.stage("cg"):
+                found.duals(lams, plan.steps)
+            found.warns = True
+            answers, error, status = Solved(found, home), found.error, found.summary
+            passes, iterations = passes + found.passes, found.iterations
+        residual, seen = _probe(answers, dense, Y, ridge)
         # The solver's bound holds for K as it was evaluated; in lower precision the evaluation may be
         # worse than the bound. Twice what the probe saw: it comes from a few rows only.
         if plan.precision != "float64":
             error = max(error, 2 * seen)
         if error > plan.tol and status.startswith("converged"):
             status = f"limited by dtype={plan.precision!r}: relative error about {error:.1e}; use 'float64'"
-        largest = float(np.max(to_numpy(spectrum.eigenvalues), initial=0.0))
-        if spectrum.most_negative < -NEGATIVE[dense.given_dtype or "float64"] * largest:
-            refuse_indefinite(dense, spectrum.most_negative, largest)
+        if spectrum.most_negative < -NEGATIVE[dense.given_dtype or "float64"] * answers.largest:
+            refuse_indefinite(dense, spectrum.most_negative, answers.largest)
     n, d, c, k = dense.n, int(dense.X.shape[1]), int(Y.shape[1]), int(spectrum.basis.shape[1])
     info = Info(
-        plan.method, plan.operator, plan.precision, backend.name, n, d, c, k, passes,
-        passes if plan.method != "eigh" else 0, error, residual, spectrum.below_rounding,
-        watch.seconds, plan.bytes, status,
+        plan.method, plan.operator, plan.precision, home.name, n, d, c, k, passes, iterations,
+        error, residual, spectrum.below_rounding, watch.seconds, plan.bytes, status,
     )  # fmt: skip
-    return spectrum, info
+    if isinstance(answers, Spectral) and home is not backend:
+        own = (home.asarray(x) for x in (spectrum.eigenvalues, spectrum.basis, spectrum.Z))
+        eigenvalues, basis, Z = own
+        answers = Spectral(replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z))
+    return answers, info
 
 
 def _checkpoint(
@@ -219,9 +264,10 @@ def _checkpoint(
     seed: int,
 ) -> Checkpoint:
     """The checkpoint of a fit, with the fingerprint of everything that decides its basis."""
-    if plan.method == "eigh":
+    if plan.method in ("eigh", "cg"):
         raise ValueError(
-            "checkpoint= is for method='lanczos' or 'subspace': eigh has nothing to save"
+            f"checkpoint= is for method='lanczos' or 'subspace', which grow a basis: {plan.method} has "
+            "none to save"
         )
     if " at 0x" in repr(kernel):
         raise ValueError(
@@ -244,7 +290,7 @@ def _private(array: Any, kernel: Kernel) -> Any:
     return compat.array_namespace(array).asarray(array, copy=True)
 
 
-def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:
+def _probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:
     """Check (K + lam I) dual = Y on a few rows of K that are computed anew in float64.
 
     Returns the largest residual relative to max |Y|, and the estimate of ||residual|| / ||fit|| over all
@@ -256,8 +302,7 @@ def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> t
     xp = compat.array_namespace(Y)
     # a hopeless lam overflows here, which is the answer
     with np.errstate(over="ignore", invalid="ignore"):
-        small = spectrum.Z[:, few] / (spectrum.eigenvalues + lam)[:, None]
-        dual = spectrum.basis @ small
+        dual, fitted = answers.ridge(lam, few)
         index = xp.asarray(picked, device=compat.device(Y))
         product = operator.columns(picked).T @ dual
         error = to_numpy(
@@ -266,7 +311,7 @@ def _probe(spectrum: Spectrum, operator: DenseOperator, Y: Any, lam: float) -> t
         largest = float(xp.max(xp.abs(Y[:, few])))
         if not largest:
             return 0.0, 0.0
-        fit = np.linalg.norm(to_numpy(spectrum.eigenvalues[:, None] * small), axis=0)
+        fit = np.linalg.norm(to_numpy(fitted), axis=0)
         rows = np.sqrt(n / len(picked)) * np.linalg.norm(error, axis=0)
         relative = np.divide(rows, fit, out=np.zeros_like(fit), where=fit > 0)
         return float(np.max(np.abs(error))) / largest, float(np.max(relative))

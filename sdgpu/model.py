@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sdgpu.answers import Answers, Spectral
 from sdgpu.checks import check_growth, integer, lam_grid, number, positive, schedule
 from sdgpu.checks import grid as number_grid
 from sdgpu.device.arrays import inputs, targets
@@ -17,7 +18,7 @@ from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
 from sdgpu.kernels import Kernel
-from sdgpu.path import ClosedForm, Limit, Model, Path
+from sdgpu.path import Limit, Model, Path
 from sdgpu.results import Info, JointAlphas, OptimalAlphas
 from sdgpu.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep
@@ -44,14 +45,14 @@ class Fit:
     kernel: Kernel
     lams: np.ndarray
     info: Info
-    _spectrum: Spectrum = field(repr=False)
+    _answers: Answers = field(repr=False)
     _model: Model = field(repr=False)
     _progress: Progress | None = field(repr=False)
 
     @cached_property
     def spectrum(self) -> Spectrum:
         """Eigenvalues (k,) ascending, basis (n, k), Z (k, c), in float64, in the caller's library."""
-        own, template = self._spectrum, self._model.template
+        own, template = self._own_spectrum("fit.spectrum"), self._model.template
         eigenvalues, Z = (
             give_back(template, array, axis=False, exact=True, copy=True)
             for array in (own.eigenvalues, own.Z)
@@ -92,7 +93,7 @@ class Fit:
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(2 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
         weights = schedule(alphas, steps, outputs=self.info.c)
-        return Path(ridge, weights, ClosedForm(self._spectrum, ridge, weights), self._model)
+        return Path(ridge, weights, self._answers.chain(ridge, weights), self._model)
 
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
         """Infinitely many steps with a fixed weight: ridge with lam / alpha, equation (17).
@@ -103,15 +104,15 @@ class Fit:
             If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
         ridge, alpha = self._lam(lam), number("alpha", alpha)
-        eigenvalues = self._spectrum.eigenvalues
-        rate = float(limit_rate(eigenvalues, ridge, alpha))
-        if not bool(limit_exists(eigenvalues, ridge, alpha)):
+        largest = np.array([self._answers.largest])
+        rate = float(limit_rate(largest, ridge, alpha))
+        if not bool(limit_exists(largest, ridge, alpha)):
             raise ValueError(
                 f"alpha={alpha:g} has no limit at lam={ridge:g}: the steps grow by {rate:.4g} each; "
                 "alphas in [0, 2) always converge"
             )
         effective = ridge / alpha if alpha else np.inf
-        return Limit(ridge, alpha, effective, rate, self._spectrum, self._model)
+        return Limit(ridge, alpha, effective, rate, self._answers, self._model)
 
     def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
         """B(1..T) of Lemma 4.2, (T, k) in the order of the eigenvalues; equation (12).
@@ -120,7 +121,8 @@ class Fit:
         """
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(self.info.k * steps, f"the diagonals of {steps} steps")
-        B = train_filter(self._spectrum.eigenvalues, ridge, schedule(alphas, steps))
+        eigenvalues = self._own_spectrum("the diagonal B").eigenvalues
+        B = train_filter(eigenvalues, ridge, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
     def optimal_alphas(
@@ -157,7 +159,7 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         self._afford_steps(1, steps, self.info.c if per_output else 1)
         cross, truth = self._validation(X_val, Y_val)
-        seen = validate(self._spectrum, cross, truth, lams, steps, per_output=per_output)
+        seen = validate(self._answers, cross, truth, lams, steps, per_output=per_output)
         found = greedy_weights(seen.triangles[0], clip=clip)
         if per_output:
             each = found.losses.T / seen.rows  # (T, c)
@@ -199,7 +201,7 @@ class Fit:
         penalty = positive("ridge", ridge, zero=True)
         self._afford_steps(1, steps, 1)
         cross, truth = self._validation(X_val, Y_val)
-        seen = validate(self._spectrum, cross, truth, lams, steps)
+        seen = validate(self._answers, cross, truth, lams, steps)
         found = joint_weights(seen.triangles[0], ridge=penalty)
         mse = found.losses / (seen.rows * seen.outputs)
         condition, status = float(found.condition), joint_status(found)
@@ -251,13 +253,21 @@ class Fit:
         self._afford_steps(len(ridges), steps, 1)
         cross, truth = self._validation(X_val, Y_val)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
-        sweep = run_sweep(self._spectrum, cross, truth, ridges, weights, steps, watch)
+        sweep = run_sweep(self._answers, cross, truth, ridges, weights, steps, watch)
         sweep.dataset.attrs.update(
             kernel=repr(self.kernel), training_rows=self.info.n, features=self.info.d,
             backend=self.info.backend, sweep_seconds=watch.seconds["sweep"],
             fit_seconds=sum(self.info.seconds.values()), error_estimate=self.info.error_estimate,
         )  # fmt: skip
         return sweep
+
+    def _own_spectrum(self, what: str) -> Spectrum:
+        if not isinstance(self._answers, Spectral):
+            raise ValueError(
+                f"{what} needs eigenvalues, which method={self.info.method!r} does not make: fit with "
+                "method='eigh', 'lanczos' or 'subspace'"
+            )
+        return self._answers.spectrum
 
     def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
         """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
+from sdgpu.answers import Answers, Chain
 from sdgpu.checks import integer
 from sdgpu.device.arrays import Template, inputs
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.device.memory import require
-from sdgpu.distill.filters import (
-    dual_filter,
-    limit_dual_filter,
-    limit_train_filter,
-    train_filter,
-)
-from sdgpu.spectrum import Spectrum, flat_product
+from sdgpu.spectrum import flat_product
 
-__all__ = ["ClosedForm", "Limit", "Model", "Path", "Predictor"]
-
-
-class Chain(Protocol):
-    """Dual coefficients and training predictions of every step, (T, n, c)."""
-
-    @property
-    def dual(self) -> Any: ...
-    @property
-    def fitted(self) -> Any: ...
+__all__ = ["Limit", "Model", "Path", "Predictor"]
 
 
 @dataclass(frozen=True)
@@ -72,33 +57,6 @@ class Predictor:
     def predict(self, X_new: Any) -> Any:
         """Predictions at new rows (m, d): (m, c)."""
         return self._model.predict(self._dual, X_new)
-
-
-@dataclass(frozen=True)
-class ClosedForm:
-    """A chain from the spectrum, Theorem 4.1: no solve, whatever the number of steps."""
-
-    spectrum: Spectrum
-    lam: float
-    alphas: np.ndarray
-
-    @cached_property
-    def dual(self) -> Any:
-        """V C(tau) Z, equation (13): (T, n, c)."""
-        return self.spectrum.combine(self._filters(dual_filter))
-
-    @cached_property
-    def fitted(self) -> Any:
-        """V B(tau) Z, equation (10): (T, n, c)."""
-        return self.spectrum.combine(self._filters(train_filter))
-
-    def _filters(self, make: Any) -> Any:
-        eigenvalues = self.spectrum.eigenvalues
-        xp = compat.array_namespace(eigenvalues)
-        filters = make(eigenvalues, self.lam, np.ascontiguousarray(self.alphas.T))
-        if self.alphas.ndim == 1:
-            return filters[..., None]  # (T, k, 1)
-        return xp.permute_dims(filters, (1, 2, 0))  # (c, T, k) -> (T, k, c)
 
 
 @dataclass(frozen=True)
@@ -158,7 +116,7 @@ class Path:
         chosen = self.steps if step is None else integer("step", step, 1)
         if chosen > self.steps:
             raise ValueError(f"step={step} is beyond the {self.steps} steps of this path")
-        xp = compat.array_namespace(self._chain.dual)
+        xp = self._model.backend.xp
         return Predictor(self._model, xp.asarray(self._chain.dual[chosen - 1, ...], copy=True))
 
 
@@ -179,23 +137,23 @@ class Limit:
     alpha: float
     effective_lam: float
     rate: float
-    _spectrum: Spectrum = field(repr=False)
+    _answers: Answers = field(repr=False)
     _model: Model = field(repr=False)
 
     @cached_property
     def fitted(self) -> Any:
         """y(inf) at the training points, (n, c); equation (17)."""
-        return give_back(self._model.template, self._combine(limit_train_filter))
+        return give_back(self._model.template, self._both[1], copy=True)
 
     @cached_property
     def dual(self) -> Any:
         """Dual coefficients (K + lam / alpha I)^-1 Y, (n, c)."""
-        return give_back(self._model.template, self._combine(limit_dual_filter))
+        return give_back(self._model.template, self._both[0], copy=True)
 
     def predict(self, X_new: Any) -> Any:
         """f(x; inf) at new rows (m, d): (m, c)."""
-        return self._model.predict(self._combine(limit_dual_filter), X_new)
+        return self._model.predict(self._both[0], X_new)
 
-    def _combine(self, make: Any) -> Any:
-        filters = make(self._spectrum.eigenvalues, self.lam, self.alpha)  # (k,)
-        return self._spectrum.combine(filters[..., None])
+    @cached_property
+    def _both(self) -> tuple[Any, Any]:
+        return self._answers.limit(self.lam, self.alpha)

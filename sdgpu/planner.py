@@ -24,7 +24,7 @@ from sdgpu.solvers.subspace import Subspace
 
 __all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "plan"]
 
-METHODS = ("auto", "eigh", "lanczos", "subspace")
+METHODS = ("auto", "eigh", "lanczos", "subspace", "cg")
 OPERATORS = ("auto", "dense", "tiled", "keops")
 
 BLOCK = 16  # columns of a pass of block Lanczos
@@ -239,10 +239,10 @@ def _krylov(
         for operator in ("dense", "tiled", "keops"):
             if operator != "dense" and given:
                 continue
-            kept = "float64" if operator == "dense" else wanted
+            kept = "float64" if given else wanted
             if operator == "keops" and kept == "mixed" and precision is None:
                 kept = "float64"
-            held = 8 * n * n if operator == "dense" else 0
+            held = (4 if kept != "float64" else 8) * n * n // 2 if operator == "dense" else 0
             held += TiledOperator.peak_bytes(n, d, block, wanted)
             # the basis may grow to what is left of the memory
             room = (allowed - held - Subspace.peak_bytes(n, 0, rank, block)) // (24 * n + 1)
@@ -286,6 +286,7 @@ def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, in
         rank = int(np.clip(n // share, min(n, 100), LARGEST_RANK))
         greedy = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
         found.append(("subspace", block, rank, min(greedy, n / block)))
+        found.append(("cg", block, rank, 10 * greedy))
     return found
 
 

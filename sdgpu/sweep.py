@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sdgpu.answers import Answers
 from sdgpu.checks import choice
-from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
-from sdgpu.distill.filters import shrinkage
 from sdgpu.distill.limits import limit_nodes
-from sdgpu.distill.losses import grid_losses, merge_rows
+from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
 from sdgpu.operators.dense import Cross
-from sdgpu.spectrum import Spectrum
 from sdgpu.validation import Validation, validate
 
 __all__ = ["Best", "Sweep", "check_target", "open_sweep", "run_sweep", "write_dataset"]
@@ -206,7 +204,7 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
 
 
 def run_sweep(
-    spectrum: Spectrum,
+    answers: Answers,
     cross: Cross,
     targets: Any,
     lams: np.ndarray,
@@ -218,44 +216,22 @@ def run_sweep(
 
     Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device.
     """
-    eigenvalues = to_numpy(spectrum.eigenvalues)
-    nodes = limit_nodes(eigenvalues, lams, alphas)
+    largest = np.array([answers.largest])  # whether a limit exists depends on it alone
+    nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
         seen = validate(
-            spectrum, cross, targets, lams, steps, limits=(nodes.lams, nodes.alphas), watch=watch
+            answers, cross, targets, lams, steps, limits=(nodes.lams, nodes.alphas), watch=watch
         )
         scale = 1.0 / (seen.rows * seen.outputs)
         grid = grid_tails(alphas, steps)
         mse = scale * grid_losses(seen.triangles, grid)
-        train, freedom = _training(spectrum, lams, grid)
+        triangles, traces = answers.training(lams, steps)
+        train = grid_losses(triangles, grid) / (cross.shape[1] * seen.outputs)
+        freedom = np.full_like(mse, np.nan)
+        if traces is not None:
+            freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
         limit = scale * nodes.spread(seen.limits, seen.zero)
         return Sweep(_dataset(lams, alphas, steps, mse, train, freedom, limit, seen, scale))
-
-
-def _training(
-    spectrum: Spectrum, lams: np.ndarray, grid: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Training loss and degrees of freedom, both (L, A, T), from the spectrum alone.
-
-    1 - B(tau) = (1 - a) (1 + sum_j s_j a^j) and B(tau) = a - sum_j s_j a^j (1 - a).
-    """
-    delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
-    n, c = spectrum.basis.shape[0], Z.shape[1]
-    steps = grid.shape[1]
-    length = np.sqrt(np.einsum("kc,kc->k", Z, Z))
-    rest = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
-    a = shrinkage(delta, lams)
-    # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
-    powers = np.empty((len(lams), len(delta), steps))
-    powers[..., -1] = rest
-    for j in range(steps - 1):
-        powers[..., j] = a * (powers[..., j - 1] if j else rest)
-    traces = np.concatenate([a.sum(axis=1)[:, None], -powers[..., :-1].sum(axis=1)], axis=1)
-    triangles = merge_rows(None, powers * length[:, None])
-    freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
-    if len(delta) < n:
-        freedom[:] = np.nan  # a grown basis has not seen the whole trace
-    return grid_losses(triangles, grid) / (n * c), freedom
 
 
 def _dataset(

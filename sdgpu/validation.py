@@ -1,7 +1,8 @@
 """Validation losses of a whole grid, streamed over blocks of validation rows.
 
-For every block: one product kappa(X_block, X) V, one product with the filters of all lam and steps,
-and a QR update of one small triangle for each lam. Memory stays bounded whatever m and c are.
+For every block: one product kappa(X_block, X) V with the columns V of the answers (eigenvectors, or
+solutions), the values of all lam and steps from it, and a QR update of one small triangle for each lam.
+Memory stays bounded whatever m and c are.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.answers import Answers
 from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
-from sdgpu.distill.filters import limit_dual_filter, step_dual_filters
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.operators.dense import Cross
-from sdgpu.spectrum import Spectrum, flat_product
 
 __all__ = ["Validation", "validate"]
 
@@ -47,7 +47,7 @@ class Validation:
 
 
 def validate(
-    spectrum: Spectrum,
+    answers: Answers,
     cross: Cross,
     targets: Any,
     lams: np.ndarray,
@@ -61,7 +61,7 @@ def validate(
 
     Parameters
     ----------
-    spectrum : Spectrum
+    answers : Answers
     cross : Cross
         kappa(X_val, X), (m, n).
     targets : array (m, c)
@@ -79,27 +79,26 @@ def validate(
     -----
     m n k + m k L T c multiplications; about n^2 / 2 doubles beside the basis.
     """
-    eigenvalues, Z = spectrum.eigenvalues, spectrum.Z
-    n, (k, c) = cross.shape[1], Z.shape
+    n, c = cross.shape[1], int(targets.shape[1])
+    asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
+    found = answers.expand(lams, steps, asked)
+    k = int(found.columns.shape[1])
     # the peak of the fit is 3 n^2 doubles: this stays well inside, n^2 for the basis included
-    chunk = max(2**18, min(2**22, n * n // 8)) // max(k * c, 1)
+    chunk = max(2**18, min(2**22, n * n // 8)) // max(found.numbers, 1)
     lam_rows = max(1, chunk // steps)
     lam_slices = list(slices(len(lams), lam_rows))
     parts: list[Any] = [None] * len(lam_slices)
-    limit_lams, limit_alphas = limits if limits is not None else (np.zeros(0), np.zeros(0))
-    sums, zero, done = np.zeros(len(limit_lams)), 0.0, 0
+    sums, zero, done = np.zeros(len(asked[0])), 0.0, 0
     width = n + k + min(lam_rows, len(lams)) * steps * c
     for rows, block in cross.blocks(max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)):
-        projected = block @ spectrum.basis  # (b, k)
+        projected = block @ found.columns  # (b, k)
         truth = targets[rows, :]  # (b, c)
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
-            filters = step_dual_filters(eigenvalues, lams[part], steps)
-            basis = flat_product(projected, filters[..., None] * Z)  # (l, T, b, c)
+            basis = found.steps(projected, part)  # (l, T, b, c)
             parts[i] = merge_rows(parts[i], _columns(basis, truth, per_output))
-        for part in slices(len(limit_lams), max(1, chunk)):
-            filters = limit_dual_filter(eigenvalues, limit_lams[part], limit_alphas[part])
-            sums[part] += _squared_errors(flat_product(projected, filters[..., None] * Z), truth)
+        for part in slices(len(sums), max(1, chunk)):
+            sums[part] += _squared_errors(found.limits(projected, part), truth)
         done += int(truth.shape[0])
         if watch is not None:
             watch.report("validation", done, cross.shape[0])

@@ -81,7 +81,7 @@ def test_calibration_is_remembered():
     assert min(rates.products, rates.powers, rates.bandwidth) > 0
 
 
-@pytest.mark.parametrize("method", ["eigh", "lanczos", "subspace"])
+@pytest.mark.parametrize("method", ["eigh", "lanczos", "subspace", "cg"])
 @pytest.mark.parametrize("operator", ["auto", "dense", "tiled"])
 @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")

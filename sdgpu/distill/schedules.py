@@ -19,7 +19,14 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-__all__ = ["coefficients", "from_tails", "grid_tails", "schedule_from_coefficients", "tails"]
+__all__ = [
+    "all_tails",
+    "coefficients",
+    "from_tails",
+    "grid_tails",
+    "schedule_from_coefficients",
+    "tails",
+]
 
 
 def tails(alphas: Any) -> Any:
@@ -35,6 +42,26 @@ def tails(alphas: Any) -> Any:
     """
     xp = compat.array_namespace(alphas)
     return xp.cumulative_prod(xp.flip(1 - alphas, axis=-1), axis=-1)
+
+
+def all_tails(alphas: np.ndarray) -> np.ndarray:
+    """Tails of every step of one schedule.
+
+    Parameters
+    ----------
+    alphas : array (T - 1,) or (T - 1, c)
+
+    Returns
+    -------
+    array (T, T) or (T, T, c)
+        Row t - 1 belongs to step t: 1 (for u_1), s_1 .. s_{t-1} of that step, then zeros.
+    """
+    T = len(alphas) + 1
+    rows = np.zeros((T, T, *alphas.shape[1:]))
+    rows[:, 0] = 1
+    for t in range(1, T):
+        rows[t, 1 : t + 1] = np.moveaxis(tails(np.moveaxis(alphas[:t], 0, -1)), -1, 0)
+    return rows
 
 
 def grid_tails(alphas: np.ndarray, steps: int) -> np.ndarray:

@@ -21,11 +21,11 @@ import numpy as np
 from sdgpu.checks import choice, integer
 from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
 from sdgpu.device.backend import Backend, TorchBackend, backend_of
+from sdgpu.device.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.base import column_means
 from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
-from sdgpu.operators.threads import count, side_by_side
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 

@@ -206,7 +206,8 @@ class _Run:
 
     def result(self, left: np.ndarray, missed: np.ndarray) -> Solved:
         residuals = np.divide(left, self.sizes, out=np.zeros_like(left), where=self.sizes > 0)
-        reached = f"true relative residual {residuals.max(initial=0.0):.1e} after {self.iteration} iterations"
+        worst = residuals.max(initial=0.0)
+        reached = f"true relative residual {worst:.1e} after {self.iteration} iterations"
         if not missed.any():
             status = f"converged: {reached}"
         elif self.stagnated:

@@ -51,12 +51,17 @@ class SubspaceResult:
         outputs, for K as the operator evaluates it.
     status : str
         A sentence that says what to try if the tolerance was missed.
+    space : GrowingBasis
+        The basis with its residuals.
+    sketch : Sketch or None
     """
 
     spectrum: Spectrum
     passes: int
     error: float
     status: str
+    space: GrowingBasis
+    sketch: Sketch | None
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ class Subspace:
             checkpoint.save(space.state(passes))
         full = not new.shape[0] or space.k >= operator.n or stalled
         status = self._status(error, passes, space.k, full)
-        return SubspaceResult(_spectrum(space, values, vectors, rows, self), passes, error, status)
+        spectrum = _spectrum(space, values, vectors, rows, self)
+        return SubspaceResult(spectrum, passes, error, status, space, sketch)
 
     def _start(self, rows: Any, lams: np.ndarray, sketch: Sketch | None) -> Any:
         """The targets, with preconditioned or random rows to fill the block."""

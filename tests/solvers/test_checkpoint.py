@@ -176,7 +176,7 @@ def test_bad_paths(arrays, tmp_path):
             checkpoint=tmp_path / "b.safetensors",
             lams=1.0,
         )
-    with pytest.raises(ValueError, match="eigh has nothing to save"):
+    with pytest.raises(ValueError, match="eigh has none to save"):
         sdgpu.fit(*arrays, KERNEL, lams=1.0, checkpoint=tmp_path / "b.safetensors")
 
 

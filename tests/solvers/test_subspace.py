@@ -204,7 +204,7 @@ def test_conjugate_gradients(problem, backend, rank):
     precondition = None
     if rank:
         sketch = pivoted_cholesky(operator, rank, backend, seed=0, watch=watch())
-        precondition = lambda R: sketch.solve(R, lam)  # noqa: E731
+        precondition = sketch.solve
     B = backend.asarray(np.ascontiguousarray(np.column_stack([Y, np.zeros(N)]).T))
     heard = []
     solved = CG(backend, 1e-9).solve(
