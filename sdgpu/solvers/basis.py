@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.backend import Backend, small_eigh, to_numpy
 from sdgpu.solvers.checkpoint import State
 
 __all__ = ["GrowingBasis", "Residuals", "orthonormal_rows"]
@@ -54,7 +54,7 @@ class GrowingBasis:
     backend : Backend
     krylov : bool
         Whether each block is the residual of the one before: then R vanishes but for the newest
-        block, and only that is kept.
+        block, and only that is kept, until the basis is compressed.
     """
 
     def __init__(self, n: int, capacity: int, backend: Backend, *, krylov: bool) -> None:
@@ -108,6 +108,28 @@ class GrowingBasis:
         own = combinations[:, self.k - int(self.R.shape[0]) :]
         return self.backend.asarray(np.ascontiguousarray(own)) @ self.R
 
+    def compress(self, directions: np.ndarray) -> None:
+        """Keep the span of some directions (r, k) in the basis Q, to make room; no pass is needed.
+
+        With orthonormal rows S of that span: Q' = S Q, T' = S T S' and, since K Q = T Q + R,
+        R' = S R + S T (1 - S'S) Q.
+        """
+        S = np.linalg.qr(directions.T)[0].T  # (r, k)
+        r, asarray = len(S), self.backend.asarray
+        left = S @ self.T
+        outside = left - (left @ S.T) @ S
+        R = self.combine(S) + asarray(np.ascontiguousarray(outside)) @ self.Q
+        Q = asarray(np.ascontiguousarray(S)) @ self.Q
+        T = left @ S.T
+        self.whole = False
+        if self.krylov:
+            # kept directions have residuals of their own: from now on all are kept
+            self.krylov = False
+            self._R = self._room(int(self._Q.shape[0]), int(Q.shape[1]))
+        self._Q[:r, :], self._R[:r, :] = Q, R
+        self.T, self.k = (T + T.T) / 2, r
+        self.whole = True
+
     def state(self, passes: int) -> State:
         """What a checkpoint keeps."""
         return State(to_numpy(self.Q), to_numpy(self.R), self.T, passes)
@@ -115,6 +137,9 @@ class GrowingBasis:
     def restore(self, state: State) -> None:
         """Go on from a checkpoint."""
         asarray = self.backend.asarray
+        self.krylov = self.krylov and len(state.R) < len(state.Q)
+        if not self.krylov and int(self._R.shape[0]) < int(self._Q.shape[0]):
+            self._R = self._room(int(self._Q.shape[0]), int(self._Q.shape[1]))
         self._reserve(len(state.Q))
         self.k, self.T = len(state.Q), state.T
         self._Q[: self.k, :] = asarray(state.Q)
@@ -125,7 +150,7 @@ class GrowingBasis:
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values (k,) ascending, clamped at 0, and their vectors (k, k)."""
-        values, vectors = np.linalg.eigh(self.T)
+        values, vectors = small_eigh(self.T)
         return np.maximum(values, 0.0), vectors
 
     def residuals(

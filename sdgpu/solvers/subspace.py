@@ -16,12 +16,13 @@ algebra.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sdgpu.device.backend import Backend
+from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.basis import GrowingBasis, Residuals
@@ -34,6 +35,7 @@ __all__ = ["Subspace", "SubspaceResult"]
 PATIENCE = 15  # passes after which an error that has not fallen below STALLED of its best will not
 STALLED = 0.7
 EARLY = 0.05  # larger errors may wander before they fall
+LOOK = 8  # passes of block Lanczos without a look at the error, at most
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class SubspaceResult:
     space : GrowingBasis
         The basis with its residuals.
     sketch : Sketch or None
+    given_up : bool
+        Whether it would have taken longer than the patience.
     """
 
     spectrum: Spectrum
@@ -62,6 +66,7 @@ class SubspaceResult:
     status: str
     space: GrowingBasis
     sketch: Sketch | None
+    given_up: bool
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,13 @@ class Subspace:
         Distillation steps to be served.
     max_passes : int, default 200
     max_size : int, optional
-        Largest basis; n at most.
+        Largest basis; n at most. When it is full it is compressed to what the solutions found so far
+        need, and grows again.
     seed : int, default 0
         Of the random columns and of the sketch.
+    patience : float, default infinity
+        Seconds after which something else would have been done: give up as soon as it is clear that
+        more are needed.
 
     Notes
     -----
@@ -100,6 +109,7 @@ class Subspace:
     max_passes: int = 200
     max_size: int | None = None
     seed: int = 0
+    patience: float = np.inf
 
     @staticmethod
     def peak_bytes(n: int, size: int, rank: int, block: int) -> int:
@@ -143,43 +153,79 @@ class Subspace:
         limit = min(operator.n, self.max_size or operator.n)
         room = min(limit, 20 * self.block)
         space = GrowingBasis(operator.n, room, backend, krylov=sketch is None)
-        passes, history, stalled = 0, list[float](), False
+        run = _Progress(self, limit, operator.n)
         if before is None:
             new = space.new_directions(self._start(rows, lams, sketch))
         else:
             space.restore(before)
-            passes, new = before.passes, rows[:0, :]
-        values, vectors, error = np.zeros(0), np.zeros((0, 0)), np.inf
+            run.passes, new = before.passes, rows[:0, :]
+        values, vectors = np.zeros(0), np.zeros((0, 0))
         try:
-            while passes < self.max_passes:
+            while run.passes < self.max_passes:
                 if new.shape[0]:
                     new = new[: min(limit - space.k, int(new.shape[0])), :]
                     space.append(new, backend.asarray(operator.matmat(new.T)).T)
-                    passes += 1
+                    run.passes += 1
+                if space.krylov and not run.due(space.k):
+                    watch.report("passes", run.passes, run.forecast)
+                    if checkpoint:
+                        checkpoint.offer(space.state(run.passes))
+                    new = space.new_directions(space.R)
+                    if new.shape[0]:
+                        continue
                 values, vectors = space.ritz()
                 seen = space.residuals(values, vectors, rows, lams, self.steps)
                 errors = _prediction_errors(seen)
-                error = float(np.max(np.cumsum(errors, axis=1)))
-                watch.report("passes", passes, self._forecast(passes, error))
-                history.append(error)
-                stalled = _stalled(history)
-                if error <= self.tol or stalled or space.k >= limit:
+                run.note(float(np.max(np.cumsum(errors, axis=1))))
+                watch.report("passes", run.passes, run.forecast)
+                if run.over(space.k):
                     break
                 if checkpoint:
-                    checkpoint.offer(space.state(passes))
-                new = space.new_directions(self._next(space, vectors, seen, errors, lams, sketch))
-                if not new.shape[0]:
+                    checkpoint.offer(space.state(run.passes))
+                block = self._next(space, vectors, seen, errors, lams, sketch)
+                if space.k + self.block > limit < operator.n:
+                    space.compress(self._worth_keeping(space, values, vectors, seen, rows, lams))
+                    run.restarts += 1
+                new = space.new_directions(block)
+                if not new.shape[0] or space.k >= limit:
                     break
         except KeyboardInterrupt:
             if checkpoint and space.k and space.whole:
-                checkpoint.save(space.state(passes))
+                checkpoint.save(space.state(run.passes))
             raise
         if checkpoint:
-            checkpoint.save(space.state(passes))
-        full = not new.shape[0] or space.k >= operator.n or stalled
-        status = self._status(error, passes, space.k, full)
+            checkpoint.save(space.state(run.passes))
+        if run.restarts:
+            values, vectors = space.ritz()
         spectrum = _spectrum(space, values, vectors, rows, self)
-        return SubspaceResult(spectrum, passes, error, status, space, sketch)
+        full = not new.shape[0] or space.k >= operator.n or run.stalled
+        status = run.status(space.k, full)
+        return SubspaceResult(spectrum, run.passes, run.error, status, space, sketch, run.given_up)
+
+    def _worth_keeping(
+        self, space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, seen: Residuals,
+        rows: Any, lams: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Directions (r, k) in the basis Q that hold the targets and the solutions found so far.
+
+        Galerkin solutions do not change when the basis shrinks around them. They are nearly dependent:
+        those that matter to the predictions at the smallest lam are kept, at most half of the basis.
+        """
+        z = vectors.T @ to_numpy(space.Q @ rows.T)  # (k, c) in the Ritz basis
+        solutions = -np.cumsum(seen.combinations, axis=1)  # c_i = -(a_1 + .. + a_i), a_1 = -c_1
+        size = np.maximum(seen.fitted[:, :1], np.finfo(float).tiny)[..., None]
+        weight = values + lams[0]
+        flat = (solutions / size).reshape(-1, len(values)) * weight
+        _, singular, directions = np.linalg.svd(flat, full_matrices=False)
+        count = min(
+            int(np.count_nonzero(singular > 1e-3 * self.tol * singular[0])),
+            max(space.k // 2 - z.shape[1], 1),
+        )
+        # and the Ritz vectors of the largest eigenvalues, which would have to be found again
+        largest = np.eye(len(values))[max(len(values) - space.k // 6, 0) :]
+        kept = np.concatenate([z.T, directions[:count] / weight, largest])
+        kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), np.finfo(float).tiny)
+        return _independent(kept) @ vectors.T
 
     def _start(self, rows: Any, lams: np.ndarray, sketch: Sketch | None) -> Any:
         """The targets, with preconditioned or random rows to fill the block."""
@@ -203,40 +249,96 @@ class Subspace:
         sketch: Sketch | None,
     ) -> Any:
         """Rows to add: the last residual block, or the worst residuals, preconditioned."""
-        if sketch is None:
+        if space.krylov:
             return space.R
         worst = np.argsort(-errors.ravel())[: self.block]
         which = np.unravel_index(worst, errors.shape)
         small = seen.combinations[which] @ vectors.T  # (b, k) in the basis Q
-        return sketch.solve(space.combine(small), lams[which[0]])
+        residuals = space.combine(small)
+        return residuals if sketch is None else sketch.solve(residuals, lams[which[0]])
 
-    def _forecast(self, passes: int, error: float) -> int:
-        """Passes in all if the error goes on to fall as it did, for the progress hook."""
-        if not 0 < error < 1 or passes < 3:
-            return self.max_passes
-        needed = passes * np.log(self.tol) / np.log(error)
-        return int(min(max(needed, passes), self.max_passes))
 
-    def _status(self, error: float, passes: int, size: int, full: bool) -> str:
-        reached = f"relative error of the predictions at most {error:.1e} after {passes} passes"
-        if error <= self.tol:
+class _Progress:
+    """How far a basis has come, and whether it is time to stop."""
+
+    def __init__(self, solver: Subspace, limit: int, n: int) -> None:
+        self.solver, self.limit, self.n = solver, limit, n
+        self.start = time.perf_counter()
+        self.passes = self.restarts = self.next_look = 0
+        self.history: list[float] = []
+        self.given_up = False
+
+    @property
+    def error(self) -> float:
+        return self.history[-1] if self.history else np.inf
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the error has stopped to fall."""
+        past = self.history
+        if len(past) <= PATIENCE or past[-1] >= EARLY:
+            return False
+        return min(past[-PATIENCE:]) > STALLED * min(past[:-PATIENCE])
+
+    @property
+    def forecast(self) -> int:
+        """Passes in all if the error goes on to fall as it did."""
+        if not 0 < self.error < 1 or self.passes < 3:
+            return self.solver.max_passes
+        needed = self.passes * np.log(self.solver.tol) / np.log(self.error)
+        return int(min(max(needed, self.passes), self.solver.max_passes))
+
+    def due(self, size: int) -> bool:
+        """Whether to look at the error of a Krylov space, which can grow without."""
+        full = size + self.solver.block > self.limit
+        return self.passes >= self.next_look or full or self.passes >= self.solver.max_passes
+
+    def note(self, error: float) -> None:
+        """Take the error into the history, and choose when to look next."""
+        self.history.append(error)
+        left = (self.forecast - self.passes) // 2 if self.passes >= 3 else 2
+        self.next_look = self.passes + min(max(left, 1), LOOK)
+
+    def over(self, size: int) -> bool:
+        """Whether to stop, with or without success."""
+        spent = time.perf_counter() - self.start
+        if self.passes >= 5 and spent > 0.2 * self.solver.patience and self.error > self.solver.tol:
+            # later passes cost more: the basis grows
+            rest = spent * ((self.forecast / self.passes) ** 1.5 - 1)
+            self.given_up = rest > self.solver.patience
+        return self.error <= self.solver.tol or self.stalled or self.given_up or size >= self.n
+
+    def status(self, size: int, full: bool) -> str:
+        """A sentence for the result."""
+        tol = self.solver.tol
+        again = f" and {self.restarts} restarts" if self.restarts else ""
+        bound = f"relative error of the predictions at most {self.error:.1e}"
+        reached = f"{bound} after {self.passes} passes{again}"
+        if self.error <= tol:
             return f"converged: {reached}, {size} basis vectors"
+        if self.given_up:
+            return f"given up: {reached}; an eigendecomposition takes less time"
+        missed = f"not converged: {reached}, tol = {tol:.1e}"
+        if full and self.restarts:
+            return (
+                f"{missed}: a basis of {self.limit} vectors, which the memory allows, is too small; raise "
+                "memory=, take method='cg', a larger smallest lam or a larger tol"
+            )
         if full:
             return (
-                f"not converged: {reached}, tol = {self.tol:.1e}: the precision allows no more; use "
-                "dtype='float64', a larger smallest lam or a larger tol"
+                f"{missed}: the precision allows no more; use dtype='float64', a larger smallest lam or "
+                "a larger tol"
             )
         return (
-            f"not converged: {reached}, tol = {self.tol:.1e}; allow more passes or memory, take "
-            "method='subspace' with a higher rank, or a larger smallest lam"
+            f"{missed}; allow more passes or memory, take method='subspace' with a higher rank, or a "
+            "larger smallest lam"
         )
 
 
-def _stalled(history: list[float]) -> bool:
-    """Whether the error has stopped to fall."""
-    if len(history) <= PATIENCE or history[-1] >= EARLY:
-        return False
-    return min(history[-PATIENCE:]) > STALLED * min(history[:-PATIENCE])
+def _independent(rows: np.ndarray) -> np.ndarray:
+    """An orthonormal basis (r, k) of the span of rows (m, k) of length one."""
+    _, singular, right = np.linalg.svd(rows, full_matrices=False)
+    return right[singular > 1e-10 * singular[0]]
 
 
 def _prediction_errors(seen: Residuals) -> np.ndarray:

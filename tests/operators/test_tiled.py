@@ -1,6 +1,7 @@
 """Tiles and KeOps against the stored matrix, in every precision, with tiles of 7 rows."""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sdgpu.kernels import (
     Precomputed,
 )
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator, keops
+from sdgpu.operators import tiled as module
 
 KERNELS = [
     Gaussian(0.2), Gaussian(0.5, [0.5, 1.0, 2.0, 3.0, 0.7]), Laplacian(0.2), Matern(0.5), Matern(1.5),
@@ -55,6 +57,86 @@ def test_tiles_are_the_matrix(kernel, precision, library, arrays):
     cross = tiled.cross(library(new))
     assert_allclose(to_numpy(cross.dense()), dense.cross(new).dense(), atol=size)
     assert_allclose(to_numpy(cross @ library(V)), dense.cross(new) @ V, atol=size)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_kept_tiles_multiply_the_same(kernel, precision, arrays):
+    A, _, V = arrays
+    kept, anew = (TiledOperator(kernel, A, precision, tile=7, keep=keep) for keep in (True, False))
+    first, again = kept.matmat(V), kept.matmat(V)
+    assert_allclose(again, first, rtol=0)
+    assert_allclose(first, anew.matmat(V), rtol=1e-14, atol=1e-14 * np.abs(first).max())
+    assert len(kept._kept) == 10
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("columns", [1, 3])
+def test_compiled_passes_are_the_matrix(precision, columns, arrays, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(module, "FUSED_ROWS", 0)
+    A, _, V = arrays
+    A = np.vstack([A, A + 12.0])  # and values below the smallest float
+    V = np.vstack([V, V])[:, :columns]
+    for tile in (7, 46, None):
+        tiled = TiledOperator(Gaussian(0.2), A, precision, tile=tile)
+        assert tiled._fused is not None
+        wanted = DenseOperator(Gaussian(0.2), A).matmat(V)
+        assert_allclose(tiled.matmat(V), wanted, atol=10 * TOLERANCE[precision])
+
+
+def test_compiled_passes_are_for_what_they_can_do(arrays, monkeypatch):
+    pytest.importorskip("numba")
+    A, _, V = arrays
+    assert TiledOperator(Gaussian(0.2), A)._fused is None  # too few rows
+    monkeypatch.setattr(module, "FUSED_ROWS", 0)
+    assert TiledOperator(Laplacian(0.2), A)._fused is None
+    far = A + 1e6 * np.arange(23)[:, None]
+    assert TiledOperator(Gaussian(0.2), far)._fused is None
+    assert_allclose(TiledOperator(Gaussian(0.2), far).matmat(V)[:2], V[:2], rtol=1e-9)
+    monkeypatch.setitem(sys.modules, "sdgpu.operators.fused_cpu", None)  # no numba
+    assert TiledOperator(Gaussian(0.2), A)._fused is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_power_of_two(dtype):
+    fused_cpu = pytest.importorskip("sdgpu.operators.fused_cpu")
+    t = np.concatenate([-np.geomspace(1e-9, 1000, 4000), np.arange(-40.0, 0.5, 0.5)])
+    S = t.astype(dtype)[None, :]
+    wanted = np.exp2(S.astype(np.longdouble))
+    fused_cpu.values(S)
+    tiny = np.finfo(dtype).tiny
+    assert_allclose(S, wanted.astype(np.float64), rtol=3 * np.finfo(dtype).eps, atol=2 * tiny)
+
+
+def test_products_do_not_depend_on_the_number_of_threads(arrays, monkeypatch):
+    A, _, V = arrays
+    tiled = TiledOperator(Gaussian(0.2), A, tile=3)
+    first = tiled.matmat(V)
+    assert (tiled.matmat(V) == first).all()  # nor on the clock
+    monkeypatch.setattr(module, "count", lambda: 5)
+    before = torch.get_num_threads()
+    assert_allclose(tiled.matmat(V), first, rtol=1e-14)
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_one_thread_ends_all(arrays, monkeypatch):
+    A, _, V = arrays
+
+    class Broken(Gaussian):
+        def tile(self, a, b, *, same=False, out=None):
+            raise ArithmeticError("broken")
+
+    monkeypatch.setattr(module, "count", lambda: 4)
+    before = torch.get_num_threads()
+    with pytest.raises(ArithmeticError, match="broken"):
+        TiledOperator(Broken(), A, tile=2).matmat(V)
+    assert torch.get_num_threads() == before
+
+
+def test_triton_is_refused_where_it_cannot_run(arrays):
+    with pytest.raises(ValueError, match="triton=True cannot be used"):
+        TiledOperator(Gaussian(0.2), arrays[0].astype(np.float32), triton=True)
 
 
 @pytest.mark.parametrize("tile", [1, 7, 22, 23, 1000, None])

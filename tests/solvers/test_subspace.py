@@ -13,6 +13,7 @@ from sdgpu.operators import DenseOperator, TiledOperator
 from sdgpu.solvers.basis import GrowingBasis, orthonormal_rows
 from sdgpu.solvers.cg import CG
 from sdgpu.solvers.preconditioners import pivoted_cholesky
+from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace
 from tests.problems import refits
 
@@ -61,7 +62,7 @@ def test_predictions_are_within_the_estimate(problem, backend, rank, lowest, tol
     assert found.status.startswith("converged")
     assert found.error <= tol
     error = worst_error(found.spectrum, Gaussian(0.3)(X), Y, lams[[0, 3]], 5)
-    assert error <= found.error + 1e-11  # it is a bound
+    assert error <= found.error + 3e-11  # it is a bound, up to rounding
     assert found.spectrum.basis.shape[1] <= N
     V = to_numpy(found.spectrum.basis)
     assert_allclose(V.T @ V, np.eye(V.shape[1]), atol=1e-10)
@@ -160,9 +161,9 @@ def test_what_cannot_be_reached_is_said(problem):
     assert "not converged" in found.status
     assert "more passes" in found.status
     small = Subspace(NumpyBackend(), 1e-10, block=4, max_size=20)
-    assert small.decompose(
-        DenseOperator(Matern(0.5), X), Y, lams, watch()
-    ).spectrum.basis.shape == (N, 20)
+    found = small.decompose(DenseOperator(Matern(0.5), X), Y, lams, watch())
+    assert found.spectrum.basis.shape[1] <= 20
+    assert "restarts" in found.status
     single = TiledOperator(Matern(0.5), X, "float32")
     noisy = Subspace(NumpyBackend(), 1e-16, block=8, max_passes=80).decompose(
         single, Y, lams, watch()
@@ -193,6 +194,92 @@ def test_sketch_of_low_rank_stops_early():
         DenseOperator(Gaussian(0.4), X), 30, NumpyBackend(), seed=0, watch=watch()
     )
     assert len(sketch.F) <= 12
+
+
+@pytest.mark.parametrize("rank", [0, 60])
+@pytest.mark.parametrize("size", [30, 40])
+def test_a_basis_that_is_too_small_restarts(problem, backend, rank, size):
+    X, Y = problem
+    lams = np.geomspace(1e-2, 1e-1, 6) * N
+    operator = DenseOperator(Gaussian(0.3), backend.asarray(X))
+    solver = Subspace(backend, 1e-5, block=6, rank=rank, steps=5, max_size=size)
+    found = solver.decompose(operator, backend.asarray(Y), lams, watch())
+    assert found.status.startswith("converged")
+    assert "restarts" in found.status
+    assert found.spectrum.basis.shape[1] <= size
+    assert worst_error(found.spectrum, Gaussian(0.3)(X), Y, lams, 5) <= found.error <= 1e-5
+
+
+@pytest.mark.parametrize("krylov", [True, False])
+def test_compression_keeps_what_it_knows(problem, backend, krylov, rng):
+    """After it T = Q K Q' and R = Q K - T Q hold for the smaller basis, without a product."""
+    X, _ = problem
+    K = Gaussian(0.3)(X)
+    space = GrowingBasis(N, 5, backend, krylov=krylov)
+    new = space.new_directions(backend.asarray(rng.standard_normal((4, N))))
+    for _ in range(3):
+        space.append(new, backend.asarray(to_numpy(new) @ K))
+        new = space.new_directions(space.R)
+    space.compress(rng.standard_normal((5, space.k)))
+    Q, R = to_numpy(space.Q), to_numpy(space.R)
+    assert Q.shape == (5, N)
+    assert_allclose(Q @ Q.T, np.eye(5), atol=1e-13)
+    assert_allclose(space.T, Q @ K @ Q.T, atol=1e-11)
+    assert_allclose(R, Q @ K - space.T @ Q, atol=1e-11)
+    assert not space.krylov
+    again = GrowingBasis(N, 3, backend, krylov=True)
+    again.restore(space.state(7))
+    assert_allclose(to_numpy(again.R), R)
+
+
+def test_patience_ends(problem):
+    X, Y = problem
+    solver = Subspace(NumpyBackend(), 1e-10, block=4, patience=0.0)
+    found = solver.decompose(DenseOperator(Matern(0.5), X), Y, np.array([1e-6]), watch())
+    assert found.given_up
+    assert "eigendecomposition" in found.status
+    assert found.passes < 20
+
+
+@pytest.mark.parametrize("rank", [0, 60])
+@pytest.mark.parametrize("passes", [0, 2])
+def test_resolvents(problem, backend, rank, passes):
+    """Solutions of all lam and steps, and of lam that were not on the grid, against dense refits."""
+    X, Y = problem
+    K, lams = Gaussian(0.3)(X), np.geomspace(1e-4, 1e-1, 3) * N
+    operator = DenseOperator(Gaussian(0.3), backend.asarray(X))
+    grown = Subspace(backend, 1e-8, block=6, rank=rank, steps=4, max_passes=max(passes, 1))
+    base = grown.decompose(operator, backend.asarray(Y), lams, watch())
+    found = Resolvents(
+        operator, backend, backend.asarray(Y), 1e-8, 4, base.space, base.sketch, watch()
+    )
+    for grid in (lams, np.array([1.7e-3 * N])):
+        duals, fitted = to_numpy(found.duals(grid, 4)), to_numpy(found.fitted(grid, 4))
+        for i, lam in enumerate(grid):
+            fits, dual = refits(K, Y, lam, 0.0, 4)
+            size = np.linalg.norm(fits[0], axis=0)
+            assert (np.linalg.norm(fitted[i] - fits, axis=1) <= found.error * size).all()
+            assert_allclose(duals[i], dual, atol=1e-5 * np.abs(dual).max())
+    assert found.error <= 1e-8
+    assert found.summary.startswith("converged")
+    before = found.passes
+    found.duals(lams, 4)
+    assert found.passes == before  # kept
+    assert found.iterations > 0
+
+
+def test_resolvents_that_miss_say_so(problem):
+    X, Y = problem
+    single = TiledOperator(Matern(0.5), X, "float32")
+    backend = NumpyBackend()
+    base = Subspace(backend, 1e-12, block=4, max_passes=1).decompose(
+        single, Y, np.array([1e-3]), watch()
+    )
+    found = Resolvents(single, backend, Y, 1e-12, 2, base.space, None, watch(), warns=True)
+    with pytest.warns(UserWarning, match="stagnated|not converged"):
+        found.duals(np.array([1e-3]), 1)
+    assert not found.summary.startswith("converged")
+    assert found.error > 1e-12
 
 
 @pytest.mark.parametrize("rank", [0, 60])
