@@ -175,9 +175,9 @@ class Solved:
         return self.backend.asarray(self.resolvents.fitted(lams, steps))
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
-        """The first solve, equation (3); in the library of the solver."""
-        found, at = self.resolvents, np.array([lam])
-        return found.duals(at, 1)[0, 0, :, outputs], found.fitted(at, 1)[0, 0, :, outputs]
+        """The first solve, equation (3)."""
+        at = np.array([lam])
+        return self.duals(at, 1)[0, 0, :, outputs], self.fits(at, 1)[0, 0, :, outputs]
 
     def chain(self, lam: float, alphas: np.ndarray) -> Chain:
         """Steps of one schedule from the basis of its lam, Theorem 4.1."""

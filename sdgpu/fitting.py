@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from sdgpu.device.backend import (
     Backend,
     NumpyBackend,
     TorchBackend,
-    backend_of,
     resolve,
     to_numpy,
 )
@@ -160,98 +159,127 @@ def fit(
     elif not isinstance(plan, Plan):
         raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
-    own = _private(backend.asarray(rows), chosen)
+    data = _Data(chosen, _private(backend.asarray(rows), chosen), wanted, dtype_name(rows), backend)
     watch = Stopwatch(backend.synchronize, progress=progress)
     saved = None
     if checkpoint is not None:
         saved = _checkpoint(checkpoint, plan, rows, wanted, chosen, ridges, seed)
-    worker = _worker(backend, plan)
-    dense = DenseOperator(chosen, worker.asarray(own), worker.tile, dtype_name(rows))
-    held = _operator(plan, dense)
-    with only_torch() if worker is not backend else nullcontext():
-        answers, info = _decompose(
-            plan, held, dense, worker.asarray(wanted), ridges, seed, watch, saved, backend
-        )
+    found = None
+    if plan.method != "eigh":
+        found = _grow(plan, data, ridges, seed, watch, saved)
+    if found is None:
+        exact = plan
+        if plan.method != "eigh":
+            watch.report("eigh instead, the basis would take longer", 0, 1)
+            exact = make_plan(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
+                              method="eigh")  # fmt: skip
+        plan = exact
+        found = _exact(plan, data, ridges, watch)
+    answers, info = found
     if not info.status.startswith(("exact", "converged")):
         warnings.warn(info.status, stacklevel=2)
-    if worker is not backend or getattr(held, "keep", False):
-        held = _operator(
-            plan, DenseOperator(chosen, own, backend.tile, dtype_name(rows)), keep=False
-        )
-    model = Model(held, backend, template, allowed)
+    model = Model(_operator(plan, data.dense(backend)), backend, template, allowed)
     return Fit(chosen, ridges, info, answers, model, progress)
 
 
-def _worker(backend: Backend, plan: Plan) -> Backend:
-    """Where the solver works: torch for NumPy's arrays, so that one pool of threads does it all."""
-    if plan.method != "eigh" and isinstance(backend, NumpyBackend):
-        return TorchBackend("cpu")
-    return backend
+@dataclass(frozen=True)
+class _Data:
+    """Checked data on their way to a solver."""
+
+    kernel: Kernel
+    X: Any
+    Y: Any
+    dtype: str  # in which X came
+    home: Backend
+
+    def dense(self, backend: Backend) -> DenseOperator:
+        """K as an operator that computes in the library of a backend."""
+        return DenseOperator(self.kernel, backend.asarray(self.X), backend.tile, self.dtype)
 
 
-def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = True) -> Any:
+def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
     """K as the plan wants to hold it."""
     if plan.operator == "keops":
         return KeOpsOperator(dense.kernel, dense.X, plan.precision)
     if dense.given or plan.method == "eigh":
         return dense
     # a stored K for products alone is half of its tiles, in the precision that was asked for
-    keep = keep and plan.operator == "dense"
     return TiledOperator(dense.kernel, dense.X, plan.precision, keep=keep)
 
 
-def _decompose(
-    plan: Plan, held: Any, dense: DenseOperator, Y: Any, lams: np.ndarray, seed: int,
-    watch: Stopwatch, saved: Checkpoint | None, home: Backend,
-) -> tuple[Answers, Info]:  # fmt: skip
-    """Run the solver of the plan; `dense` computes single columns of K in float64.
+def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple[Answers, Info]:
+    """All eigenvalues."""
+    backend, ridge = data.home, float(lams.min())
+    dense, Y = data.dense(backend), backend.asarray(data.Y)
+    spectrum = Eigh(backend).decompose(dense, Y, watch)
+    answers = Spectral(spectrum)
+    residual, _ = _probe(answers, dense, Y, ridge)
+    status = _status(spectrum, residual, ridge, plan.bytes)
+    return answers, _info(plan, data, spectrum, watch, 1, 0, residual, residual, status)
 
-    The answers come in the library of `home`.
-    """
-    backend, ridge = backend_of(Y), float(lams.min())
-    if plan.method == "eigh":
-        spectrum = Eigh(backend).decompose(dense, Y, watch)
-        answers: Answers = Spectral(spectrum)
-        residual, _ = _probe(answers, dense, Y, ridge)
-        passes, iterations, error = 1, 0, residual
-        status = _status(spectrum, residual, ridge, plan.bytes)
-    else:
-        solver = Subspace(
-            backend, plan.tol, plan.block, plan.rank, plan.steps, max_size=plan.max_size, seed=seed
+
+def _grow(
+    plan: Plan, data: _Data, lams: np.ndarray, seed: int, watch: Stopwatch, saved: Checkpoint | None
+) -> tuple[Answers, Info] | None:
+    """A basis, and solves from it for "cg"; None if all eigenvalues would take less time."""
+    home = data.home
+    # torch for NumPy's arrays, so that one pool of threads does it all
+    backend = TorchBackend("cpu") if isinstance(home, NumpyBackend) else home
+    dense, Y = data.dense(backend), backend.asarray(data.Y)
+    held = _operator(plan, dense, keep=plan.operator == "dense")
+    solver = Subspace(
+        backend, plan.tol, plan.block, plan.rank, plan.steps, max_size=plan.max_size, seed=seed,
+        patience=plan.patience,
+    )  # fmt: skip
+    if plan.method == "cg":
+        solver = replace(solver, max_passes=START)
+    with only_torch() if backend is not home else nullcontext():
+        grown = solver.decompose(held, Y, lams, watch, saved)
+        if grown.given_up:
+            return None
+        spectrum, error, status = grown.spectrum, grown.error, grown.status
+        passes = iterations = grown.passes
+        own = (home.asarray(x) for x in (spectrum.eigenvalues, spectrum.basis, spectrum.Z))
+        eigenvalues, basis, Z = own
+        answers: Answers = Spectral(
+            replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z, method=plan.method)
         )
         if plan.method == "cg":
-            solver = replace(solver, max_passes=START)
-        grown = solver.decompose(held, Y, lams, watch, saved)
-        spectrum, error, status = grown.spectrum, grown.error, grown.status
-        answers, passes, iterations = Spectral(spectrum), grown.passes, grown.passes
-        if plan.method == "cg":
-            found = Resolvents(
+            # the tiles that are kept are needed again, for every lam that is asked for later
+            solved = Resolvents(
                 held, backend, Y, plan.tol, plan.steps, grown.space, grown.sketch, watch
             )
             with watch.stage("cg"):
-                found.duals(lams, plan.steps)
-            found.warns = True
-            answers, error, status = Solved(found, home), found.error, found.summary
-            passes, iterations = passes + found.passes, found.iterations
-        residual, seen = _probe(answers, dense, Y, ridge)
-        # The solver's bound holds for K as it was evaluated; in lower precision the evaluation may be
-        # worse than the bound. Twice what the probe saw: it comes from a few rows only.
-        if plan.precision != "float64":
-            error = max(error, 2 * seen)
-        if error > plan.tol and status.startswith("converged"):
-            status = f"limited by dtype={plan.precision!r}: relative error about {error:.1e}; use 'float64'"
-        if spectrum.most_negative < -NEGATIVE[dense.given_dtype or "float64"] * answers.largest:
-            refuse_indefinite(dense, spectrum.most_negative, answers.largest)
-    n, d, c, k = dense.n, int(dense.X.shape[1]), int(Y.shape[1]), int(spectrum.basis.shape[1])
-    info = Info(
-        plan.method, plan.operator, plan.precision, home.name, n, d, c, k, passes, iterations,
-        error, residual, spectrum.below_rounding, watch.seconds, plan.bytes, status,
-    )  # fmt: skip
-    if isinstance(answers, Spectral) and home is not backend:
-        own = (home.asarray(x) for x in (spectrum.eigenvalues, spectrum.basis, spectrum.Z))
-        eigenvalues, basis, Z = own
-        answers = Spectral(replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z))
+                solved.duals(lams, plan.steps)
+            solved.warns = True
+            answers, error, status = Solved(solved, home), solved.error, solved.summary
+            passes, iterations = passes + solved.passes, solved.iterations
+        dense = data.dense(home)
+        residual, seen = _probe(answers, dense, home.asarray(data.Y), float(lams.min()))
+    # The solver's bound holds for K as it was evaluated; in lower precision the evaluation may be
+    # worse than the bound. Twice what the probe saw: it comes from a few rows only.
+    if plan.precision != "float64":
+        error = max(error, 2 * seen)
+    if error > plan.tol and status.startswith("converged"):
+        status = (
+            f"limited by dtype={plan.precision!r}: relative error about {error:.1e}; use 'float64'"
+        )
+    rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
+    if spectrum.most_negative < -NEGATIVE[rounded] * answers.largest:
+        refuse_indefinite(dense, spectrum.most_negative, answers.largest)
+    info = _info(plan, data, spectrum, watch, passes, iterations, error, residual, status)
     return answers, info
+
+
+def _info(
+    plan: Plan, data: _Data, spectrum: Spectrum, watch: Stopwatch, passes: int, iterations: int,
+    error: float, residual: float, status: str,
+) -> Info:  # fmt: skip
+    (n, d), c, k = data.X.shape, data.Y.shape[1], spectrum.basis.shape[1]
+    return Info(
+        plan.method, plan.operator, plan.precision, data.home.name, int(n), int(d), int(c), int(k),
+        passes, iterations, error, residual, spectrum.below_rounding, watch.seconds, plan.bytes, status,
+    )  # fmt: skip
 
 
 def _checkpoint(

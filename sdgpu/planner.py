@@ -20,6 +20,7 @@ from sdgpu.device.memory import budget, largest_rows, show
 from sdgpu.kernels import Gaussian
 from sdgpu.operators.tiled import PRECISIONS, TiledOperator
 from sdgpu.solvers.eigh import Eigh
+from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace
 
 __all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "plan"]
@@ -31,7 +32,10 @@ BLOCK = 16  # columns of a pass of block Lanczos
 GREEDY_BLOCK = 12  # columns of a preconditioned pass
 LARGEST_RANK = 2000
 LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
-EXACT = 2.0  # seconds that all eigenvalues may take before a grown basis is considered
+SMALLEST_BASIS = 6  # blocks of a basis that restarts
+RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
+PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
+EXACT = 0.05  # seconds that all eigenvalues may take before a grown basis is considered
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ class Plan:
     bytes : int
         Predicted peak.
     reasons : tuple of str
+    patience : float
+        Seconds of an eigendecomposition that would fit too, where the method was left to the plan: a
+        fit turns to it when the basis is going to take longer than the guess by that much.
     """
 
     method: str
@@ -96,6 +103,7 @@ class Plan:
     seconds: float
     bytes: int
     reasons: tuple[str, ...]
+    patience: float = np.inf
 
 
 def plan(
@@ -153,13 +161,13 @@ def plan(
         raise ValueError(f"operator={operator!r} has no matrix for method='eigh': use 'dense'")
     if given and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
-    ridge = float(lam_grid("lams", lams).min())
+    ridges = lam_grid("lams", lams)
     backend = resolve(device)
     allowed = budget(memory, backend.name)
     rates = NOMINAL if n <= SMALL else calibrate(backend)
     options = [
         *_eigh(n, d, c, rates, steps, tol),
-        *_krylov(n, d, c, ridge, rates, steps, tol, allowed, precision, given),
+        *_krylov(n, d, c, ridges, rates, steps, tol, allowed, precision, given),
     ]
     # KeOps compiles and has yet to win anywhere that was measured: only when asked for
     held = ("dense", "tiled") if operator == "auto" else (operator,)
@@ -168,6 +176,9 @@ def plan(
     if not fitting:
         raise MemoryError(_too_much(n, min(matching, key=lambda one: one.bytes), allowed))
     best = min(fitting, key=_worth)
+    # the exact method is there to turn to, if it was not excluded
+    exact = [one.seconds for one in fitting if one.method == "eigh"]
+    patience = exact[0] if exact and best.method in ("lanczos", "subspace") else np.inf
     asked = [f"{name} as asked" for name, value in
              (("method", method), ("operator", operator)) if value != "auto"]  # fmt: skip
     others = tuple(
@@ -176,7 +187,7 @@ def plan(
         for one in options
         if one is not best
     )
-    return replace(best, reasons=(*asked, *best.reasons, *others))
+    return replace(best, reasons=(*asked, *best.reasons, *others), patience=patience)
 
 
 def calibrate(backend: Backend) -> Rates:
@@ -220,57 +231,31 @@ def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> floa
 
 
 def _eigh(n: int, d: int, c: int, rates: Rates, steps: int, tol: float) -> list[Plan]:
-    seconds = 4.2 * n**3 / rates.products + n * n / 2 / rates.powers
+    # small matrices run at a fraction of the rate of products
+    seconds = 4.2 * n**3 / rates.products * (1 + 500 / n) + n * n / 2 / rates.powers
     size = Eigh.peak_bytes(n) + 8 * n * (3 * d + 3 * c)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
     return [Plan("eigh", "dense", "float64", 0, 0, n, tol, steps, seconds, size, (reason,))]
 
 
 def _krylov(
-    n: int, d: int, c: int, ridge: float, rates: Rates, steps: int, tol: float, allowed: int,
+    n: int, d: int, c: int, lams: np.ndarray, rates: Rates, steps: int, tol: float, allowed: int,
     precision: str | None, given: bool,
 ) -> list[Plan]:  # fmt: skip
-    """Block Lanczos and the preconditioned subspace, each with a stored and a recomputed K."""
+    """Block Lanczos, the preconditioned subspace and conjugate gradients, K stored or recomputed."""
+    ridge = float(lams.min())
     # float32 kernel values leave an error near 1e-10 n / lam: measured on flights, n = 6,000
     wanted = precision or ("mixed" if tol >= max(1e-9 * n / ridge, 1e-5) else "float64")
     found = []
     for method, block, rank, passes in _passes(n, c, ridge, tol):
-        vectors = int(min(n, np.ceil(passes) * block))
         for operator in ("dense", "tiled", "keops"):
             if operator != "dense" and given:
                 continue
             kept = "float64" if given else wanted
             if operator == "keops" and kept == "mixed" and precision is None:
                 kept = "float64"
-            held = (4 if kept != "float64" else 8) * n * n // 2 if operator == "dense" else 0
-            held += TiledOperator.peak_bytes(n, d, block, wanted)
-            # the basis may grow to what is left of the memory
-            room = (allowed - held - Subspace.peak_bytes(n, 0, rank, block)) // (24 * n + 1)
-            size = int(np.clip(room, min(vectors, n), min(n, LARGEST_BASIS)))
-            needed = held + Subspace.peak_bytes(n, min(size, 3 * vectors // 2), rank, block)
-            seconds = passes * _algebra(n, vectors, block, rank, rates)
-            seconds += _sketch(n, rank, rates) + _products(
-                operator, n, d, block, passes, kept, rates
-            )
-            target = f"lam = {ridge / n:.1e} n, tol = {tol:.0e}"
-            reason = f"about {passes:.0f} passes of {block} columns for {target}"
-            if rank:
-                reason += f", one sketch of rank {rank:,} for every lam"
-            found.append(
-                Plan(
-                    method,
-                    operator,
-                    kept,
-                    block,
-                    rank,
-                    size,
-                    tol,
-                    steps,
-                    seconds,
-                    needed,
-                    (reason,),
-                )
-            )
+            work = _Work(n, d, c, method, operator, kept, block, rank, passes, len(lams), steps)
+            found.append(work.plan(rates, tol, allowed, given))
     return found
 
 
@@ -286,37 +271,102 @@ def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, in
         rank = int(np.clip(n // share, min(n, 100), LARGEST_RANK))
         greedy = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
         found.append(("subspace", block, rank, min(greedy, n / block)))
-        found.append(("cg", block, rank, 10 * greedy))
+        found.append(("cg", block, rank, 4.5 * greedy**1.2))
     return found
 
 
-def _products(
-    operator: str, n: int, d: int, block: int, passes: float, precision: str, rates: Rates
-) -> float:
-    """Seconds of the passes over K, and of making it where it is stored."""
-    single = precision != "float64"
-    values = n * n / 2 * (1 / (rates.powers32 if single else rates.powers))
-    values += n * n / 2 * max(d - 8, 0) / (rates.products32 if single else rates.products)
-    skinny = n * n * block / (rates.products32 if precision == "float32" else rates.products)
-    if operator == "dense":
-        return values + passes * max(skinny, 8 * n * n / rates.bandwidth)
-    # KeOps computes both halves, and every column by itself: measured against tiles on a CPU
-    return passes * (values + 1.5 * skinny) * (10 if operator == "keops" else 1)
+@dataclass(frozen=True)
+class _Work:
+    """One way to fit without all eigenvalues, and what it costs."""
 
+    n: int
+    d: int
+    c: int
+    method: str
+    operator: str
+    precision: str
+    block: int
+    rank: int
+    passes: float
+    lams: int
+    steps: int
 
-def _algebra(n: int, vectors: int, block: int, rank: int, rates: Rates) -> float:
-    """Seconds of orthogonalisation, Rayleigh-Ritz and residuals of an average pass."""
-    half = vectors / 2
-    work = 8 * n * half * block + 10 * half**3 + (n * half**2 + 4 * n * rank * block if rank else 0)
-    return work / rates.products
+    def plan(self, rates: Rates, tol: float, allowed: int, given: bool) -> Plan:
+        """The plan with its basis as large as the memory allows, or as the passes need."""
+        n, block, tile = self.n, self.block, 0
+        if self.operator != "dense" or not given:
+            keep = self.operator == "dense"
+            tile = TiledOperator.peak_bytes(n, self.d, block, self.precision, keep=keep)
+        held = tile + (8 * n * n if given else 0)
+        solves = Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
+        held += solves if self.method == "cg" else 0
+        # in a small space directions soon repeat each other, and are dropped
+        vectors = int(np.ceil(min(0.6 * n + block, self.passes * block, n)))
+        if self.method == "cg":
+            vectors = min(n, 4 * block)
+        least = min(n, SMALLEST_BASIS * block, vectors)
+        room = (allowed - held - Subspace.peak_bytes(n, 0, self.rank, block)) // (24 * n + 1)
+        # it may grow to three times of what is expected, if that fits
+        size = int(np.clip(room, least, min(n, LARGEST_BASIS, max(3 * vectors, 400))))
+        needed = held + Subspace.peak_bytes(n, size, self.rank, block)
+        target = f"tol = {tol:.0e}"
+        reason = f"about {self.passes:.0f} passes of {block} columns for {target}"
+        passes = self.passes
+        if size < vectors:
+            passes *= RESTARTS
+            reason = f"restarts: {size:,} of {vectors:,} vectors fit the memory; " + reason
+        if self.rank:
+            reason += f", one sketch of rank {self.rank:,} for every lam"
+        seconds = self._seconds(rates, passes, min(size, vectors))
+        return Plan(
+            self.method, self.operator, self.precision, block, self.rank, size, tol, self.steps,
+            seconds, needed, (reason,),
+        )  # fmt: skip
 
+    def _seconds(self, rates: Rates, passes: float, vectors: int) -> float:
+        columns = self.block
+        if self.method == "cg":  # half of the rows are done half of the time
+            columns = max(min(self.lams * self.c, 32) // 2, 1)
+        each = PASS + self._product(rates, columns) + self._algebra(rates, vectors, columns)
+        total = passes * each + self._sketch(rates)
+        return total + (self._values(rates) if self.operator == "dense" else 0)
 
-def _sketch(n: int, rank: int, rates: Rates) -> float:
-    """Seconds of a sketch: its kernel values, projections, and small eigendecomposition."""
-    if not rank:
-        return 0.0
-    products = 2 * n * rank**2 / rates.products32 + 5 * rank**3 / rates.products
-    return products + n * rank / rates.powers
+    def _values(self, rates: Rates) -> float:
+        """Seconds of all kernel values."""
+        single, n = self.precision != "float64", self.n
+        pairs = n * n / 2
+        more = pairs * max(self.d - 8, 0) / (rates.products32 if single else rates.products)
+        return pairs / (rates.powers32 if single else rates.powers) + more
+
+    def _product(self, rates: Rates, columns: int) -> float:
+        """Seconds of one product: skinny products run at half of the rate, from afar at a quarter."""
+        n, single = self.n, self.precision == "float32"
+        slower = 4 if self.operator == "dense" else 2
+        skinny = slower * n * n * columns / (rates.products32 if single else rates.products)
+        if self.precision == "mixed":
+            skinny += 8 * n * n / 2 / rates.bandwidth
+        if self.operator == "dense":
+            size = 8 if self.precision == "float64" else 4
+            return max(skinny, size * n * n / 2 / rates.bandwidth)
+        # KeOps computes both halves, and every column by itself: measured against tiles on a CPU
+        return (self._values(rates) + skinny) * (10 if self.operator == "keops" else 1)
+
+    def _algebra(self, rates: Rates, vectors: int, columns: int) -> float:
+        """Seconds of orthogonalisation, Rayleigh-Ritz and residuals of an average pass."""
+        n, half = self.n, vectors / 2
+        if self.method == "cg":
+            return (4 * n * self.rank * columns + 60 * n * columns) / rates.products
+        work = 8 * n * half * columns + 25 * half**3 / (1 if self.rank else 3)
+        if self.rank:
+            work += n * half**2 + 4 * n * self.rank * columns
+        return work / rates.products
+
+    def _sketch(self, rates: Rates) -> float:
+        """Seconds of a sketch: its kernel values, projections, and small eigendecomposition."""
+        if not self.rank:
+            return 0.0
+        products = 2 * self.n * self.rank**2 / rates.products32 + 6 * self.rank**3 / rates.products
+        return products + self.n * self.rank / rates.powers
 
 
 def _worth(option: Plan) -> float:

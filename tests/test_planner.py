@@ -1,5 +1,7 @@
 """Plans keep to the memory and to what was asked, and fits follow them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,8 +40,24 @@ def test_plans_keep_to_the_memory(n, memory):
 
 
 def test_small_problems_are_exact():
-    for n in (1, 100, 1500):
+    for n in (1, 100, 500):
         assert sdgpu.plan(n=n, d=5, lams=0.1, device="cpu").method == "eigh"
+
+
+def test_a_basis_that_would_take_longer_gives_way(rng, monkeypatch):
+    """A kernel whose spectrum does not fall: the guess of few passes is wrong, and is given up."""
+    X, y = rng.standard_normal((1500, 30)), rng.standard_normal(1500)
+    plan = sdgpu.plan(n=1500, d=30, lams=1e-3, tol=1e-9, device="cpu")
+    assert plan.patience < np.inf or plan.method == "eigh"
+    assert sdgpu.plan(n=1500, d=30, lams=1e-3, method="lanczos", device="cpu").patience == np.inf
+    hasty = replace(plan, method="lanczos", block=8, rank=0, patience=1e-3)
+    heard = []
+    fitted = sdgpu.fit(
+        X, y, sdgpu.Matern(0.5), lams=1e-3, plan=hasty, progress=lambda *e: heard.append(e[0])
+    )
+    assert fitted.info.method == "eigh"
+    assert fitted.info.status.startswith("exact")
+    assert any("eigh instead" in stage for stage in heard)
 
 
 def test_large_problems_need_no_matrix():
