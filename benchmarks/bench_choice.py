@@ -1,14 +1,13 @@
 """Does the plan choose well, does its prediction hold, and what does each precision leave?
 
-The automatic choice prefers all eigenvalues while they take less than two seconds, because they are
-exact and give the degrees of freedom: there it is slower than a grown basis on purpose.
+Below 0.05 s (n = 600 here) the plan prefers all eigenvalues, because they are exact and give the degrees
+of freedom.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,31 +19,37 @@ from sdgpu.operators import DenseOperator
 from sdgpu.planner import METHODS
 
 
-@pytest.mark.parametrize("n", [500, 2000, 5000])
-def test_choice(n: int, device: str) -> None:
+@pytest.mark.parametrize(
+    ("n", "lowest", "tol"),
+    [(n, 1e-4, 1e-6) for n in (500, 1000, 2000, 5000, 10_000, 20_000)]
+    + [(n, 1e-6, 1e-4) for n in (1000, 5000, 20_000)]
+    + [(n, 1e-2, 1e-4) for n in (1000, 5000, 20_000)],
+)
+def test_choice(n: int, lowest: float, tol: float, device: str) -> None:
     X, Y, kernel, _ = flights(n)
-    lams = np.geomspace(1e-4, 1e-1, 20) * n
-
-    def fit(method: str) -> tuple[float, Any]:
-        spent, info = [], None
-        for _ in range(2):
+    lams = np.geomspace(lowest, 1e-1, 20) * n
+    methods = [method for method in METHODS if method != "cg"]  # three to ten times slower here
+    if n > 5000:
+        methods.remove("eigh")  # a minute and more
+    times: dict[str, list[float]] = {method: [] for method in methods}
+    info = None
+    for _ in range(4 if n <= 5000 else 2):  # in turns; the first is a warm-up
+        for method in methods:
             start = time.perf_counter()
-            info = sdgpu.fit(X, Y, kernel, lams=lams, method=method, device=device).info
-            spent.append(time.perf_counter() - start)
-        return min(spent), info
-
-    times = {method: fit(method) for method in METHODS}
-    chosen, info = times.pop("auto")
-    best = min(times, key=lambda method: times[method][0])
-    plan = sdgpu.plan(n, X.shape[1], 1, lams, device=device)
+            fitted = sdgpu.fit(X, Y, kernel, lams=lams, method=method, tol=tol, device=device)
+            times[method].append(time.perf_counter() - start)
+            info = fitted.info if method == "auto" else info
+    spent = {method: min(each[1:]) for method, each in times.items()}
+    chosen = spent.pop("auto")
+    best = min(spent, key=lambda method: spent[method])
+    plan = sdgpu.plan(n, X.shape[1], 1, lams, tol=tol, device=device)
+    assert info is not None
     question = (
-        f"automatic choice ({info.method}), {n:,} flights, lam >= 1e-4 n, against the best ({best}); "
-        f"predicted {seconds(plan.seconds)}"
+        f"automatic choice ({info.method}), {n:,} flights, lam >= {lowest:g} n, tol = {tol:g}, against "
+        f"the best ({best}); predicted {seconds(plan.seconds)}"
     )
-    ratio = chosen / times[best][0]
-    REPORT.rows.append(
-        (question, seconds(chosen), seconds(times[best][0]), f"{ratio:.2f}", "<= 1.3")
-    )
+    ratio = chosen / spent[best]
+    REPORT.rows.append((question, seconds(chosen), seconds(spent[best]), f"{ratio:.2f}", "<= 1.3"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed", "float64"])

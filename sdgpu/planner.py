@@ -357,9 +357,10 @@ class _Work:
         if self.method == "cg":
             return (4 * n * self.rank * columns + 60 * n * columns) / rates.products
         work = 8 * n * half * columns + 25 * half**3 / (1 if self.rank else 3)
-        if self.rank:
-            work += n * half**2 + 4 * n * self.rank * columns
-        return work / rates.products
+        if not self.rank:
+            return work / rates.products
+        sketch = 4 * n * self.rank * columns / rates.products32
+        return (work + n * half**2 / 2) / rates.products + sketch  # R R' is symmetric
 
     def _sketch(self, rates: Rates) -> float:
         """Seconds of a sketch: its kernel values, projections, and small eigendecomposition."""

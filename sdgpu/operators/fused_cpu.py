@@ -21,7 +21,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from numpy.polynomial import chebyshev
 
-__all__ = ["products", "values"]
+__all__ = ["products", "values", "values_into"]
 
 njit = numba.njit
 
@@ -99,11 +99,20 @@ def _dot(row: Any, column: Any) -> Any:
 
 @njit(fastmath=_STRICT, **_OPTIONS)
 def values(S: Any) -> None:
-    """The statistic t = -gamma log2(e) |x - x'|^2 of a tile (h, w) becomes the values 2^t."""
+    """The statistic S = -gamma log2(e) |x - x'|^2 of a tile (h, w) becomes the values 2^S."""
     for r in range(S.shape[0]):
         row = S[r]
         for c in range(row.shape[0]):
             row[c] = _power(row[c])
+
+
+@njit(fastmath=_STRICT, **_OPTIONS)
+def values_into(S: Any, K: Any) -> None:
+    """The same in another array, of any type; where both are one, only `values` is vectorised."""
+    for r in range(S.shape[0]):
+        row, out = S[r], K[r]
+        for c in range(row.shape[0]):
+            out[c] = _power(row[c])
 
 
 @njit(fastmath=_STRICT, **_OPTIONS)

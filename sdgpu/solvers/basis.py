@@ -36,11 +36,14 @@ class Residuals:
         a = c_{i-1} - c_i in the Ritz basis: r = a' (W' R).
     fitted : array (L, T, c)
         ||K w_i||, the size of the predictions u_i at the training points.
+    gram : array (k, k)
+        R R' in the Ritz basis: the inner products of residuals are those of their combinations.
     """
 
     norms: np.ndarray
     combinations: np.ndarray
     fitted: np.ndarray
+    gram: np.ndarray
 
 
 class GrowingBasis:
@@ -176,7 +179,7 @@ class GrowingBasis:
         flat = combinations.reshape(-1, combinations.shape[-1])
         squares = np.einsum("ij,ij->i", flat @ gram, flat)
         norms = np.sqrt(np.maximum(squares, 0.0)).reshape(fitted.shape)
-        return Residuals(norms, combinations, fitted)
+        return Residuals(norms, combinations, fitted, gram)
 
     def _reserve(self, rows: int) -> None:
         held = int(self._Q.shape[0])
