@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from benchmarks.conftest import REPORT
+from sdgpu.device.memory import parse_bytes
 
 SCRIPT = """
 import sys
@@ -31,6 +32,29 @@ fitted = sdgpu.fit(data.X, data.Y, data.kernel, lams=data.lams)
 fitted.sweep(data.X_val, data.Y_val)
 print((resident("VmHWM:") - before) / (8 * n * n))
 """
+
+
+@pytest.mark.parametrize(
+    ("n", "method", "operator", "memory"),
+    [
+        (3000, "eigh", "dense", "1GB"), (6000, "subspace", "dense", "400MB"),
+        (6000, "subspace", "tiled", "70MB"), (6000, "lanczos", "tiled", "70MB"),
+        (20_000, "subspace", "tiled", "250MB"), (12_000, "cg", "dense", "1.2GB"),
+    ],
+)  # fmt: skip
+def test_memory_is_a_promise(n: int, method: str, operator: str, memory: str, device: str) -> None:
+    """The resident set of a process grows by less than was allowed, and by less than was planned."""
+    if device != "cpu":
+        pytest.skip("the resident set tells nothing of a GPU")
+    command = [sys.executable, "-m", "benchmarks.memory_probe", str(n), method, operator, memory]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    used, planned, status = run.stdout.split(maxsplit=2)
+    question = (
+        f"fit(memory={memory!r}) of {n:,} rows, {method}, {operator}: peak ({status.split()[0]})"
+    )
+    megabytes = [f"{float(value) / 1e6:.0f} MB" for value in (used, planned)]
+    REPORT.rows.append((question, megabytes[0], f"{megabytes[1]} planned", "", f"<= {memory}"))
+    assert float(used) <= float(planned) <= parse_bytes(memory)
 
 
 @pytest.mark.parametrize(("n", "c"), [(2000, 1), (2000, 10), (4000, 1)])

@@ -49,9 +49,9 @@ app = typer.Typer(
 
 Data = Annotated[str, typer.Argument(help="diabetes, digits, flights, or a .csv or .npz file")]
 Rows = Annotated[int | None, typer.Option(help="take a random sample of so many rows; 60 % train")]
-Method = Annotated[str, typer.Option(help="auto, eigh, lanczos or subspace")]
+Method = Annotated[str, typer.Option(help="auto, eigh, lanczos, subspace or cg")]
 Held = Annotated[str, typer.Option(help="how K is held: auto, dense, tiled or keops")]
-Tol = Annotated[float, typer.Option(help="relative error of lanczos and subspace")]
+Tol = Annotated[float, typer.Option(help="relative error of all methods but eigh")]
 Target = Annotated[str | None, typer.Option(help="column of a csv to predict (default: the last)")]
 Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
 KernelName = Annotated[str, typer.Option(help="rbf, laplacian, matern12/32/52, poly, linear, ...")]

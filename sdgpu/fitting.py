@@ -98,7 +98,8 @@ def fit(
     steps : int, default 10
         Distillation steps that a grown basis has to serve.
     memory : int or str, optional
-        Bytes that may be used ("8GiB"); 90 % of what is free by default.
+        Bytes that the fit may use ("8GiB"), beside what libraries take for themselves; 90 % of what
+        is free by default.
     seed : int, default 0
         Of the random columns and pivots of the grown bases.
     plan : Plan, optional

@@ -21,7 +21,7 @@ from sdgpu.kernels import Gaussian
 from sdgpu.operators.tiled import PRECISIONS, TiledOperator
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.resolvents import Resolvents
-from sdgpu.solvers.subspace import Subspace
+from sdgpu.solvers.subspace import WIDE, Subspace
 
 __all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "plan"]
 
@@ -29,7 +29,7 @@ METHODS = ("auto", "eigh", "lanczos", "subspace", "cg")
 OPERATORS = ("auto", "dense", "tiled", "keops")
 
 BLOCK = 16  # columns of a pass of block Lanczos
-GREEDY_BLOCK = 12  # columns of a preconditioned pass
+GREEDY_BLOCK = 8  # columns of a preconditioned pass: 12 save no pass, 4 take half as many more
 LARGEST_RANK = 2000
 LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
 SMALLEST_BASIS = 6  # blocks of a basis that restarts
@@ -267,8 +267,8 @@ def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, in
     krylov = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
     found = [("lanczos", block, 0, min(krylov, n / block))]
     block = max(GREEDY_BLOCK, c + 4)
-    for share in (10, 5):
-        rank = int(np.clip(n // share, min(n, 100), LARGEST_RANK))
+    ranks = [int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (10, 5, 40)]
+    for rank in dict.fromkeys(ranks):  # the last for little memory
         greedy = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
         found.append(("subspace", block, rank, min(greedy, n / block)))
         found.append(("cg", block, rank, 4.5 * greedy**1.2))
@@ -296,7 +296,8 @@ class _Work:
         n, block, tile = self.n, self.block, 0
         if self.operator != "dense" or not given:
             keep = self.operator == "dense"
-            tile = TiledOperator.peak_bytes(n, self.d, block, self.precision, keep=keep)
+            columns = (WIDE if self.rank else 1) * block
+            tile = TiledOperator.peak_bytes(n, self.d, columns, self.precision, keep=keep)
         held = tile + (8 * n * n if given else 0)
         solves = Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
         held += solves if self.method == "cg" else 0
@@ -309,6 +310,9 @@ class _Work:
         # it may grow to three times of what is expected, if that fits
         size = int(np.clip(room, least, min(n, LARGEST_BASIS, max(3 * vectors, 400))))
         needed = held + Subspace.peak_bytes(n, size, self.rank, block)
+        while needed > allowed and size > least:  # the squares of the size
+            size = max(int(0.97 * size), least)
+            needed = held + Subspace.peak_bytes(n, size, self.rank, block)
         target = f"tol = {tol:.0e}"
         reason = f"about {self.passes:.0f} passes of {block} columns for {target}"
         passes = self.passes

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
+
 __all__ = ["count", "only_torch", "side_by_side"]
 
 Result = TypeVar("Result")
@@ -32,22 +34,21 @@ def count() -> int:
         return _STATE["threads"] if _STATE["running"] else torch.get_num_threads()
 
 
-def side_by_side(work: Callable[[int, Callable[[], bool]], Result], workers: int) -> list[Result]:
-    """Results of work(0, stopped), .., work(workers - 1, stopped), in this order.
+def side_by_side(work: Callable[[int, np.ndarray], Result], workers: int) -> list[Result]:
+    """Results of work(0, flag), .., work(workers - 1, flag), in this order.
 
-    An error or an interrupt in one makes `stopped()` true in all, and is raised when they have ended.
+    An error or an interrupt in one sets flag[0], for all to end, and is raised when they have ended.
     """
+    flag = np.zeros(1, dtype=bool)
     if workers == 1:
-        return [work(0, lambda: False)]
+        return [work(0, flag)]
     import torch
-
-    stop = threading.Event()
 
     def guarded(worker: int) -> Result:
         try:
-            return work(worker, stop.is_set)
+            return work(worker, flag)
         except BaseException:
-            stop.set()
+            flag[0] = True
             raise
 
     with (
@@ -57,7 +58,7 @@ def side_by_side(work: Callable[[int, Callable[[], bool]], Result], workers: int
         try:
             return [future.result() for future in [pool.submit(guarded, k) for k in range(workers)]]
         finally:
-            stop.set()
+            flag[0] = True
 
 
 @contextmanager

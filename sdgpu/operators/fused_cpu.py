@@ -1,33 +1,56 @@
-"""One pass over a tile of a Gaussian kernel on the CPU: the only module that imports numba.
+"""Products with a Gaussian kernel on the CPU as one compiled loop: the only module that imports numba.
 
-torch passes over a tile for the clamp, for the power of two, and for each of the two products. Here one
-pass does all of it while a row is in the nearest cache: for a single column the product of a tile is
-then bound by its power of two. Import it where it is used: without numba (extra ``fast``), everything
-works by torch's own passes.
+For each tile the loop calls the matrix product of torch's own library for the statistic, turns it into
+values while a row is in the nearest cache, and multiplies from both sides: by the same library for many
+columns, in the pass that evaluates for a single one. It needs neither Python's lock, for which the
+threads would queue six times a tile, nor a second pool of threads.
 
 2^t is split as 2^n 2^f with |f| <= 1/2: n goes into the exponent bits, and 2^f is a polynomial. What
 bounds a pass is the count of its arithmetic instructions, 14 for each vector of values, so a t that
 rounding made a little positive is left as it is: the value is then off by that rounding, like any other.
+
+Import it where it is used: without numba (extra ``fast``), or where torch exports no product, everything
+works by torch's own passes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+import torch
+from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.polynomial import chebyshev
 
-__all__ = ["products", "values", "values_into"]
+__all__ = ["gemm_address", "products", "share", "values"]
 
 njit = numba.njit
 
 # no reassociation: the rounding by adding and subtracting a large number has to stay
 _STRICT = {"nnan", "ninf", "nsz", "contract"}
 _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "cache": True}
+_PLAIN, _TURNED = ord("N"), ord("T")
+
+
+@cache
+def gemm_address(dtype: str) -> int:
+    """Address of the matrix product (BLAS) in torch's library, 0 if it exports none."""
+    name = {"float32": "sgemm_", "float64": "dgemm_"}[dtype]
+    for library in sorted((Path(torch.__file__).parent / "lib").glob("*torch_cpu*")):
+        try:
+            function = getattr(ctypes.CDLL(str(library)), name)
+        except (OSError, AttributeError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+    return 0
 
 
 def coefficients(dtype: str) -> list[Any]:
@@ -60,6 +83,47 @@ def _bits(context: Any, number: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(word))
 
     return word(number), generate
+
+
+@intrinsic
+def _gemm(
+    context: Any, address: Any, turn_a: Any, turn_b: Any, m: Any, n: Any, k: Any, A: Any, row_a: Any,
+    B: Any, row_b: Any, C: Any, row_c: Any,
+) -> Any:  # fmt: skip
+    """C (m, n) = op(A) op(B), matrices by rows with the given numbers from row to row.
+
+    Called by address, so that the compiled loop can be kept on disk. BLAS counts by columns and takes
+    everything by pointer: it is asked for C' = op(B)' op(A)'.
+    """
+    real = A.dtype
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number, whole = context.get_value_type(real), ir.IntType(32)
+        text, pointer = ir.IntType(8), ir.IntType(8).as_pointer()
+        callee = ir.FunctionType(ir.VoidType(), [pointer] * 13).as_pointer()
+        function = builder.inttoptr(args[0], callee)
+
+        def place(value: Any) -> Any:
+            return builder.bitcast(cgutils.alloca_once_value(builder, value), pointer)
+
+        def small(position: int, kind: Any = whole) -> Any:
+            return place(builder.trunc(args[position], kind))
+
+        def data(position: int) -> Any:
+            array = context.make_array(signature.args[position])(context, builder, args[position])
+            return builder.bitcast(array.data, pointer)
+
+        one, zero = ir.Constant(number, 1.0), ir.Constant(number, 0.0)
+        builder.call(
+            function,
+            [small(2, text), small(1, text), small(4), small(3), small(5), place(one), data(8),
+             small(9), data(6), small(7), place(zero), data(10), small(11)],
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    integer = types.int64
+    counts = [integer] * 6
+    return types.void(*counts, A, integer, B, integer, C, integer), generate
 
 
 def _power(t: Any) -> Any:
@@ -107,7 +171,7 @@ def values(S: Any) -> None:
 
 
 @njit(fastmath=_STRICT, **_OPTIONS)
-def values_into(S: Any, K: Any) -> None:
+def _values_into(S: Any, K: Any) -> None:
     """The same in another array, of any type; where both are one, only `values` is vectorised."""
     for r in range(S.shape[0]):
         row, out = S[r], K[r]
@@ -135,3 +199,70 @@ def products(S: Any, left: Any, right: Any, high: Any, low: Any, room: Any) -> N
         high[r] += _dot(row, right)
     for c in range(width):
         low[c] += room[c]
+
+
+@njit(**_OPTIONS)
+def share(
+    gemm: Any, gemm_wide: Any, left: Any, right: Any, V: Any, tile: int, first: int, step: int,
+    flag: Any, high: Any, low: Any, S: Any, K: Any, P: Any, widen: bool,
+) -> None:  # fmt: skip
+    """Products of every step-th tile, from the first, with V (c, n) from both sides.
+
+    high (n, c) grows by K V' and low (c, n) by V K, each pair of rows in one of them. Ends early when
+    flag[0] is set.
+
+    Parameters
+    ----------
+    gemm, gemm_wide : int
+        Addresses of the matrix product for the type of the rows, and for that of V.
+    left, right : array (n, k)
+        Ready rows.
+    S, K : array (tile^2,)
+        Scratch for the statistic, in the type of the rows, and for values in float64.
+    P : array (tile c,)
+        Scratch in the type of V.
+    widen : bool
+        Whether V is of another type than the rows.
+    """
+    n, k = left.shape
+    c = V.shape[0]
+    blocks = (n + tile - 1) // tile
+    for pair in range(first, blocks * (blocks + 1) // 2, step):
+        if flag[0]:
+            break
+        i = int((math.sqrt(8.0 * pair + 1.0) - 1.0) / 2.0)
+        i += pair >= (i + 1) * (i + 2) // 2
+        i -= pair < i * (i + 1) // 2
+        i0, j0 = i * tile, (pair - i * (i + 1) // 2) * tile
+        h, w = min(tile, n - i0), min(tile, n - j0)
+        statistic = S[: h * w].reshape((h, w))
+        _gemm(gemm, _PLAIN, _TURNED, h, w, k, left[i0:], k, right[j0:], k, statistic, w)
+        if i0 == j0:
+            for r in range(h):
+                statistic[r, r] = 0
+        if c == 1:
+            away = K[:w] if i0 == j0 else low[0, j0 : j0 + w]
+            products(statistic, V[0, i0 : i0 + h], V[0, j0 : j0 + w], high[i0 : i0 + h, 0], away, P)
+            continue
+        if widen:
+            wide = K[: h * w].reshape((h, w))
+            _values_into(statistic, wide)
+            _both(gemm_wide, wide, V, i0, j0, high, low, P)
+        else:
+            values(statistic)
+            _both(gemm_wide, statistic, V, i0, j0, high, low, P)
+
+
+@njit(fastmath=True, **_OPTIONS)
+def _both(gemm: Any, K: Any, V: Any, i0: int, j0: int, high: Any, low: Any, P: Any) -> None:
+    """The products of one tile of values with V from both sides."""
+    (h, w), (c, n) = K.shape, V.shape
+    _gemm(gemm, _PLAIN, _TURNED, h, c, w, K, w, V[:, j0:], n, P, c)
+    for r in range(h):
+        for q in range(c):
+            high[i0 + r, q] += P[r * c + q]
+    if i0 != j0:
+        _gemm(gemm, _PLAIN, _PLAIN, c, w, h, V[:, i0:], n, K, w, P, w)
+        for q in range(c):
+            for r in range(w):
+                low[q, j0 + r] += P[q * w + r]

@@ -34,6 +34,7 @@ PRECISIONS = ("float32", "mixed", "float64")
 
 TILE_CPU = 576  # 1.3 MiB in float32: inside the cache of one core
 TILE_WIDE = 384  # 1.1 MiB in float64
+TILE_FUSED = 352  # the compiled loop has no other cost for a tile
 TILE_GPU = 8192
 FUSED_ROWS = 10_000  # below, importing numba (half a second) costs more than it saves
 
@@ -165,6 +166,7 @@ class TiledOperator:
     def _size(self) -> int:
         """Rows of a tile."""
         default = TILE_WIDE if self.precision == "float64" else TILE_CPU
+        default = TILE_FUSED if self._fused is not None else default
         default = default if self._torch.tile < 1024 else TILE_GPU
         return max(1, min(self.tile or default, self.n))
 
@@ -196,7 +198,7 @@ class TiledOperator:
 
     @cached_property
     def _fused(self) -> Any:
-        """The compiled passes for a Gaussian on the CPU, where nothing needs care tile by tile."""
+        """The compiled loop for a Gaussian on the CPU, where nothing needs care tile by tile."""
         import torch
 
         rows = self.rows
@@ -205,9 +207,11 @@ class TiledOperator:
         if rows.left.device.type != "cpu" or not bool(torch.isfinite(rows.left).all()):
             return None
         try:
-            return importlib.import_module("sdgpu.operators.fused_cpu")
+            module = importlib.import_module("sdgpu.operators.fused_cpu")
         except ImportError:  # no numba, or a NumPy that is newer than it knows
             return None
+        known = all(module.gemm_address(dtype) for dtype in ("float32", "float64"))
+        return module if known else None
 
     def _product(self, V: Any, tile: int) -> Any:
         """(c, n) float64 -> (c, n) float64."""
@@ -222,20 +226,36 @@ class TiledOperator:
         else:
             pieces = self._pieces
         work = V if self.precision != "float32" else V.to(torch.float32)
-        one_pass = len(V) == 1 and not self.keep and self._fused is not None
-        share = self._fused_share if one_pass else self._share
         pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)]
         workers = min(count(), len(pairs)) if V.device.type == "cpu" else 1
 
-        def run(worker: int, stopped: Callable[[], bool]) -> Any:
+        def run(worker: int, flag: np.ndarray) -> Any:
             # a fixed share for each thread: the order of the sums does not depend on the clock
-            mine = itertools.takewhile(lambda _: not stopped(), pairs[worker::workers])
-            return share(mine, pieces, work, _Room(self, tile, V.device))
+            if self._fused is not None and not self.keep:
+                return self._fused_share(worker, workers, work, tile, flag)
+            mine = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
+            return self._share(mine, pieces, work, _Room(self, tile, V.device))
 
         first, *others = side_by_side(run, workers)
         for other in others:
             first += other
         return first
+
+    def _fused_share(self, worker: int, workers: int, V: Any, tile: int, flag: np.ndarray) -> Any:
+        """The same as `_share` for every workers-th tile, as one compiled loop without Python."""
+        fused, (c, n) = self._fused, V.shape
+        rows, columns = (array.numpy() for array in (self.rows.left, V))
+        single, widen = columns.dtype.name, rows.dtype != columns.dtype
+        high, low = np.zeros((n, c)), np.zeros((c, n))
+        statistic = np.empty(tile * tile, rows.dtype)
+        wide = np.empty(tile * tile if widen and c > 1 else tile)
+        fused.share(
+            fused.gemm_address(rows.dtype.name), fused.gemm_address(single), rows,
+            self.rows.right.numpy(), columns, tile, worker, workers, flag, high, low, statistic, wide,
+            np.empty(tile * c, columns.dtype), bool(widen),
+        )  # fmt: skip
+        low += high.T
+        return self._torch.asarray(low)
 
     def _share(
         self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, room: _Room
@@ -254,8 +274,7 @@ class TiledOperator:
             [high[part] for part, _ in pieces],
             [low[:, part] for part, _ in pieces],
         )
-        # Every call gives up Python's lock and queues for it again: what is said tersely here, and the
-        # buffers that are not made anew, are a quarter of the time on two cores.
+        # every call gives up Python's lock and queues for it again: terse, without new buffers
         multiply = torch.mm
         for i, j in pairs:
             values = values_of(i, j)
@@ -266,36 +285,10 @@ class TiledOperator:
                 low_sums[j].add_(multiply(columns[i], values))
         return low.add_(high.T)
 
-    def _fused_share(
-        self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, room: _Room
-    ) -> Any:
-        """The same for one column: a compiled pass that evaluates and multiplies."""
-        import torch
-
-        assert self._fused is not None
-        multiply, statistic_of = self._fused.products, self._statistics(pieces, room)
-        out = torch.zeros(V.shape, dtype=torch.float64)
-        columns = [V[0, part].numpy() for part, _ in pieces]
-        sums = [out[0, part].numpy() for part, _ in pieces]
-        for i, j in pairs:
-            low = room.unused[: len(sums[j])] if i == j else sums[j]
-            multiply(statistic_of(i, j).numpy(), columns[i], columns[j], sums[i], low, room.sums)
-        return out
-
     def _tiles(self, pieces: list[Any], room: _Room) -> Callable[[int, int], Any]:
         """What gives tile i, j of K: kept, or computed."""
-        fused, statistic_of = self._fused, self._statistics(pieces, room)
-        in_place = self.precision != "mixed" or self.keep
 
         def compute(i: int, j: int) -> Any:
-            if fused is not None:
-                statistic = statistic_of(i, j)
-                if in_place:
-                    fused.values(statistic.numpy())
-                    return statistic
-                values = room.wide(statistic)  # in float64 at once
-                fused.values_into(statistic.numpy(), values.numpy())
-                return values
             (high, left), (low, right) = pieces[i], pieces[j]
             space = room.tile(high.stop - high.start, low.stop - low.start)
             return self.kernel.tile(left, right, same=i == j, out=space)
@@ -313,21 +306,6 @@ class TiledOperator:
     def _kept(self) -> dict[tuple[int, int], Any]:
         return {}
 
-    def _statistics(self, pieces: list[Any], room: _Room) -> Callable[[int, int], Any]:
-        """What gives the statistic of tile i, j, in the room; little Python, for the sake of the GIL."""
-        import torch
-
-        multiply, space = torch.mm, room.tile
-        sizes = [part.stop - part.start for part, _ in pieces]
-        left = [] if self._fused is None else [rows.left for _, rows in pieces]
-        right = [] if self._fused is None else [rows.right.T for _, rows in pieces]
-
-        def compute(i: int, j: int) -> Any:
-            tile = multiply(left[i], right[j], out=space(sizes[i], sizes[j]))
-            return tile.fill_diagonal_(0.0) if i == j else tile
-
-        return compute
-
 
 class _Room:
     """Buffers of one thread, used for every tile."""
@@ -344,10 +322,6 @@ class _Room:
         if operator.precision == "mixed":
             self._wide = torch.empty(tile * tile, dtype=torch.float64, device=device)
             self._full_wide = self._wide.view(tile, tile)
-        self.sums = np.empty(
-            tile, dtype="float32" if operator.precision == "float32" else "float64"
-        )
-        self.unused = np.zeros(tile)
 
     def tile(self, height: int, width: int) -> Any:
         """A buffer (height, width)."""

@@ -55,6 +55,11 @@ class Sketch:
     tail: float
     top: Any
 
+    @staticmethod
+    def peak_bytes(n: int, rank: int) -> int:
+        """Bytes while a sketch is built: F, a few blocks and top vectors, small matrices."""
+        return 4 * n * rank + 8 * (3 * min(TOP, rank) + 2 * min(BLOCK, rank)) * n + 40 * rank * rank
+
     def solve(self, R: Any, lam: float | Any) -> Any:
         """(F'F + lam I)^-1 R for rows R (b, n); lam a number, or one for each row (b,)."""
         xp = compat.array_namespace(R)

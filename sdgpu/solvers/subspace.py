@@ -35,6 +35,7 @@ __all__ = ["Subspace", "SubspaceResult"]
 PATIENCE = 15  # passes after which an error that has not fallen below STALLED of its best will not
 STALLED = 0.7
 EARLY = 0.05  # larger errors may wander before they fall
+WIDE = 4  # blocks of the first pass
 LOOK = 8  # passes of block Lanczos without a look at the error, at most
 
 
@@ -113,8 +114,10 @@ class Subspace:
 
     @staticmethod
     def peak_bytes(n: int, size: int, rank: int, block: int) -> int:
-        """Bytes at the peak: Q, R and the final basis, the sketch, and a few blocks."""
-        return 8 * (3 * n * size + 2 * n * rank + 6 * n * block + 6 * size * size)
+        """Bytes at the peak: Q, R and the final basis, the sketch, and a few blocks of columns."""
+        columns = (WIDE if rank else 1) * block
+        basis = 8 * (3 * n * size + 6 * n * columns + 6 * size * size)
+        return basis + Sketch.peak_bytes(n, rank)
 
     def decompose(
         self,
@@ -229,15 +232,18 @@ class Subspace:
 
     def _start(self, rows: Any, lams: np.ndarray, sketch: Sketch | None) -> Any:
         """The targets, with preconditioned or random rows to fill the block."""
-        xp, count = self.backend.xp, max(self.block - int(rows.shape[0]), 0)
-        zero = not bool(xp.any(rows != 0))
+        c = int(rows.shape[0])
+        xp, zero = self.backend.xp, not bool(self.backend.xp.any(rows != 0))
+        count = max(self.block - c, 0)
         if sketch is None or zero:
             shape = (max(count, 1), int(rows.shape[1]))
             noise = np.random.default_rng(self.seed).standard_normal(shape)
             return xp.concat([rows, self.backend.asarray(noise)], axis=0)
-        spread = np.geomspace(lams[0], lams[-1], max(count // int(rows.shape[0]), 1))
-        solved = [sketch.solve(rows, float(lam)) for lam in spread]
-        return xp.concat([rows, *solved], axis=0)
+        # a wide first pass with guesses for all lam saves a later one
+        count = max(min(WIDE * self.block, int(rows.shape[1]) // 4) - c, count)
+        spread = np.geomspace(lams[0], lams[-1], max(count // c, 1))
+        copies = xp.concat([rows] * len(spread), axis=0)
+        return xp.concat([rows, sketch.solve(copies, np.repeat(spread, c))], axis=0)
 
     def _next(
         self,
