@@ -75,7 +75,8 @@ def race(benchmark: Any) -> Callable[..., float]:
         benchmark.pedantic(ours, setup=rival, rounds=rounds)
         mine, other = benchmark.stats.stats.median, times * median(spent)
         ratio = mine / other if at_least is None else other / mine
-        goal = f"<= {at_most:g}" if at_least is None else f">= {at_least:g}"
+        goal = "" if at_most is None else f"<= {at_most:g}"
+        goal = goal if at_least is None else f">= {at_least:g}"
         benchmark.extra_info.update(question=question, rival=other, ratio=ratio)
         REPORT.rows.append((question, seconds(mine), seconds(other), f"{ratio:,.2f}", goal))
         if at_most is not None:

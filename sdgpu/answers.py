@@ -24,12 +24,13 @@ from sdgpu.distill.filters import (
     step_dual_filters,
     train_filter,
 )
+from sdgpu.distill.loo import leave_one_out, ridge_leave_one_out
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.distill.schedules import all_tails
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.spectrum import Spectrum, flat_product
 
-__all__ = ["Answers", "Chain", "Columns", "Solved", "Spectral"]
+__all__ = ["Answers", "Chain", "Columns", "Solved", "Spectral", "combine_steps", "differences"]
 
 
 class Chain(Protocol):
@@ -70,6 +71,10 @@ class Answers(Protocol):
     def largest(self) -> float:
         """Largest eigenvalue of K."""
 
+    @property
+    def outputs(self) -> int:
+        """c."""
+
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Dual coefficients and training predictions (n, c') of the ordinary fit, of some outputs."""
 
@@ -83,6 +88,12 @@ class Answers(Protocol):
         self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
     ) -> Columns:
         """The basis of all steps of some lam, and limits given by lam and alpha (M,) each."""
+
+    def left_out(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
+        """Leave-one-out predictions of u_1 .. u_T (L, T, n, c), and the targets (n, c)."""
+
+    def left_out_ridge(self, lams: np.ndarray) -> Any:
+        """Leave-one-out errors of ridge (M, n, c)."""
 
     def training(self, lams: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Triangles (L, T, T) of the training losses; traces of u_1, D_1, .. (L, T), if known."""
@@ -99,6 +110,11 @@ class Spectral:
         """Largest eigenvalue of K."""
         eigenvalues = self.spectrum.eigenvalues
         return float(eigenvalues[-1]) if eigenvalues.shape[0] else 0.0
+
+    @property
+    def outputs(self) -> int:
+        """c."""
+        return int(self.spectrum.Z.shape[1])
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Step 1, equation (3)."""
@@ -125,6 +141,27 @@ class Spectral:
     ) -> Columns:
         """The eigenvectors: every lam is a filter of them."""
         return _Filtered(self.spectrum, lams, steps, limits)
+
+    def left_out(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
+        """Exactly, from all eigenvectors; see :mod:`sdgpu.distill.loo`."""
+        own = self.spectrum
+        self._check_complete()
+        found = leave_one_out(own.basis, own.eigenvalues, own.Z, lams, steps)
+        return found, own.basis @ own.Z
+
+    def left_out_ridge(self, lams: np.ndarray) -> Any:
+        """Exactly, from all eigenvectors."""
+        self._check_complete()
+        return ridge_leave_one_out(
+            self.spectrum.basis, self.spectrum.eigenvalues, self.spectrum.Z, lams
+        )
+
+    def _check_complete(self) -> None:
+        n, k = self.spectrum.basis.shape
+        if k < n:
+            raise ValueError(
+                f"leave-one-out needs all {n:,} eigenvalues, and this fit has {k:,}: fit with method='eigh'"
+            )
 
     def training(self, lams: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
         """From the eigenvalues alone.
@@ -166,6 +203,11 @@ class Solved:
         """Largest eigenvalue of K, from below."""
         return self.resolvents.largest
 
+    @property
+    def outputs(self) -> int:
+        """c."""
+        return int(self.resolvents.Y.shape[1])
+
     def duals(self, lams: np.ndarray, steps: int) -> Any:
         """Dual coefficients of u_1 .. u_T for each lam, (L, T, n, c)."""
         return self.backend.asarray(self.resolvents.duals(lams, steps))
@@ -196,11 +238,19 @@ class Solved:
         self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
     ) -> Columns:
         """All dual coefficients side by side."""
-        W = _differences(self.duals(lams, steps))  # (L, T, n, c)
+        W = differences(self.duals(lams, steps))  # (L, T, n, c)
         # alpha = 0 is the zero function: no solve
         at = np.flatnonzero(limits[1])
         mu = limits[0][at] / limits[1][at]
         return _Listed.of(W, self.duals(mu, 1)[:, 0, ...] if mu.size else None, at, len(limits[0]))
+
+    def left_out(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
+        """Not without eigenvalues."""
+        raise ValueError("leave-one-out needs all eigenvalues: fit with method='eigh'")
+
+    def left_out_ridge(self, lams: np.ndarray) -> Any:
+        """Not without eigenvalues."""
+        raise ValueError("leave-one-out needs all eigenvalues: fit with method='eigh'")
 
     def training(self, lams: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
         """From the predictions at the training points; the traces are unknown."""
@@ -208,7 +258,7 @@ class Solved:
         truth = xp.reshape(self.backend.asarray(self.resolvents.Y), (-1,))
         parts = []
         for lam in lams:
-            basis = _differences(self.fits(np.array([lam]), steps))[0, ...]  # (T, n, c)
+            basis = differences(self.fits(np.array([lam]), steps))[0, ...]  # (T, n, c)
             flat = xp.permute_dims(xp.reshape(basis, (steps, -1)), (1, 0))
             parts.append(to_numpy(merge_rows(None, step_columns(flat, truth))))
         return np.stack(parts), None
@@ -258,13 +308,7 @@ class _Combined:
         return self._combine(self.answers.fits)
 
     def _combine(self, make: Any) -> Any:
-        T = len(self.alphas) + 1
-        basis = _differences(make(np.array([self.lam]), T))[0, ...]  # (T, n, c)
-        xp = compat.array_namespace(basis)
-        tails = self.answers.backend.asarray(all_tails(self.alphas))  # (T, T) or (T, T, c)
-        if tails.ndim == 2:
-            return xp.reshape(tails @ xp.reshape(basis, (T, -1)), basis.shape)
-        return sum(tails[:, j, None, :] * basis[None, j, ...] for j in range(T))
+        return combine_steps(make(np.array([self.lam]), len(self.alphas) + 1)[0, ...], self.alphas)
 
 
 @dataclass(frozen=True)
@@ -334,7 +378,17 @@ class _Listed:
         return xp.permute_dims(xp.take(both, index, axis=1), (1, 0, 2))
 
 
-def _differences(u: Any) -> Any:
+def combine_steps(u: Any, alphas: np.ndarray) -> Any:
+    """Steps 1..T of a schedule (T - 1,) or (T - 1, c) from u_1 .. u_T (T, n, c), Theorem 4.1."""
+    xp, T = compat.array_namespace(u), u.shape[0]
+    basis = differences(u[None, ...])[0, ...]
+    tails = xp.asarray(all_tails(alphas), dtype=u.dtype, device=compat.device(u))  # (T, T[, c])
+    if tails.ndim == 2:
+        return xp.reshape(tails @ xp.reshape(basis, (T, -1)), basis.shape)
+    return sum(tails[:, j, None, :] * basis[None, j, ...] for j in range(T))
+
+
+def differences(u: Any) -> Any:
     """u_1, D_1, .., D_{T-1} from u_1 .. u_T on the second axis."""
     xp = compat.array_namespace(u)
     return xp.concat([u[:, :1, ...], u[:, 1:, ...] - u[:, :-1, ...]], axis=1)

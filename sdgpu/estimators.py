@@ -108,6 +108,7 @@ class _Chosen(_Distiller):
         steps: int = 5,
         *,
         over: str = "fixed",
+        selection: str = "validation",
         validation_fraction: float = 0.2,
         degree: int = 3,
         coef0: float = 1.0,
@@ -121,6 +122,7 @@ class _Chosen(_Distiller):
         self.alphas = alphas
         self.steps = steps
         self.over = over
+        self.selection = selection
         self.validation_fraction = validation_fraction
         self.degree = degree
         self.coef0 = coef0
@@ -132,6 +134,9 @@ class _Chosen(_Distiller):
         self._dtype = X.dtype
         n = X.shape[0]
         choice("over", self.over, ("fixed", "ridge", "star", "clipped", "joint"))
+        choice("selection", self.selection, ("validation", "loo", "gcv"))
+        if self.selection == "gcv" and self.over != "fixed":
+            raise ValueError(f"selection='gcv' chooses among fixed weights, not over={self.over!r}")
         share = number("validation_fraction", self.validation_fraction)
         if not 0 < share < 1:
             raise ValueError(f"validation_fraction={share} must be between 0 and 1")
@@ -141,21 +146,45 @@ class _Chosen(_Distiller):
         alphas = (
             np.linspace(0, 1, 101) if self.alphas is None else number_grid("alphas", self.alphas)
         )
-        train, held = self._split(n, labels)
         pairwise, kernel = self.__sklearn_tags__().input_tags.pairwise, self._kernel(X)
         if pairwise and X.shape[0] != X.shape[1]:
             raise ValueError(f"a precomputed kernel must be square, got {X.shape}")
+        steps = integer("steps", self.steps, 1)
+        if self.selection != "validation":
+            self._learn_from_all(X, Y, lams, alphas, steps, kernel)
+            return
+        train, held = self._split(n, labels)
         columns = np.ix_ if pairwise else (lambda rows, _: rows)
         part = self._decompose(X[columns(train, train)], Y[train], lams, kernel)
         self.sweep_: Sweep = part.sweep(
-            X[columns(held, train)], Y[held], alphas=alphas, steps=integer("steps", self.steps, 1)
+            X[columns(held, train)], Y[held], alphas=alphas, steps=steps
         )
-        self.best_: Best = self.sweep_.best(self.over)
+        self._choose(self.over)
+        self._finish(self._decompose(X, Y, self.lam_, kernel))
+
+    def _learn_from_all(
+        self,
+        X: np.ndarray,
+        Y: np.ndarray,
+        lams: Any,
+        alphas: np.ndarray,
+        steps: int,
+        kernel: Kernel,
+    ) -> None:
+        """Choose on the training rows themselves: one decomposition chooses and predicts."""
+        fitted = fit(X, Y, kernel, lams=lams, method="eigh", device=self.device)
+        self.sweep_ = fitted.sweep(alphas=alphas, steps=steps)
+        self._choose("gcv" if self.selection == "gcv" else self.over)
+        self._finish(fitted)
+
+    def _choose(self, over: str) -> None:
+        self.best_: Best = self.sweep_.best(over)
         self.lam_, self.alpha_, self.step_ = self.best_.lam, self.best_.alpha, int(self.best_.step)
-        fitted = self._decompose(X, Y, self.lam_, kernel)
+
+    def _finish(self, fitted: Fit) -> None:
         self.info_ = fitted.info
         weights = 0.0 if self.step_ == 1 else self.alpha_
-        self._keep(fitted.path(alphas=weights, steps=self.step_))
+        self._keep(fitted.path(self.lam_, alphas=weights, steps=self.step_))
 
     def _split(self, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows to fit and rows to choose on; stratified where every class can be on both sides."""
@@ -260,10 +289,11 @@ class SelfDistillationRegressor(_Regression, _Given):
 
 
 class SelfDistillationRegressorCV(_Regression, _Chosen):
-    """Kernel ridge regression distilled from itself; lam, alpha and step chosen by validation.
+    """Kernel ridge regression distilled from itself; lam, alpha and step chosen from the data.
 
-    One decomposition of the training part evaluates every (lam, alpha, step); a second one fits the
-    choice to all rows.
+    By a validation split, one decomposition of the training part evaluates every (lam, alpha, step), and
+    a second one fits the choice to all rows. By leave-one-out or generalised cross-validation a single
+    decomposition of all rows (method "eigh") does both.
 
     Parameters
     ----------
@@ -277,6 +307,8 @@ class SelfDistillationRegressorCV(_Regression, _Chosen):
         Largest number of steps.
     over : {"fixed", "ridge", "star", "clipped", "joint"}, default "fixed"
         What to choose among, see :meth:`sdgpu.Sweep.best`.
+    selection : {"validation", "loo", "gcv"}, default "validation"
+        A held-out split, exact leave-one-out, or generalised cross-validation (fixed weights only).
     validation_fraction : float, default 0.2
         Share of the rows to choose on.
     random_state : int, RandomState or None

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sdgpu.answers import Answers, Spectral
+from sdgpu.answers import Answers, Spectral, combine_steps
 from sdgpu.checks import check_growth, integer, lam_grid, number, positive, schedule
 from sdgpu.checks import grid as number_grid
 from sdgpu.device.arrays import inputs, targets
-from sdgpu.device.backend import give_back
+from sdgpu.device.backend import give_back, to_numpy
 from sdgpu.device.memory import require
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
+from sdgpu.distill.gcv import OneShot, one_shot
 from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
 from sdgpu.kernels import Kernel
 from sdgpu.path import Limit, Model, Path
 from sdgpu.results import Info, JointAlphas, OptimalAlphas
 from sdgpu.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep
-from sdgpu.validation import validate
+from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = ["Fit"]
 
@@ -62,6 +63,33 @@ class Fit:
             basis = basis.view()
             basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
         return Spectrum(eigenvalues, basis, Z, own.below_rounding, own.most_negative, own.method)
+
+    def with_targets(self, Y: Any) -> Fit:
+        """The same fit with other targets, without a new decomposition.
+
+        Parameters
+        ----------
+        Y : array_like (n,) or (n, c)
+
+        Returns
+        -------
+        Fit
+            For n^2 c multiplications.
+
+        Raises
+        ------
+        ValueError
+            For a method other than "eigh": a basis that grew from targets serves them alone.
+        """
+        wanted, flat = targets(Y, "Y", rows=self.info.n)
+        self._model.template.check(wanted, "Y")
+        spectrum = self._own_spectrum("other targets").with_targets(
+            self._model.backend.asarray(wanted)
+        )
+        template = replace(self._model.template, flat=flat)
+        info = replace(self.info, c=int(wanted.shape[1]))
+        model = replace(self._model, template=template)
+        return replace(self, info=info, _answers=Spectral(spectrum), _model=model)
 
     def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
         """Steps 1..T at one lam, without a solve (Theorem 4.1).
@@ -125,10 +153,75 @@ class Fit:
         B = train_filter(eigenvalues, ridge, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
+    def loo(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
+        """Leave-one-out predictions of every step, exact and without a refit.
+
+        Parameters as :meth:`path`.
+
+        Returns
+        -------
+        array (T, n, c)
+            Entry (t - 1, i) is what step t of the chain fitted without row i predicts there.
+
+        Raises
+        ------
+        ValueError
+            Unless all eigenvalues are known (method="eigh"), or if a row determines itself.
+
+        Notes
+        -----
+        O(n^2 T c). See :mod:`sdgpu.distill.loo`.
+        """
+        steps, ridge = integer("steps", steps, 1), self._lam(lam)
+        self._model.afford(3 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
+        weights = schedule(alphas, steps, outputs=self.info.c)
+        left, _ = self._answers.left_out(np.array([ridge]), steps)
+        return give_back(self._model.template, combine_steps(left[0, ...], weights))
+
+    def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
+        """The one-shot weight of step 2 by generalised cross-validation, without a grid.
+
+        Parameters
+        ----------
+        lam : float, optional
+            As in :meth:`path`; without it every fitted lam, as a curve, if there are several.
+        per_output : bool, default False
+            One weight for each output instead of a shared one.
+
+        Returns
+        -------
+        OneShot
+            .alpha, .score and the risks they come from: numbers for one lam, arrays (L,) for the curve,
+            with an axis (c,) more per output.
+
+        Raises
+        ------
+        ValueError
+            Unless all eigenvalues are known (method="eigh").
+
+        References
+        ----------
+        Dang, Patil and Rinaldo (2026).
+        """
+        curve = lam is None and len(self.lams) > 1
+        ridges = self.lams if curve else np.array([self._lam(lam)])
+        own = self._own_spectrum("generalised cross-validation")
+        if own.basis.shape[1] < own.basis.shape[0]:
+            raise ValueError(
+                f"generalised cross-validation needs all {self.info.n:,} eigenvalues, and this fit has "
+                f"{self.info.k:,}: fit with method='eigh'"
+            )
+        delta, Z = to_numpy(own.eigenvalues), to_numpy(own.Z)
+        found = one_shot(delta, Z, ridges, per_output=per_output)
+        if curve:
+            return found
+        values = (getattr(found, f.name)[0] for f in fields(OneShot))
+        return OneShot(*(value if per_output else float(value) for value in values))
+
     def optimal_alphas(
         self,
-        X_val: Any,
-        Y_val: Any,
+        X_val: Any = None,
+        Y_val: Any = None,
         lam: float | None = None,
         steps: int = 2,
         *,
@@ -139,8 +232,9 @@ class Fit:
 
         Parameters
         ----------
-        X_val : array_like (m, d), m >= 1
-        Y_val : array_like (m,) or (m, c)
+        X_val : array_like (m, d), m >= 1, optional
+        Y_val : array_like (m,) or (m, c), optional
+            Without validation data each training row is judged by the fit without it (leave-one-out).
         lam, steps
             As in :meth:`path`.
         clip : bool, default False
@@ -158,8 +252,7 @@ class Fit:
         """
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         self._afford_steps(1, steps, self.info.c if per_output else 1)
-        cross, truth = self._validation(X_val, Y_val)
-        seen = validate(self._answers, cross, truth, lams, steps, per_output=per_output)
+        seen = self._judged(X_val, Y_val, lams, steps, per_output)
         found = greedy_weights(seen.triangles[0], clip=clip)
         if per_output:
             each = found.losses.T / seen.rows  # (T, c)
@@ -170,8 +263,8 @@ class Fit:
 
     def joint_alphas(
         self,
-        X_val: Any,
-        Y_val: Any,
+        X_val: Any = None,
+        Y_val: Any = None,
         lam: float | None = None,
         steps: int = 2,
         *,
@@ -200,8 +293,7 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         penalty = positive("ridge", ridge, zero=True)
         self._afford_steps(1, steps, 1)
-        cross, truth = self._validation(X_val, Y_val)
-        seen = validate(self._answers, cross, truth, lams, steps)
+        seen = self._judged(X_val, Y_val, lams, steps, False)
         found = joint_weights(seen.triangles[0], ridge=penalty)
         mse = found.losses / (seen.rows * seen.outputs)
         condition, status = float(found.condition), joint_status(found)
@@ -209,8 +301,8 @@ class Fit:
 
     def sweep(
         self,
-        X_val: Any,
-        Y_val: Any,
+        X_val: Any = None,
+        Y_val: Any = None,
         lams: Any = None,
         alphas: Any = None,
         steps: int = 10,
@@ -219,8 +311,10 @@ class Fit:
 
         Parameters
         ----------
-        X_val : array_like (m, d), m >= 1
-        Y_val : array_like (m,) or (m, c)
+        X_val : array_like (m, d), m >= 1, optional
+        Y_val : array_like (m,) or (m, c), optional
+            Without validation data each training row is judged by the fit without it: exact
+            leave-one-out, for n^2 T c more multiplications for each lam.
         lams : array_like (L,), optional
             The fitted ones by default; each >= the smallest of them.
         alphas : array_like (A,), optional
@@ -251,7 +345,10 @@ class Fit:
         allowed = self._model.memory
         require(5 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
         self._afford_steps(len(ridges), steps, 1)
-        cross, truth = self._validation(X_val, Y_val)
+        if X_val is None and Y_val is None:
+            cross, truth = None, self._model.backend.xp.zeros((self.info.n, self.info.c))
+        else:
+            cross, truth = self._validation(X_val, Y_val)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(self._answers, cross, truth, ridges, weights, steps, watch)
         sweep.dataset.attrs.update(
@@ -288,6 +385,15 @@ class Fit:
                 "fit again with lams that reach down to it"
             )
         return ridge
+
+    def _judged(
+        self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool
+    ) -> Validation:
+        """What validation data, or the training rows left out one by one, say of every schedule."""
+        if X_val is None and Y_val is None:
+            return leave_one_out(self._answers, lams, steps, per_output=per_output)
+        cross, truth = self._validation(X_val, Y_val)
+        return validate(self._answers, cross, truth, lams, steps, per_output=per_output)
 
     def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
         """Check validation data and bring them to the device."""

@@ -232,7 +232,7 @@ def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> floa
 
 def _eigh(n: int, d: int, c: int, rates: Rates, steps: int, tol: float) -> list[Plan]:
     # small matrices run at a fraction of the rate of products
-    seconds = 4.2 * n**3 / rates.products * (1 + 500 / n) + n * n / 2 / rates.powers
+    seconds = 4.2 * n**3 / rates.products * (1 + 700 / n) + n * n / 2 / rates.powers
     size = Eigh.peak_bytes(n) + 8 * n * (3 * d + 3 * c)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
     return [Plan("eigh", "dense", "float64", 0, 0, n, tol, steps, seconds, size, (reason,))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat as compat
@@ -36,6 +36,22 @@ class Spectrum:
     below_rounding: int
     most_negative: float
     method: str
+
+    def with_targets(self, Y: Any) -> Spectrum:
+        """The same decomposition for other targets (n, c).
+
+        Raises
+        ------
+        ValueError
+            If the basis was grown from its targets: it says little of others.
+        """
+        n, k = self.basis.shape
+        if k < n:
+            raise ValueError(
+                f"a {self.method} basis of {k} vectors grew from its own targets and serves no others: fit "
+                "again with the new Y, or once with method='eigh'"
+            )
+        return replace(self, Z=self.basis.T @ Y)
 
     def combine(self, filters: Any) -> Any:
         """V diag(filter) Z for each filter, in one product of (n, k) by (k, everything else).

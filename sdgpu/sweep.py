@@ -20,7 +20,7 @@ from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
 from sdgpu.operators.dense import Cross
-from sdgpu.validation import Validation, validate
+from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = ["Best", "Sweep", "check_target", "open_sweep", "run_sweep", "write_dataset"]
 
@@ -32,6 +32,7 @@ FAMILIES = {
     "clipped": "clipped_mse",
     "joint": "joint_mse",
     "limit": "limit_mse",
+    "gcv": "gcv",
 }
 
 
@@ -71,6 +72,8 @@ class Sweep:
         train_mse                   (lam, alpha, step)  the same on the training data
         degrees_of_freedom          (lam, alpha, step)  trace of the smoother, sum of B; NaN unless all
                                                         eigenvalues are known
+        gcv                         (lam, alpha, step)  generalised cross-validation: train_mse over
+                                                        (1 - degrees_of_freedom / n)^2
         limit_mse                   (lam, alpha)        step to infinity (17); NaN if divergent
         ridge_mse                   (lam)               step 1, the ordinary fit
         alpha_star, star_mse        (lam, step)         Algorithm 1 (16)
@@ -88,8 +91,9 @@ class Sweep:
 
         Parameters
         ----------
-        over : {"fixed", "ridge", "star", "clipped", "joint", "limit"}
-            Among fixed weights, ordinary ridge only, the chains of Algorithm 1, or joint optima.
+        over : {"fixed", "ridge", "star", "clipped", "joint", "limit", "gcv"}
+            Among fixed weights, ordinary ridge only, the chains of Algorithm 1, joint optima, limits, or
+            among fixed weights by generalised cross-validation on the training data alone.
 
         Returns
         -------
@@ -109,7 +113,7 @@ class Sweep:
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
-        if over in ("fixed", "limit"):
+        if over in ("fixed", "limit", "gcv"):
             alpha: Any = float(point["alpha"]) if step != 1 else np.nan
         elif over == "ridge" or step == 1:
             alpha = np.nan
@@ -205,7 +209,7 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
 
 def run_sweep(
     answers: Answers,
-    cross: Cross,
+    cross: Cross | None,
     targets: Any,
     lams: np.ndarray,
     alphas: np.ndarray,
@@ -214,24 +218,30 @@ def run_sweep(
 ) -> Sweep:
     """Losses of the grid (L, A, T): one pass over the validation rows, then small algebra.
 
-    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device.
+    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device; without `cross` each
+    training row is judged by the fit without it.
     """
     largest = np.array([answers.largest])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
-        seen = validate(
-            answers, cross, targets, lams, steps, limits=(nodes.lams, nodes.alphas), watch=watch
-        )
+        asked = (nodes.lams, nodes.alphas)
+        if cross is None:
+            seen = leave_one_out(answers, lams, steps, limits=asked)
+        else:
+            seen = validate(answers, cross, targets, lams, steps, limits=asked, watch=watch)
         scale = 1.0 / (seen.rows * seen.outputs)
         grid = grid_tails(alphas, steps)
         mse = scale * grid_losses(seen.triangles, grid)
         triangles, traces = answers.training(lams, steps)
-        train = grid_losses(triangles, grid) / (cross.shape[1] * seen.outputs)
+        n = int(targets.shape[0]) if cross is None else cross.shape[1]
+        train = grid_losses(triangles, grid) / (n * seen.outputs)
         freedom = np.full_like(mse, np.nan)
         if traces is not None:
             freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
         limit = scale * nodes.spread(seen.limits, seen.zero)
-        return Sweep(_dataset(lams, alphas, steps, mse, train, freedom, limit, seen, scale))
+        own = {"train_mse": train, "degrees_of_freedom": freedom,
+               "gcv": train / (1 - freedom / n) ** 2}  # fmt: skip
+        return Sweep(_dataset(lams, alphas, steps, mse, own, limit, seen, scale))
 
 
 def _dataset(
@@ -239,8 +249,7 @@ def _dataset(
     alphas: np.ndarray,
     steps: int,
     mse: np.ndarray,
-    train: np.ndarray,
-    freedom: np.ndarray,
+    own: dict[str, np.ndarray],
     limit: np.ndarray,
     seen: Validation,
     scale: float,
@@ -252,8 +261,7 @@ def _dataset(
     first = np.full((len(lams), steps, 1), np.nan)
     variables = {
         "mse": (grid, mse),
-        "train_mse": (grid, train),
-        "degrees_of_freedom": (grid, freedom),
+        **{name: (grid, values) for name, values in own.items()},
         "limit_mse": (("lam", "alpha"), limit),
         "ridge_mse": (("lam",), mse[:, 0, 0]),
         "alpha_star": (chain, np.hstack([nothing, star.alphas])),
@@ -287,6 +295,7 @@ _MEANING = {
     "mse": "mean squared validation error",
     "train_mse": "mean squared training error",
     "degrees_of_freedom": "trace of the smoother",
+    "gcv": "generalised cross-validation",
     "limit_mse": "mean squared validation error of infinitely many steps",
     "ridge_mse": "mean squared validation error of step 1",
     "alpha_star": "weight by Algorithm 1",

@@ -13,14 +13,14 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.answers import Answers
+from sdgpu.answers import Answers, differences
 from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.operators.dense import Cross
 
-__all__ = ["Validation", "validate"]
+__all__ = ["Validation", "leave_one_out", "validate"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,38 @@ def validate(
             watch.report("validation", done, cross.shape[0])
     triangles = np.concatenate([to_numpy(part) for part in parts])
     return Validation(triangles, sums, zero, cross.shape[0], c)
+
+
+def leave_one_out(
+    answers: Answers,
+    lams: np.ndarray,
+    steps: int,
+    *,
+    limits: tuple[np.ndarray, np.ndarray] | None = None,
+    per_output: bool = False,
+) -> Validation:
+    """The same with every training row judged by the fit without it: exact, and without a refit.
+
+    By Theorem 4.1 for the data without a row, the steps of every schedule are combinations of the
+    steps with alpha = 0 there too: their leave-one-out predictions serve as the basis.
+
+    Notes
+    -----
+    O(n^2 T c) for each lam.
+    """
+    asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
+    parts, sums, zero, n, c = [], np.zeros(len(asked[0])), 0.0, 0, 0
+    for lam in slices(len(lams), 1):
+        left, truth = answers.left_out(lams[lam], steps)
+        xp = compat.array_namespace(left)
+        n, c = truth.shape
+        zero = float(xp.sum(truth * truth))
+        parts.append(to_numpy(merge_rows(None, _columns(differences(left), truth, per_output))))
+    for one in np.flatnonzero(asked[1]):
+        error = answers.left_out_ridge(asked[0][[one]] / asked[1][[one]])
+        sums[one] = float(compat.array_namespace(error).sum(error * error))
+    sums[asked[1] == 0] = zero  # the collapse
+    return Validation(np.concatenate(parts), sums, zero, int(n), int(c))
 
 
 def _columns(basis: Any, truth: Any, per_output: bool) -> Any:

@@ -99,6 +99,20 @@ def test_cv_chooses_on_held_out_rows(diabetes, over):
     assert model.lam_ > 0
 
 
+@pytest.mark.parametrize("selection", ["loo", "gcv"])
+def test_cv_chooses_on_the_training_rows(diabetes, selection):
+    X, y = diabetes
+    model = SelfDistillationRegressorCV(gamma=0.02, selection=selection, steps=3).fit(X, y)
+    fitted = sdgpu.fit(
+        X, y, sdgpu.Gaussian(0.02), lams=np.geomspace(1e-6, 1, 25) * len(X), method="eigh"
+    )
+    best = fitted.sweep(steps=3).best("gcv" if selection == "gcv" else "fixed")
+    assert (model.lam_, model.step_) == (best.lam, best.step)
+    weights = 0.0 if best.step == 1 else best.alpha
+    assert_allclose(model.predict(X), fitted.path(best.lam, weights, int(best.step)).fitted[-1])
+    assert model.info_.n == len(X)
+
+
 def test_cv_with_a_precomputed_kernel(diabetes):
     X, y = diabetes
     kernel = sdgpu.Gaussian(0.05)

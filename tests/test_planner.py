@@ -46,10 +46,10 @@ def test_small_problems_are_exact():
 
 def test_a_basis_that_would_take_longer_gives_way(rng, monkeypatch):
     """A kernel whose spectrum does not fall: the guess of few passes is wrong, and is given up."""
-    X, y = rng.standard_normal((1500, 30)), rng.standard_normal(1500)
-    plan = sdgpu.plan(n=1500, d=30, lams=1e-3, tol=1e-9, device="cpu")
+    X, y = rng.standard_normal((1500, 3)), rng.standard_normal(1500)
+    plan = sdgpu.plan(n=1500, d=3, lams=1e-3, tol=1e-9, device="cpu")
     assert plan.patience < np.inf or plan.method == "eigh"
-    assert sdgpu.plan(n=1500, d=30, lams=1e-3, method="lanczos", device="cpu").patience == np.inf
+    assert sdgpu.plan(n=1500, d=3, lams=1e-3, method="lanczos", device="cpu").patience == np.inf
     hasty = replace(plan, method="lanczos", block=8, rank=0, patience=1e-3)
     heard = []
     fitted = sdgpu.fit(

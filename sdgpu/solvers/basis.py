@@ -34,6 +34,8 @@ class Residuals:
         ||r|| of (K + lam) w_i = K w_{i-1}, for each output.
     combinations : array (L, T, c, k)
         a = c_{i-1} - c_i in the Ritz basis: r = a' (W' R).
+    sums : array (L, T, c)
+        ||r_1 + .. + r_i||: the sum telescopes to -R'c_i.
     fitted : array (L, T, c)
         ||K w_i||, the size of the predictions u_i at the training points.
     gram : array (k, k)
@@ -42,6 +44,7 @@ class Residuals:
 
     norms: np.ndarray
     combinations: np.ndarray
+    sums: np.ndarray
     fitted: np.ndarray
     gram: np.ndarray
 
@@ -176,10 +179,10 @@ class GrowingBasis:
             combinations[:, i] = current - following
             fitted[:, i] = np.linalg.norm(values * following, axis=-1)
             current = following
-        flat = combinations.reshape(-1, combinations.shape[-1])
-        squares = np.einsum("ij,ij->i", flat @ gram, flat)
-        norms = np.sqrt(np.maximum(squares, 0.0)).reshape(fitted.shape)
-        return Residuals(norms, combinations, fitted, gram)
+        norms, sums = (
+            _lengths(rows, gram) for rows in (combinations, np.cumsum(combinations, axis=1))
+        )
+        return Residuals(norms, combinations, sums, fitted, gram)
 
     def _reserve(self, rows: int) -> None:
         held = int(self._Q.shape[0])
@@ -195,6 +198,13 @@ class GrowingBasis:
     def _room(self, rows: int, n: int) -> Any:
         xp = self.backend.xp
         return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
+
+
+def _lengths(rows: np.ndarray, gram: np.ndarray) -> np.ndarray:
+    """sqrt(a' G a) for each vector a of the last axis."""
+    flat = rows.reshape(-1, rows.shape[-1])
+    squares = np.einsum("ij,ij->i", flat @ gram, flat)
+    return np.sqrt(np.maximum(squares, 0.0)).reshape(rows.shape[:-1])
 
 
 def orthonormal_rows(block: Any, Q: Any, backend: Backend) -> Any:

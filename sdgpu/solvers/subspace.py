@@ -178,8 +178,8 @@ class Subspace:
                         continue
                 values, vectors = space.ritz()
                 seen = space.residuals(values, vectors, rows, lams, self.steps)
-                errors = _prediction_errors(seen)
-                run.note(float(np.max(np.cumsum(errors, axis=1))))
+                errors = seen.norms * _scale(seen)
+                run.note(float(np.max(_bounds(seen, errors))))
                 watch.report("passes", run.passes, run.forecast)
                 if run.over(space.k):
                     break
@@ -307,9 +307,10 @@ class _Progress:
     def over(self, size: int) -> bool:
         """Whether to stop, with or without success."""
         spent = time.perf_counter() - self.start
-        if self.passes >= 5 and spent > 0.2 * self.solver.patience and self.error > self.solver.tol:
-            # later passes cost more: the basis grows
-            rest = spent * ((self.forecast / self.passes) ** 1.5 - 1)
+        slow = self.passes >= 8 and spent > 0.2 * self.solver.patience
+        if slow and self.error > self.solver.tol:
+            # later passes cost more, but the error falls faster than it did at first
+            rest = spent * (self.forecast / self.passes - 1)
             self.given_up = rest > self.solver.patience
         return self.error <= self.solver.tol or self.stalled or self.given_up or size >= self.n
 
@@ -338,6 +339,21 @@ class _Progress:
             f"{missed}; allow more passes or memory, take method='subspace' with a higher rank, or a "
             "larger smallest lam"
         )
+
+
+def _bounds(seen: Residuals, errors: np.ndarray) -> np.ndarray:
+    """Bounds on the relative errors of the predictions u_1..u_T: (L, T, c).
+
+    K e_i = sum_{j<=i} A^(i-j+1) r_j with A = K (K + lam)^-1, so ||K e_i|| <= sum_j ||r_j||. By parts, with
+    s_j = r_1 + .. + r_j, it is also A s_i - sum_{m<i} A^m (1 - A) s_(i-m), and a^m (1 - a) is at most
+    g_m = m^m / (m + 1)^(m + 1) on [0, 1]. The first is better for large lam, the second for small.
+    """
+    first = np.cumsum(errors, axis=1)
+    sums = seen.sums * _scale(seen)
+    second = sums.copy()
+    for m in range(1, sums.shape[1]):
+        second[:, m:] += m**m / (m + 1) ** (m + 1) * sums[:, :-m]
+    return np.minimum(first, second)
 
 
 def _worst(seen: Residuals, errors: np.ndarray, count: int) -> np.ndarray:
@@ -369,16 +385,10 @@ def _independent(rows: np.ndarray) -> np.ndarray:
     return right[singular > 1e-10 * singular[0]]
 
 
-def _prediction_errors(seen: Residuals) -> np.ndarray:
-    """What each residual adds to the relative errors of the predictions u_1..u_T: (L, T, c).
-
-    The error of w_i solves (K + lam) e_i = K e_{i-1} + r_i, and K (K + lam)^-1 shrinks everything, so
-    ||K e_i|| <= sum_{j<=i} ||r_j||: a bound, not a guess.
-    """
-    # relative to the ordinary fit: later steps may be smaller by any factor
-    size = np.maximum(seen.fitted[:, :1], np.finfo(float).tiny)
-    zero = seen.fitted[:, :1] == 0
-    return np.where(zero, 0.0, seen.norms / size)
+def _scale(seen: Residuals) -> np.ndarray:
+    """1 / ||y_1||, (L, 1, c): later steps may be smaller by any factor. 0 where the targets are 0."""
+    size = seen.fitted[:, :1]
+    return np.where(size > 0, 1 / np.maximum(size, np.finfo(float).tiny), 0.0)
 
 
 def _spectrum(

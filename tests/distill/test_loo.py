@@ -1,0 +1,61 @@
+"""Exact leave-one-out of every step against n refits."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sdgpu.device.backend import to_numpy
+from sdgpu.distill.loo import leave_one_out, ridge_leave_one_out
+from sdgpu.distill.schedules import coefficients
+from tests.problems import refits
+
+
+def brute(K, Y, lam, alphas, steps):
+    """Refit without each row, (T, n, c)."""
+    n = len(K)
+    found = np.empty((steps, *Y.shape))
+    for i in range(n):
+        others = np.delete(np.arange(n), i)
+        _, dual = refits(K[np.ix_(others, others)], Y[others], lam, alphas, steps)
+        found[:, i] = K[i, others] @ dual
+    return found
+
+
+@pytest.fixture
+def problem(rng):
+    X, Y = rng.standard_normal((17, 2)), rng.standard_normal((17, 2))
+    K = np.exp(-0.3 * ((X[:, None] - X[None]) ** 2).sum(-1))
+    delta, V = np.linalg.eigh(K)
+    return K, Y, np.maximum(delta, 0), V
+
+
+@pytest.mark.parametrize("alphas", [[0.0, 0.0, 0.0], [0.3, -0.4, 1.2]])
+def test_every_schedule_is_that_of_the_refits(problem, backend, alphas):
+    K, Y, delta, V = problem
+    lams = np.array([1e-3, 0.2, 5.0])
+    own = [backend.asarray(a) for a in (V, delta, V.T @ Y)]
+    found = to_numpy(leave_one_out(*own, lams, 4))
+    for i, lam in enumerate(lams):
+        wanted = brute(K, Y, lam, alphas, 4)
+        for step in range(1, 5):
+            c = coefficients(np.array(alphas[: step - 1]))
+            mine = np.einsum("t,tnc->nc", c, found[i, :step])
+            assert_allclose(mine, wanted[step - 1], rtol=1e-8, atol=1e-9)
+
+
+def test_the_limit_is_ridge(problem, backend):
+    K, Y, delta, V = problem
+    own = [backend.asarray(a) for a in (V, delta, V.T @ Y)]
+    errors = to_numpy(ridge_leave_one_out(*own, np.array([0.2 / 0.4])))
+    wanted = brute(K, Y, 0.2, [0.4] * 79, 80)[-1]
+    assert_allclose(Y - errors[0], wanted, atol=1e-8)
+    assert_allclose(
+        Y - errors[0], to_numpy(leave_one_out(*own, np.array([0.5]), 1))[0, 0], atol=1e-12
+    )
+
+
+def test_a_row_that_determines_itself_is_named(backend):
+    V, delta = np.eye(3), np.array([1.0, 2.0, 1e20])
+    own = [backend.asarray(a) for a in (V, delta, np.ones((3, 1)))]
+    with pytest.raises(ValueError, match=r"row 2 determines itself at lam = 0.5"):
+        leave_one_out(*own, np.array([1.0, 0.5]), 2)
