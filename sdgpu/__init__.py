@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sdgpu import kernels, operators
 from sdgpu.fitting import fit
 from sdgpu.kernels import (
+    NNGP,
+    NTK,
     ArcCosine,
     Cosine,
     FunctionKernel,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "NNGP",
+    "NTK",
     "ArcCosine",
     "Cosine",
     "Fit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from sdgpu.device.timing import Event
     from sdgpu.device.timing import Progress as Hook
     from sdgpu.kernels import Kernel
     from sdgpu.study.compare import Comparison
@@ -335,11 +337,17 @@ def _bars() -> Iterator[Hook]:
     )  # fmt: skip
     tasks: dict[str, Any] = {}
 
-    def hook(stage: str, done: int, total: int) -> None:
+    def hook(event: Event) -> None:
+        stage, done, total, error, left = event
         if stage not in tasks:
             # the length of one factorisation is unknown while it runs: a pulse, not a bar
             tasks[stage] = bar.add_task(stage, total=None if total == 1 else total)
-        bar.update(tasks[stage], completed=done, total=total if done or total > 1 else None)
+        more = "" if math.isnan(error) else f", error {error:.1e}"
+        more += "" if math.isnan(left) or done == total else f", {left:.0f} s left"
+        bar.update(
+            tasks[stage], completed=done, total=total if done or total > 1 else None,
+            description=stage + more,
+        )  # fmt: skip
 
     with bar:
         yield hook

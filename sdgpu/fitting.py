@@ -108,7 +108,7 @@ def fit(
         A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, and on
         an interrupt; the same call goes on from it. It stays when the fit is done.
     progress : callable, optional
-        Called with (stage, done, total).
+        Called with an :class:`sdgpu.device.timing.Event`: stage, done, total, error, seconds_left.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def fit(
     (6, 3)
     """
     if progress is not None and not callable(progress):
-        raise TypeError(f"progress={progress!r} must be callable as progress(stage, done, total)")
+        raise TypeError(f"progress={progress!r} must be callable as progress(event)")
     chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
     rows = inputs(X, "X")
     n, d = int(rows.shape[0]), int(rows.shape[1])
@@ -155,7 +155,7 @@ def fit(
     if plan is None:
         plan = make_plan(
             n, d, c, ridges, steps, device=backend, memory=allowed, tol=tol, method=method,
-            operator=operator, precision=dtype, given=isinstance(chosen, Precomputed),
+            operator=operator, precision=dtype, given=isinstance(chosen, Precomputed), kernel=chosen,
         )  # fmt: skip
     elif not isinstance(plan, Plan):
         raise TypeError(f"plan={plan!r} must come from sdgpu.plan")

@@ -17,8 +17,8 @@ import numpy as np
 from sdgpu.checks import choice, integer, lam_grid, positive
 from sdgpu.device.backend import Backend, resolve
 from sdgpu.device.memory import budget, largest_rows, show
-from sdgpu.kernels import Gaussian
-from sdgpu.operators.tiled import PRECISIONS, TiledOperator
+from sdgpu.kernels import Gaussian, Kernel, as_kernel
+from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS, TiledOperator
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import WIDE, Subspace
@@ -50,6 +50,8 @@ class Rates:
         Kernel values of a tile (profile and passes) in float64 and float32.
     bandwidth : float
         Bytes read by a product with a stored matrix.
+    tiles, tiles32 : float
+        Kernel values of a product that recomputes them: the powers, but for the compiled loop.
     """
 
     products: float
@@ -57,10 +59,12 @@ class Rates:
     powers: float
     powers32: float
     bandwidth: float
+    tiles: float
+    tiles32: float
 
 
 #: A slow machine: below SMALL rows every machine is fast enough, and nothing is measured.
-NOMINAL = Rates(4e10, 8e10, 3e8, 6e8, 1e10)
+NOMINAL = Rates(4e10, 8e10, 3e8, 6e8, 1e10, 3e8, 6e8)
 SMALL = 2500
 
 
@@ -120,6 +124,7 @@ def plan(
     operator: str = "auto",
     precision: str | None = None,
     given: bool = False,
+    kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
 ) -> Plan:
     """Choose how to fit n rows of d features with c outputs.
 
@@ -133,6 +138,8 @@ def plan(
         As in :func:`sdgpu.fit`; what is named is kept, what is "auto" is chosen.
     given : bool, default False
         Whether K is given (precomputed): it is dense then.
+    kernel : Kernel, str or callable, default "rbf"
+        As in :func:`sdgpu.fit`: Gaussians have a compiled loop.
 
     Returns
     -------
@@ -165,6 +172,8 @@ def plan(
     backend = resolve(device)
     allowed = budget(memory, backend.name)
     rates = NOMINAL if n <= SMALL else calibrate(backend)
+    if n >= FUSED_ROWS and type(as_kernel(kernel)) is Gaussian:
+        rates = _with_compiled_loop(backend, rates)
     options = [
         *_eigh(n, d, c, rates, steps, tol),
         *_krylov(n, d, c, ridges, rates, steps, tol, allowed, precision, given),
@@ -198,6 +207,7 @@ def calibrate(backend: Backend) -> Rates:
 
 
 _RATES: dict[str, Rates] = {}
+_COMPILED: dict[str, dict[str, float]] = {}
 
 
 def _measure(backend: Backend) -> Rates:
@@ -215,7 +225,28 @@ def _measure(backend: Backend) -> Rates:
     single = xp.astype(wide, xp.float32)
     products = (size // 2) ** 3 / _seconds(lambda: wide @ wide, backend)
     products32 = (size // 2) ** 3 / _seconds(lambda: single @ single, backend)
-    return Rates(products, products32, powers["float64"], powers["float32"], bandwidth)
+    slow, fast = powers["float64"], powers["float32"]
+    return Rates(products, products32, slow, fast, bandwidth, slow, fast)
+
+
+def _with_compiled_loop(backend: Backend, rates: Rates) -> Rates:
+    """The rates with tiles as the compiled loop makes them, measured once; the same where there is none."""
+    if backend.name not in _COMPILED:
+        found = {}
+        rows = np.random.default_rng(0).standard_normal((FUSED_ROWS, 8))
+        X, one = backend.asarray(rows), backend.asarray(np.ones((FUSED_ROWS, 1)))
+        for precision in ("float64", "float32"):
+            operator = TiledOperator(Gaussian(0.1), X, precision)
+            if operator.compiled:
+                work = partial(operator.matmat, one)
+                found[precision] = FUSED_ROWS**2 / 2 / _seconds(work, backend, rounds=2)
+        _COMPILED[backend.name] = found
+    found = _COMPILED[backend.name]
+    return replace(
+        rates,
+        tiles=found.get("float64", rates.tiles),
+        tiles32=found.get("float32", rates.tiles32),
+    )
 
 
 def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> float:
@@ -340,6 +371,8 @@ class _Work:
         single, n = self.precision != "float64", self.n
         pairs = n * n / 2
         more = pairs * max(self.d - 8, 0) / (rates.products32 if single else rates.products)
+        if self.operator == "tiled":
+            return pairs / (rates.tiles32 if single else rates.tiles) + more
         return pairs / (rates.powers32 if single else rates.powers) + more
 
     def _product(self, rates: Rates, columns: int) -> float:

@@ -247,7 +247,7 @@ def test_zero_targets():
 def test_progress_hears_of_every_stage():
     X, Y, X_val, Y_val = data()
     heard = []
-    fitted = sdgpu.fit(X, Y, KERNEL, lams=0.5, progress=lambda *event: heard.append(event))
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=0.5, progress=heard.append)
     fitted.sweep(X_val, Y_val, steps=2)
     assert {event[0] for event in heard} == {"gram", "eigh", "sweep", "validation"}
 

@@ -5,11 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Progress", "Stopwatch"]
+__all__ = ["Event", "Progress", "Stopwatch"]
 
-#: Progress hook: called with the stage, the work done and the work in all, from the caller's thread.
-Progress = Callable[[str, int, int], None]
+
+class Event(NamedTuple):
+    """What a progress hook hears.
+
+    Attributes
+    ----------
+    stage : str
+        For example "gram", "eigh", "sketch", "passes", "sweep".
+    done, total : int
+        Work done and in all; for "passes" the total is a forecast.
+    error : float
+        Relative error of the predictions so far; NaN where none is known.
+    seconds_left : float
+        Of this stage, if it goes on as it did; NaN where nothing is done yet.
+    """
+
+    stage: str
+    done: int
+    total: int
+    error: float = float("nan")
+    seconds_left: float = float("nan")
+
+
+#: Progress hook: called with an :class:`Event` from the caller's thread.
+Progress = Callable[[Event], None]
 
 
 @dataclass
@@ -37,15 +61,23 @@ class Stopwatch:
     synchronize: Callable[[], None]
     seconds: dict[str, float] = field(default_factory=dict)
     progress: Progress | None = None
+    _started: dict[str, tuple[float, int]] = field(default_factory=dict, repr=False)
 
     def stage(self, name: str) -> _Stage:
         """Context manager that adds its duration under `name` and reports it to the hook."""
         return _Stage(self, name)
 
-    def report(self, name: str, done: int, total: int) -> None:
-        """Pass progress to the hook, if there is one."""
-        if self.progress is not None:
-            self.progress(name, done, total)
+    def report(self, name: str, done: int, total: int, error: float = float("nan")) -> None:
+        """Pass progress to the hook, if there is one, with the time left."""
+        if self.progress is None:
+            return
+        now = time.perf_counter()
+        # a stage counts from when it was first heard of
+        started, before = self._started.setdefault(name, (now, done))
+        if done < before:
+            started, before = self._started[name] = (now, done)
+        left = (now - started) / (done - before) * (total - done) if done > before else float("nan")
+        self.progress(Event(name, done, total, error, left))
 
 
 @dataclass

@@ -13,9 +13,12 @@ from sdgpu.checks import choice
 from sdgpu.kernels.base import Kernel, Product, Scaled, Sum
 from sdgpu.kernels.distance import Gaussian, Laplacian, Matern, median_distance
 from sdgpu.kernels.given import FunctionKernel, Precomputed
+from sdgpu.kernels.network import NNGP, NTK
 from sdgpu.kernels.product import ArcCosine, Cosine, Linear, Polynomial
 
 __all__ = [
+    "NNGP",
+    "NTK",
     "ArcCosine",
     "Cosine",
     "FunctionKernel",
@@ -45,6 +48,8 @@ NAMES = {
     "linear": "linear",
     "cosine": "cosine",
     "arccosine": "arccosine",
+    "nngp": "nngp",
+    "ntk": "ntk",
     "precomputed": "precomputed",
 }
 
@@ -62,11 +67,11 @@ def as_kernel(
     ----------
     kernel : Kernel, str or callable
         Names: rbf or gaussian, laplacian, matern12, matern32, matern52, poly or polynomial, linear,
-        cosine, arccosine, precomputed.
+        cosine, arccosine, nngp, ntk, precomputed.
     gamma, degree, coef0
         Parameters of the named kernels, with scikit-learn's meaning. A Matern kernel takes
         lengthscale = 1 / sqrt(2 gamma), the width of the Gaussian with the same gamma; "arccosine"
-        is of degree 1.
+        is of degree 1, "nngp" and "ntk" have one hidden layer.
 
     Raises
     ------
@@ -98,5 +103,7 @@ def as_kernel(
         "linear": Linear,
         "cosine": Cosine,
         "arccosine": ArcCosine,
+        "nngp": NNGP,
+        "ntk": NTK,
         "precomputed": Precomputed,
     }[name]()

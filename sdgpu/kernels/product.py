@@ -13,7 +13,7 @@ from sdgpu.checks import integer, positive
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.statistics import Rows, clip_, distance_rows, inner_rows, sqrt_
 
-__all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial"]
+__all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Cosine(Profile):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        unit, norms, _ = _unit(X, self.lengthscale)
+        unit, norms, _ = unit_rows(X, self.lengthscale)
         return replace(inner_rows(unit), norms=norms)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
@@ -142,7 +142,7 @@ class ArcCosine(Profile):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        unit, norms, largest = _unit(X, self.lengthscale)
+        unit, norms, largest = unit_rows(X, self.lengthscale)
         return replace(distance_rows(unit), norms=norms * largest * largest)
 
     @property
@@ -201,7 +201,7 @@ def _plain_rows(X: Any, lengthscale: Any) -> Rows:
     return inner_rows(scaled_rows(X, None, lengthscale))
 
 
-def _unit(X: Any, lengthscale: Any) -> tuple[Any, Any, Any]:
+def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:
     """Rows of length 1 (0 stays 0), their squared lengths before over scale^2, and that scale."""
     values = scaled_rows(X, None, lengthscale)
     xp = compat.array_namespace(values)

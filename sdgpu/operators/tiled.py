@@ -34,7 +34,7 @@ PRECISIONS = ("float32", "mixed", "float64")
 
 TILE_CPU = 576  # 1.3 MiB in float32: inside the cache of one core
 TILE_WIDE = 384  # 1.1 MiB in float64
-TILE_FUSED = 352  # the compiled loop has no other cost for a tile
+TILE_FUSED, TILE_FUSED_WIDE = 480, 352  # in the compiled loop a tile has no other cost
 TILE_GPU = 8192
 FUSED_ROWS = 10_000  # below, importing numba (half a second) costs more than it saves
 
@@ -166,7 +166,8 @@ class TiledOperator:
     def _size(self) -> int:
         """Rows of a tile."""
         default = TILE_WIDE if self.precision == "float64" else TILE_CPU
-        default = TILE_FUSED if self._fused is not None else default
+        if self._fused is not None:
+            default = TILE_FUSED if self.precision == "float32" else TILE_FUSED_WIDE
         default = default if self._torch.tile < 1024 else TILE_GPU
         return max(1, min(self.tile or default, self.n))
 
@@ -195,6 +196,11 @@ class TiledOperator:
     def _pieces(self) -> list[tuple[slice, Rows]]:
         """The rows of every block."""
         return [(part, self.rows[part]) for part in slices(self.n, self._size)]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether products are one compiled loop (:mod:`sdgpu.operators.fused_cpu`)."""
+        return self._fused is not None and not self.keep
 
     @cached_property
     def _fused(self) -> Any:
@@ -231,7 +237,7 @@ class TiledOperator:
 
         def run(worker: int, flag: np.ndarray) -> Any:
             # a fixed share for each thread: the order of the sums does not depend on the clock
-            if self._fused is not None and not self.keep:
+            if self.compiled:
                 return self._fused_share(worker, workers, work, tile, flag)
             mine = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
             return self._share(mine, pieces, work, _Room(self, tile, V.device))

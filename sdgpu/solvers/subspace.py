@@ -170,7 +170,7 @@ class Subspace:
                     space.append(new, backend.asarray(operator.matmat(new.T)).T)
                     run.passes += 1
                 if space.krylov and not run.due(space.k):
-                    watch.report("passes", run.passes, run.forecast)
+                    watch.report("passes", run.passes, run.forecast, run.error)
                     if checkpoint:
                         checkpoint.offer(space.state(run.passes))
                     new = space.new_directions(space.R)
@@ -180,7 +180,7 @@ class Subspace:
                 seen = space.residuals(values, vectors, rows, lams, self.steps)
                 errors = seen.norms * _scale(seen)
                 run.note(float(np.max(_bounds(seen, errors))))
-                watch.report("passes", run.passes, run.forecast)
+                watch.report("passes", run.passes, run.forecast, run.error)
                 if run.over(space.k):
                     break
                 if checkpoint:

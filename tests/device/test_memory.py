@@ -55,12 +55,17 @@ def test_largest_rows():
 
 def test_stopwatch_reports_and_adds_up():
     heard = []
-    watch = Stopwatch(lambda: None, progress=lambda *event: heard.append(event))
+    watch = Stopwatch(lambda: None, progress=heard.append)
     for _ in range(2):
         with watch.stage("work"):
             pass
-    assert heard == [("work", 0, 1), ("work", 1, 1)] * 2
+    assert [event[:3] for event in heard] == [("work", 0, 1), ("work", 1, 1)] * 2
+    assert heard[1].seconds_left == 0
     assert watch.seconds["work"] >= 0
     with pytest.raises(RuntimeError), watch.stage("fails"):
         raise RuntimeError
-    assert heard[-1] == ("fails", 0, 1)
+    assert heard[-1][:3] == ("fails", 0, 1)
+    for done in (1, 2):
+        watch.report("fails", done, 5, error=0.1)
+    assert heard[-1].error == 0.1
+    assert heard[-1].seconds_left > 0

@@ -33,8 +33,8 @@ def always(monkeypatch):
 
 
 def interrupted_at(passes):
-    def progress(stage, done, total):
-        if stage == "passes" and done == passes and total > 1:
+    def progress(event):
+        if event.stage == "passes" and event.done == passes and event.total > 1:
             raise KeyboardInterrupt
 
     return progress
@@ -54,10 +54,10 @@ def test_an_interrupted_fit_goes_on(arrays, tmp_path, method):
         KERNEL,
         method=method,
         checkpoint=path,
-        progress=lambda *e: heard.append(e),
+        progress=heard.append,
         **OPTIONS,
     )
-    assert min(done for stage, done, total in heard if stage == "passes" and total > 1) == 4
+    assert min(done for stage, done, total, *_ in heard if stage == "passes" and total > 1) == 4
     whole = sdgpu.fit(*arrays, KERNEL, method=method, **OPTIONS)
     # a resumed fit looks at its error at once, and may see earlier that it is done
     assert abs(resumed.info.passes - whole.info.passes) <= 2
@@ -76,8 +76,8 @@ checkpoint.INTERVAL, checkpoint.SHARE = 0.0, np.inf
 import time
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((300, 3)), rng.standard_normal(300)
-def slow(stage, done, total):
-    print(stage, done, flush=True)
+def slow(event):
+    print(event.stage, event.done, flush=True)
     time.sleep(0.05)
 sdgpu.fit(X, y, sdgpu.Gaussian(0.3), method="lanczos", checkpoint=sys.argv[1], progress=slow,
           lams=3e-3, operator="tiled", tol=1e-8)
@@ -103,10 +103,10 @@ def test_a_killed_process_loses_at_most_one_interval(arrays, tmp_path, wait):
         KERNEL,
         method="lanczos",
         checkpoint=path,
-        progress=lambda *e: heard.append(e),
+        progress=heard.append,
         **OPTIONS,
     )
-    assert min(done for stage, done, total in heard if stage == "passes" and total > 1) >= 4
+    assert min(done for stage, done, total, *_ in heard if stage == "passes" and total > 1) >= 4
     whole = sdgpu.fit(*arrays, KERNEL, method="lanczos", **OPTIONS)
     assert_allclose(fitted.path(steps=3).fitted, whole.path(steps=3).fitted, atol=1e-7)
 
