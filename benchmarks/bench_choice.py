@@ -35,6 +35,7 @@ def test_choice(n: int, lowest: float, tol: float, device: str) -> None:
     info = None
     for _ in range(4 if n <= 5000 else 2):  # in turns; the first is a warm-up
         for method in methods:
+            time.sleep(0.1)  # threads of the method before may still be spinning
             start = time.perf_counter()
             fitted = sdgpu.fit(X, Y, kernel, lams=lams, method=method, tol=tol, device=device)
             times[method].append(time.perf_counter() - start)

@@ -72,6 +72,10 @@ class Answers(Protocol):
         """Largest eigenvalue of K."""
 
     @property
+    def rows(self) -> int:
+        """n."""
+
+    @property
     def outputs(self) -> int:
         """c."""
 
@@ -110,6 +114,11 @@ class Spectral:
         """Largest eigenvalue of K."""
         eigenvalues = self.spectrum.eigenvalues
         return float(eigenvalues[-1]) if eigenvalues.shape[0] else 0.0
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return int(self.spectrum.basis.shape[0])
 
     @property
     def outputs(self) -> int:
@@ -202,6 +211,11 @@ class Solved:
     def largest(self) -> float:
         """Largest eigenvalue of K, from below."""
         return self.resolvents.largest
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return int(self.resolvents.Y.shape[0])
 
     @property
     def outputs(self) -> int:

@@ -124,18 +124,21 @@ def leave_one_out(
     O(n^2 T c) for each lam.
     """
     asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
-    parts, sums, zero, n, c = [], np.zeros(len(asked[0])), 0.0, 0, 0
-    for lam in slices(len(lams), 1):
-        left, truth = answers.left_out(lams[lam], steps)
+    parts, sums, zero = [], np.zeros(len(asked[0])), 0.0
+    n, c = answers.rows, answers.outputs
+    # several lam share the products; intermediates stay below 64 MiB or one lam
+    for part in slices(len(lams), max(1, 2**23 // (n * c * (steps + 1)))):
+        left, truth = answers.left_out(lams[part], steps)
         xp = compat.array_namespace(left)
-        n, c = truth.shape
         zero = float(xp.sum(truth * truth))
         parts.append(to_numpy(merge_rows(None, _columns(differences(left), truth, per_output))))
-    for one in np.flatnonzero(asked[1]):
-        error = answers.left_out_ridge(asked[0][[one]] / asked[1][[one]])
-        sums[one] = float(compat.array_namespace(error).sum(error * error))
+    some = np.flatnonzero(asked[1])
+    for part in slices(len(some), max(1, 2**23 // (n * c))):
+        error = answers.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
+        square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
+        sums[some[part]] = to_numpy(square)
     sums[asked[1] == 0] = zero  # the collapse
-    return Validation(np.concatenate(parts), sums, zero, int(n), int(c))
+    return Validation(np.concatenate(parts), sums, zero, n, c)
 
 
 def _columns(basis: Any, truth: Any, per_output: bool) -> Any:
