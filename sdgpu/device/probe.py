@@ -17,7 +17,7 @@ __all__ = ["Row", "backends", "versions"]
 
 PACKAGES = (
     "sdgpu", "numpy", "scipy", "torch", "array-api-compat", "scikit-learn", "xarray", "matplotlib",
-    "cupy-cuda12x", "cupy-cuda13x", "pykeops", "zarr", "dask",
+    "cupy-cuda12x", "cupy-cuda13x", "pykeops", "numba", "triton", "zarr", "dask",
 )  # fmt: skip
 
 
