@@ -80,7 +80,13 @@ class Sketch:
 
 
 def pivoted_cholesky(
-    operator: Operator, rank: int, backend: Backend, *, seed: int, watch: Stopwatch
+    operator: Operator,
+    rank: int,
+    backend: Backend,
+    *,
+    seed: int,
+    watch: Stopwatch,
+    enough: float = 0.0,
 ) -> Sketch:
     """Build a sketch of rank at most `rank`, in blocks of random pivots.
 
@@ -94,6 +100,9 @@ def pivoted_cholesky(
         Of the pivots.
     watch : Stopwatch
         Hears of the progress under "sketch".
+    enough : float, default 0
+        Trace of K - F'F at which to stop. At the smallest lam no more rank is of use: K + lam is then
+        at most twice F'F + lam.
     """
     xp, n = backend.xp, operator.n
     rank = min(rank, n)
@@ -102,7 +111,7 @@ def pivoted_cholesky(
     trace = float(left.sum())
     F = xp.empty((rank, n), dtype=xp.float32, device=backend.device)
     size = 0
-    while size < rank and left.sum() > EXHAUSTED * trace:
+    while size < rank and left.sum() > max(EXHAUSTED * trace, enough):
         wanted = min(BLOCK, rank - size, int(np.count_nonzero(left)))
         pivots = np.sort(rng.choice(n, wanted, replace=False, p=left / left.sum()))
         index = xp.asarray(pivots, device=backend.device)

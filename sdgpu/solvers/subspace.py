@@ -137,8 +137,9 @@ class Subspace:
         if self.rank:
             with watch.stage("sketch"):
                 sketch = pivoted_cholesky(
-                    operator, self.rank, self.backend, seed=self.seed, watch=watch
-                )
+                    operator, self.rank, self.backend, seed=self.seed, watch=watch,
+                    enough=float(lams.min()),
+                )  # fmt: skip
         with watch.stage("passes"):
             return self._grow(operator, Y, np.sort(lams), sketch, watch, checkpoint, before)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
@@ -230,6 +231,19 @@ def test_compression_keeps_what_it_knows(problem, backend, krylov, rng):
     again = GrowingBasis(N, 3, backend, krylov=True)
     again.restore(space.state(7))
     assert_allclose(to_numpy(again.R), R)
+
+
+def test_the_rank_of_a_sketch_adapts_to_lam(problem):
+    X, _ = problem
+    operator, backend = DenseOperator(Gaussian(0.3), X), NumpyBackend()
+    small = pivoted_cholesky(operator, 250, backend, seed=0, watch=watch(), enough=30.0)
+    assert small.tail <= 30
+    assert len(small.F) < 250
+    K, F = Gaussian(0.3)(X), small.F.astype(float)
+    # K + lam lies between P and 2 P
+    ratio = scipy.linalg.eigvalsh(K + 30 * np.eye(N), F.T @ F + 30 * np.eye(N))
+    assert ratio.min() > 1 - 1e-5
+    assert ratio.max() < 2
 
 
 def test_patience_ends(problem):
