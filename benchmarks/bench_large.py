@@ -69,7 +69,7 @@ def test_the_grid_against_one_solve(race: Any) -> None:
         grid,
         one_solve,
         at_most=1.3,
-        rounds=2,
+        rounds=7,
     )
     info = seen[-1]
     REPORT.rows.append(

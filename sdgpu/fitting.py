@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,18 +165,14 @@ def fit(
     saved = None
     if checkpoint is not None:
         saved = _checkpoint(checkpoint, plan, rows, wanted, chosen, ridges, seed)
-    found = None
+    grown = None
     if plan.method != "eigh":
-        found = _grow(plan, data, ridges, seed, watch, saved)
-    if found is None:
-        exact = plan
-        if plan.method != "eigh":
+        grown = _grow(plan, data, ridges, seed, watch, saved)
+        if grown is None:
             watch.report("eigh instead, the basis would take longer", 0, 1)
-            exact = make_plan(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
-                              method="eigh")  # fmt: skip
-        plan = exact
-        found = _exact(plan, data, ridges, watch)
-    answers, info = found
+            plan = make_plan(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
+                             method="eigh")  # fmt: skip
+    answers, info = grown or _exact(plan, data, ridges, watch)
     if not info.status.startswith(("exact", "converged")):
         warnings.warn(info.status, stacklevel=2)
     model = Model(_operator(plan, data.dense(backend)), backend, template, allowed)
@@ -192,10 +188,14 @@ class _Data:
     Y: Any
     dtype: str  # in which X came
     home: Backend
+    _made: dict[str, DenseOperator] = field(default_factory=dict)
 
     def dense(self, backend: Backend) -> DenseOperator:
-        """K as an operator that computes in the library of a backend."""
-        return DenseOperator(self.kernel, backend.asarray(self.X), backend.tile, self.dtype)
+        """K as an operator in the library of a backend, made and checked once for each."""
+        if backend.name not in self._made:
+            X = backend.asarray(self.X)
+            self._made[backend.name] = DenseOperator(self.kernel, X, backend.tile, self.dtype)
+        return self._made[backend.name]
 
 
 def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:

@@ -173,7 +173,7 @@ class Fit:
         O(n^2 T c). See :mod:`sdgpu.distill.loo`.
         """
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
-        self._model.afford(3 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
+        self._afford_left_out(steps)
         weights = schedule(alphas, steps, outputs=self.info.c)
         left, _ = self._answers.left_out(np.array([ridge]), steps)
         return give_back(self._model.template, combine_steps(left[0, ...], weights))
@@ -346,6 +346,7 @@ class Fit:
         require(5 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
         self._afford_steps(len(ridges), steps, 1)
         if X_val is None and Y_val is None:
+            self._afford_left_out(steps)
             cross, truth = None, self._model.backend.xp.zeros((self.info.n, self.info.c))
         else:
             cross, truth = self._validation(X_val, Y_val)
@@ -369,6 +370,10 @@ class Fit:
     def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
         """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
         numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
+        if not isinstance(
+            self._answers, Spectral
+        ):  # the solutions themselves, and their differences
+            numbers += 3 * self.info.n * self.info.c * lams * steps
         self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
 
     def _lam(self, lam: float | None) -> float:
@@ -386,11 +391,17 @@ class Fit:
             )
         return ridge
 
+    def _afford_left_out(self, steps: int) -> None:
+        """The squares of the eigenvectors, and the predictions of every step."""
+        numbers = self.info.n**2 // 2 + 3 * self.info.n * self.info.c * steps
+        self._model.afford(numbers, f"leave-one-out of {self.info.n:,} rows")
+
     def _judged(
         self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool
     ) -> Validation:
         """What validation data, or the training rows left out one by one, say of every schedule."""
         if X_val is None and Y_val is None:
+            self._afford_left_out(steps)
             return leave_one_out(self._answers, lams, steps, per_output=per_output)
         cross, truth = self._validation(X_val, Y_val)
         return validate(self._answers, cross, truth, lams, steps, per_output=per_output)

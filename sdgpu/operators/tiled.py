@@ -110,7 +110,7 @@ class TiledOperator:
         size, workers = 8 if precision == "float64" else 4, count()
         tile = min(tile, n)
         kept = size * n * (n + tile) // 2 if keep else 0
-        room = workers * (3 * size * tile * tile + 8 * n * c)
+        room = workers * (3 * size * tile * tile + 16 * n * c)  # sums of both sides
         return kept + room + size * 2 * n * (d + 2) + 8 * (3 * n * c + 2 * n * d)
 
     @cached_property

@@ -38,15 +38,12 @@ class Residuals:
         ||r_1 + .. + r_i||: the sum telescopes to -R'c_i.
     fitted : array (L, T, c)
         ||K w_i||, the size of the predictions u_i at the training points.
-    gram : array (k, k)
-        R R' in the Ritz basis: the inner products of residuals are those of their combinations.
     """
 
     norms: np.ndarray
     combinations: np.ndarray
     sums: np.ndarray
     fitted: np.ndarray
-    gram: np.ndarray
 
 
 class GrowingBasis:
@@ -182,7 +179,7 @@ class GrowingBasis:
         norms, sums = (
             _lengths(rows, gram) for rows in (combinations, np.cumsum(combinations, axis=1))
         )
-        return Residuals(norms, combinations, sums, fitted, gram)
+        return Residuals(norms, combinations, sums, fitted)
 
     def _reserve(self, rows: int) -> None:
         held = int(self._Q.shape[0])

@@ -258,7 +258,8 @@ class Subspace:
         """Rows to add: the last residual block, or the worst residuals, preconditioned."""
         if space.krylov:
             return space.R
-        which = np.unravel_index(_worst(seen, errors, self.block), errors.shape)
+        worst = np.argsort(-errors.ravel())[: self.block]
+        which = np.unravel_index(worst, errors.shape)
         small = seen.combinations[which] @ vectors.T  # (b, k) in the basis Q
         residuals = space.combine(small)
         return residuals if sketch is None else sketch.solve(residuals, lams[which[0]])
@@ -355,29 +356,6 @@ def _bounds(seen: Residuals, errors: np.ndarray) -> np.ndarray:
     for m in range(1, sums.shape[1]):
         second[:, m:] += m**m / (m + 1) ** (m + 1) * sums[:, :-m]
     return np.minimum(first, second)
-
-
-def _worst(seen: Residuals, errors: np.ndarray, count: int) -> np.ndarray:
-    """Indices of residuals to remove: each time the worst, less what those before it explain.
-
-    The residuals of neighbouring lam and steps are nearly parallel, and the basis would drop all but
-    one of them: this is Cholesky with pivoting of their Gram matrix, each in units of its error.
-    """
-    flat = seen.combinations.reshape(errors.size, -1)
-    sizes = np.maximum(seen.norms.ravel(), np.finfo(float).tiny)
-    scaled = flat * (errors.ravel() / sizes)[:, None]
-    left = errors.ravel() ** 2
-    factor = np.zeros((0, len(left)))
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(left)):
-        pivot = int(np.argmax(left))
-        if left[pivot] <= 1e-12 * left[chosen[0]] if chosen else left[pivot] <= 0:
-            break
-        row = scaled @ (seen.gram @ scaled[pivot]) - factor.T @ factor[:, pivot]
-        factor = np.vstack([factor, row / np.sqrt(left[pivot])])
-        left = left - factor[-1] ** 2
-        left[chosen := [*chosen, pivot]] = 0.0
-    return np.array(chosen)
 
 
 def _independent(rows: np.ndarray) -> np.ndarray:
