@@ -24,9 +24,10 @@ from sdgpu.distill.filters import (
     step_dual_filters,
     train_filter,
 )
-from sdgpu.distill.loo import leave_one_out, ridge_leave_one_out
+from sdgpu.distill.loo import powers, ridge_errors
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.distill.schedules import all_tails
+from sdgpu.leverages import Exact, LeftOut, Leverages, left_out
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.spectrum import Spectrum, flat_product
 
@@ -93,21 +94,33 @@ class Answers(Protocol):
     ) -> Columns:
         """The basis of all steps of some lam, and limits given by lam and alpha (M,) each."""
 
-    def left_out(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
-        """Leave-one-out predictions of u_1 .. u_T (L, T, n, c), and the targets (n, c)."""
+    @property
+    def leverages(self) -> Leverages:
+        """Diagonals and traces of the powers of the smoother."""
+
+    def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
+        """Leave-one-out predictions of u_1 .. u_T."""
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
         """Leave-one-out errors of ridge (M, n, c)."""
 
-    def training(self, lams: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Triangles (L, T, T) of the training losses; traces of u_1, D_1, .. (L, T), if known."""
+    def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """Triangles (L, T, T) of the training losses."""
 
 
 @dataclass(frozen=True)
 class Spectral:
-    """Answers from eigenvalues: no solve, whatever is asked."""
+    """Answers from eigenvalues: no solve, whatever is asked.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+    estimates : Leverages, optional
+        What stands for the eigenvectors that a grown basis does not have.
+    """
 
     spectrum: Spectrum
+    estimates: Leverages | None = None
 
     @property
     def largest(self) -> float:
@@ -151,46 +164,35 @@ class Spectral:
         """The eigenvectors: every lam is a filter of them."""
         return _Filtered(self.spectrum, lams, steps, limits)
 
-    def left_out(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
-        """Exactly, from all eigenvectors; see :mod:`sdgpu.distill.loo`."""
+    @property
+    def leverages(self) -> Leverages:
+        """Exact if all eigenvectors are known."""
+        return self.estimates or Exact(self.spectrum)
+
+    def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
+        """See :mod:`sdgpu.distill.loo`."""
         own = self.spectrum
-        self._check_complete()
-        found = leave_one_out(own.basis, own.eigenvalues, own.Z, lams, steps)
-        return found, own.basis @ own.Z
+        fitted = powers(own.basis, own.eigenvalues, own.Z, lams, steps)
+        return left_out(fitted, self.leverages, lams)
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
-        """Exactly, from all eigenvectors."""
-        self._check_complete()
-        return ridge_leave_one_out(
-            self.spectrum.basis, self.spectrum.eigenvalues, self.spectrum.Z, lams
-        )
+        """From the residuals and the leverages."""
+        own = self.spectrum
+        errors = ridge_errors(own.basis, own.eigenvalues, own.Z, lams)
+        return errors / self.leverages.rests(lams)
 
-    def _check_complete(self) -> None:
-        n, k = self.spectrum.basis.shape
-        if k < n:
-            raise ValueError(
-                f"leave-one-out needs all {n:,} eigenvalues, and this fit has {k:,}: fit with method='eigh'"
-            )
-
-    def training(self, lams: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """From the eigenvalues alone.
-
-        1 - B(tau) = (1 - a) (1 + sum_j s_j a^j) and B(tau) = a - sum_j s_j a^j (1 - a).
-        """
+    def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """From the eigenvalues alone: 1 - B(tau) = (1 - a) (1 + sum_j s_j a^j)."""
         delta, Z = to_numpy(self.spectrum.eigenvalues), to_numpy(self.spectrum.Z)
         length = np.sqrt(np.einsum("kc,kc->k", Z, Z))
         rest = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
         a = shrinkage(delta, lams)
         # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
-        powers = np.empty((len(lams), len(delta), steps))
-        powers[..., -1] = rest
+        columns = np.empty((len(lams), len(delta), steps))
+        columns[..., -1] = rest
         for j in range(steps - 1):
-            powers[..., j] = a * (powers[..., j - 1] if j else rest)
-        triangles = merge_rows(None, powers * length[:, None])
-        if len(delta) < self.spectrum.basis.shape[0]:
-            return triangles, None  # a grown basis has not seen the whole trace
-        traces = [a.sum(axis=1)[:, None], -powers[..., :-1].sum(axis=1)]
-        return triangles, np.concatenate(traces, axis=1)
+            columns[..., j] = a * (columns[..., j - 1] if j else rest)
+        return merge_rows(None, columns * length[:, None])
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,12 @@ class Solved:
     resolvents : Resolvents
     backend : Backend
         Where the answers are wanted; the solver may work with another library.
+    leverages : Leverages
     """
 
     resolvents: Resolvents
     backend: Backend
+    leverages: Leverages
 
     @property
     def largest(self) -> float:
@@ -258,16 +262,22 @@ class Solved:
         mu = limits[0][at] / limits[1][at]
         return _Listed.of(W, self.duals(mu, 1)[:, 0, ...] if mu.size else None, at, len(limits[0]))
 
-    def left_out(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
-        """Not without eigenvalues."""
-        raise ValueError("leave-one-out needs all eigenvalues: fit with method='eigh'")
+    def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
+        """See :mod:`sdgpu.distill.loo`."""
+        xp, fits = self.backend.xp, self.fits(lams, steps)
+        truth = xp.broadcast_to(
+            self.backend.asarray(self.resolvents.Y), (len(lams), 1, *fits.shape[2:])
+        )
+        return left_out(xp.concat([truth, fits], axis=1), self.leverages, lams)
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
-        """Not without eigenvalues."""
-        raise ValueError("leave-one-out needs all eigenvalues: fit with method='eigh'")
+        """From the residuals lam (K + lam I)^-1 Y and the leverages."""
+        ridge = self.backend.asarray(lams)[:, None, None]
+        errors = ridge * self.duals(lams, 1)[:, 0, ...]
+        return errors / self.leverages.rests(lams)
 
-    def training(self, lams: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """From the predictions at the training points; the traces are unknown."""
+    def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """From the predictions at the training points."""
         xp = self.backend.xp
         truth = xp.reshape(self.backend.asarray(self.resolvents.Y), (-1,))
         parts = []
@@ -275,7 +285,7 @@ class Solved:
             basis = differences(self.fits(np.array([lam]), steps))[0, ...]  # (T, n, c)
             flat = xp.permute_dims(xp.reshape(basis, (steps, -1)), (1, 0))
             parts.append(to_numpy(merge_rows(None, step_columns(flat, truth))))
-        return np.stack(parts), None
+        return np.stack(parts)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.answers import Answers, Solved, Spectral
-from sdgpu.checks import lam_grid
+from sdgpu.checks import integer, lam_grid
 from sdgpu.device.arrays import Template, dtype_name, inputs, targets
 from sdgpu.device.backend import (
     Backend,
@@ -27,6 +27,7 @@ from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
 from sdgpu.kernels.given import NEGATIVE
+from sdgpu.leverages import Estimated
 from sdgpu.model import Fit
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
 from sdgpu.path import Model
@@ -35,8 +36,9 @@ from sdgpu.planner import plan as make_plan
 from sdgpu.results import Info
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
+from sdgpu.solvers.probes import GROUPS, Probes
 from sdgpu.solvers.resolvents import Resolvents
-from sdgpu.solvers.subspace import Subspace
+from sdgpu.solvers.subspace import Subspace, SubspaceResult
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["fit"]
@@ -60,6 +62,7 @@ def fit(
     steps: int = 10,
     memory: int | float | str | None = None,
     seed: int = 0,
+    probes: int = 16,
     plan: Plan | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -102,6 +105,9 @@ def fit(
         is free by default.
     seed : int, default 0
         Of the random columns and pivots of the grown bases.
+    probes : int, default 16
+        Random vectors, a multiple of 8, that stand for the eigenvalues which a grown basis has not
+        seen, when leave-one-out or generalised cross-validation are asked for.
     plan : Plan, optional
         From :func:`sdgpu.plan`; overrules method, operator, dtype, tol and steps.
     checkpoint : path, optional
@@ -145,6 +151,10 @@ def fit(
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
     chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
+    if integer("probes", probes, GROUPS) % GROUPS:
+        raise ValueError(
+            f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
+        )
     rows = inputs(X, "X")
     n, d = int(rows.shape[0]), int(rows.shape[1])
     wanted, flat = targets(Y, "Y", rows=n)
@@ -167,7 +177,7 @@ def fit(
         saved = _checkpoint(checkpoint, plan, rows, wanted, chosen, ridges, seed)
     grown = None
     if plan.method != "eigh":
-        grown = _grow(plan, data, ridges, seed, watch, saved)
+        grown = _grow(plan, data, ridges, (seed, probes), watch, saved)
         if grown is None:
             watch.report("eigh instead, the basis would take longer", 0, 1)
             plan = make_plan(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
@@ -220,10 +230,11 @@ def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple
 
 
 def _grow(
-    plan: Plan, data: _Data, lams: np.ndarray, seed: int, watch: Stopwatch, saved: Checkpoint | None
-) -> tuple[Answers, Info] | None:
+    plan: Plan, data: _Data, lams: np.ndarray, random: tuple[int, int], watch: Stopwatch,
+    saved: Checkpoint | None,
+) -> tuple[Answers, Info] | None:  # fmt: skip
     """A basis, and solves from it for "cg"; None if all eigenvalues would take less time."""
-    home = data.home
+    home, (seed, count) = data.home, random
     # torch for NumPy's arrays, so that one pool of threads does it all
     backend = TorchBackend("cpu") if isinstance(home, NumpyBackend) else home
     dense, Y = data.dense(backend), backend.asarray(data.Y)
@@ -242,8 +253,10 @@ def _grow(
         passes = iterations = grown.passes
         own = (home.asarray(x) for x in (spectrum.eigenvalues, spectrum.basis, spectrum.Z))
         eigenvalues, basis, Z = own
+        estimates = _estimates(plan, data, backend, grown, lams, count, seed, watch)
         answers: Answers = Spectral(
-            replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z, method=plan.method)
+            replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z, method=plan.method),
+            estimates if len(eigenvalues) < dense.n else None,
         )
         if plan.method == "cg":
             # the tiles that are kept are needed again, for every lam that is asked for later
@@ -253,7 +266,7 @@ def _grow(
             with watch.stage("cg"):
                 solved.duals(lams, plan.steps)
             solved.warns = True
-            answers, error, status = Solved(solved, home), solved.error, solved.summary
+            answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations
         dense, ridge = data.dense(home), float(lams.min())
         residual = _probe(answers, dense, home.asarray(data.Y), ridge)
@@ -270,6 +283,27 @@ def _grow(
         refuse_indefinite(dense, spectrum.most_negative, answers.largest)
     info = _info(plan, data, spectrum, watch, passes, iterations, error, residual, status)
     return answers, info
+
+
+def _estimates(
+    plan: Plan, data: _Data, backend: Backend, grown: SubspaceResult, lams: np.ndarray, count: int,
+    seed: int, watch: Stopwatch,
+) -> Estimated:  # fmt: skip
+    """What will stand for the eigenvectors that the basis has not seen; no work yet."""
+    # a probe need not be as right as a prediction, and its error is of second order
+    precision = plan.precision
+    if (
+        precision == "float64"
+        and float(lams.min()) > 1e-8 * data.X.shape[0]
+        and plan.operator == "tiled"
+    ):
+        precision = "mixed"
+    rough = replace(plan, precision=precision)
+    probes = Probes(
+        lambda: _operator(rough, data.dense(backend), keep=plan.operator == "dense"), backend,
+        grown.sketch, grown.spectrum, lams, plan.steps, count, seed, watch,
+    )  # fmt: skip
+    return Estimated(probes, data.home)
 
 
 def _info(

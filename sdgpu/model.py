@@ -16,14 +16,21 @@ from sdgpu.device.backend import give_back, to_numpy
 from sdgpu.device.memory import require
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
-from sdgpu.distill.gcv import OneShot, one_shot
-from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
+from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.kernels import Kernel
+from sdgpu.leverages import Exact
 from sdgpu.path import Limit, Model, Path
 from sdgpu.results import Info, JointAlphas, OptimalAlphas
+from sdgpu.solvers.probes import GROUPS
 from sdgpu.spectrum import Spectrum
-from sdgpu.sweep import Sweep, run_sweep
-from sdgpu.validation import Validation, leave_one_out, validate
+from sdgpu.sweep import Sweep, run_sweep, training_dataset, training_losses
+from sdgpu.validation import (
+    Validation,
+    chosen_greedily,
+    chosen_jointly,
+    leave_one_out,
+    validate,
+)
 
 __all__ = ["Fit"]
 
@@ -153,20 +160,35 @@ class Fit:
         B = train_filter(eigenvalues, ridge, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
-    def loo(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
-        """Leave-one-out predictions of every step, exact and without a refit.
+    def loo(
+        self,
+        lam: float | None = None,
+        alphas: Any = 0.0,
+        steps: int = 2,
+        *,
+        return_std: bool = False,
+    ) -> Any:
+        """Leave-one-out predictions of every step, without a refit.
 
-        Parameters as :meth:`path`.
+        Exact if all eigenvalues are known (method="eigh"); else the leverages are estimated from random
+        probes.
+
+        Parameters
+        ----------
+        lam, alphas, steps
+            As in :meth:`path`.
+        return_std : bool, default False
+            Whether to return the standard errors of the estimates too; 0 where they are exact.
 
         Returns
         -------
-        array (T, n, c)
+        array (T, n, c), or a pair of them
             Entry (t - 1, i) is what step t of the chain fitted without row i predicts there.
 
         Raises
         ------
         ValueError
-            Unless all eigenvalues are known (method="eigh"), or if a row determines itself.
+            If a row determines itself.
 
         Notes
         -----
@@ -175,8 +197,13 @@ class Fit:
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._afford_left_out(steps)
         weights = schedule(alphas, steps, outputs=self.info.c)
-        left, _ = self._answers.left_out(np.array([ridge]), steps)
-        return give_back(self._model.template, combine_steps(left[0, ...], weights))
+        left = self._answers.left_out(np.array([ridge]), steps)
+        found, *others = (combine_steps(u[0, ...], weights) for u in (left.steps, *left.replicates))
+        if not return_std:
+            return give_back(self._model.template, found)
+        spread = jackknife_error(np.stack([to_numpy(x) for x in others])) if others else 0.0
+        error = self._model.backend.asarray(np.zeros(tuple(found.shape)) + spread)
+        return tuple(give_back(self._model.template, x) for x in (found, error))
 
     def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
         """The one-shot weight of step 2 by generalised cross-validation, without a grid.
@@ -191,13 +218,13 @@ class Fit:
         Returns
         -------
         OneShot
-            .alpha, .score and the risks they come from: numbers for one lam, arrays (L,) for the curve,
-            with an axis (c,) more per output.
+            .alpha, .score, their standard errors (0 where all eigenvalues are known) and the risks they
+            come from: numbers for one lam, arrays (L,) for the curve, with an axis (c,) more per output.
 
         Raises
         ------
         ValueError
-            Unless all eigenvalues are known (method="eigh").
+            For method="cg", which has no eigenvalues at all.
 
         References
         ----------
@@ -206,17 +233,34 @@ class Fit:
         curve = lam is None and len(self.lams) > 1
         ridges = self.lams if curve else np.array([self._lam(lam)])
         own = self._own_spectrum("generalised cross-validation")
-        if own.basis.shape[1] < own.basis.shape[0]:
-            raise ValueError(
-                f"generalised cross-validation needs all {self.info.n:,} eigenvalues, and this fit has "
-                f"{self.info.k:,}: fit with method='eigh'"
-            )
-        delta, Z = to_numpy(own.eigenvalues), to_numpy(own.Z)
-        found = one_shot(delta, Z, ridges, per_output=per_output)
+        delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._answers.leverages
+        traces = None if isinstance(leverages, Exact) else leverages.traces(ridges, 2)
+        found = one_shot(delta, Z, ridges, self.info.n, traces, per_output=per_output)
         if curve:
             return found
         values = (getattr(found, f.name)[0] for f in fields(OneShot))
         return OneShot(*(value if per_output else float(value) for value in values))
+
+    def gcv_sweep(self, lams: Any = None, alphas: Any = None, steps: int = 10) -> Sweep:
+        """Generalised cross-validation of every (lam, alpha, step), from the training data alone.
+
+        Parameters as :meth:`sweep`.
+
+        Returns
+        -------
+        Sweep
+            With gcv, degrees_of_freedom, their standard errors and train_mse; `best("gcv")` chooses.
+
+        Notes
+        -----
+        Nothing of size n where all eigenvalues are known. Elsewhere a few products of K with `probes`
+        columns, once: they serve every later question too.
+        """
+        ridges, weights, steps = self._grid(lams, alphas, steps)
+        watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
+        with watch.stage("sweep"):
+            own = training_losses(self._answers, ridges, weights, steps, estimate=True)
+        return Sweep(self._labelled(training_dataset(ridges, weights, steps, own), watch))
 
     def optimal_alphas(
         self,
@@ -253,13 +297,7 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         self._afford_steps(1, steps, self.info.c if per_output else 1)
         seen = self._judged(X_val, Y_val, lams, steps, per_output)
-        found = greedy_weights(seen.triangles[0], clip=clip)
-        if per_output:
-            each = found.losses.T / seen.rows  # (T, c)
-            mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
-            return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
-        mse = found.losses / (seen.rows * seen.outputs)
-        return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
+        return chosen_greedily(seen, clip=clip)
 
     def joint_alphas(
         self,
@@ -294,10 +332,7 @@ class Fit:
         penalty = positive("ridge", ridge, zero=True)
         self._afford_steps(1, steps, 1)
         seen = self._judged(X_val, Y_val, lams, steps, False)
-        found = joint_weights(seen.triangles[0], ridge=penalty)
-        mse = found.losses / (seen.rows * seen.outputs)
-        condition, status = float(found.condition), joint_status(found)
-        return JointAlphas(found.alphas, found.coefficients, mse, condition, status)
+        return chosen_jointly(seen, ridge=penalty)
 
     def sweep(
         self,
@@ -313,8 +348,9 @@ class Fit:
         ----------
         X_val : array_like (m, d), m >= 1, optional
         Y_val : array_like (m,) or (m, c), optional
-            Without validation data each training row is judged by the fit without it: exact
-            leave-one-out, for n^2 T c more multiplications for each lam.
+            Without validation data each training row is judged by the fit without it: leave-one-out,
+            exact for n^2 T c more multiplications for each lam if all eigenvalues are known, else
+            estimated, with its standard error in `mse_error`.
         lams : array_like (L,), optional
             The fitted ones by default; each >= the smallest of them.
         alphas : array_like (A,), optional
@@ -335,6 +371,19 @@ class Fit:
         -----
         m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing.
         """
+        ridges, weights, steps = self._grid(lams, alphas, steps)
+        if X_val is None and Y_val is None:
+            self._afford_left_out(steps)
+            cross, truth = None, self._model.backend.xp.zeros((self.info.n, self.info.c))
+        else:
+            cross, truth = self._validation(X_val, Y_val)
+        watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
+        sweep = run_sweep(self._answers, cross, truth, ridges, weights, steps, watch)
+        self._labelled(sweep.dataset, watch)
+        return sweep
+
+    def _grid(self, lams: Any, alphas: Any, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Check a grid (L,), (A,), T."""
         ridges = self.lams if lams is None else lam_grid("lams", lams)
         for ridge in ridges:
             self._lam(float(ridge))
@@ -343,21 +392,17 @@ class Fit:
         check_growth(weights, steps)
         points = len(ridges) * len(weights) * steps
         allowed = self._model.memory
-        require(5 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
+        require(8 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
         self._afford_steps(len(ridges), steps, 1)
-        if X_val is None and Y_val is None:
-            self._afford_left_out(steps)
-            cross, truth = None, self._model.backend.xp.zeros((self.info.n, self.info.c))
-        else:
-            cross, truth = self._validation(X_val, Y_val)
-        watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
-        sweep = run_sweep(self._answers, cross, truth, ridges, weights, steps, watch)
-        sweep.dataset.attrs.update(
+        return ridges, weights, steps
+
+    def _labelled(self, dataset: Any, watch: Stopwatch) -> Any:
+        dataset.attrs.update(
             kernel=repr(self.kernel), training_rows=self.info.n, features=self.info.d,
             backend=self.info.backend, sweep_seconds=watch.seconds["sweep"],
             fit_seconds=sum(self.info.seconds.values()), error_estimate=self.info.error_estimate,
         )  # fmt: skip
-        return sweep
+        return dataset
 
     def _own_spectrum(self, what: str) -> Spectrum:
         if not isinstance(self._answers, Spectral):
@@ -392,8 +437,10 @@ class Fit:
         return ridge
 
     def _afford_left_out(self, steps: int) -> None:
-        """The squares of the eigenvectors, and the predictions of every step."""
-        numbers = self.info.n**2 // 2 + 3 * self.info.n * self.info.c * steps
+        """The squares of the eigenvectors, or probes; and the predictions of every step."""
+        n, c, exact = self.info.n, self.info.c, isinstance(self._answers.leverages, Exact)
+        numbers = n**2 // 2 if exact else (GROUPS + 1) * n * steps
+        numbers += 3 * n * c * steps * (1 if exact else GROUPS + 1)
         self._model.afford(numbers, f"leave-one-out of {self.info.n:,} rows")
 
     def _judged(

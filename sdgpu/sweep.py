@@ -15,14 +15,25 @@ import xarray as xr
 from sdgpu.answers import Answers
 from sdgpu.checks import choice
 from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.gcv import jackknife_error
 from sdgpu.distill.limits import limit_nodes
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
+from sdgpu.leverages import Exact
 from sdgpu.operators.dense import Cross
 from sdgpu.validation import Validation, leave_one_out, validate
 
-__all__ = ["Best", "Sweep", "check_target", "open_sweep", "run_sweep", "write_dataset"]
+__all__ = [
+    "Best",
+    "Sweep",
+    "check_target",
+    "open_sweep",
+    "run_sweep",
+    "training_dataset",
+    "training_losses",
+    "write_dataset",
+]
 
 #: Loss variables among which :meth:`Sweep.best` chooses.
 FAMILIES = {
@@ -69,11 +80,15 @@ class Sweep:
 
         ==========================  ==================  ==========================================
         mse                         (lam, alpha, step)  mean squared validation error
+        mse_error                   (lam, alpha, step)  its standard error where leave-one-out is
+                                                        estimated, else 0
         train_mse                   (lam, alpha, step)  the same on the training data
-        degrees_of_freedom          (lam, alpha, step)  trace of the smoother, sum of B; NaN unless all
-                                                        eigenvalues are known
+        degrees_of_freedom          (lam, alpha, step)  trace of the smoother, sum of B; NaN if it is
+                                                        neither known nor asked for
         gcv                         (lam, alpha, step)  generalised cross-validation: train_mse over
                                                         (1 - degrees_of_freedom / n)^2
+        degrees_of_freedom_error,   (lam, alpha, step)  standard errors, 0 where all eigenvalues are
+        gcv_error                                       known
         limit_mse                   (lam, alpha)        step to infinity (17); NaN if divergent
         ridge_mse                   (lam)               step 1, the ordinary fit
         alpha_star, star_mse        (lam, step)         Algorithm 1 (16)
@@ -87,7 +102,7 @@ class Sweep:
     dataset: xr.Dataset
 
     def best(self, over: str = "fixed") -> Best:
-        """The point with the smallest validation loss.
+        """The point with the smallest validation loss; of an estimate, with its standard error added.
 
         Parameters
         ----------
@@ -104,12 +119,17 @@ class Sweep:
         ValueError
             For an unknown `over`, or if every loss is NaN.
         """
-        losses = self.dataset[FAMILIES[choice("over", over, FAMILIES)]]
+        name = FAMILIES[choice("over", over, FAMILIES)]
+        if name not in self.dataset:
+            raise ValueError(f"this sweep has no {name}: only over='gcv' can choose")
+        losses = self.dataset[name]
+        if f"{name}_error" in self.dataset:  # the smallest of many estimates is one of the luckiest
+            losses = losses + self.dataset[f"{name}_error"]
         if not bool(losses.notnull().any()):
             raise ValueError(f"every {losses.name} of this sweep is NaN")
         where = losses.argmin(dim=list(losses.dims))
         point = losses.isel(where)
-        lam, mse = float(point["lam"]), float(point)
+        lam, mse = float(point["lam"]), float(self.dataset[name].isel(where))
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
@@ -201,9 +221,10 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
             dataset = stored.load()
     except Exception as error:  # xarray, h5py and zarr raise many types for a damaged file
         raise ValueError(f"{source} cannot be read as {kind[1:]}: {error}") from error
-    missing = [name for name in FAMILIES.values() if name not in dataset]
-    if missing or dataset["mse"].dims != ("lam", "alpha", "step"):
-        raise ValueError(f"{source} holds no sweep: {', '.join(missing) or 'mse'} is missing")
+    wanted = FAMILIES.values() if "mse" in dataset else ("gcv",)  # one of gcv_sweep has no other
+    missing = [name for name in wanted if name not in dataset]
+    if missing or dataset["gcv"].dims != ("lam", "alpha", "step"):
+        raise ValueError(f"{source} holds no sweep: {', '.join(missing) or 'gcv'} is missing")
     return Sweep(dataset)
 
 
@@ -232,16 +253,43 @@ def run_sweep(
         scale = 1.0 / (seen.rows * seen.outputs)
         grid = grid_tails(alphas, steps)
         mse = scale * grid_losses(seen.triangles, grid)
-        triangles, traces = answers.training(lams, steps)
-        n = int(targets.shape[0]) if cross is None else cross.shape[1]
-        train = grid_losses(triangles, grid) / (n * seen.outputs)
-        freedom = np.full_like(mse, np.nan)
-        if traces is not None:
-            freedom = np.cumsum(grid * traces[:, None, :], axis=-1)
+        error = np.zeros_like(mse)
+        if seen.replicates is not None:
+            error = scale * jackknife_error(
+                np.stack([grid_losses(triangle, grid) for triangle in seen.replicates])
+            )
+        known = isinstance(answers.leverages, Exact)
+        own = training_losses(answers, lams, alphas, steps, estimate=known or cross is None)
         limit = scale * nodes.spread(seen.limits, seen.zero)
-        own = {"train_mse": train, "degrees_of_freedom": freedom,
-               "gcv": train / (1 - freedom / n) ** 2}  # fmt: skip
-        return Sweep(_dataset(lams, alphas, steps, mse, own, limit, seen, scale))
+        return Sweep(
+            _dataset(lams, alphas, steps, mse, {"mse_error": error, **own}, limit, seen, scale)
+        )
+
+
+def training_losses(
+    answers: Answers, lams: np.ndarray, alphas: np.ndarray, steps: int, *, estimate: bool
+) -> dict[str, np.ndarray]:
+    """Training error, degrees of freedom and GCV of the grid (L, A, T), the last two with their errors.
+
+    Without `estimate` they are NaN, as nothing is known of the traces.
+    """
+    n, grid = answers.rows, grid_tails(alphas, steps)
+    train = grid_losses(answers.training(lams, steps), grid) / (n * answers.outputs)
+    mean, error = np.full_like(train, np.nan), np.full_like(train, np.nan)
+    if estimate:
+        powers = answers.leverages.traces(lams, steps)  # (p, L, T)
+        first, p = powers[..., :1], len(powers)
+        basis = np.concatenate([first, np.diff(powers, axis=-1)], axis=-1)  # of u_1, D_1, ..
+        # deviations from the mean of the probes: few numbers at a time, whatever the grid
+        mean = np.cumsum(grid * basis.mean(axis=0)[:, None, :], axis=-1)
+        squares = np.zeros_like(mean)
+        for one in basis - basis.mean(axis=0):
+            squares += np.cumsum(grid * one[:, None, :], axis=-1) ** 2
+        bias = answers.leverages.bias(lams)[:, None, None]
+        error = np.sqrt(squares / (p * max(p - 1, 1)) + bias**2)
+    gcv = train / (1 - mean / n) ** 2
+    return {"train_mse": train, "degrees_of_freedom": mean, "degrees_of_freedom_error": error,
+            "gcv": gcv, "gcv_error": 2 * gcv * error / np.abs(n - mean)}  # fmt: skip
 
 
 def _dataset(
@@ -275,15 +323,31 @@ def _dataset(
         ),
         "joint_condition": (("lam",), joint.condition),
     }
+    dataset = _described(variables, lams, alphas, steps)
+    dataset.attrs["validation_rows"] = seen.rows
+    dataset.attrs["outputs"] = seen.outputs
+    dataset.attrs["refits_replaced"] = len(lams) * (len(alphas) * (steps - 1) + 1)
+    return dataset
+
+
+def training_dataset(
+    lams: np.ndarray, alphas: np.ndarray, steps: int, own: dict[str, np.ndarray]
+) -> xr.Dataset:
+    """The variables of :func:`training_losses` as a dataset."""
+    grid = ("lam", "alpha", "step")
+    return _described({name: (grid, values) for name, values in own.items()}, lams, alphas, steps)
+
+
+def _described(
+    variables: dict[str, Any], lams: np.ndarray, alphas: np.ndarray, steps: int
+) -> xr.Dataset:
     numbers = np.arange(1, steps + 1)
     dataset = xr.Dataset(
         variables, coords={"lam": lams, "alpha": alphas, "step": numbers, "chain": numbers}
     )
     for name, text in _MEANING.items():
-        dataset[name].attrs["long_name"] = text
-    dataset.attrs["validation_rows"] = seen.rows
-    dataset.attrs["outputs"] = seen.outputs
-    dataset.attrs["refits_replaced"] = len(lams) * (len(alphas) * (steps - 1) + 1)
+        if name in dataset:
+            dataset[name].attrs["long_name"] = text
     return dataset
 
 
@@ -293,9 +357,12 @@ _MEANING = {
     "step": "distillation step, 1 is the ordinary fit",
     "chain": "number of steps for which the weights were chosen together",
     "mse": "mean squared validation error",
+    "mse_error": "standard error of mse, where it is an estimate",
     "train_mse": "mean squared training error",
     "degrees_of_freedom": "trace of the smoother",
+    "degrees_of_freedom_error": "standard error of the trace",
     "gcv": "generalised cross-validation",
+    "gcv_error": "standard error of gcv",
     "limit_mse": "mean squared validation error of infinitely many steps",
     "ridge_mse": "mean squared validation error of step 1",
     "alpha_star": "weight by Algorithm 1",

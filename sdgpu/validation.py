@@ -18,9 +18,11 @@ from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.losses import merge_rows, step_columns
+from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
 from sdgpu.operators.dense import Cross
+from sdgpu.results import JointAlphas, OptimalAlphas
 
-__all__ = ["Validation", "leave_one_out", "validate"]
+__all__ = ["Validation", "chosen_greedily", "chosen_jointly", "leave_one_out", "validate"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Validation:
         Sum of squares of the targets: the loss of the zero function.
     rows, outputs : int
         m and c.
+    replicates : array (g, L, T, T) or (g, L, c, T, T), optional
+        Triangles without each group of probes, where leverages are estimates.
     """
 
     triangles: np.ndarray
@@ -44,6 +48,7 @@ class Validation:
     zero: float
     rows: int
     outputs: int
+    replicates: np.ndarray | None = None
 
 
 def validate(
@@ -114,31 +119,59 @@ def leave_one_out(
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
 ) -> Validation:
-    """The same with every training row judged by the fit without it: exact, and without a refit.
+    """The same with every training row judged by the fit without it, and without a refit.
 
     By Theorem 4.1 for the data without a row, the steps of every schedule are combinations of the
     steps with alpha = 0 there too: their leave-one-out predictions serve as the basis.
 
     Notes
     -----
-    O(n^2 T c) for each lam.
+    O(n^2 T c) for each lam. With estimated leverages their spread is kept as replicates.
     """
     asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
     parts, sums, zero = [], np.zeros(len(asked[0])), 0.0
+    spread: list[np.ndarray] = []
     n, c = answers.rows, answers.outputs
     # several lam share the products; intermediates stay below 64 MiB or one lam
     for part in slices(len(lams), max(1, 2**23 // (n * c * (steps + 1)))):
-        left, truth = answers.left_out(lams[part], steps)
-        xp = compat.array_namespace(left)
-        zero = float(xp.sum(truth * truth))
-        parts.append(to_numpy(merge_rows(None, _columns(differences(left), truth, per_output))))
+        left = answers.left_out(lams[part], steps)
+        truth = left.targets
+        zero = float(compat.array_namespace(truth).sum(truth * truth))
+        parts.append(_triangles(left.steps, truth, per_output))
+        if left.replicates:
+            spread.append(np.stack([_triangles(u, truth, per_output) for u in left.replicates]))
     some = np.flatnonzero(asked[1])
     for part in slices(len(some), max(1, 2**23 // (n * c))):
         error = answers.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
         square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
         sums[some[part]] = to_numpy(square)
     sums[asked[1] == 0] = zero  # the collapse
-    return Validation(np.concatenate(parts), sums, zero, n, c)
+    replicates = np.concatenate(spread, axis=1) if spread else None
+    return Validation(np.concatenate(parts), sums, zero, n, c, replicates)
+
+
+def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
+    """The chain of Algorithm 1 at the one lam that was seen, shared or per output as its triangles are."""
+    found = greedy_weights(seen.triangles[0], clip=clip)
+    if found.losses.ndim == 2:
+        each = found.losses.T / seen.rows  # (T, c)
+        mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
+        return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
+    mse = found.losses / (seen.rows * seen.outputs)
+    return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
+
+
+def chosen_jointly(seen: Validation, *, ridge: float) -> JointAlphas:
+    """The joint optimum at the one lam that was seen."""
+    found = joint_weights(seen.triangles[0], ridge=ridge)
+    mse = found.losses / (seen.rows * seen.outputs)
+    condition, status = float(found.condition), joint_status(found)
+    return JointAlphas(found.alphas, found.coefficients, mse, condition, status)
+
+
+def _triangles(u: Any, truth: Any, per_output: bool) -> np.ndarray:
+    """Triangles of predictions u_1 .. u_T (L, T, n, c)."""
+    return to_numpy(merge_rows(None, _columns(differences(u), truth, per_output)))
 
 
 def _columns(basis: Any, truth: Any, per_output: bool) -> Any:

@@ -122,14 +122,9 @@ def test_one_shot_weights(data, per_output):
     assert_allclose(found.ridge_score, risk(1.0) if per_output else risk(1.0).mean(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["lanczos", "cg"])
-def test_what_needs_all_eigenvalues_says_so(rng, method):
+def test_what_needs_eigenvalues_says_so(rng):
     X, y = rng.standard_normal((300, 2)), rng.standard_normal(300)
-    fitted = sdgpu.fit(X, y, KERNEL, lams=3.0, method=method, tol=1e-3)
-    with pytest.raises(ValueError, match="method='eigh'"):
-        fitted.loo()
-    with pytest.raises(ValueError, match="method='eigh'"):
-        fitted.sweep(steps=2)
+    fitted = sdgpu.fit(X, y, KERNEL, lams=3.0, method="cg", tol=1e-3)
     with pytest.raises(ValueError, match="'eigh'"):
         fitted.gcv()
     with pytest.raises(ValueError, match="'eigh'"):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OneShot", "one_shot"]
+__all__ = ["OneShot", "jackknife_error", "one_shot"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class OneShot:
         GCV of step 2 with that weight.
     ridge_score, distilled_score, covariance : arrays of the shape of alpha
         R of step 1, R0 of step 2 with alpha = 0, and C between them.
+    alpha_error, score_error : arrays of the shape of alpha
+        Standard errors where traces are estimates; 0 where all eigenvalues are known.
     """
 
     alpha: Any
@@ -39,22 +41,34 @@ class OneShot:
     ridge_score: Any
     distilled_score: Any
     covariance: Any
+    alpha_error: Any
+    score_error: Any
 
 
 def one_shot(
-    eigenvalues: np.ndarray, Z: np.ndarray, lams: np.ndarray, *, per_output: bool = False
+    eigenvalues: np.ndarray,
+    Z: np.ndarray,
+    lams: np.ndarray,
+    n: int,
+    traces: np.ndarray | None = None,
+    *,
+    per_output: bool = False,
 ) -> OneShot:
-    """One-shot weights of every lam from all eigenvalues.
+    """One-shot weights of every lam.
 
     R = ||r||^2 / (n (1 - t1)^2), R0 = ||q||^2 / (n (1 - t2)^2), C = <r, q> / (n (1 - t1) (1 - t2)) with
     t1 = tr H / n, t2 = tr H^2 / n; 1 - alpha = (R - C) / (R + R0 - 2 C).
 
     Parameters
     ----------
-    eigenvalues : array (n,)
-    Z : array (n, c)
+    eigenvalues : array (k,)
+        All of K, or those of a basis that holds the targets.
+    Z : array (k, c)
         V'Y.
     lams : array (L,)
+    n : int
+    traces : array (p, L, 2), optional
+        Independent estimates of tr H and tr H^2; from the eigenvalues by default, which then are all.
     per_output : bool, default False
         One weight for each output instead of a shared one.
 
@@ -65,25 +79,47 @@ def one_shot(
 
     Notes
     -----
-    O(L n c). Where both fits have the same residuals no weight is better than another, and alpha is 1.
+    O(L k c p). Where both fits have the same residuals no weight is better than another, and alpha is 1.
+    The errors of estimates are those of the jackknife.
 
     References
     ----------
     Dang, Patil and Rinaldo (2026); Golub, Heath and Wahba (1979) for GCV.
     """
-    n = len(eigenvalues)
-    rest = lams[:, None] / (eigenvalues + lams[:, None])  # 1 - a, (L, n)
+    rest = lams[:, None] / (eigenvalues + lams[:, None])  # 1 - a, (L, k)
     twice = rest * (2 - rest)  # 1 - a^2
     weights = [product / n for product in (rest * rest, twice * twice, rest * twice)]
     squares = Z * Z
     sums = [weight @ squares for weight in weights]  # (L, c)
     if not per_output:
         sums = [total.mean(axis=1) for total in sums]
-    left, left_twice = (row.mean(axis=1) for row in (rest, twice))  # 1 - t1, 1 - t2
-    if per_output:
-        left, left_twice = left[:, None], left_twice[:, None]
-    R, R0, C = sums[0] / left**2, sums[1] / left_twice**2, sums[2] / (left * left_twice)
+    if traces is None:
+        left = np.stack([rest.mean(axis=1), twice.mean(axis=1)])  # 1 - t1, 1 - t2
+        found = _parabola(sums, left)
+        zero = np.zeros_like(found[0])
+        return OneShot(*found, zero, zero.copy())
+    left = np.moveaxis(1 - traces / n, -1, 0)  # (2, p, L)
+    found = _parabola(sums, left.mean(axis=1))
+    p = left.shape[1]
+    others = (left.sum(axis=1, keepdims=True) - left) / (p - 1)
+    each = [_parabola(sums, others[:, j]) for j in range(p)]
+    errors = [jackknife_error(np.stack([one[i] for one in each])) for i in (0, 1)]
+    return OneShot(*found, errors[0], errors[1])
+
+
+def jackknife_error(replicates: np.ndarray) -> np.ndarray:
+    """Standard error of an estimate from those without one group of p, (p, ..): Efron and Stein (1981)."""
+    p = len(replicates)
+    return np.sqrt((p - 1) * np.mean((replicates - replicates.mean(axis=0)) ** 2, axis=0))
+
+
+def _parabola(
+    sums: list[np.ndarray], left: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Weight, score, R, R0 and C from sums of squares (L,) or (L, c) and 1 - t1, 1 - t2 (2, L)."""
+    once, twice = left if sums[0].ndim == 1 else left[..., None]
+    R, R0, C = sums[0] / once**2, sums[1] / twice**2, sums[2] / (once * twice)
     curvature = R + R0 - 2 * C
     flat = curvature <= 1e-14 * (R + R0)
     xi = np.where(flat, 0.0, (R - C) / np.where(flat, 1.0, curvature))
-    return OneShot(1 - xi, R - xi * (R - C), R, R0, C)
+    return 1 - xi, R - xi * (R - C), R, R0, C

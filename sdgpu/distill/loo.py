@@ -22,49 +22,34 @@ import array_api_compat as compat
 
 from sdgpu.distill.filters import shrinkage
 
-__all__ = ["leave_one_out", "ridge_leave_one_out"]
+__all__ = ["diagonals", "leave_one_out", "powers", "rest", "ridge_errors"]
 
 
-def leave_one_out(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -> Any:
+def leave_one_out(fitted: Any, diagonal: Any, rest: Any) -> Any:
     """Predictions at each row of steps 1..T with alpha = 0, fitted without that row.
 
     Parameters
     ----------
-    basis : array (n, n)
-        V, all eigenvectors of K.
-    eigenvalues : array (n,)
-    Z : array (n, c)
-        V'Y.
-    lams : array (L,)
-    steps : int
-        T.
+    fitted : array (L, T + 1, n, c)
+        Y, H Y, .., H^T Y.
+    diagonal : array (L, T + 1, n, 1)
+        Diagonals of 1, H, .., H^T: exact, or estimates.
+    rest : array (L, n, 1)
+        1 - H_ii, from its own sum where that is known.
 
     Returns
     -------
     array (L, T, n, c)
         u_1^(-i)(x_i), .., u_T^(-i)(x_i).
 
-    Raises
-    ------
-    ValueError
-        If a row determines itself, H_ii = 1: names the row.
-
     Notes
     -----
-    O(n^2 L T (c + 1)) for the powers, as two products, and O(n c L T^2) for the chains.
+    O(n c L T^2).
     """
-    xp = compat.array_namespace(basis)
-    a = shrinkage(eigenvalues, lams)  # (L, k)
-    powers = [xp.ones_like(a)]
-    for _ in range(steps):
-        powers.append(powers[-1] * a)
-    stacked = xp.stack(powers, axis=1)  # (L, T + 1, k)
-    diagonal = _spread(basis * basis, stacked[..., None])  # diag(H^q), (L, T + 1, n, 1)
-    fitted = _spread(basis, stacked[..., None] * Z)  # H^q Y, (L, T + 1, n, c)
-    rest = _rest(basis, eigenvalues, lams)
+    xp = compat.array_namespace(fitted)
     corrections: list[Any] = []  # of e_i, H e_i, ..: newest first
     found = []
-    for tau in range(1, steps + 1):
+    for tau in range(1, fitted.shape[1]):
         # u = H^(tau-1) Y + sum_q b_q H^q e_i, and H u; b_q of the step before is now b_(q+1)
         mixed, image = fitted[:, tau - 1, ...], fitted[:, tau, ...]
         for q, b in enumerate(corrections, start=1):
@@ -76,32 +61,58 @@ def leave_one_out(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -
     return xp.stack(found, axis=1)
 
 
-def ridge_leave_one_out(basis: Any, eigenvalues: Any, Z: Any, lams: Any) -> Any:
-    """Leave-one-out errors Y_i - f_i = (Y - H Y)_i / (1 - H_ii) of ridge alone, (L, n, c).
+def powers(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -> Any:
+    """H^q Y for q = 0..T from eigenvectors that hold Y, (L, T + 1, n, c)."""
+    return _spread(basis, _filters(eigenvalues, lams, steps)[..., None] * Z)
 
-    The limit of infinitely many steps is ridge with lam / alpha, equation (17), on the data without
-    the row as on all: this is its leave-one-out too.
+
+def diagonals(basis: Any, eigenvalues: Any, lams: Any, steps: int) -> Any:
+    """diag(H^q) for q = 0..T from all eigenvectors, (L, T + 1, n, 1); O(n^2 L T)."""
+    return _spread(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
+
+
+def rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
+    """1 - H_ii (L, n, 1) from all eigenvectors, by its own sum so that it does not cancel for small lam.
+
+    Raises
+    ------
+    ValueError
+        If a row determines itself, H_ii = 1: names the row.
     """
     xp = compat.array_namespace(basis)
     ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
-    filters = ridge / (eigenvalues + ridge)  # 1 - a
-    return _spread(basis, filters[..., None] * Z) / _rest(basis, eigenvalues, lams)
-
-
-def _rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
-    """1 - H_ii (L, n, 1), from its own sum so that it does not cancel where lam is small."""
-    xp = compat.array_namespace(basis)
-    ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
-    rest = _spread(basis * basis, (ridge / (eigenvalues + ridge))[..., None])
-    lowest = float(xp.min(rest))
+    found = _spread(basis * basis, (ridge / (eigenvalues + ridge))[..., None])
+    lowest = float(xp.min(found))
     if not lowest > 1e-14:
-        flat = int(xp.argmin(rest))
+        flat = int(xp.argmin(found))
         row, lam = flat % basis.shape[0], float(ridge[flat // basis.shape[0], 0])
         raise ValueError(
             f"row {row} determines itself at lam = {lam:g} (leverage 1): without it nothing is known of "
             "it; raise lam or remove the row"
         )
-    return rest
+    return found
+
+
+def ridge_errors(basis: Any, eigenvalues: Any, Z: Any, lams: Any) -> Any:
+    """Y - H Y of ridge (L, n, c), from eigenvectors that hold Y.
+
+    Over 1 - H_ii these are the leave-one-out errors of ridge alone. The limit of infinitely many steps is
+    ridge with lam / alpha, equation (17), on the data without the row as on all: of it too.
+    """
+    xp = compat.array_namespace(basis)
+    ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
+    filters = ridge / (eigenvalues + ridge)  # 1 - a
+    return _spread(basis, filters[..., None] * Z)
+
+
+def _filters(eigenvalues: Any, lams: Any, steps: int) -> Any:
+    """1, a, .., a^T: (L, T + 1, k)."""
+    xp = compat.array_namespace(eigenvalues)
+    a = shrinkage(eigenvalues, lams)
+    found = [xp.ones_like(a)]
+    for _ in range(steps):
+        found.append(found[-1] * a)
+    return xp.stack(found, axis=1)
 
 
 def _spread(matrix: Any, small: Any) -> Any:

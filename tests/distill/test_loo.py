@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.device.backend import to_numpy
-from sdgpu.distill.loo import leave_one_out, ridge_leave_one_out
+from sdgpu.distill import loo
 from sdgpu.distill.schedules import coefficients
 from tests.problems import refits
 
@@ -21,6 +21,14 @@ def brute(K, Y, lam, alphas, steps):
     return found
 
 
+def steps_of(V, delta, Z, lams, steps):
+    return loo.leave_one_out(
+        loo.powers(V, delta, Z, lams, steps),
+        loo.diagonals(V, delta, lams, steps),
+        loo.rest(V, delta, lams),
+    )
+
+
 @pytest.fixture
 def problem(rng):
     X, Y = rng.standard_normal((17, 2)), rng.standard_normal((17, 2))
@@ -34,7 +42,7 @@ def test_every_schedule_is_that_of_the_refits(problem, backend, alphas):
     K, Y, delta, V = problem
     lams = np.array([1e-3, 0.2, 5.0])
     own = [backend.asarray(a) for a in (V, delta, V.T @ Y)]
-    found = to_numpy(leave_one_out(*own, lams, 4))
+    found = to_numpy(steps_of(*own, lams, 4))
     for i, lam in enumerate(lams):
         wanted = brute(K, Y, lam, alphas, 4)
         for step in range(1, 5):
@@ -46,16 +54,15 @@ def test_every_schedule_is_that_of_the_refits(problem, backend, alphas):
 def test_the_limit_is_ridge(problem, backend):
     K, Y, delta, V = problem
     own = [backend.asarray(a) for a in (V, delta, V.T @ Y)]
-    errors = to_numpy(ridge_leave_one_out(*own, np.array([0.2 / 0.4])))
+    lam = np.array([0.2 / 0.4])
+    errors = to_numpy(loo.ridge_errors(*own, lam) / loo.rest(*own[:2], lam))
     wanted = brute(K, Y, 0.2, [0.4] * 79, 80)[-1]
     assert_allclose(Y - errors[0], wanted, atol=1e-8)
-    assert_allclose(
-        Y - errors[0], to_numpy(leave_one_out(*own, np.array([0.5]), 1))[0, 0], atol=1e-12
-    )
+    assert_allclose(Y - errors[0], to_numpy(steps_of(*own, lam, 1))[0, 0], atol=1e-12)
 
 
 def test_a_row_that_determines_itself_is_named(backend):
     V, delta = np.eye(3), np.array([1.0, 2.0, 1e20])
     own = [backend.asarray(a) for a in (V, delta, np.ones((3, 1)))]
     with pytest.raises(ValueError, match=r"row 2 determines itself at lam = 0.5"):
-        leave_one_out(*own, np.array([1.0, 0.5]), 2)
+        steps_of(*own, np.array([1.0, 0.5]), 2)

@@ -1,0 +1,163 @@
+"""Diagonals and traces of H^q = (K (K + lam)^-1)^q: what a fit knows of rows that it left out.
+
+Exact from all eigenvectors, or estimated from random probes; leave-one-out and generalised
+cross-validation need not know which, but say how accurate they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.distill.loo import diagonals, leave_one_out, rest
+from sdgpu.solvers.probes import Probes
+from sdgpu.spectrum import Spectrum
+
+__all__ = ["Diagonals", "Estimated", "Exact", "LeftOut", "Leverages", "left_out"]
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """diag(H^q) for q = 0..T as (L, T + 1, n, 1), and 1 - H_ii (L, n, 1)."""
+
+    powers: Any
+    rest: Any
+
+
+class Leverages(Protocol):
+    """Diagonals and traces, exact or estimated."""
+
+    def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
+        """The diagonals of some lam, and those without each group of probes: none if exact."""
+
+    def rests(self, lams: np.ndarray) -> Any:
+        """1 - H_ii alone, (L, n, 1)."""
+
+    def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """tr H, .., tr H^T: (1, L, T) if exact, else (p, L, T) from p independent probes."""
+
+    def bias(self, lams: np.ndarray) -> np.ndarray:
+        """What the probes may have in common that is not so, (L,)."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """From all eigenvectors."""
+
+    spectrum: Spectrum
+
+    def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
+        """O(n^2 L T)."""
+        own = self.spectrum
+        powers = diagonals(own.basis, own.eigenvalues, lams, steps)
+        return Diagonals(powers, self.rests(lams)), []
+
+    def rests(self, lams: np.ndarray) -> Any:
+        """O(n^2 L)."""
+        return rest(self.spectrum.basis, self.spectrum.eigenvalues, lams)
+
+    def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """Sums over the eigenvalues."""
+        delta = to_numpy(self.spectrum.eigenvalues)
+        a = delta / (delta + lams[:, None])
+        found, power = np.empty((1, len(lams), steps)), np.ones_like(a)
+        for q in range(steps):
+            power = power * a
+            found[0, :, q] = power.sum(axis=1)
+        return found
+
+    def bias(self, lams: np.ndarray) -> np.ndarray:
+        """None."""
+        return np.zeros(len(lams))
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """From random probes, with the spread over groups of them.
+
+    Attributes
+    ----------
+    probes : Probes
+    backend : Backend
+        Where the diagonals are wanted.
+    """
+
+    probes: Probes
+    backend: Backend
+
+    def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
+        """The mean over all groups, and over all but one, both drawn towards what is plausible."""
+        known, each = (self.backend.asarray(x) for x in self.probes.diagonals(lams, steps))
+        groups, mean = int(each.shape[0]), each.mean(axis=0)
+        guess, share = self._shrunk(each)
+        # The deviations are scaled by the root of the share: the mean squared error of what is drawn
+        # towards a guess is that much of the noise, bias included.
+        without = [known + guess + share * (mean - guess) + share**0.5 * (mean - one) / (groups - 1)
+                   for one in each]  # fmt: skip
+        full = known + guess + share * (mean - guess)
+        return self._made(full, lams), [self._made(one, lams) for one in without]
+
+    def _shrunk(self, each: Any) -> tuple[Any, Any]:
+        """A guess of the unknown diagonals (L, T, n), and the share (L, T, 1) of what is beyond it.
+
+        The guess spreads the trace as the diagonal of K that is not explained. Where the noise is larger
+        than what the rows differ by, rows on their own know less than the guess (Stein).
+        """
+        xp = self.backend.xp
+        mean, weight = each.mean(axis=0), self.backend.asarray(self.probes.unexplained)
+        weight = weight / xp.clip(weight.mean(), 1e-300, None)
+        guess = mean.mean(axis=-1)[..., None] * weight
+        noise = ((each - mean) ** 2).mean(axis=(0, -1))[..., None] / (each.shape[0] - 1)
+        differ = ((mean - guess) ** 2).mean(axis=-1)[..., None]
+        share = xp.clip(1 - noise / xp.clip(differ, 1e-300, None), 0.0, 1.0)
+        return guess, share
+
+    def rests(self, lams: np.ndarray) -> Any:
+        """The mean over all groups."""
+        return self.diagonals(lams, 1)[0].rest
+
+    def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """One estimate for each probe."""
+        return self.probes.traces(lams, steps)
+
+    def bias(self, lams: np.ndarray) -> np.ndarray:
+        """Of the space in which they were evaluated."""
+        return self.probes.bias(lams)
+
+    def _made(self, powers: Any, lams: np.ndarray) -> Diagonals:
+        """With H_ii kept where it must be, between 0 and K_ii / (K_ii + lam)."""
+        xp = self.backend.xp
+        own = self.backend.asarray(self.probes.diagonal)
+        ridge = self.backend.asarray(lams)[:, None]
+        leverage = xp.minimum(xp.maximum(powers[:, 0, :], 0 * own), own / (own + ridge))
+        stacked = [xp.ones_like(leverage), leverage]
+        stacked += [powers[:, q, :] for q in range(1, int(powers.shape[1]))]
+        return Diagonals(xp.stack(stacked, axis=1)[..., None], (1 - leverage)[..., None])
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Leave-one-out predictions of u_1 .. u_T.
+
+    Attributes
+    ----------
+    steps : array (L, T, n, c)
+    targets : array (n, c)
+    replicates : list of arrays (L, T, n, c)
+        The same without each group of probes; empty if exact.
+    """
+
+    steps: Any
+    targets: Any
+    replicates: list[Any]
+
+
+def left_out(fitted: Any, leverages: Leverages, lams: np.ndarray) -> LeftOut:
+    """From H^q Y, q = 0..T, as (L, T + 1, n, c)."""
+    steps = int(fitted.shape[1]) - 1
+    mean, without = leverages.diagonals(lams, steps)
+    found, *replicates = (leave_one_out(fitted, one.powers, one.rest) for one in (mean, *without))
+    return LeftOut(found, fitted[0, 0, ...], replicates)
