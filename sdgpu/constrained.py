@@ -211,14 +211,15 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     -----
     O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
     """
-    tolerance, weights, named = _question(eps, alpha, steps)
+    tolerance, named, steps = _question(eps, alpha, steps)
     own, model = fitted._own_spectrum("a constrained path"), fitted._model
     if own.basis.shape[1] < own.basis.shape[0]:
         raise ValueError(
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "
             f"{fitted.info.k:,}: fit with method='eigh'"
         )
-    model.afford(2 * fitted.info.n * fitted.info.c * steps, f"a path of {steps} steps")
+    model.afford(2 * fitted.info.n * (fitted.info.c + 1) * steps, f"a path of {steps} steps")
+    weights = np.broadcast_to(named, (steps - 1,)).copy()
     delta, Z = to_numpy(own.eigenvalues), to_numpy(own.Z)
     # an eigenvalue is known to this much, so functions with less ridge cannot be told apart
     rounding = max(len(delta) * EPS * float(delta[-1]), -own.most_negative)
@@ -230,17 +231,17 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     )
 
 
-def _question(eps: Any, alpha: Any, steps: Any) -> tuple[float, np.ndarray, np.ndarray]:
-    """Check the tolerance and the weights (T - 1,); these come as they were named too, one or all."""
-    tolerance = positive("eps", eps)
-    weights = schedule(alpha, integer("steps", steps, 1), name="alpha")
-    named = weights if np.ndim(alpha) else np.array([number("alpha", alpha)])
+def _question(eps: Any, alpha: Any, steps: Any) -> tuple[float, np.ndarray, int]:
+    """Check the tolerance, the weights, of which one (1,) or all (T - 1,) are named, and the steps."""
+    tolerance, steps = positive("eps", eps), integer("steps", steps, 1)
+    one = np.ndim(alpha) == 0
+    named = np.array([number("alpha", alpha)]) if one else schedule(alpha, steps, name="alpha")
     outside = named[(named < 0) | (named > 1)]
     if outside.size:
         raise ValueError(
             f"alpha={outside[0]:g} must be in [0, 1]: with other weights (22) is no loss to be tolerant of"
         )
-    return tolerance, weights, named
+    return tolerance, named, steps
 
 
 def _status(lams: np.ndarray, regime: Regime, rounding: float) -> str:
