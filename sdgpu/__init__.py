@@ -14,12 +14,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdgpu import kernels, operators
+from sdgpu.constrained import ConstrainedPath, constrain, constrained_path
 from sdgpu.fitting import fit
 from sdgpu.kernels import (
     NNGP,
     NTK,
     ArcCosine,
+    BrownianBridge,
     Cosine,
+    CubicGreen,
+    CubicSpline,
     FunctionKernel,
     Gaussian,
     Laplacian,
@@ -48,7 +52,11 @@ __all__ = [
     "NNGP",
     "NTK",
     "ArcCosine",
+    "BrownianBridge",
+    "ConstrainedPath",
     "Cosine",
+    "CubicGreen",
+    "CubicSpline",
     "Fit",
     "FunctionKernel",
     "Gaussian",
@@ -63,6 +71,8 @@ __all__ = [
     "SelfDistillationRegressor",
     "SelfDistillationRegressorCV",
     "Sweep",
+    "constrain",
+    "constrained_path",
     "fit",
     "kernels",
     "median_distance",

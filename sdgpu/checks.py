@@ -115,7 +115,9 @@ def lam_grid(name: str, value: object) -> np.ndarray:
     return host
 
 
-def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.ndarray:
+def schedule(
+    alphas: object, steps: int, *, outputs: int | None = None, name: str = "alphas"
+) -> np.ndarray:
     """Return the weights of steps 2..T as an array (T - 1,), or (T - 1, c) for one per output.
 
     Parameters
@@ -127,6 +129,8 @@ def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.nd
         T, at least 1.
     outputs : int, optional
         c; without it an array with two axes is refused.
+    name : str, default "alphas"
+        For the error messages.
 
     Raises
     ------
@@ -134,8 +138,8 @@ def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.nd
         For anything but finite numbers, or a schedule of the wrong length.
     """
     steps = integer("steps", steps, 1)
-    host = _host("alphas", alphas)
-    _finite("alphas", host)
+    host = _host(name, alphas)
+    _finite(name, host)
     check_growth(host, steps)
     if host.ndim == 0:
         return np.full(steps - 1, float(host))
@@ -145,7 +149,7 @@ def schedule(alphas: object, steps: int, *, outputs: int | None = None) -> np.nd
         return host
     per_output = f", or an array ({steps - 1}, {outputs})" if outputs and outputs > 1 else ""
     raise ValueError(
-        f"alphas has shape {host.shape}, but steps={steps} needs one number or {steps - 1} of them, "
+        f"{name} has shape {host.shape}, but steps={steps} needs one number or {steps - 1} of them, "
         f"one per step 2..{steps} (step 1 has no weight){per_output}"
     )
 

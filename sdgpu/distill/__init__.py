@@ -15,5 +15,7 @@ equation of the paper        function
 (15)                         :func:`~sdgpu.distill.diagnostics.sign_rule`
 (16), Algorithm 1            :func:`~sdgpu.distill.weights.greedy_weights`
 (17), Theorem 4.5            :func:`~sdgpu.distill.filters.limit_train_filter`
+(20)-(24), Appendix D        :func:`~sdgpu.distill.constrained.constrained_steps`
+(25), (26), Theorem D.2      :func:`~sdgpu.distill.constrained.constrained_sign_rule`
 ===========================  =================================================
 """

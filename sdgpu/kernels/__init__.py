@@ -13,6 +13,7 @@ from sdgpu.checks import choice
 from sdgpu.kernels.base import Kernel, Product, Scaled, Sum
 from sdgpu.kernels.distance import Gaussian, Laplacian, Matern, median_distance
 from sdgpu.kernels.given import FunctionKernel, Precomputed
+from sdgpu.kernels.green import BrownianBridge, CubicGreen, CubicSpline
 from sdgpu.kernels.network import NNGP, NTK
 from sdgpu.kernels.product import ArcCosine, Cosine, Linear, Polynomial
 
@@ -20,7 +21,10 @@ __all__ = [
     "NNGP",
     "NTK",
     "ArcCosine",
+    "BrownianBridge",
     "Cosine",
+    "CubicGreen",
+    "CubicSpline",
     "FunctionKernel",
     "Gaussian",
     "Kernel",
@@ -50,6 +54,9 @@ NAMES = {
     "arccosine": "arccosine",
     "nngp": "nngp",
     "ntk": "ntk",
+    "cubicgreen": "cubicgreen",
+    "cubicspline": "cubicspline",
+    "brownianbridge": "brownianbridge",
     "precomputed": "precomputed",
 }
 
@@ -67,7 +74,7 @@ def as_kernel(
     ----------
     kernel : Kernel, str or callable
         Names: rbf or gaussian, laplacian, matern12, matern32, matern52, poly or polynomial, linear,
-        cosine, arccosine, nngp, ntk, precomputed.
+        cosine, arccosine, nngp, ntk, cubicgreen, cubicspline, brownianbridge, precomputed.
     gamma, degree, coef0
         Parameters of the named kernels, with scikit-learn's meaning. A Matern kernel takes
         lengthscale = 1 / sqrt(2 gamma), the width of the Gaussian with the same gamma; "arccosine"
@@ -105,5 +112,8 @@ def as_kernel(
         "arccosine": ArcCosine,
         "nngp": NNGP,
         "ntk": NTK,
+        "cubicgreen": CubicGreen,
+        "cubicspline": CubicSpline,
+        "brownianbridge": BrownianBridge,
         "precomputed": Precomputed,
     }[name]()

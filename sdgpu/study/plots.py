@@ -1,4 +1,4 @@
-"""Pictures: Figures 2, 3 and 4 of the paper and the loss over (lam, alpha). The one matplotlib file.
+"""Pictures: Figures 2 to 4, Appendix D, and the loss over (lam, alpha). The one matplotlib file.
 
 Every function returns a matplotlib Figure and touches no global state; save it with
 ``figure.savefig(path)``.
@@ -12,11 +12,13 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from sdgpu.constrained import constrained_path
 from sdgpu.distill.diagnostics import ratios
+from sdgpu.kernels import CubicGreen
 from sdgpu.study.example import LAM, STEPS, Example
 from sdgpu.sweep import Sweep
 
-__all__ = ["diagonal_figure", "loss_heatmap", "ratio_figure", "steps_figure"]
+__all__ = ["constrained_figure", "diagonal_figure", "loss_heatmap", "ratio_figure", "steps_figure"]
 
 _TEACHER, _GRID = "0.15", "0.9"
 
@@ -85,6 +87,37 @@ def ratio_figure(example: Example) -> Figure:
         axis.set(xlabel="k, smallest eigenvalue first", xticks=index)
     axes[0].set_ylabel("R_k")
     axes[0].legend(fontsize=7)
+    return figure
+
+
+def constrained_figure(example: Example, *, eps: float = 0.045, steps: int = 8) -> Figure:
+    """Appendix D on the example: with Mobahi's kernel one chain collapses and one does not.
+
+    Left and middle the functions of every step, right the lam of each; a cross marks the last step
+    before a collapse.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    x, points = example.X_val[:, 0], example.X[:, 0]
+    for axis, alpha, colour in zip(axes, (0.0, 0.25), ("tab:blue", "tab:orange"), strict=False):
+        path = constrained_path(
+            example.X, example.y, CubicGreen(), eps=eps, alpha=alpha, steps=steps
+        )
+        drawn = zip(path.predict(example.X_val), _colours(steps), strict=True)
+        for step, (values, shade) in enumerate(drawn, start=1):
+            axis.plot(x, values, color=shade, label=f"step {step}")
+        axis.plot(points, example.y, "x", color="black")
+        axis.set(title=f"alpha = {alpha:g}, {path.regime.name}", xlabel="x", ylim=(-1.5, 1.5))
+        made = np.isfinite(path.lams)
+        index = np.arange(1, steps + 1)[made]
+        axes[2].plot(index, path.lams[made], "o-", ms=4, color=colour, label=f"alpha = {alpha:g}")
+        if not made.all():
+            axes[2].plot(index[-1:], path.lams[made][-1:], "x", ms=14, color=colour)
+    axes[0].set_ylabel("f(x)")
+    axes[0].legend(fontsize=7, ncols=2)
+    axes[2].margins(y=0.1)
+    axes[2].set(title=f"lam that leaves a loss of eps = {eps:g}", xlabel="step", yscale="log")
+    axes[2].legend()
     return figure
 
 

@@ -70,7 +70,10 @@ def test_the_printed_gamma_is_a_misprint(example):
     assert_allclose(loss, 0.455, atol=1e-3)
 
 
-@pytest.mark.parametrize("draw", [plots.steps_figure, plots.diagonal_figure, plots.ratio_figure])
+@pytest.mark.parametrize(
+    "draw",
+    [plots.steps_figure, plots.diagonal_figure, plots.ratio_figure, plots.constrained_figure],
+)
 def test_figures_have_three_panels_with_data(example, draw, tmp_path):
     figure = draw(example)
     figure.savefig(tmp_path / "figure.png")

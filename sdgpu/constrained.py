@@ -1,0 +1,257 @@
+"""`constrained_path`: self-distillation with a tolerance on the training loss, Appendix D of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sdgpu.checks import integer, number, positive, schedule
+from sdgpu.device.backend import Backend, give_back, to_numpy
+from sdgpu.device.timing import Progress
+from sdgpu.distill.constrained import (
+    ConstrainedSteps,
+    Regime,
+    constrained_regime,
+    constrained_steps,
+)
+from sdgpu.fitting import fit
+from sdgpu.kernels import Kernel
+from sdgpu.model import Fit
+from sdgpu.path import Model
+from sdgpu.spectrum import Spectrum
+
+__all__ = ["ConstrainedPath", "constrain", "constrained_path"]
+
+EPS = float(np.finfo(np.float64).eps)
+ANY_LAM = 1e30  # a ridge that every fit can serve, for a fit whose own ridges are not known yet
+
+
+@dataclass(frozen=True)
+class ConstrainedPath:
+    """Steps 1..T of self-distillation, each the smoothest function that meets a tolerance.
+
+    Made by :func:`constrained_path` or :func:`constrain`.
+
+    Attributes
+    ----------
+    eps : float
+        The tolerance.
+    alphas : array (T - 1,)
+        Weights of steps 2..T.
+    lams : array (T,)
+        The ridge of each step, K + lam I; inf where it collapsed to 0. lam / n is the paper's lambda.
+    losses : array (T,)
+        Left side of (22): (alpha ||y - Y||^2 + (1 - alpha) ||y - y(tau-1)||^2) / n. It is eps, or less
+        where the step collapsed.
+    regime : Regime
+        What was known before the first step: will it collapse, which steps are guaranteed, the limit.
+    status : str
+        A sentence.
+
+    Notes
+    -----
+    Arrays of functions come in the library, device and dtype of the training data; for 1-D targets
+    the axis c is missing. lams and losses are host numbers.
+    """
+
+    eps: float
+    alphas: np.ndarray
+    lams: np.ndarray
+    losses: np.ndarray
+    regime: Regime
+    status: str
+    _found: ConstrainedSteps = field(repr=False)
+    _spectrum: Spectrum = field(repr=False)
+    _model: Model = field(repr=False)
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.lams)
+
+    @cached_property
+    def fitted(self) -> Any:
+        """Predictions y(1..T) at the training points, (T, n, c)."""
+        return give_back(self._model.template, self._combine(self._found.train), copy=True)
+
+    @cached_property
+    def dual(self) -> Any:
+        """Dual coefficients (K + lam I)^-1 w of steps 1..T, (T, n, c); 0 where a step collapsed."""
+        return give_back(self._model.template, self._dual, copy=True)
+
+    def predict(self, X_new: Any) -> Any:
+        """Predictions f(x; 1..T) = kappa(x, X) dual at new rows, Proposition D.1.
+
+        Parameters
+        ----------
+        X_new : array_like (m, d)
+            In the library and on the device of the training data; m = 0 is allowed. With a
+            precomputed kernel its values (m, n) between new and training rows.
+
+        Returns
+        -------
+        array (T, m, c)
+        """
+        return self._model.predict(self._dual, X_new)
+
+    @cached_property
+    def _dual(self) -> Any:
+        return self._combine(self._found.dual)
+
+    def _combine(self, filters: np.ndarray) -> Any:
+        return self._spectrum.combine(self._model.backend.asarray(filters[..., None]))
+
+
+def constrained_path(
+    X: Any,
+    Y: Any,
+    kernel: Kernel | str | Any = "rbf",
+    *,
+    eps: float,
+    alpha: Any = 0.0,
+    steps: int = 2,
+    device: str | Backend = "auto",
+    memory: int | float | str | None = None,
+    progress: Progress | None = None,
+) -> ConstrainedPath:
+    """Distil with a tolerance on the training loss in place of lam, Appendix D.
+
+    Step tau is the function of least norm in the kernel's space with
+
+        (alpha ||f(X) - Y||^2 + (1 - alpha) ||f(X) - y(tau-1)||^2) / n <= eps,    y(0) = Y.    (22)
+
+    It is ridge on the mixed target with a lam of its own, or 0. Norms are Frobenius norms of all c
+    outputs together. alpha = 0 is Mobahi, Farajtabar and Bartlett (2020), whose steps always collapse
+    in the end.
+
+    Parameters
+    ----------
+    X : array_like (n, d)
+        Training inputs, as for :func:`sdgpu.fit`.
+    Y : array_like (n,) or (n, c)
+        Targets.
+    kernel : Kernel, str or callable, default "rbf"
+        The penalty is its norm: for a spline kernel such as :class:`sdgpu.CubicGreen` an integral over
+        the second derivative.
+    eps : float
+        Tolerance, > 0. From ||Y||^2 / n on everything is 0.
+    alpha : number or array (T - 1,), default 0
+        Weight of the ground truth in [0, 1], one for all steps or one for each of steps 2..T.
+    steps : int, default 2
+        T >= 1.
+    device, memory, progress
+        As for :func:`sdgpu.fit`.
+
+    Returns
+    -------
+    ConstrainedPath
+        With .lams, .losses, .fitted, .dual, .predict(X_new), .regime and .status. A collapse is no error:
+        its lam is inf, its function 0. With a fixed alpha all steps after it are 0 as well.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`sdgpu.fit`, and for eps <= 0 or alpha outside [0, 1]. If no function of the kernel
+        meets eps at a step, an error that names the step and the eps it takes; this happens at step 1,
+        where K is singular or too near it for float64, or after an alpha that was much smaller.
+
+    Notes
+    -----
+    One eigendecomposition, about 9 n^3 operations and 3 n^2 doubles; every step then costs O(n), and its
+    function n^2 c. For other eps or alpha use :func:`constrain` on one fit.
+
+    References
+    ----------
+    Borup and Andersen (2021), Appendix D; Mobahi et al. (2020). What they leave open or print wrongly
+    is listed in :mod:`sdgpu.distill.constrained`.
+
+    Examples
+    --------
+    >>> import numpy as np, sdgpu
+    >>> X = np.linspace(0, 1, 11)[:, None]
+    >>> y = np.sin(2 * np.pi * X[:, 0])
+    >>> path = sdgpu.constrained_path(X, y, sdgpu.CubicGreen(), eps=0.045, steps=5)
+    >>> np.isfinite(path.lams)
+    array([ True,  True,  True, False, False])
+    >>> path.regime.name, path.regime.guaranteed_steps
+    ('converging to collapse', 3)
+    >>> sdgpu.constrained_path(X, y, sdgpu.CubicGreen(), eps=0.045, alpha=0.25, steps=5).regime.name
+    'never collapsing'
+    """
+    _question(eps, alpha, steps)
+    fitted = fit(
+        X, Y, kernel, ANY_LAM, method="eigh", device=device, memory=memory, progress=progress
+    )
+    return constrain(fitted, eps=eps, alpha=alpha, steps=steps)
+
+
+def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> ConstrainedPath:
+    """Distil a fit that knows all its eigenvalues: other tolerances and weights without a decomposition.
+
+    Parameters
+    ----------
+    fitted : Fit
+        Made with method="eigh"; its own lams do not matter.
+    eps, alpha, steps
+        As for :func:`constrained_path`.
+
+    Returns
+    -------
+    ConstrainedPath
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`constrained_path`, and for a fit without all eigenvalues.
+
+    Notes
+    -----
+    O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
+    """
+    tolerance, named, steps = _question(eps, alpha, steps)
+    own, model = fitted._own_spectrum("a constrained path"), fitted._model
+    if own.basis.shape[1] < own.basis.shape[0]:
+        raise ValueError(
+            f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "
+            f"{fitted.info.k:,}: fit with method='eigh'"
+        )
+    model.afford(2 * fitted.info.n * (fitted.info.c + 1) * steps, f"a path of {steps} steps")
+    weights = np.broadcast_to(named, (steps - 1,)).copy()
+    delta, Z = to_numpy(own.eigenvalues), to_numpy(own.Z)
+    # an eigenvalue is known to this much, so functions with less ridge cannot be told apart
+    rounding = max(len(delta) * EPS * float(delta[-1]), -own.most_negative)
+    regime = constrained_regime(delta, Z, tolerance, named, smallest_lam=rounding)
+    found = constrained_steps(delta, Z, tolerance, weights, smallest_lam=rounding)
+    status = _status(found.lams, regime, rounding)
+    return ConstrainedPath(
+        tolerance, weights, found.lams, found.losses, regime, status, found, own, model
+    )
+
+
+def _question(eps: Any, alpha: Any, steps: Any) -> tuple[float, np.ndarray, int]:
+    """Check the tolerance, the weights, of which one (1,) or all (T - 1,) are named, and the steps."""
+    tolerance, steps = positive("eps", eps), integer("steps", steps, 1)
+    one = np.ndim(alpha) == 0
+    named = np.array([number("alpha", alpha)]) if one else schedule(alpha, steps, name="alpha")
+    outside = named[(named < 0) | (named > 1)]
+    if outside.size:
+        raise ValueError(
+            f"alpha={outside[0]:g} must be in [0, 1]: with other weights (22) is no loss to be tolerant of"
+        )
+    return tolerance, named, steps
+
+
+def _status(lams: np.ndarray, regime: Regime, rounding: float) -> str:
+    """What became of the chain, and how far to trust it."""
+    alive = np.isfinite(lams)
+    if not alive[0]:
+        return "collapsed: the zero function meets eps at step 1; lower eps"
+    accuracy = f"rounding of the eigenvalues moves the steps by about {rounding / lams.min():.0e}"
+    if alive.all():
+        return f"{regime.name}, all {len(lams)} steps alive; {accuracy}"
+    first = int(np.argmin(alive)) + 1
+    after = "and stays 0" if not alive[first:].any() else "and returns with a larger weight"
+    return f"{regime.name}: step {first} is the first that is 0, {after}; {accuracy}"
