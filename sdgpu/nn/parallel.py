@@ -49,18 +49,19 @@ class World:
         Raises
         ------
         ValueError
-            If a part of a batch, or the last batch of an epoch, has not the rows to share out.
+            If a part of a batch, or the last part of an epoch, has not the rows to share out.
         """
-        part, left = batch // accumulate, n % batch
+        part = batch // accumulate
+        left = n % batch % part
         if part % self.size:
             raise ValueError(
                 f"{self.size} processes do not divide the {part} rows of batch={batch} / "
                 f"accumulate={accumulate}: choose a multiple of {self.size}"
             )
-        if 0 < left < self.size * accumulate:
+        if 0 < left < self.size:
             raise ValueError(
-                f"the last batch of an epoch has {left} rows (n={n}, batch={batch}), too few for "
-                f"{self.size} processes and accumulate={accumulate}: choose another batch"
+                f"the last part of an epoch has {left} rows (n={n}, batch={batch}, accumulate="
+                f"{accumulate}), too few for {self.size} processes: choose another batch"
             )
 
 

@@ -42,11 +42,10 @@ def write(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        kept = "the last complete one is untouched" if path.exists() else "there is none before it"
         raise OSError(
             error.errno,
-            f"{error.strerror or error}: {path} cannot be written; {kept}. Make room and call again "
-            "with resume=True",
+            f"{path} cannot be written ({error.strerror or error}), what stood there is untouched: make "
+            "room and call again with resume=True",
         ) from error
 
 

@@ -197,7 +197,7 @@ class _Run:
         torch.manual_seed(stream(config.augment_seed, "augment", *position).initial_seed())
         rows, inputs, target = self.feed.batch(self.epoch, self.index)
         size = len(rows)
-        parts = torch.arange(size).tensor_split(config.accumulate)
+        parts = torch.arange(size).split(config.batch // config.accumulate)
         for number, part in enumerate(parts):
             first = int(part[0])
             mine = self.world.shard(len(part))
@@ -359,11 +359,19 @@ class _Run:
                 "hits": hits.cpu(),
                 "history": [dataclasses.asdict(row) for row in self.history],
             }
-            self.store.save(state)
-            self.store.log(row for epoch in self.history for row in rows(epoch))
+            self._write(state)
         self.world.barrier()
         self.saved = self._where()
         self.last_save = time.monotonic()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        assert self.store is not None
+        try:
+            self.store.save(state)
+            self.saved = self._where()
+            self.store.log(row for epoch in self.history for row in rows(epoch))
+        except OSError as error:
+            raise OSError(error.errno, f"{self.stage}: {error.strerror}; {self.saved}") from error
 
     def _where(self) -> str:
         assert self.store is not None
