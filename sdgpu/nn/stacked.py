@@ -95,11 +95,11 @@ class Stack(nn.Module):
 
 
 def bytes_per_member(model: nn.Module, config: Config, sample: torch.Tensor) -> int:
-    """Device memory that one more member of a stack takes: a model, exact up to the library's workspace.
+    """Device memory that one more member of a stack takes, without the workspace of the library.
 
     Parameters + gradients + moments of the optimiser (Adam 2, SGD with momentum 1) + buffers, and what
     autograd keeps of a forward pass over the rows of one part of a batch (measured on `sample`, whose
-    storages are counted once each, and scaled by rows).
+    storages are counted once each, and scaled by rows). An account, not yet compared with a GPU's.
 
     Parameters
     ----------

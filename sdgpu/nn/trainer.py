@@ -25,7 +25,7 @@ from sdgpu.nn.augment import stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, predict, score
 from sdgpu.nn.loss import add_script_gradient, data_loss, penalised, penalty
-from sdgpu.nn.machinery import clock, numerics, optimiser
+from sdgpu.nn.machinery import clock, numerics, optimiser, seed_draws
 from sdgpu.nn.parallel import World, join
 from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
 from sdgpu.nn.store import Store, digest, shapes, write
@@ -93,6 +93,8 @@ def train(
     images = data.train
     if config.batch > len(images):
         raise ValueError(f"batch={config.batch} exceeds the n={len(images)} training images")
+    if config.tensorboard and folder is None:
+        raise ValueError("tensorboard=True needs folder=, where its logs are written")
     check_targets(targets, images, getattr(model, "members", None))
     device = images.pixels.device
     world = join(device)
@@ -194,7 +196,7 @@ class _Run:
         rate = config.rate(self.epoch, self.index, self.batches)
         position = (self.epoch, self.index, 1 + self.world.rank)
         # dropout draws from torch's own generator: a function of the position, like all else
-        torch.manual_seed(stream(config.augment_seed, "augment", *position).initial_seed())
+        seed_draws(self.device, stream(config.augment_seed, "augment", *position).initial_seed())
         rows, inputs, target = self.feed.batch(self.epoch, self.index)
         size = len(rows)
         parts = torch.arange(size).split(config.batch // config.accumulate)

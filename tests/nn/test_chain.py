@@ -31,7 +31,7 @@ def test_a_linear_network_has_the_weights_of_the_kernel_engine(clip):
         torch.manual_seed(0)
         linear = nn.Sequential(nn.Flatten(), nn.Linear(9, CLASSES, bias=False)).double()
     config = Config(
-        epochs=80,
+        epochs=60,
         batch=n,
         lr=0.6,
         optimiser="sgd",

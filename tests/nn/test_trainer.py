@@ -1,6 +1,7 @@
 """The loop against a plain one, and what it refuses."""
 
 import dataclasses
+import importlib.util
 import math
 
 import pytest
@@ -319,3 +320,11 @@ def test_configurations_survive_json():
     assert Config.from_json(config.to_json()) == config
     with pytest.raises(ValueError, match="epoch"):
         Config.from_json('{"epoch": 3}')
+
+
+def test_tensorboard_is_asked_for_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="tensorboard=True needs folder="):
+        train(mlp(), data(), None, change(tensorboard=True))
+    if importlib.util.find_spec("tensorboard") is None:
+        with pytest.raises(ImportError, match="pip install tensorboard"):
+            train(mlp(), data(), None, change(tensorboard=True), folder=tmp_path)
