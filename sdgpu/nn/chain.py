@@ -1,0 +1,376 @@
+"""Self-distillation chains of networks, with the weight by Algorithm 1 (Section 5).
+
+Every step starts again from the same weights and sees the same order and views, so that steps and
+weights differ in their targets alone, as in the theory. alpha-hat is alpha* (16) with Frobenius norms
+on validation data, by the very function that serves the kernel engine.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sdgpu.checks import choice, integer, schedule
+from sdgpu.device.timing import Progress
+from sdgpu.distill.losses import merge_rows
+from sdgpu.distill.weights import greedy_weights
+from sdgpu.nn.config import Config
+from sdgpu.nn.evaluate import Score, predict, score
+from sdgpu.nn.parallel import join
+from sdgpu.nn.records import TrainResult
+from sdgpu.nn.resnet import make_model
+from sdgpu.nn.store import write
+from sdgpu.nn.targets import Teacher
+from sdgpu.nn.trainer import train
+
+__all__ = ["Chain", "StepRecord", "distill_chain", "estimate_alpha"]
+
+#: A network to start from; or its name, or a factory, which a chain calls with its seed set.
+Model = nn.Module | str | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step of a chain left.
+
+    Attributes
+    ----------
+    step : int
+        From 1, the ordinary fit.
+    alpha : float or None
+        Weight of the ground truth; None at step 1.
+    estimate : float or None
+        alpha-hat before clipping, with Algorithm 1.
+    train, val, test : Score or None
+        On clean images; None where there are none.
+    fits : int
+        Made for this step: 2 with Algorithm 1, or 1 where its weight is 0 or 1.
+    seconds : float
+        Of training, over these fits.
+    path : str or None
+        The checkpoint with the weights, if a folder was given.
+    """
+
+    step: int
+    alpha: float | None
+    estimate: float | None
+    train: Score
+    val: Score | None
+    test: Score | None
+    fits: int
+    seconds: float
+    path: str | None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain of networks.
+
+    Attributes
+    ----------
+    seed : int
+        Of the initialisation.
+    rule : str
+        "algorithm1", or the weights as they were given.
+    records : tuple of StepRecord
+    models : tuple of Module
+        Of steps 1..T, in evaluation mode.
+    shared_fits : int
+        Those of `records` that were made for another chain too (the first step of a grid).
+    """
+
+    seed: int
+    rule: str
+    records: tuple[StepRecord, ...]
+    models: tuple[nn.Module, ...]
+    shared_fits: int = 0
+
+    @property
+    def alphas(self) -> np.ndarray:
+        """Weights of steps 2..T, (T - 1,)."""
+        return np.array([record.alpha for record in self.records[1:]], dtype=float)
+
+    @property
+    def fits(self) -> int:
+        """Fits made for this chain and no other: at most 2 (T - 1) + 1 with Algorithm 1."""
+        return sum(record.fits for record in self.records) - self.shared_fits
+
+    @property
+    def best_step(self) -> int:
+        """The step with the smallest validation loss: a greedy chain is not monotone in it.
+
+        Raises
+        ------
+        ValueError
+            Without validation images.
+        """
+        losses = [float("nan") if r.val is None else r.val.loss for r in self.records]
+        if not np.isfinite(losses).all():
+            raise ValueError("best_step needs validation images: give data.val")
+        return int(np.argmin(losses)) + 1
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row for each step, for a table or a CSV file."""
+        return [{"seed": self.seed, "rule": self.rule, **_flat(record)} for record in self.records]
+
+
+def estimate_alpha(P1: torch.Tensor, P0: torch.Tensor, Y: torch.Tensor) -> float:
+    """alpha-hat = 1 - <P0 - P1, Y - P1> / ||P0 - P1||_F^2, equation (16) with Frobenius norms.
+
+    Parameters
+    ----------
+    P1 : tensor (m, c)
+        Predictions of step 1 on validation inputs.
+    P0 : tensor (m, c)
+        Those of the step at hand with alpha = 0.
+    Y : tensor (m, c)
+        The validation targets, one-hot rows.
+
+    Returns
+    -------
+    float
+        1 where P0 = P1: then every weight gives the same. Computed in float64 on the host from the
+        triangle of two steps, O(m c).
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or entries are not finite.
+    """
+    columns = []
+    for name, tensor in (("P1", P1), ("P0", P0), ("Y", Y)):
+        if tensor.shape != P1.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, but P1 has shape {tuple(P1.shape)}: all three "
+                "need one row for each validation input"
+            )
+        host = tensor.detach().cpu().double().numpy().reshape(-1)
+        if not np.isfinite(host).all():
+            raise ValueError(f"{name} must be finite: NaN or infinity found")
+        columns.append(host)
+    first, other, truth = columns
+    # [D_1, u_1 - Y] of a chain of two steps: the same triangle as that of the kernel engine
+    triangle = merge_rows(None, np.stack([other - first, first - truth], axis=1))
+    return float(greedy_weights(triangle).alphas[0])
+
+
+def distill_chain(
+    model: Model,
+    data: Any,
+    config: Config,
+    *,
+    steps: int,
+    alphas: float | Sequence[float] | str,
+    clip: bool = False,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    first: TrainResult | None = None,
+) -> Chain:
+    """Train a chain of T networks, each on the ground truth and the network before it.
+
+    Parameters
+    ----------
+    model : Module, str or callable
+        Where every step starts: a network, or what :func:`~sdgpu.nn.resnet.make_model` makes with
+        `config.init_seed`.
+    data : Data
+        `val` is needed by Algorithm 1, and must not be the test set.
+    config : Config
+        Of every fit.
+    steps : int
+        T, at least 1.
+    alphas : float, sequence of T - 1 floats, or "algorithm1"
+        Weights of the ground truth at steps 2..T, any finite numbers; or alpha-hat at every step, from
+        a fit with alpha = 0.
+    clip : bool, default False
+        Clip each alpha-hat to [0, 1] before the next step builds on it.
+    folder : path, optional
+        One folder for each fit (step-1, step-2-alpha-0, step-2, ...) and chain.json. A chain that was
+        cut off goes on where it was, in the middle of an epoch if need be.
+    progress : callable, optional
+        Hears of every fit by its name.
+    resume : bool, default True
+        False trains everything anew.
+    first : TrainResult, optional
+        Step 1, if it has been trained (chains of one seed share it).
+
+    Returns
+    -------
+    Chain
+        Cost: T fits, or up to 2 (T - 1) + 1 with Algorithm 1. A weight of 0 has been fitted on the
+        way, and a weight of 1 is step 1 again, bit for bit: neither is fitted a second time.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any fit: a schedule of the wrong length or not finite, Algorithm 1 without validation
+        images; and see :func:`~sdgpu.nn.trainer.train`.
+    """
+    integer("steps", steps, 1)
+    weights = None
+    if isinstance(alphas, str):
+        choice("alphas", alphas, ("algorithm1",))
+        if data.val is None or not len(data.val):
+            raise ValueError("alphas='algorithm1' needs validation images: give data.val")
+    else:
+        weights = schedule(alphas, steps)
+    if clip and weights is not None:
+        raise ValueError("clip=True concerns alphas='algorithm1' alone: clip the schedule yourself")
+    lab = Lab(start(model, data, config), data, config, _path(folder), progress, resume)
+    result = first if first is not None else lab.fit("step-1", None)
+    records = [lab.record(1, result, seconds=result.seconds)]
+    models = [result.model]
+    P1 = lab.on_validation(result.model) if weights is None else None
+    for step in range(2, steps + 1):
+        if P1 is None:
+            assert weights is not None
+            result, record = lab.step(step, models, float(weights[step - 2]))
+        else:
+            result, record = lab.greedy_step(step, models, P1, clip=clip)
+        records.append(record)
+        models.append(result.model)
+    chain = Chain(
+        config.init_seed, rule_name(alphas), tuple(records), tuple(models), int(first is not None)
+    )
+    lab.finish(chain)
+    return chain
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all fits of a chain share."""
+
+    initial: nn.Module
+    data: Any
+    config: Config
+    folder: Path | None
+    progress: Progress | None
+    resume: bool
+
+    def fit(self, name: str, targets: Teacher | torch.Tensor | None) -> TrainResult:
+        """One training, in a folder of its own."""
+        return train(
+            self.initial,
+            self.data,
+            targets,
+            self.config,
+            folder=None if self.folder is None else self.folder / name,
+            progress=self.progress,
+            resume=self.resume,
+            stage=name,
+        )
+
+    def step(
+        self,
+        step: int,
+        models: Sequence[nn.Module],
+        alpha: float,
+        *,
+        estimate: float | None = None,
+        zero: TrainResult | None = None,
+    ) -> tuple[TrainResult, StepRecord]:
+        """Step with a known weight; `zero` is the fit with alpha = 0, if it has been made."""
+        spent, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
+        if alpha == 1:
+            name, result = "step-1", TrainResult(models[0], (), 0.0, 0.0, "step 1 again")
+        elif zero is not None and alpha == 0:
+            name, result = f"step-{step}-alpha-0", zero
+        else:
+            name = f"step-{step}"
+            result = self.fit(name, Teacher(models[-1], alpha))
+            spent, fits = spent + result.seconds, fits + 1
+        record = self.record(
+            step, result, name=name, alpha=alpha, estimate=estimate, fits=fits, seconds=spent
+        )
+        return result, record
+
+    def greedy_step(
+        self, step: int, models: Sequence[nn.Module], P1: torch.Tensor, *, clip: bool
+    ) -> tuple[TrainResult, StepRecord]:
+        """Step of Algorithm 1: fit with alpha = 0, take alpha-hat from it, fit again."""
+        zero = self.fit(f"step-{step}-alpha-0", Teacher(models[-1], 0.0))
+        P0 = self.on_validation(zero.model)
+        estimate = estimate_alpha(P1, P0, self.data.val.one_hot(P1.dtype))
+        alpha = float(np.clip(estimate, 0.0, 1.0)) if clip else estimate
+        return self.step(step, models, alpha, estimate=estimate, zero=zero)
+
+    def on_validation(self, model: nn.Module) -> torch.Tensor:
+        """Predictions (m, c) on the validation images."""
+        return predict(model, self.data.val, self.config)
+
+    def record(
+        self,
+        step: int,
+        result: TrainResult,
+        *,
+        name: str | None = None,
+        alpha: float | None = None,
+        estimate: float | None = None,
+        fits: int = 1,
+        seconds: float,
+    ) -> StepRecord:
+        """Score a model on all there is."""
+        train_score, val, test = (
+            None
+            if part is None or not len(part)
+            else score(predict(result.model, part, self.config), part)
+            for part in (self.data.train, self.data.val, self.data.test)
+        )
+        assert train_score is not None
+        path = None
+        if self.folder is not None:
+            path = str(self.folder / (name or f"step-{step}") / "checkpoint.pt")
+        return StepRecord(step, alpha, estimate, train_score, val, test, fits, seconds, path)
+
+    def finish(self, chain: Chain) -> None:
+        """Write chain.json."""
+        if self.folder is not None and join(self.data.train.pixels.device).rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(chain.rows(), indent=2) + "\n"
+            write(self.folder / "chain.json", text.encode())
+
+
+def start(model: Model, data: Any, config: Config) -> nn.Module:
+    """The network that every step starts from, on the device of the data."""
+    images = data.train
+    if not isinstance(model, nn.Module):
+        model = make_model(
+            model,
+            classes=images.classes,
+            channels=images.pixels.shape[1],
+            seed=config.init_seed,
+        )
+    return copy.deepcopy(model).to(images.pixels.device)
+
+
+def _flat(record: StepRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in asdict(record).items():
+        if name in ("train", "val", "test"):
+            for kind in ("loss", "accuracy"):
+                row[f"{name}_{kind}"] = None if value is None else value[kind]
+        else:
+            row[name] = value
+    return row
+
+
+def rule_name(alphas: float | Sequence[float] | str) -> str:
+    """Give "algorithm1", or the weights as text, exact enough to tell any two apart."""
+    if isinstance(alphas, str):
+        return alphas
+    return " ".join(
+        repr(alpha) for alpha in np.atleast_1d(np.asarray(alphas, dtype=float)).tolist()
+    )
+
+
+def _path(folder: str | Path | None) -> Path | None:
+    return None if folder is None else Path(folder)

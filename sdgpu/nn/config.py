@@ -1,0 +1,224 @@
+"""The configuration of a training: everything but the model and the data, checked and saved as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sdgpu.checks import choice, integer, number, positive
+from sdgpu.nn.loss import ACTIVATIONS, LOSSES, PENALTIES
+
+__all__ = ["Config"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "optimiser": ("adam", "sgd"),
+    "schedule": ("constant", "cosine", "linear", "milestones"),
+    "loss": LOSSES,
+    "activation": ACTIVATIONS,
+    "penalty": PENALTIES,
+    "penalty_covers": ("all", "weights"),
+    "teacher": ("cached", "views", "online", "paper-script"),
+    "order": ("shuffled", "paper-script"),
+    "amp": ("off", "bf16", "fp16"),
+}
+_SWITCHES = ("flip", "hard", "nesterov", "channels_last", "compile", "deterministic", "tf32")
+_WHOLE = {
+    "epochs": 1,
+    "batch": 1,
+    "accumulate": 1,
+    "views": 1,
+    "crop_pad": 0,
+    "eval_batch": 1,
+    "init_seed": 0,
+    "order_seed": 0,
+    "augment_seed": 0,
+}
+# what changes how a run is carried out, not what it computes: a checkpoint may be resumed with others
+_FREE = ("eval_batch", "save_seconds", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Config:
+    """How a network is trained. Every field is checked when the object is made.
+
+    Attributes
+    ----------
+    epochs, batch : int
+        Passes over the data; rows of one optimiser step, over all ranks. An incomplete last batch is
+        used, and weighs as one step.
+    lr : float
+        Largest learning rate.
+    optimiser : {"adam", "sgd"}
+    betas : tuple of two floats; momentum : float; nesterov : bool
+        Of Adam; of SGD.
+    schedule : {"constant", "cosine", "linear", "milestones"}
+        Of the learning rate, a function of the position: down to 0 at the end as a half cosine or a
+        line, or times `drop` at each epoch in `milestones`.
+    warmup : float
+        Epochs over which the rate rises linearly.
+    loss, activation, temperature
+        See :func:`~sdgpu.nn.loss.data_loss`.
+    penalty : {"l2", "decoupled", "paper-script"}
+        decay/2 ||theta||^2 in the loss, as in (18); decoupled weight decay, theta <- (1 - rate decay)
+        theta (AdamW); or the norms that the paper's script adds, not squared.
+    decay : float
+        Weight of the penalty against the **mean** loss of a row: lam / n for lam of (18).
+    penalty_covers : {"all", "weights"}
+    teacher : {"cached", "views", "online", "paper-script"}
+        Predictions of the teacher on the clean inputs, once; on `views` augmented views of all inputs,
+        which the student then sees epoch by epoch; on the very view the student sees, in the loop; or
+        in the loop with the teacher's batch norm in training mode, so that it drifts, as in the
+        paper's script.
+    hard : bool
+        One-hot targets from the teacher.
+    order : {"shuffled", "paper-script"}
+        A new permutation every epoch, or one for all of them.
+    crop_pad : int; flip : bool
+        Augmentation: zeros around the picture before a random crop; horizontal flips.
+    init_seed, order_seed, augment_seed : int
+        Of the weights (where a chain builds the model), of the order, of augmentation and dropout.
+    amp : {"off", "bf16", "fp16"}
+        Autocast; "fp16" with a gradient scaler.
+    channels_last, compile, tf32, deterministic : bool
+        Memory format; torch.compile; TF32 products on CUDA; deterministic algorithms only.
+    accumulate : int
+        Parts into which a batch is cut, one after the other, to save memory; divides `batch`.
+    eval_batch : int
+        Rows of a batch without gradients.
+    save_seconds : float
+        Time between checkpoints within an epoch; 0 saves after every batch. Every epoch's end is
+        saved if as much time has passed, and the end of the training always.
+    tensorboard : bool
+        Also write TensorBoard logs (needs the package tensorboard).
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the name of the field, its value and what it may be.
+    """
+
+    epochs: int = 75
+    batch: int = 128
+    lr: float = 1e-4
+    optimiser: str = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
+    nesterov: bool = False
+    schedule: str = "constant"
+    warmup: float = 0.0
+    milestones: tuple[int, ...] = ()
+    drop: float = 0.1
+    loss: str = "squared"
+    activation: str = "softmax"
+    temperature: float = 1.0
+    penalty: str = "l2"
+    decay: float = 1e-4
+    penalty_covers: str = "all"
+    teacher: str = "cached"
+    views: int = 4
+    hard: bool = False
+    order: str = "shuffled"
+    crop_pad: int = 4
+    flip: bool = True
+    init_seed: int = 0
+    order_seed: int = 0
+    augment_seed: int = 0
+    amp: str = "off"
+    channels_last: bool = False
+    compile: bool = False
+    tf32: bool = False
+    deterministic: bool = False
+    accumulate: int = 1
+    eval_batch: int = 1024
+    save_seconds: float = 60.0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            choice(name, getattr(self, name), known)
+        for name, minimum in _WHOLE.items():
+            integer(name, getattr(self, name), minimum)
+        for name in (*_SWITCHES, "tensorboard"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
+        for name in ("lr", "temperature", "drop"):
+            positive(name, getattr(self, name))
+        for name in ("decay", "warmup", "save_seconds", "momentum"):
+            positive(name, getattr(self, name), zero=True)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide batch={self.batch}: the parts of a batch "
+                "must be of one size"
+            )
+        if self.loss == "cross-entropy" and self.activation != "softmax":
+            raise ValueError(
+                f"loss='cross-entropy' needs activation='softmax', not {self.activation!r}: "
+                "or use loss='squared'"
+            )
+        if self.warmup >= self.epochs and self.warmup > 0:
+            raise ValueError(f"warmup={self.warmup:g} must be below epochs={self.epochs}")
+        if len(self.betas) != 2 or not all(0 <= number("betas", beta) < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1)")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum={self.momentum:g} must be below 1")
+        if self.schedule == "milestones" and not self.milestones:
+            raise ValueError("schedule='milestones' needs milestones, the epochs at which lr drops")
+        for epoch in self.milestones:
+            integer("milestones", epoch, 1)
+
+    def rate(self, epoch: int, batch: int, batches: int) -> float:
+        """Learning rate at one position: no state, so nothing to save."""
+        at = epoch + batch / batches
+        if at < self.warmup:
+            return self.lr * (batch + 1 + epoch * batches) / (self.warmup * batches)
+        part = (at - self.warmup) / (self.epochs - self.warmup)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * part))
+        if self.schedule == "linear":
+            return self.lr * (1 - part)
+        if self.schedule == "milestones":
+            return self.lr * self.drop ** sum(epoch >= milestone for milestone in self.milestones)
+        return self.lr
+
+    def replace(self, seed: int) -> Config:
+        """The same with all three seeds set to `seed`."""
+        return dataclasses.replace(self, init_seed=seed, order_seed=seed, augment_seed=seed)
+
+    def to_json(self) -> str:
+        """All fields, as the text that stands beside the results."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is no JSON object, or has fields that this version does not know.
+        """
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("a configuration is a JSON object of fields")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in fields:
+            choice("field", name, known)
+        for name in ("betas", "milestones"):
+            if name in fields:
+                fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+    def binding(self) -> dict[str, Any]:
+        """The fields that a checkpoint must share with the run that resumes it."""
+        fields = dataclasses.asdict(self)
+        return {name: _plain(value) for name, value in fields.items() if name not in _FREE}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

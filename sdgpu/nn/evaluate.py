@@ -1,0 +1,117 @@
+"""What a network gives without gradients: predictions, loss, accuracy, and a checksum of its state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdgpu.nn.augment import normalise
+from sdgpu.nn.config import Config
+from sdgpu.nn.loss import predictions
+from sdgpu.nn.parallel import World
+
+__all__ = ["Score", "autocast", "checksum", "inference", "predict", "score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss and accuracy against the ground truth; tuples with one entry each for a stack.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over the rows of 1/2 ||f_i - y_i||^2, whatever loss was trained with: it is what (16)
+        minimises.
+    accuracy : float
+        Share of rows whose largest output is the label.
+    """
+
+    loss: float | tuple[float, ...]
+    accuracy: float | tuple[float, ...]
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients; the mode of every part comes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def autocast(config: Config, device: torch.device) -> Any:
+    """The autocast context of `config.amp`."""
+    dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "off")
+
+
+def predict(
+    model: nn.Module, images: Any, config: Config | None = None, *, world: World | None = None
+) -> torch.Tensor:
+    """f on clean images, in evaluation mode: softmax probabilities, or outputs with "identity".
+
+    Parameters
+    ----------
+    model : Module
+        On the device of the images; nothing of it changes.
+    images : Images
+    config : Config, optional
+        Its activation, temperature, amp, channels_last and eval_batch.
+    world : World, optional
+        Processes that share the rows.
+
+    Returns
+    -------
+    tensor (n, c), or (members, n, c) for a stack
+        float32, or float64 for a model in float64. Cost: one forward pass.
+    """
+    config, world = config or Config(), world or World()
+    pixels, mine = images.pixels, world.shard(len(images))
+    dtype = next(model.parameters()).dtype
+    parts = []
+    with inference(model), autocast(config, pixels.device):
+        for start in range(mine.start, mine.stop, config.eval_batch):
+            rows = pixels[start : min(start + config.eval_batch, mine.stop)]
+            inputs = normalise(
+                rows, images.mean, images.std, dtype, channels_last=config.channels_last
+            )
+            logits = model(inputs)
+            parts.append(
+                predictions(logits, activation=config.activation, temperature=config.temperature)
+            )
+    own = torch.cat(parts, dim=-2)
+    if world.size == 1:
+        return own
+    everything = own.new_zeros((*own.shape[:-2], len(images), own.shape[-1]))
+    everything[..., mine, :] = own
+    return world.sum(everything)
+
+
+def score(P: torch.Tensor, images: Any) -> Score:
+    """Loss and accuracy of predictions P (n, c), or of each member's in (members, n, c)."""
+    Y = images.one_hot(P.dtype)
+    loss = 0.5 * (P - Y).square().sum(dim=-1).double().mean(dim=-1)
+    accuracy = (P.argmax(dim=-1) == images.labels).double().mean(dim=-1)
+    if P.ndim == 3:
+        return Score(tuple(loss.tolist()), tuple(accuracy.tolist()))
+    return Score(float(loss), float(accuracy))
+
+
+def checksum(model: nn.Module) -> str:
+    """SHA-256 of every parameter and buffer, with names, shapes and types: equal means equal bits."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        host = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(host.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,163 @@
+"""Many chains for comparison: weights, Algorithm 1 and seeds, the first network shared within a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sdgpu.checks import choice, integer, schedule
+from sdgpu.device.timing import Progress
+from sdgpu.nn.chain import Chain, Lab, Model, StepRecord, distill_chain, rule_name, start
+from sdgpu.nn.config import Config
+from sdgpu.nn.evaluate import predict
+from sdgpu.nn.loss import mixed_target
+from sdgpu.nn.records import TrainResult
+from sdgpu.nn.stacked import train_stacked
+
+__all__ = ["grid_chains"]
+
+Rule = float | Sequence[float] | str
+
+
+def grid_chains(
+    model: Model,
+    data: Any,
+    config: Config,
+    *,
+    steps: int,
+    alphas: Sequence[Rule],
+    seeds: Sequence[int] | None = None,
+    clip: bool = False,
+    stacked: bool = False,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+) -> tuple[Chain, ...]:
+    """Train a chain for each rule and seed; chains of one seed share the first network.
+
+    Parameters
+    ----------
+    model : Module, str or callable
+        As for :func:`~sdgpu.nn.chain.distill_chain`; a Module allows one seed only, for it has its
+        weights already.
+    data : Data
+    config : Config
+    steps : int
+        T.
+    alphas : sequence
+        g rules, each a weight, a schedule of T - 1 weights, or "algorithm1".
+    seeds : sequence of int, optional
+        Each stands for all three seeds of `config`; None takes those of `config`.
+    clip : bool, default False
+        For Algorithm 1.
+    stacked : bool, default False
+        Train the chains with given weights side by side (:mod:`sdgpu.nn.stacked`): equal to one by
+        one within rounding. Needs teacher="cached".
+    folder, progress, resume
+        As for :func:`~sdgpu.nn.chain.distill_chain`; one folder for each seed and rule.
+
+    Returns
+    -------
+    tuple of Chain
+        Seeds outermost, rules in their order. Cost for each seed: g (T - 1) + 1 fits for g weights
+        other than 1, and up to 2 (T - 1) for Algorithm 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any fit, for any rule: see :func:`~sdgpu.nn.chain.distill_chain`.
+    """
+    integer("steps", steps, 1)
+    rules = [alphas] if isinstance(alphas, str) else list(alphas)
+    if not rules:
+        raise ValueError("alphas is empty: give at least one rule")
+    for rule in rules:
+        _check_rule(rule, steps, data)
+    if stacked and config.teacher != "cached":
+        raise ValueError(f"stacked=True needs teacher='cached', not {config.teacher!r}")
+    if isinstance(model, nn.Module) and seeds is not None and len(seeds) > 1:
+        raise ValueError(
+            f"seeds={list(seeds)} with a model that has its weights: give a name or a factory, so that "
+            "each seed has its own initialisation"
+        )
+    root = None if folder is None else Path(folder)
+    chains: list[Chain] = []
+    for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
+        home = None if root is None else root / f"seed-{setting.init_seed}"
+        lab = Lab(start(model, data, setting), data, setting, home, progress, resume)
+        first = lab.fit("step-1", None)
+        side = [rule for rule in rules if stacked and not isinstance(rule, str)]
+        done = iter(_side_by_side(lab, first, steps, side) if side else ())
+        for rule in rules:
+            if stacked and not isinstance(rule, str):
+                chains.append(next(done))
+                continue
+            own = None if home is None else home / f"alpha-{rule_name(rule)}"
+            chain = distill_chain(
+                lab.initial,
+                data,
+                setting,
+                steps=steps,
+                alphas=rule,
+                clip=clip and isinstance(rule, str),
+                folder=own,
+                progress=progress,
+                resume=resume,
+                first=first,
+            )
+            chains.append(chain)
+    return tuple(chains)
+
+
+def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule]) -> list[Chain]:
+    """All chains with given weights, one stack for each step."""
+    weights = np.stack([schedule(rule, steps) for rule in rules])  # (g, T - 1)
+    Y = None
+    records: list[list[StepRecord]] = [[] for _ in rules]
+    models = [[first.model] for _ in rules]
+    for own in records:
+        own.append(lab.record(1, first, seconds=first.seconds))
+    for step in range(2, steps + 1):
+        told = [predict(own[-1], lab.data.train, lab.config) for own in models]
+        Y = lab.data.train.one_hot(told[0].dtype) if Y is None else Y
+        targets = torch.stack(
+            [
+                mixed_target(Y, P, float(weights[chain, step - 2]), hard=lab.config.hard)
+                for chain, P in enumerate(told)
+            ]
+        )
+        results = train_stacked(
+            [lab.initial] * len(rules),
+            lab.data,
+            targets,
+            lab.config,
+            folder=None if lab.folder is None else lab.folder / f"stack-step-{step}",
+            progress=lab.progress,
+            resume=lab.resume,
+            stage=f"stack-step-{step}",
+        )
+        for chain, result in enumerate(results):
+            alpha = float(weights[chain, step - 2])
+            name = f"stack-step-{step}"
+            found = lab.record(step, result, name=name, alpha=alpha, seconds=result.seconds)
+            records[chain].append(found)
+            models[chain].append(result.model)
+    seed = lab.config.init_seed
+    return [
+        Chain(seed, rule_name(rule), tuple(own), tuple(nets), 1)
+        for rule, own, nets in zip(rules, records, models, strict=True)
+    ]
+
+
+def _check_rule(rule: Rule, steps: int, data: Any) -> None:
+    if isinstance(rule, str):
+        choice("alphas", rule, ("algorithm1",))
+        if data.val is None or not len(data.val):
+            raise ValueError("alphas='algorithm1' needs validation images: give data.val")
+    else:
+        schedule(rule, steps)

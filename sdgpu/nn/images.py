@@ -1,0 +1,338 @@
+"""Images on the device: 8-bit pixels, labels, and splits that keep the test set apart.
+
+A data set stays on the device as bytes; a batch becomes floating point when it is normalised
+(:mod:`sdgpu.nn.augment`). CIFAR-10 takes 184 MB that way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdgpu.checks import integer, number
+
+__all__ = [
+    "Data",
+    "Images",
+    "find_device",
+    "images_from_arrays",
+    "sample",
+    "set_test_apart",
+    "split_images",
+]
+
+TEST_SHARE = 0.2  # of data that come without a test set
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one part.
+
+    Attributes
+    ----------
+    pixels : Tensor (n, C, H, W), uint8
+    labels : Tensor (n,), int64
+        Classes 0 .. classes - 1, on the device of the pixels.
+    classes : int
+        c, the number of classes.
+    mean, std : tuple of C floats
+        Of pixels / 255 in each channel, over all places of all **training** images; a constant
+        channel has std 1.
+    name : str
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str | torch.device) -> Images:
+        """Return the same images on a device; no copy if they are there already."""
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
+    def take(self, index: Tensor) -> Images:
+        """Return the images at `index` (b,), an int64 tensor, in that order; mean and std stay."""
+        index = index.to(self.labels.device)
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+
+    def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
+        Y = torch.zeros((len(self), self.classes), dtype=dtype, device=self.labels.device)
+        return Y.scatter_(1, self.labels[:, None], 1)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test part, all with mean and std of the training part."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+def images_from_arrays(
+    pixels: object,
+    labels: object,
+    *,
+    classes: int | None = None,
+    channels_last: bool = False,
+    device: str | torch.device = "cpu",
+    name: str = "images",
+) -> Images:
+    """Check arrays of images and labels and bring them to the device.
+
+    Parameters
+    ----------
+    pixels : array (n, H, W), (n, C, H, W) or, with `channels_last`, (n, H, W, C), uint8
+        Of NumPy or torch, 0 to 255, with 1 to 4 channels.
+    labels : array (n,), integer
+        Classes 0 .. classes - 1.
+    classes : int, optional
+        c; by default the largest label + 1.
+    channels_last : bool, default False
+    device : str or torch.device, default "cpu"
+        "auto": CUDA if there is one.
+    name : str, default "images"
+        For messages.
+
+    Returns
+    -------
+    Images
+        With mean and std of these very images. The arrays are copied if the layout or the device
+        asks for it, and else shared.
+
+    Raises
+    ------
+    TypeError
+        If the pixels are not uint8 or the labels no integers.
+    ValueError
+        For another shape, no images, numbers of images and labels that differ, a label out of range,
+        or a class without an image.
+    """
+    target = find_device(device)
+    pixels = _pixels(name, _tensor(f"{name}: pixels", pixels), channels_last)
+    labels = _labels(name, _tensor(f"{name}: labels", labels), len(pixels))
+    classes = _check_range(name, labels, classes)
+    mean, std = _moments(pixels)
+    return Images(pixels.to(target), labels.to(target), classes, mean, std, name)
+
+
+def _tensor(name: str, values: object) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    host = np.asarray(values)
+    if host.dtype.kind not in "iufb":
+        raise TypeError(f"{name} must be numbers, got dtype {host.dtype}")
+    # torch shares neither read-only memory nor negative strides
+    shareable = host.flags.writeable and min(host.strides, default=0) >= 0
+    return torch.from_numpy(host if shareable else host.copy())
+
+
+def _pixels(name: str, pixels: Tensor, channels_last: bool) -> Tensor:
+    """Bring pixels to (n, C, H, W), contiguous."""
+    if pixels.dtype != torch.uint8:
+        remedy = (
+            "; if they lie in [0, 1]: (255 * pixels).round() as uint8"
+            if pixels.dtype.is_floating_point
+            else ""
+        )
+        raise TypeError(f"{name}: pixels must be uint8, 0 to 255, got {pixels.dtype}{remedy}")
+    shape = tuple(pixels.shape)
+    wanted = "(n, H, W, C)" if channels_last else "(n, C, H, W)"
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    elif pixels.ndim == 4 and channels_last:
+        pixels = pixels.permute(0, 3, 1, 2)
+    if pixels.ndim != 4 or pixels.numel() == 0:
+        raise ValueError(
+            f"{name}: pixels must be (n, H, W) or {wanted}, none of them 0, got shape {shape}"
+        )
+    if pixels.shape[1] > 4:
+        other = "the channels come last" if not channels_last else "the channels come first"
+        raise ValueError(
+            f"{name}: pixels of shape {shape} have {pixels.shape[1]} channels if they are {wanted}, "
+            f"more than 4: if {other}, set channels_last={not channels_last} or move the axis"
+        )
+    return pixels.contiguous()
+
+
+def _labels(name: str, labels: Tensor, n: int) -> Tensor:
+    """Bring labels to (n,), int64."""
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise TypeError(f"{name}: labels must be whole numbers from 0 on, got {labels.dtype}")
+    if labels.shape != (n,):
+        raise ValueError(f"{name}: labels must be ({n},), one per image, got {tuple(labels.shape)}")
+    return labels.to(torch.int64)
+
+
+def _check_range(name: str, labels: Tensor, classes: int | None) -> int:
+    """Return the number of classes, each of which has an image."""
+    least, most = int(labels.min()), int(labels.max())
+    classes = most + 1 if classes is None else integer("classes", classes, 2)
+    if least < 0 or most >= classes:
+        wrong = least if least < 0 else most
+        raise ValueError(
+            f"{name}: label {wrong} is out of range: {classes} classes are 0 to {classes - 1}"
+        )
+    if classes < 2:
+        raise ValueError(f"{name}: all labels are 0, but there must be two classes or more")
+    _check_classes(name, labels, classes)
+    return classes
+
+
+def _check_classes(part: str, labels: Tensor, classes: int) -> None:
+    sizes = torch.bincount(labels, minlength=classes)
+    empty = (sizes == 0).nonzero().flatten().tolist()
+    if empty:
+        listed = ", ".join(str(label) for label in empty[:5]) + (", .." if len(empty) > 5 else "")
+        raise ValueError(
+            f"{part}: no image of class {listed} among {len(labels)}: give more images, number the "
+            "classes without gaps, or take a larger share of them for this part"
+        )
+
+
+def _moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels / 255 in each channel, from sums that are exact."""
+    count = pixels.numel() // pixels.shape[1]
+    total = torch.zeros(pixels.shape[1], dtype=torch.int64, device=pixels.device)
+    squares = torch.zeros_like(total)
+    for chunk in pixels.split(256):  # 256 * 255**2 < 2**24: float32 adds whole numbers exactly
+        values = chunk.to(torch.float32)
+        total += values.sum(dim=0).to(torch.int64).sum(dim=(1, 2))
+        squares += values.square_().sum(dim=0).to(torch.int64).sum(dim=(1, 2))
+    mean, std = [], []
+    for first, second in zip(total.tolist(), squares.tolist(), strict=True):
+        variance = (count * second - first * first) / count**2  # whole numbers up to the division
+        mean.append(first / count / 255)
+        std.append(variance**0.5 / 255 if variance > 0 else 1.0)
+    return tuple(mean), tuple(std)
+
+
+def split_images(
+    images: Images,
+    test: Images | None = None,
+    *,
+    val: float | int = 0.1,
+    seed: int = 0,
+    test_as_validation: bool = False,
+) -> Data:
+    """Part images into training, validation and test; every part keeps the shares of the classes.
+
+    Parameters
+    ----------
+    images : Images
+        What training and validation are taken from, without replacement.
+    test : Images, optional
+        The test set. Without it a fifth of `images` is set apart, the same for every seed.
+    val : float or int, default 0.1
+        Validation images: a share in (0, 1), or their number.
+    seed : int, default 0
+        Of the validation split.
+    test_as_validation : bool, default False
+        Validate on the test set, as the paper's script does, and train on all other images; `val` is
+        not used. The weights alpha-hat are then chosen on test data.
+
+    Returns
+    -------
+    Data
+        Each part in the order of `images`; mean and std are those of the training part.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `val` is neither, leaves a part without an image of some class (the message names both),
+        or the test set has other classes or channels.
+    """
+    integer("seed", seed, 0)
+    if test is None:
+        images, test = set_test_apart(images)
+    if (test.classes, test.pixels.shape[1:]) != (images.classes, images.pixels.shape[1:]):
+        raise ValueError(
+            f"test: {test.classes} classes of images {tuple(test.pixels.shape[1:])}, but the training "
+            f"set has {images.classes} of {tuple(images.pixels.shape[1:])}"
+        )
+    if test_as_validation:
+        train, validation = images, test
+    else:
+        kept, held = _stratified(images.labels, _count(val, len(images)), "val", seed)
+        train, validation = images.take(kept), images.take(held)
+    mean, std = _moments(train.pixels)
+    for part, chosen in (("train", train), ("val", validation), ("test", test)):
+        _check_classes(f"{images.name}, {part}", chosen.labels, images.classes)
+    train, validation, test = (
+        replace(part, mean=mean, std=std, name=images.name) for part in (train, validation, test)
+    )
+    return Data(train, validation, test)
+
+
+def set_test_apart(images: Images) -> tuple[Images, Images]:
+    """Return four fifths of the images and the fifth that is the test set, whatever the seed."""
+    rest, held = _stratified(images.labels, round(TEST_SHARE * len(images)), "test", seed=0)
+    return images.take(rest), images.take(held)
+
+
+def sample(images: Images, rows: int, seed: int) -> Images:
+    """Return so many of the images, with the shares of the classes, in their order."""
+    if integer("rows", rows, 1) > len(images):
+        raise ValueError(f"rows={rows}, but {images.name} has {len(images)} besides the test set")
+    return images.take(_stratified(images.labels, rows, "rows", integer("seed", seed, 0))[1])
+
+
+def _count(val: float | int, n: int) -> int:
+    """Return the number of validation images."""
+    if isinstance(val, (int, np.integer)) and not isinstance(val, bool):
+        count = int(val)
+    elif 0 < number("val", val) < 1:
+        count = round(val * n)
+    else:
+        raise ValueError(f"val={val} must be a share in (0, 1) or a number of images such as 5000")
+    if not 0 < count < n:
+        raise ValueError(
+            f"val={val} leaves {count} validation and {n - count} training images of {n}: both must be "
+            "> 0; test_as_validation=True trains on all of them"
+        )
+    return count
+
+
+def _stratified(labels: Tensor, count: int, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the rest and of `count` images with the classes' shares, each in order.
+
+    Classes get the whole part of their share, and the largest fractions one image more.
+    """
+    host = labels.cpu().numpy()
+    sizes = np.bincount(host)
+    quota, remainder = np.divmod(sizes * count, len(host))  # exact
+    quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
+    purpose = ("test", "val", "rows").index(name)
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
+    chosen = np.zeros(len(host), dtype=bool)
+    for label, size in enumerate(quota):
+        chosen[generator.permutation(np.flatnonzero(host == label))[:size]] = True
+    return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """Return the device of a name; "auto" is CUDA if there is one.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or CUDA where there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not known: use 'cpu', 'cuda', 'auto'") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}, but torch sees no CUDA device: use 'cpu' or 'auto'")
+    return target

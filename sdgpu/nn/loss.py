@@ -1,0 +1,242 @@
+"""The loss (18) of a network as one mixed target, and the penalty on its weights.
+
+The function of a network is f = activation(logits / temperature), the same in the loss, for a teacher
+and on validation data. With u = alpha Y + (1 - alpha) p_teacher, alpha any real number,
+
+    alpha/2 ||f - Y||^2 + (1 - alpha)/2 ||f - p_teacher||^2
+        = 1/2 ||f - u||^2 + alpha (1 - alpha)/2 ||Y - p_teacher||^2,
+
+and the last term knows no weights: one target is enough, and no teacher in the loop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sdgpu.checks import choice, number, positive
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "PENALTIES",
+    "add_script_gradient",
+    "data_loss",
+    "distillation_loss",
+    "mixed_target",
+    "penalised",
+    "penalty",
+    "predictions",
+]
+
+ACTIVATIONS = ("softmax", "identity")
+LOSSES = ("squared", "cross-entropy")
+PENALTIES = ("l2", "decoupled", "paper-script")
+
+
+def predictions(
+    logits: torch.Tensor, *, activation: str = "softmax", temperature: float = 1.0
+) -> torch.Tensor:
+    """f = softmax(logits / temperature), or logits / temperature with activation "identity".
+
+    Parameters
+    ----------
+    logits : tensor (..., n, c)
+        Of any floating type; half precision is widened to float32 first.
+    activation : {"softmax", "identity"}
+    temperature : float, default 1
+        > 0. Gradients are not multiplied by temperature^2, as some libraries do.
+
+    Returns
+    -------
+    tensor (..., n, c), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or a temperature <= 0.
+    """
+    scaled = _scaled(logits, choice("activation", activation, ACTIVATIONS), temperature)
+    return scaled.softmax(dim=-1) if activation == "softmax" else scaled
+
+
+def mixed_target(
+    Y: torch.Tensor, teacher: torch.Tensor, alpha: float, *, hard: bool = False
+) -> torch.Tensor:
+    """u = alpha Y + (1 - alpha) p_teacher, the only target that a step needs.
+
+    Parameters
+    ----------
+    Y : tensor (n, c)
+        Ground truth, one-hot rows.
+    teacher : tensor (..., n, c)
+        Predictions of the teacher; leading axes are views of the inputs.
+    alpha : float
+        Weight of the ground truth, any finite number.
+    hard : bool, default False
+        Replace each row of the teacher by the one-hot row of its largest entry.
+
+    Raises
+    ------
+    ValueError
+        If alpha is NaN or infinite, or the shapes differ.
+    """
+    alpha = number("alpha", alpha)
+    if teacher.shape[-2:] != Y.shape:
+        raise ValueError(
+            f"teacher has shape {tuple(teacher.shape)}, but Y has shape {tuple(Y.shape)}: both need one "
+            "row for each input and one column for each class"
+        )
+    if hard:
+        teacher = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
+    return alpha * Y + (1 - alpha) * teacher
+
+
+def data_loss(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    loss: str = "squared",
+    activation: str = "softmax",
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Mean over the rows of the loss of a row, for each leading index.
+
+    "squared": 1/2 ||f_i - u_i||^2, summed over the c outputs. The loss (18) is n times its mean over
+    the data, so that lam of (18) is n times the `decay` of the trainer.
+    "cross-entropy": - sum_j u_ij log f_ij, linear in u. Rows outside the simplex, which alpha outside
+    [0, 1] makes, keep this formula: it is still the two-term loss, but need not be bounded below.
+
+    Parameters
+    ----------
+    logits : tensor (..., n, c)
+        Of any floating type.
+    target : tensor (..., n, c)
+        u.
+    loss : {"squared", "cross-entropy"}
+    activation : {"softmax", "identity"}
+    temperature : float, default 1
+
+    Returns
+    -------
+    tensor (...)
+        A scalar for logits (n, c); one number for each model of a stack.
+
+    Raises
+    ------
+    ValueError
+        For unknown names, a temperature <= 0, another shape of the target, or the cross-entropy of
+        "identity", which has no probabilities.
+    """
+    choice("loss", loss, LOSSES)
+    if logits.shape != target.shape:
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}, but the model gives {tuple(logits.shape)}: a row "
+            "for each input, a column for each class"
+        )
+    if loss == "squared":
+        f = predictions(logits, activation=activation, temperature=temperature)
+        return 0.5 * (f - target).square().sum(dim=-1).mean(dim=-1)
+    if activation != "softmax":
+        raise ValueError(
+            f"loss='cross-entropy' needs activation='softmax', not {activation!r}: or use loss='squared'"
+        )
+    log_f = _scaled(logits, activation, temperature).log_softmax(dim=-1)
+    return -(target * log_f).sum(dim=-1).mean(dim=-1)
+
+
+def distillation_loss(
+    logits: torch.Tensor, Y: torch.Tensor, teacher: torch.Tensor, alpha: float
+) -> torch.Tensor:
+    """The two terms of (18) as the paper prints them, for softmax outputs, averaged over the rows.
+
+    Nothing trains with it: it is the reference that the mixed target is compared with. Its value
+    exceeds that of :func:`data_loss` by alpha (1 - alpha)/2 mean ||y_i - p_i||^2 (the paper's
+    footnote 8 prints another constant); its gradient is the same.
+    """
+    alpha = number("alpha", alpha)
+    return alpha * data_loss(logits, Y) + (1 - alpha) * data_loss(logits, teacher)
+
+
+def penalised(model: nn.Module, covers: str = "all") -> list[str]:
+    """Names of the parameters that the penalty covers.
+
+    Parameters
+    ----------
+    model : Module
+        A :class:`~sdgpu.nn.stacked.Stack` answers for its members.
+    covers : {"all", "weights"}
+        "all", as in (18), or "weights": matrices and convolutions, no biases and no scales and shifts
+        of normalisation layers (parameters with one axis).
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    choice("penalty_covers", covers, ("all", "weights"))
+    member_axes = 0 if getattr(model, "members", None) is None else 1
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (covers == "all" or parameter.ndim - member_axes > 1)
+    ]
+
+
+def penalty(
+    model: nn.Module, decay: float, *, form: str = "l2", covers: str = "all"
+) -> torch.Tensor:
+    """The penalty of (18), decay/2 ||theta||^2; or that of the paper's script.
+
+    Parameters
+    ----------
+    model : Module
+    decay : float
+        >= 0. Per row of the data: lam of (18) is n times as large.
+    form : {"l2", "decoupled", "paper-script"}
+        "paper-script" is decay times the sum of the norms, not squared, of the parameter tensors.
+        "decoupled" decay is no part of any loss and has the value 0.
+    covers : {"all", "weights"}
+        See :func:`penalised`.
+
+    Returns
+    -------
+    tensor ()
+        For a stack a tensor (members,).
+    """
+    choice("penalty", form, PENALTIES)
+    members = getattr(model, "members", None)
+    chosen = set(penalised(model, covers))
+    # one row for each member of a stack, one row otherwise
+    rows = [p.reshape(members or 1, -1) for name, p in model.named_parameters() if name in chosen]
+    first = next(model.parameters())
+    total = torch.zeros(members or 1, dtype=first.dtype, device=first.device)
+    if positive("decay", decay, zero=True) > 0 and form != "decoupled":
+        squares = [row.square().sum(dim=1) for row in rows]
+        if form == "l2":
+            total = total + 0.5 * decay * torch.stack(squares).sum(dim=0)
+        else:
+            total = total + decay * torch.stack(squares).sqrt().sum(dim=0)
+    return total if members else total[0]
+
+
+def add_script_gradient(model: nn.Module, decay: float, *, covers: str = "all") -> None:
+    """Add the gradient of the "paper-script" penalty, decay theta / ||theta||, to ``.grad`` in place.
+
+    Of a tensor that is 0 the gradient counts as 0.
+    """
+    members, chosen = getattr(model, "members", None), set(penalised(model, covers))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in chosen and parameter.grad is not None:
+                flat = parameter.reshape(members or 1, -1)
+                norms = flat.norm(dim=1, keepdim=True)
+                scale = torch.where(norms > 0, decay / norms, 0.0)
+                parameter.grad.add_((flat * scale).reshape(parameter.shape))
+
+
+def _scaled(logits: torch.Tensor, activation: str, temperature: float) -> torch.Tensor:
+    positive("temperature", temperature)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return logits if temperature == 1 else logits / temperature

@@ -1,0 +1,240 @@
+"""Several networks as one: chains that share data and order are trained at once.
+
+A small network on a small batch leaves a GPU idle between its many short kernels. K networks of one
+kind, with their parameters stacked along a new first axis, need the launches of one. They see the same
+batches and views and have targets of their own; every parameter belongs to one member, so the gradient
+of the sum of their losses is each member's own, and Adam and SGD, which work entry by entry, do to the
+stack what they would do to each.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from sdgpu.checks import integer
+from sdgpu.device.timing import Progress
+from sdgpu.nn.config import Config
+from sdgpu.nn.records import Epoch, TrainResult
+from sdgpu.nn.trainer import train
+
+__all__ = ["Stack", "bytes_per_member", "train_stacked"]
+
+
+class Stack(nn.Module):
+    """K networks of one architecture as one network with outputs (K, b, c).
+
+    Parameters
+    ----------
+    models : sequence of Module
+        Of the same kind; their parameters and buffers are copied. Batch norm works: its statistics
+        are stacked like the parameters, and each member updates its own.
+
+    Attributes
+    ----------
+    members : int
+        K.
+
+    Raises
+    ------
+    ValueError
+        If the models differ in kind, or have a layer that cannot be stacked: dropout, whose draws
+        would not be those of separate training, or batch norm without momentum, which reads a counter.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not models:
+            raise ValueError("models is empty: give at least one to stack")
+        _check_same(models)
+        _check_layers(models[0])
+        self.members = len(models)
+        frozen = {name for name, p in models[0].named_parameters() if not p.requires_grad}
+        parameters, buffers = stack_module_state(list(models))
+        # a dot is not allowed in the name of a parameter
+        self._names = [(name, name.replace(".", "/")) for name in parameters]
+        self._buffer_names = [(name, name.replace(".", "/")) for name in buffers]
+        for name, own in self._names:
+            stacked = parameters[name].detach()
+            self.register_parameter(own, nn.Parameter(stacked, requires_grad=name not in frozen))
+        for name, own in self._buffer_names:
+            self.register_buffer(own, buffers[name].detach())
+        # in a tuple, so that torch does not count it as a part: it lends its code, not its numbers
+        self._skeleton = (copy.deepcopy(models[0]).to("meta"),)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs (K, b, c) of inputs (b, ...) that all members see."""
+        skeleton = self._skeleton[0]
+        skeleton.train(self.training)
+        parameters = {name: self.get_parameter(own) for name, own in self._names}
+        buffers = {name: self.get_buffer(own) for name, own in self._buffer_names}
+
+        def one(p: dict[str, Any], b: dict[str, Any]) -> torch.Tensor:
+            return functional_call(skeleton, (p, b), (inputs,))
+
+        return vmap(one, randomness="error")(parameters, buffers)
+
+    def split(self, like: nn.Module) -> list[nn.Module]:
+        """The members as networks of their own, copies of `like` with the weights of each."""
+        result = []
+        for member in range(self.members):
+            state = {name: self.get_parameter(own)[member] for name, own in self._names}
+            state |= {name: self.get_buffer(own)[member] for name, own in self._buffer_names}
+            model = copy.deepcopy(like).to(next(iter(self.parameters())).device)
+            missing = model.load_state_dict(state, strict=False).missing_keys
+            assert not missing, missing
+            result.append(model.train(self.training))
+        return result
+
+
+def bytes_per_member(model: nn.Module, config: Config, sample: torch.Tensor) -> int:
+    """Device memory that one more member of a stack takes, without the workspace of the library.
+
+    Parameters + gradients + moments of the optimiser (Adam 2, SGD with momentum 1) + buffers, and what
+    autograd keeps of a forward pass over the rows of one part of a batch (measured on `sample`, whose
+    storages are counted once each, and scaled by rows). An account, not yet compared with a GPU's.
+
+    Parameters
+    ----------
+    model : Module
+        On the device of `sample`; nothing of it changes.
+    config : Config
+        Its optimiser, batch and accumulate.
+    sample : tensor (b, C, H, W)
+        A few normalised inputs, at least 2 (batch norm needs them).
+
+    Returns
+    -------
+    int
+    """
+    integer("len(sample)", len(sample), 2)
+    moments = 2 if config.optimiser == "adam" else int(config.momentum > 0)
+    trained = sum(_size(p) for p in model.parameters() if p.requires_grad)
+    held = sum(_size(p) for p in (*model.parameters(), *model.buffers()))
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    probe = copy.deepcopy(model).train()
+    own |= {tensor.untyped_storage().data_ptr() for tensor in probe.state_dict().values()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = probe(sample)  # held until the sizes are summed, so that no address comes twice
+    activations = sum(kept.values())
+    del outputs
+    rows = config.batch // config.accumulate
+    return held + (1 + moments) * trained + activations * rows // len(sample)
+
+
+def train_stacked(
+    models: Sequence[nn.Module],
+    data: Any,
+    targets: torch.Tensor,
+    config: Config,
+    *,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    stage: str = "train stacked",
+) -> list[TrainResult]:
+    """Train K networks at once, each on its own targets; equal to K calls of `train` within rounding.
+
+    Parameters
+    ----------
+    models : sequence of K Modules
+        Initialisations of one kind; copied, not changed.
+    data : Data
+    targets : tensor (K, n, c)
+        Mixed targets of each.
+    config : Config
+        One for all. The penalty, the schedule and the optimiser work on every member by itself.
+    folder, progress, resume, stage
+        As for :func:`~sdgpu.nn.trainer.train`; one checkpoint holds all members.
+
+    Returns
+    -------
+    list of K TrainResult
+        `seconds` is that of the stack divided by K: the share of one.
+
+    Raises
+    ------
+    TypeError, ValueError, FloatingPointError, OSError
+        As :func:`~sdgpu.nn.trainer.train` and :class:`Stack`; also with amp="fp16", whose one scaler
+        would skip a step of all members when one overflows.
+
+    Notes
+    -----
+    Memory: :func:`bytes_per_member` for each. Pays where kernels are short: small networks and
+    batches. On a CPU it rarely does.
+    """
+    if config.amp == "fp16":
+        raise ValueError("amp='fp16' scales the losses of all members as one: use 'bf16' or 'off'")
+    stack = Stack(models)
+    result = train(
+        stack, data, targets, config, folder=folder, progress=progress, resume=resume, stage=stage
+    )
+    K = stack.members
+    assert isinstance(result.model, Stack)
+    return [
+        TrainResult(
+            model,
+            tuple(_of_member(epoch, member) for epoch in result.history),
+            result.seconds / K,
+            result.images_per_second * K,
+            f"{result.status}, in a stack of {K}",
+        )
+        for member, model in enumerate(result.model.split(models[0]))
+    ]
+
+
+def _of_member(epoch: Epoch, member: int) -> Epoch:
+    fields = {
+        field.name: value[member] if isinstance(value, tuple) else value
+        for field in dataclasses.fields(epoch)
+        for value in [getattr(epoch, field.name)]
+    }
+    return Epoch(**fields)
+
+
+def _check_same(models: Sequence[nn.Module]) -> None:
+    first = _kind(models[0])
+    for number, model in enumerate(models):
+        if type(model) is not type(models[0]) or _kind(model) != first:
+            raise ValueError(
+                f"models[{number}] is of another kind than models[0]: a stack needs the same "
+                "architecture, with parameters of the same shapes and types"
+            )
+
+
+def _kind(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    return {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
+
+
+def _check_layers(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        rate = getattr(module, "p", 0) if "Dropout" in type(module).__name__ else 0
+        if rate:
+            raise ValueError(
+                f"layer {name!r} is dropout, which a stack cannot draw as separate training does: train "
+                "the chains one by one"
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
+            raise ValueError(
+                f"layer {name!r} is batch norm with momentum=None, which cannot be stacked: give it a "
+                "momentum, or train the chains one by one"
+            )
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

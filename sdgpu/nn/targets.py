@@ -1,0 +1,226 @@
+"""What a batch is: rows in their order, a view of their images, and the mixed target of each.
+
+Everything is a function of the seeds and of the position (epoch, batch), and lies on the device before
+the first batch. Under several processes every rank makes the view of the whole batch, which costs
+little, and takes its rows: the same numbers as in one process.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdgpu.checks import number
+from sdgpu.nn.augment import Augment, normalise, order, stream
+from sdgpu.nn.config import Config
+from sdgpu.nn.evaluate import autocast, checksum, inference, predict
+from sdgpu.nn.loss import mixed_target, predictions
+from sdgpu.nn.store import digest
+
+__all__ = ["Feed", "Teacher", "check_model", "check_targets"]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Whom a student learns from, and how much it hears of the ground truth.
+
+    Attributes
+    ----------
+    model : Module
+        A trained network on the device of the data. It is evaluated, never changed.
+    alpha : float
+        Weight of the ground truth, any finite number.
+    """
+
+    model: nn.Module
+    alpha: float
+
+    def __post_init__(self) -> None:
+        number("alpha", self.alpha)
+
+
+def check_targets(targets: Any, images: Any, members: int | None) -> None:
+    """Refuse targets that do not fit the images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For labels out of range, another shape, or entries that are not finite.
+    """
+    n, c = len(images), images.classes
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= c:
+        raise ValueError(
+            f"labels run from {low} to {high}, but classes={c}: they must be in 0..{c - 1}"
+        )
+    if targets is None or isinstance(targets, Teacher):
+        return
+    if not isinstance(targets, torch.Tensor):
+        raise TypeError(
+            f"targets must be a tensor, a Teacher or None (the labels), not {type(targets).__name__}"
+        )
+    shape = (n, c) if members is None else (members, n, c)
+    if tuple(targets.shape) != shape:
+        raise ValueError(f"targets have shape {tuple(targets.shape)}, but must have shape {shape}")
+    if not bool(torch.isfinite(targets).all()):
+        raise ValueError("targets must be finite: NaN or infinity found")
+
+
+def check_model(model: nn.Module, images: Any, config: Config) -> None:
+    """Refuse a model whose outputs are not one for each class.
+
+    Raises
+    ------
+    ValueError
+        With both numbers.
+    """
+    sample = normalise(images.pixels[:1], images.mean, images.std, next(model.parameters()).dtype)
+    with inference(model), autocast(config, sample.device):
+        found = model(sample).shape
+    if found[-1] != images.classes or found[-2:-1] != (1,):
+        raise ValueError(
+            f"the model gives outputs of shape {tuple(found)} for one image, but classes="
+            f"{images.classes}: it must give one number for each class"
+        )
+
+
+@dataclass
+class Feed:
+    """Inputs and targets of every batch of a training.
+
+    Attributes
+    ----------
+    images : Images
+        The training rows.
+    targets : tensor (n, c) or (members, n, c), Teacher, or None
+        None: the one-hot labels.
+    config : Config
+    dtype : torch.dtype
+        Of inputs and targets, that of the model.
+    """
+
+    images: Any
+    targets: torch.Tensor | Teacher | None
+    config: Config
+    dtype: torch.dtype
+    teacher: nn.Module | None = None
+    _mixed: torch.Tensor | None = None  # (n, c), (members, n, c) or, with views, (views, n, c)
+    _order: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
+    _view: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
+    _before: str = ""
+
+    def __post_init__(self) -> None:
+        self._augment = Augment(self.config.crop_pad, self.config.flip)
+        Y, mode = self.images.one_hot(self.dtype), self.config.teacher
+        if not isinstance(self.targets, Teacher):
+            given = Y if self.targets is None else self.targets
+            self._mixed = given.to(device=Y.device, dtype=self.dtype)
+            return
+        self._before = checksum(self.targets.model)
+        self.teacher = self.targets.model
+        if mode == "cached":
+            told = predict(self.teacher, self.images, self.config)
+            self._mixed = self._mix(Y, told)
+        elif mode == "views":
+            told = torch.stack([self._on_view(view) for view in range(self.config.views)])
+            self._mixed = self._mix(Y, told)
+        elif mode == "paper-script":
+            self.teacher = copy.deepcopy(self.teacher).train()  # a copy drifts, not the caller's
+
+    def batch(self, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows (b,), inputs (b, C, H, W) and targets (b, c) or (members, b, c) of one batch."""
+        size = self.config.batch
+        rows = self._epoch_order(epoch)[batch * size : (batch + 1) * size]
+        if self._cycles():
+            view = epoch % self.config.views
+            inputs = self._whole_view(view)[rows]
+            if self.config.channels_last:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            assert self._mixed is not None
+            return rows, inputs, self._mixed[view][rows]
+        inputs = self._one_view(rows, epoch, batch)
+        if self._mixed is not None:
+            return rows, inputs, self._mixed[..., rows, :]
+        return rows, inputs, self._ask(inputs, rows)
+
+    def check_teacher(self) -> None:
+        """Prove that the caller's teacher is what it was.
+
+        Raises
+        ------
+        RuntimeError
+            If any parameter or buffer has other bits than before.
+        """
+        if isinstance(self.targets, Teacher) and checksum(self.targets.model) != self._before:
+            raise RuntimeError(
+                "the teacher changed while its student was trained: it shares parameters or buffers "
+                "with something that was trained; give a copy of its own"
+            )
+
+    def owner(self) -> Any:
+        """What a checkpoint remembers of the targets."""
+        if isinstance(self.targets, Teacher):
+            return {"teacher": self._before, "alpha": float(self.targets.alpha)}
+        return "labels" if self.targets is None else digest(self.targets)
+
+    def drifting(self) -> nn.Module | None:
+        """The teacher, if its state changes and so belongs into a checkpoint."""
+        return self.teacher if self.config.teacher == "paper-script" else None
+
+    def _cycles(self) -> bool:
+        return isinstance(self.targets, Teacher) and self.config.teacher == "views"
+
+    def _epoch_order(self, epoch: int) -> torch.Tensor:
+        epoch = 0 if self.config.order == "paper-script" else epoch
+        if self._order is None or self._order[0] != epoch:
+            rows = order(len(self.images), self.config.order_seed, epoch)
+            self._order = (epoch, rows.to(self.images.pixels.device))
+        return self._order[1]
+
+    def _one_view(self, rows: torch.Tensor, *position: int) -> torch.Tensor:
+        images, last = self.images, self.config.channels_last
+        pixels = images.pixels[rows]
+        if not (self.config.crop_pad or self.config.flip):
+            return normalise(pixels, images.mean, images.std, self.dtype, channels_last=last)
+        # drawn on the CPU: the same views on every device
+        generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
+        return self._augment(pixels, images.mean, images.std, generator, self.dtype, last)
+
+    def _whole_view(self, view: int) -> torch.Tensor:
+        """One augmented view of all inputs, in their own order: made once for an epoch."""
+        if self._view is None or self._view[0] != view:
+            rows = torch.arange(len(self.images), device=self.images.pixels.device)
+            parts = rows.split(1024)  # a constant, for the view is drawn part by part
+            made = [self._one_view(part, view, i, 0) for i, part in enumerate(parts)]
+            self._view = (view, torch.cat(made))
+        return self._view[1]
+
+    def _on_view(self, view: int) -> torch.Tensor:
+        assert self.teacher is not None
+        parts = self._whole_view(view).split(self.config.eval_batch)
+        with inference(self.teacher), autocast(self.config, self.images.pixels.device):
+            return torch.cat([self._f(self.teacher(part)) for part in parts])
+
+    def _ask(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Targets from the teacher in the loop, on the very view that the student sees."""
+        assert self.teacher is not None
+        with torch.no_grad(), autocast(self.config, inputs.device):
+            if self.config.teacher == "paper-script":
+                told = self._f(self.teacher(inputs))
+            else:
+                with inference(self.teacher):
+                    told = self._f(self.teacher(inputs))
+        Y = torch.nn.functional.one_hot(self.images.labels[rows], self.images.classes)
+        return self._mix(Y.to(told.dtype), told)
+
+    def _f(self, logits: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        return predictions(logits, activation=config.activation, temperature=config.temperature)
+
+    def _mix(self, Y: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.targets, Teacher)
+        return mixed_target(Y, told, self.targets.alpha, hard=self.config.hard).to(self.dtype)

@@ -1,0 +1,389 @@
+"""One training run: a loop that owns nothing but the position, and can be cut off anywhere.
+
+The data and one target a row lie on the device, every random number follows from (seed, epoch, batch),
+and the learning rate from the position. So weights, optimiser and position are the whole state, and a
+run resumed in the middle of an epoch gives the same bits on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sdgpu.device.timing import Progress, Stopwatch
+from sdgpu.nn.augment import stream
+from sdgpu.nn.config import Config
+from sdgpu.nn.evaluate import autocast, predict, score
+from sdgpu.nn.loss import add_script_gradient, data_loss, penalised, penalty
+from sdgpu.nn.machinery import clock, numerics, optimiser, seed_draws
+from sdgpu.nn.parallel import World, join
+from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
+from sdgpu.nn.store import Store, digest, shapes, write
+from sdgpu.nn.targets import Feed, Teacher, check_model, check_targets
+
+__all__ = ["Epoch", "TrainResult", "train"]
+
+_REMEDY = "Lower lr, or set amp='off' or 'bf16'"
+CHECK_EVERY = 50  # batches between looks at the losses on CUDA, where a look waits for the device
+
+
+def train(
+    model: nn.Module,
+    data: Any,
+    targets: torch.Tensor | Teacher | None,
+    config: Config,
+    *,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    stage: str = "train",
+) -> TrainResult:
+    """Fit a copy of `model` to the mixed targets, loss (18).
+
+    Parameters
+    ----------
+    model : Module
+        Its weights are the initialisation; it is copied, not changed. Parameters with
+        ``requires_grad=False`` stay as they are.
+    data : Data
+        Its `train` images, and `val` for the history if it is not None; `test` is not looked at.
+    targets : tensor (n, c), Teacher, or None
+        u for each row; a teacher and the weight alpha; or None, the one-hot labels (step 1).
+    config : Config
+    folder : path, optional
+        For checkpoint.pt, config.json and log.csv; made if it is missing.
+    progress : callable, optional
+        Hears an :class:`~sdgpu.device.timing.Event` when the losses are looked at.
+    resume : bool, default True
+        Go on from the checkpoint in `folder`; a finished one is returned at once. False starts anew.
+    stage : str, default "train"
+        Name of the run in events and errors.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any work: labels out of range, targets of another shape or not finite, batch > n, a
+        checkpoint of something else, processes that do not divide the batch.
+    FloatingPointError
+        If a loss is NaN or infinite; names the stage, epoch, batch and the last good checkpoint.
+    OSError
+        If a checkpoint cannot be written; the one before is intact.
+    RuntimeError
+        If the teacher changed.
+
+    Notes
+    -----
+    A step costs a forward and a backward pass of the student; a cached teacher costs one forward
+    pass over the data beforehand, one in the loop a forward pass for every step.
+    """
+    images = data.train
+    if config.batch > len(images):
+        raise ValueError(f"batch={config.batch} exceeds the n={len(images)} training images")
+    if config.tensorboard and folder is None:
+        raise ValueError("tensorboard=True needs folder=, where its logs are written")
+    check_targets(targets, images, getattr(model, "members", None))
+    device = images.pixels.device
+    world = join(device)
+    world.check(config.batch, config.accumulate, len(images))
+    student = copy.deepcopy(model).to(device)
+    with numerics(config, device):
+        check_model(student, images, config)
+        feed = Feed(images, targets, config, next(student.parameters()).dtype)
+        run = _Run(student, data, feed, config, world, stage, clock(device, progress))
+        if folder is not None:
+            run.open(Path(folder), resume)
+        return run.to_the_end()
+
+
+@dataclass
+class _Run:
+    """The state of a run in progress."""
+
+    model: nn.Module
+    data: Any
+    feed: Feed
+    config: Config
+    world: World
+    stage: str
+    watch: Stopwatch
+    store: Store | None = None
+    epoch: int = 0
+    index: int = 0  # of the next batch
+    seconds: float = 0.0
+    saved: str = "there is no checkpoint"
+    history: list[Epoch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        device = self.data.train.pixels.device
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device, self.n = device, len(self.data.train)
+        self.batches = math.ceil(self.n / config.batch)
+        self.chosen = set(penalised(self.model, config.penalty_covers))
+        self.optimiser = optimiser(self.model, config, self.chosen, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        forward: nn.Module = self.model
+        if self.world.size > 1:
+            forward = DistributedDataParallel(
+                forward, device_ids=[device] if device.type == "cuda" else None
+            )
+        self.forward: Any = torch.compile(forward) if config.compile else forward
+        members = getattr(self.model, "members", None)
+        lead = () if members is None else (members,)
+        # losses and hits of this epoch's batches: read now and then, for reading waits for the device
+        self.losses = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
+        self.hits = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
+        self.checked = 0
+        self.board = Board(None)
+
+    def to_the_end(self) -> TrainResult:
+        self.model.train()
+        self.last_save = time.monotonic()
+        while self.epoch < self.config.epochs:
+            self._one_epoch()
+        self.feed.check_teacher()
+        self._save()
+        self.board.close()
+        self.model.train(False)
+        done = self.config.epochs * self.n
+        speed = done / self.seconds if self.seconds else math.inf
+        return TrainResult(
+            self.model,
+            tuple(self.history),
+            self.seconds,
+            speed,
+            f"{self.config.epochs} epochs of {self.batches} batches",
+        )
+
+    def _one_epoch(self) -> None:
+        started = self._now()
+        every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        while self.index < self.batches:
+            self._one_batch()
+            self.index += 1
+            if self.index % every == 0 or self.index == self.batches:
+                self._look()
+                if self.index < self.batches and self._due():
+                    self.seconds += self._now() - started
+                    self._save()
+                    started = self._now()
+        self.seconds += self._now() - started
+        self.world.share_buffers(self.model)
+        self._record()
+        self.epoch, self.index, self.checked = self.epoch + 1, 0, 0
+        self.losses.zero_()
+        self.hits.zero_()
+        if self.epoch < self.config.epochs and self._due():
+            self._save()
+
+    def _one_batch(self) -> None:
+        config = self.config
+        rate = config.rate(self.epoch, self.index, self.batches)
+        position = (self.epoch, self.index, 1 + self.world.rank)
+        # dropout draws from torch's own generator: a function of the position, like all else
+        seed_draws(self.device, stream(config.augment_seed, "augment", *position).initial_seed())
+        rows, inputs, target = self.feed.batch(self.epoch, self.index)
+        size = len(rows)
+        parts = torch.arange(size).split(config.batch // config.accumulate)
+        for number, part in enumerate(parts):
+            first = int(part[0])
+            mine = self.world.shard(len(part))
+            own = slice(first + mine.start, first + mine.stop)
+            last = number + 1 == len(parts)
+            hold = self.world.size > 1 and not last
+            with self.forward.no_sync() if hold else nullcontext():
+                self._backward(inputs[own], target[..., own, :], rows[own], size)
+        self._update(rate)
+
+    def _backward(
+        self, inputs: torch.Tensor, target: torch.Tensor, rows: torch.Tensor, size: int
+    ) -> None:
+        config = self.config
+        with autocast(config, self.device):
+            logits = self.forward(inputs)
+        part = data_loss(
+            logits,
+            target,
+            loss=config.loss,
+            activation=config.activation,
+            temperature=config.temperature,
+        )
+        weight = len(inputs) / size
+        # gradients are averaged over the ranks, but a batch is one sum over all of them
+        self.scaler.scale(part.sum() * (weight * self.world.size)).backward()
+        with torch.no_grad():
+            self.losses[..., self.index] += part.detach() * weight
+            hits = logits.argmax(dim=-1) == self.data.train.labels[rows]
+            self.hits[..., self.index] += hits.sum(dim=-1)
+
+    def _update(self, rate: float) -> None:
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        if config.penalty == "decoupled" and config.decay:
+            shrunk: list[torch.Tensor] = [
+                p for name, p in self.model.named_parameters() if name in self.chosen
+            ]
+            with torch.no_grad():
+                torch._foreach_mul_(shrunk, 1 - rate * config.decay)
+        if config.penalty == "paper-script" and config.decay:
+            # the other penalties need no graph either: their gradient is that of weight decay
+            self.scaler.unscale_(self.optimiser)
+            add_script_gradient(self.model, config.decay, covers=config.penalty_covers)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _look(self) -> None:
+        """Read the losses that have come in, on all ranks at once; stop at one that is not finite."""
+        fresh = self.world.sum(self.losses[..., self.checked : self.index].clone())
+        total = fresh.reshape(-1, fresh.shape[-1]).sum(dim=0).cpu()  # over the members of a stack
+        bad = ~torch.isfinite(total)
+        if bool(bad.any()):
+            first = int(bad.int().argmax())
+            raise FloatingPointError(
+                f"{self.stage}: the loss is {float(total[first])} in epoch {self.epoch + 1}, "
+                f"batch {self.checked + first + 1} of {self.batches}; {self.saved}. {_REMEDY}"
+            )
+        self.checked = self.index
+        done = self.epoch * self.batches + self.index
+        self.watch.report(self.stage, done, self.config.epochs * self.batches)
+
+    def _record(self) -> None:
+        config, val = self.config, self.data.val
+        sizes = torch.full((self.batches,), float(config.batch), dtype=torch.float64)
+        sizes[-1] = self.n - (self.batches - 1) * config.batch
+        losses = self.world.sum(self.losses.clone()).cpu() @ sizes / self.n
+        hits = self.world.sum(self.hits.clone()).cpu().sum(dim=-1) / self.n
+        with torch.no_grad():
+            cost = penalty(
+                self.model, config.decay, form=config.penalty, covers=config.penalty_covers
+            )
+        loss: Number = math.nan if losses.ndim == 0 else (math.nan,) * len(losses)
+        accuracy = loss
+        if val is not None and len(val):
+            found = score(predict(self.model, val, config, world=self.world), val)
+            loss, accuracy = found.loss, found.accuracy
+        rate = config.rate(self.epoch, self.batches - 1, self.batches)
+        numbers = (as_numbers(losses), as_numbers(hits), as_numbers(cost), loss, accuracy)
+        self.history.append(Epoch(self.epoch + 1, rate, *numbers, self.seconds))
+        self.board.add(self.history[-1])
+
+    def open(self, folder: Path, resume: bool) -> None:
+        """Prepare the folder; go on from its checkpoint if there is one and `resume`."""
+        train = self.data.train
+        owner = {
+            "config": self.config.binding(),
+            "model": shapes(self.model),
+            "data": digest(train.pixels, train.labels),
+            "targets": self.feed.owner(),
+            "initialisation": digest(*self.model.state_dict().values()),
+        }
+        self.store = Store(folder, owner)
+        if self.world.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                self.store.checkpoint.unlink(missing_ok=True)
+        self.world.barrier()
+        state = self.store.load(self.device)
+        if state is not None:
+            self._restore(state)
+        if self.world.rank == 0:
+            write(folder / "config.json", self.config.to_json().encode())
+            self.board = Board(folder if self.config.tensorboard else None)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        drifting = self.feed.drifting()
+        if drifting is not None:
+            drifting.load_state_dict(state["teacher"])
+        if state["optimiser"] is not None:
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.index = state["epoch"], state["batch"]
+        self.checked, self.seconds = self.index, state["seconds"]
+        # sums of all ranks: kept by the first, so that they are not counted again
+        if self.world.rank == 0:
+            self.losses.copy_(state["losses"])
+            self.hits.copy_(state["hits"])
+        self.history = [epoch_from(row) for row in state["history"]]
+        self.saved = self._where()
+
+    def _due(self) -> bool:
+        """Whether to save now; the clock of rank 0 decides for all."""
+        if self.store is None:
+            return False
+        due = time.monotonic() - self.last_save >= self.config.save_seconds
+        if self.world.size == 1:
+            return due
+        flag = torch.tensor(float(due and self.world.rank == 0), device=self.device)
+        return bool(self.world.sum(flag) > 0)
+
+    def _save(self) -> None:
+        if self.store is None:
+            return
+        finished = self.epoch == self.config.epochs
+        # weights that are not finite never replace good ones
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise FloatingPointError(
+                    f"{self.stage}: {name} is not finite after epoch {self.epoch + (self.index > 0)}, "
+                    f"batch {self.index}; {self.saved}. {_REMEDY}"
+                )
+        losses, hits = self.world.sum(self.losses.clone()), self.world.sum(self.hits.clone())
+        drifting = self.feed.drifting()
+        if self.world.rank == 0:
+            state = {
+                "model": self.model.state_dict(),
+                # a finished run needs none: two thirds of the file
+                "optimiser": None if finished else self.optimiser.state_dict(),
+                "scaler": None if finished else self.scaler.state_dict(),
+                "teacher": None if drifting is None else drifting.state_dict(),
+                "epoch": self.epoch,
+                "batch": self.index,
+                "seconds": self.seconds,
+                "losses": losses.cpu(),
+                "hits": hits.cpu(),
+                "history": [dataclasses.asdict(row) for row in self.history],
+            }
+            self._write(state)
+        self.world.barrier()
+        self.saved = self._where()
+        self.last_save = time.monotonic()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        assert self.store is not None
+        try:
+            self.store.save(state)
+            self.saved = self._where()
+            self.store.log(row for epoch in self.history for row in rows(epoch))
+        except OSError as error:
+            raise OSError(error.errno, f"{self.stage}: {error.strerror}; {self.saved}") from error
+
+    def _where(self) -> str:
+        assert self.store is not None
+        after = (
+            f"epoch {self.epoch}"
+            if self.index == 0
+            else f"batch {self.index} of epoch {self.epoch + 1}"
+        )
+        return f"the last good checkpoint is {self.store.checkpoint}, after {after}"
+
+    def _now(self) -> float:
+        self.watch.synchronize()
+        return time.perf_counter()

@@ -1,0 +1,190 @@
+"""Chains of networks: alpha-hat is the alpha* of the kernel engine, and fits are counted."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sdgpu
+from sdgpu.nn.augment import normalise
+from sdgpu.nn.chain import distill_chain, estimate_alpha
+from sdgpu.nn.config import Config
+from sdgpu.nn.evaluate import predict
+from sdgpu.nn.grid import grid_chains
+from sdgpu.nn.targets import Teacher
+from sdgpu.nn.trainer import train
+from tests.nn.problems import CLASSES, data, mlp, same_bits, state
+
+SHORT = Config(epochs=2, batch=8, lr=0.02, decay=0.01, crop_pad=1)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_linear_network_has_the_weights_of_the_kernel_engine(clip):
+    """Least squares with decay = lam / n, trained to convergence, is ridge with the linear kernel."""
+    problem, lam, steps = data(60, size=3), 25.0, 4
+    n = len(problem.train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(9, CLASSES, bias=False)).double()
+    config = Config(
+        epochs=60,
+        batch=n,
+        lr=0.6,
+        optimiser="sgd",
+        momentum=0.3,
+        decay=lam / n,
+        activation="identity",
+        crop_pad=0,
+        flip=False,
+    )
+    chain = distill_chain(linear, problem, config, steps=steps, alphas="algorithm1", clip=clip)
+    X, V = (
+        normalise(part.pixels, part.mean, part.std, torch.float64).flatten(1).numpy()
+        for part in (problem.train, problem.val)
+    )
+    Y, Z = (part.one_hot(torch.float64).numpy() for part in (problem.train, problem.val))
+    fit = sdgpu.fit(X, Y, sdgpu.Linear(), lams=[lam])
+    truth = fit.optimal_alphas(V, Z, lam=lam, steps=steps, clip=clip)
+    np.testing.assert_allclose(chain.alphas, truth.alphas, rtol=1e-6, atol=1e-7)
+    losses = [record.val.loss for record in chain.records]
+    # mse is the mean over rows and outputs, the score half the sum over outputs
+    np.testing.assert_allclose(losses, truth.mse * CLASSES / 2, rtol=1e-8)
+    assert chain.best_step == truth.best_step
+
+
+def test_estimate_is_the_minimum_of_the_interpolated_loss():
+    generator = torch.Generator().manual_seed(3)
+    P1, P0, Y = torch.randn(3, 20, 4, generator=generator, dtype=torch.float64)
+    alpha = estimate_alpha(P1, P0, Y)
+    grid = torch.linspace(alpha - 1, alpha + 1, 201, dtype=torch.float64)
+    losses = [float((a * P1 + (1 - a) * P0 - Y).square().sum()) for a in grid]
+    assert int(np.argmin(losses)) == 100
+    D, E = P0 - P1, Y - P1
+    assert math.isclose(alpha, 1 - float((D * E).sum() / (D * D).sum()), rel_tol=1e-12)
+    assert estimate_alpha(P1, P1, Y) == 1
+
+
+def test_algorithm_1_step_by_step():
+    problem, model = data(), mlp()
+    chain = distill_chain(model, problem, SHORT, steps=3, alphas="algorithm1")
+    first = train(model, problem, None, SHORT).model
+    P1, Y = predict(first, problem.val), problem.val.one_hot(torch.float64)
+    teacher, models = first, [first]
+    for step in (2, 3):
+        zero = train(model, problem, Teacher(teacher, 0.0), SHORT).model
+        alpha = estimate_alpha(P1, predict(zero, problem.val), Y)
+        assert chain.alphas[step - 2] == alpha
+        teacher = train(model, problem, Teacher(teacher, alpha), SHORT).model
+        models.append(teacher)
+    assert all(same_bits(a, b) for a, b in zip(chain.models, models, strict=True))
+    assert chain.fits == 2 * (3 - 1) + 1
+
+
+def test_weights_that_are_known_cost_nothing():
+    problem, model = data(), mlp()
+    chain = distill_chain(model, problem, SHORT, steps=3, alphas=[1.0, 0.5])
+    assert same_bits(chain.models[0], chain.models[1])
+    assert chain.fits == 2
+    # the weight 1 is step 1 again, bit for bit
+    again = train(model, problem, Teacher(chain.models[0], 1.0), SHORT).model
+    assert same_bits(again, chain.models[0])
+
+
+def test_chains_start_again_from_the_same_weights_whatever_mode_of_a_factory():
+    problem = data()
+    factory = lambda: mlp(7)  # noqa: E731
+    one = distill_chain(factory, problem, SHORT, steps=2, alphas=0.3)
+    two = distill_chain(mlp(7), problem, SHORT, steps=2, alphas=[0.3])
+    assert same_bits(one.models[-1], two.models[-1])
+    name = distill_chain("smallcnn", problem, SHORT, steps=1, alphas=0.3)
+    assert len(name.alphas) == 0
+
+
+def test_a_grid_shares_the_first_network(tmp_path):
+    problem, model, rules = data(), mlp(), [0.0, 0.5, "algorithm1"]
+    chains = grid_chains(model, problem, SHORT, steps=3, alphas=rules, folder=tmp_path)
+    shared = 1
+    assert shared + sum(chain.fits for chain in chains) == 1 + 2 * 2 + 2 * 2
+    alone = distill_chain(model, problem, SHORT, steps=3, alphas=0.5)
+    assert same_bits(chains[1].models[-1], alone.models[-1])
+    rows = json.loads((tmp_path / "seed-0" / "alpha-0.5" / "chain.json").read_text())
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[2]["alpha"] == 0.5
+    assert rows[2]["val_loss"] == chains[1].records[2].val.loss
+
+
+def test_a_stacked_grid_is_one_by_one():
+    problem, model, rules = data(), mlp(), [0.0, [0.3, -0.2], "algorithm1"]
+    one = grid_chains(model, problem, SHORT, steps=3, alphas=rules)
+    stack = grid_chains(model, problem, SHORT, steps=3, alphas=rules, stacked=True)
+    for a, b in zip(one, stack, strict=True):
+        assert a.rule == b.rule
+        assert a.fits == b.fits
+        torch.testing.assert_close(state(a.models[-1]), state(b.models[-1]), rtol=1e-9, atol=1e-10)
+
+
+def test_seeds_have_their_own_weights_and_order():
+    chains = grid_chains(lambda: mlp_unseeded(), data(), SHORT, steps=2, alphas=[0.5], seeds=[0, 1])
+    assert [chain.seed for chain in chains] == [0, 1]
+    assert not same_bits(chains[0].models[0], chains[1].models[0])
+
+
+def mlp_unseeded():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)).double()
+
+
+NO_VAL = dataclasses.replace(data(), val=None)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: distill_chain(mlp(), data(), SHORT, steps=0, alphas=0.5), ValueError, "steps=0"),
+        (lambda: distill_chain(mlp(), data(), SHORT, steps=3, alphas=[0.5]), ValueError, "steps=3"),
+        (
+            lambda: distill_chain(mlp(), data(), SHORT, steps=2, alphas=math.nan),
+            ValueError,
+            "alphas",
+        ),
+        (
+            lambda: distill_chain(mlp(), data(), SHORT, steps=2, alphas="algo"),
+            ValueError,
+            "algorithm1",
+        ),
+        (
+            lambda: distill_chain(mlp(), NO_VAL, SHORT, steps=2, alphas="algorithm1"),
+            ValueError,
+            "validation",
+        ),
+        (
+            lambda: distill_chain(mlp(), data(), SHORT, steps=2, alphas=0.5, clip=True),
+            ValueError,
+            "clip",
+        ),
+        (lambda: grid_chains(mlp(), data(), SHORT, steps=2, alphas=[]), ValueError, "empty"),
+        (
+            lambda: grid_chains(mlp(), data(), SHORT, steps=2, alphas=[0.5], seeds=[0, 1]),
+            ValueError,
+            "factory",
+        ),
+        (
+            lambda: estimate_alpha(torch.zeros(3, 2), torch.zeros(2, 2), torch.zeros(3, 2)),
+            ValueError,
+            "P0 has shape",
+        ),
+        (
+            lambda: estimate_alpha(
+                torch.full((3, 2), math.nan), torch.zeros(3, 2), torch.zeros(3, 2)
+            ),
+            ValueError,
+            "P1 must be finite",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
