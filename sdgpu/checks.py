@@ -16,13 +16,17 @@ import numpy as np
 __all__ = [
     "check_growth",
     "choice",
+    "coefficient_box",
     "grid",
     "integer",
     "lam_grid",
     "number",
     "positive",
     "schedule",
+    "served_lam",
 ]
+
+SUBSETS = 20_000  # of coefficients that are tried, at most
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:
@@ -190,3 +194,39 @@ def _finite(name: str, host: np.ndarray) -> None:
     if not np.isfinite(host).all():
         bad = host[~np.isfinite(host)].flat[0]
         raise ValueError(f"{name} must be finite, got {bad}")
+
+
+def coefficient_box(box: object, terms: object, steps: int) -> tuple[float, float] | None:
+    """Check bounds of coefficients that sum to 1, and how many may differ from 0."""
+    count = steps if terms is None else integer("terms", terms, 1)
+    if count > steps or math.comb(steps, count) > SUBSETS:
+        raise ValueError(
+            f"terms={count} of steps={steps}: at most all of them, and {SUBSETS:,} subsets are tried; use "
+            "fewer steps or other terms"
+        )
+    if box is None:
+        return None
+    if not isinstance(box, (tuple, list)) or len(box) != 2:
+        raise TypeError(f"box={box!r} must be a pair of numbers, (low, high)")
+    low, high = number("box[0]", box[0]), number("box[1]", box[1])
+    if not low <= 0 or high < 1:
+        raise ValueError(
+            f"box=({low:g}, {high:g}) must hold 0 and 1: one step alone has the coefficient 1, and unused "
+            "ones are 0"
+        )
+    return low, high
+
+
+def served_lam(lams: np.ndarray, lam: object) -> float:
+    """Return lam if a fit of `lams` serves it; the only one if it is None."""
+    if lam is None:
+        if len(lams) > 1:
+            raise ValueError(f"lam is missing: the fit serves {len(lams)} of them, name one")
+        return float(lams[0])
+    ridge, smallest = positive("lam", lam), float(lams.min())
+    if ridge < smallest * (1 - 1e-12):
+        raise ValueError(
+            f"lam={ridge:g} is below the smallest fitted one, {smallest:g}: "
+            "fit again with lams that reach down to it"
+        )
+    return ridge

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from sdgpu.answers import Answers, Spectral, combine_steps
-from sdgpu.checks import check_growth, integer, lam_grid, number, positive, schedule
+from sdgpu.checks import (
+    check_growth,
+    coefficient_box,
+    integer,
+    lam_grid,
+    number,
+    positive,
+    schedule,
+    served_lam,
+)  # fmt: skip
 from sdgpu.checks import grid as number_grid
 from sdgpu.device.arrays import inputs, targets
 from sdgpu.device.backend import give_back, to_numpy
@@ -168,7 +177,7 @@ class Fit:
         *,
         return_std: bool = False,
     ) -> Any:
-        """Leave-one-out predictions of every step, without a refit.
+        """Leave-one-out predictions of every step, without a refit; O(n^2 T c), :mod:`sdgpu.distill.loo`.
 
         Exact if all eigenvalues are known (method="eigh"); else the leverages are estimated from random
         probes.
@@ -189,10 +198,6 @@ class Fit:
         ------
         ValueError
             If a row determines itself.
-
-        Notes
-        -----
-        O(n^2 T c). See :mod:`sdgpu.distill.loo`.
         """
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._afford_left_out(steps)
@@ -250,17 +255,14 @@ class Fit:
         -------
         Sweep
             With gcv, degrees_of_freedom, their standard errors and train_mse; `best("gcv")` chooses.
-
-        Notes
-        -----
-        Nothing of size n where all eigenvalues are known. Elsewhere a few products of K with `probes`
-        columns, once: they serve every later question too.
+            Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
         ridges, weights, steps = self._grid(lams, alphas, steps)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         with watch.stage("sweep"):
             own = training_losses(self._answers, ridges, weights, steps, estimate=True)
-        return Sweep(self._labelled(training_dataset(ridges, weights, steps, own), watch))
+        found = Sweep(training_dataset(ridges, weights, steps, own))
+        return found.labelled(self.info, self.kernel, watch.seconds["sweep"])
 
     def optimal_alphas(
         self,
@@ -307,11 +309,15 @@ class Fit:
         steps: int = 2,
         *,
         ridge: float = 0.0,
+        box: tuple[float, float] | None = None,
+        terms: int | None = None,
+        folds: int = 5,
     ) -> JointAlphas:
         """The schedule that is best for the last step, over all its weights at once.
 
         Least squares over the tail products of the weights, in float64 with an orthogonal
-        factorisation. More weights fit more noise of the validation set: compare on other data.
+        factorisation. More weights fit more noise of the validation set: `nested_mse` says how much, and
+        a warning when fewer steps do better.
 
         Parameters
         ----------
@@ -319,6 +325,12 @@ class Fit:
             As in :meth:`optimal_alphas`.
         ridge : float, default 0
             Penalty on the scaled coefficients, relative to the loss of step 1.
+        box : pair of floats, optional
+            Bounds of the coefficients over u_1..u_T; (0, 1) are the schedules with weights in [0, 1].
+        terms : int, optional
+            At most so many coefficients that are not 0.
+        folds : int, default 5
+            Parts of the rows on which weights chosen on the others are judged; 1 for none.
 
         Returns
         -------
@@ -329,10 +341,11 @@ class Fit:
         Pareek, Du and Oh (2024) for linear models; Theorem 4.1 for the basis.
         """
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
-        penalty = positive("ridge", ridge, zero=True)
-        self._afford_steps(1, steps, 1)
-        seen = self._judged(X_val, Y_val, lams, steps, False)
-        return chosen_jointly(seen, ridge=penalty)
+        penalty, parts = positive("ridge", ridge, zero=True), integer("folds", folds, 1)
+        bounds = coefficient_box(box, terms, steps)
+        self._afford_steps(1, steps, parts)
+        seen = self._judged(X_val, Y_val, lams, steps, False, parts)
+        return chosen_jointly(seen, ridge=penalty, box=bounds, terms=terms)
 
     def sweep(
         self,
@@ -379,8 +392,7 @@ class Fit:
             cross, truth = self._validation(X_val, Y_val)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(self._answers, cross, truth, ridges, weights, steps, watch)
-        self._labelled(sweep.dataset, watch)
-        return sweep
+        return sweep.labelled(self.info, self.kernel, watch.seconds["sweep"])
 
     def _grid(self, lams: Any, alphas: Any, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Check a grid (L,), (A,), T."""
@@ -395,14 +407,6 @@ class Fit:
         require(8 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
         self._afford_steps(len(ridges), steps, 1)
         return ridges, weights, steps
-
-    def _labelled(self, dataset: Any, watch: Stopwatch) -> Any:
-        dataset.attrs.update(
-            kernel=repr(self.kernel), training_rows=self.info.n, features=self.info.d,
-            backend=self.info.backend, sweep_seconds=watch.seconds["sweep"],
-            fit_seconds=sum(self.info.seconds.values()), error_estimate=self.info.error_estimate,
-        )  # fmt: skip
-        return dataset
 
     def _own_spectrum(self, what: str) -> Spectrum:
         if not isinstance(self._answers, Spectral):
@@ -422,19 +426,7 @@ class Fit:
         self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
 
     def _lam(self, lam: float | None) -> float:
-        if lam is None:
-            if len(self.lams) > 1:
-                raise ValueError(
-                    f"lam is missing: the fit serves {len(self.lams)} of them, name one"
-                )
-            return float(self.lams[0])
-        ridge, smallest = positive("lam", lam), float(self.lams.min())
-        if ridge < smallest * (1 - 1e-12):
-            raise ValueError(
-                f"lam={ridge:g} is below the smallest fitted one, {smallest:g}: "
-                "fit again with lams that reach down to it"
-            )
-        return ridge
+        return served_lam(self.lams, lam)
 
     def _afford_left_out(self, steps: int) -> None:
         """The squares of the eigenvectors, or probes; and the predictions of every step."""
@@ -444,14 +436,18 @@ class Fit:
         self._model.afford(numbers, f"leave-one-out of {self.info.n:,} rows")
 
     def _judged(
-        self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool
+        self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool, folds: int = 1
     ) -> Validation:
         """What validation data, or the training rows left out one by one, say of every schedule."""
         if X_val is None and Y_val is None:
             self._afford_left_out(steps)
-            return leave_one_out(self._answers, lams, steps, per_output=per_output)
+            parts = folds if self.info.n >= 2 * folds else 1
+            return leave_one_out(self._answers, lams, steps, per_output=per_output, folds=parts)
         cross, truth = self._validation(X_val, Y_val)
-        return validate(self._answers, cross, truth, lams, steps, per_output=per_output)
+        parts = folds if cross.shape[0] >= 2 * folds else 1
+        return validate(
+            self._answers, cross, truth, lams, steps, per_output=per_output, folds=parts
+        )
 
     def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
         """Check validation data and bring them to the device."""

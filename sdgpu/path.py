@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.answers import Answers, Chain
-from sdgpu.checks import integer
-from sdgpu.device.arrays import Template, inputs
+from sdgpu.answers import Answers, Chain, ClosedForm
+from sdgpu.checks import integer, positive
+from sdgpu.device.arrays import Template, inputs, targets
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.device.memory import require
+from sdgpu.distill.filters import dual_filter
+from sdgpu.distill.variance import Variance, variances
 from sdgpu.spectrum import flat_product
 
 __all__ = ["Limit", "Model", "Path", "Predictor"]
@@ -111,6 +113,34 @@ class Path:
         """
         return self._model.predict(self._chain.dual, X_new)
 
+    def variance(self, X_new: Any, *, noise: float | None = None, prior: Any = None) -> Variance:
+        """Predictive variances of steps 1..T at new rows; formulas in :mod:`sdgpu.distill.variance`.
+
+        Parameters
+        ----------
+        X_new : array_like (m, d)
+            As in :meth:`predict`.
+        noise : float, optional
+            Variance of the noise of the targets; lam by default, the reading of a Gaussian process.
+        prior : array_like (m,), optional
+            kappa(x, x) of the new rows, needed for a precomputed kernel alone.
+
+        Returns
+        -------
+        Variance
+            .posterior and .sampling, (T, m) each, or (T, m, c) with weights per output.
+
+        Raises
+        ------
+        ValueError
+            Unless all eigenvalues are known (method="eigh"), or without the prior of a precomputed kernel.
+
+        Notes
+        -----
+        m n k multiplications.
+        """
+        return _variance(self, self._model, self._chain, X_new, noise, prior)
+
     def predictor(self, step: int | None = None) -> Predictor:
         """One step (the last by default) as a small object that only predicts."""
         chosen = self.steps if step is None else integer("step", step, 1)
@@ -157,3 +187,37 @@ class Limit:
     @cached_property
     def _both(self) -> tuple[Any, Any]:
         return self._answers.limit(self.lam, self.alpha)
+
+
+def _variance(
+    path: Path, model: Model, chain: Chain, X_new: Any, noise: float | None, prior: Any
+) -> Variance:
+    if not isinstance(chain, ClosedForm) or chain.spectrum.basis.shape[1] < model.operator.n:
+        raise ValueError(
+            "predictive variances need all eigenvalues, kappa(X, x) is not in a grown basis: fit with "
+            "method='eigh'"
+        )
+    nu = path.lam if noise is None else positive("noise", noise)
+    new = inputs(X_new, "X_new", features=int(model.operator.X.shape[1]), empty=True)
+    model.template.check(new, "X_new")
+    cross = model.operator.cross(model.backend.asarray(new))
+    if prior is None and model.operator.given:
+        raise ValueError(
+            "prior is missing: a precomputed kernel does not say kappa(x, x) of new rows"
+        )
+    if prior is None:
+        own = cross.diag()
+    else:
+        own = targets(prior, "prior", rows=int(new.shape[0]), outputs=1)[0][:, 0]
+    spectrum = chain.spectrum
+    filters = dual_filter(
+        spectrum.eigenvalues, chain.lam, np.ascontiguousarray(chain.alphas.T)
+    )  # (T, k), or (c, T, k)
+    own = model.backend.asarray(own)
+    found = variances(cross @ spectrum.basis, own, spectrum.eigenvalues, filters, nu)
+    xp = model.backend.xp
+    posterior, sampling = (
+        give_back(model.template, xp.moveaxis(x, 0, -1) if x.ndim == 3 else x, axis=False)
+        for x in found
+    )
+    return Variance(posterior, sampling, nu)

@@ -90,7 +90,11 @@ class JointAlphas:
     mse : array (T,)
         Mean squared validation error of the best chains of 1..T steps.
     condition : float
-        Condition number of the least-squares problem.
+        Condition number of the least-squares problem, without ridge, box or terms.
+    nested_mse : array (T,)
+        Mean squared error of the best chains of 1..T steps on rows that had no part in choosing their
+        weights: each part of the validation rows is judged with the weights of the others. NaN for fewer
+        rows than two for each part.
     status : str
         A sentence that says what to make of it.
     """
@@ -99,4 +103,5 @@ class JointAlphas:
     coefficients: np.ndarray
     mse: np.ndarray
     condition: float
+    nested_mse: np.ndarray
     status: str

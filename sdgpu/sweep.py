@@ -22,6 +22,7 @@ from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
 from sdgpu.leverages import Exact
 from sdgpu.operators.dense import Cross
+from sdgpu.results import Info
 from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = [
@@ -152,6 +153,15 @@ class Sweep:
             For another ending, or a folder that does not exist.
         """
         write_dataset(self.dataset, path)
+
+    def labelled(self, info: Info, kernel: object, seconds: float) -> Sweep:
+        """The same, with what made it in the attributes of the dataset."""
+        self.dataset.attrs.update(
+            kernel=repr(kernel), training_rows=info.n, features=info.d, backend=info.backend,
+            sweep_seconds=seconds, fit_seconds=sum(info.seconds.values()),
+            error_estimate=info.error_estimate,
+        )  # fmt: skip
+        return self
 
     def _chain(self, over: str, row: int, step: int) -> np.ndarray:
         """Weights of steps 2..step of the chain that reached the point, at lam number `row`."""

@@ -7,6 +7,7 @@ Memory stays bounded whatever m and c are.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.losses import merge_rows, step_columns
-from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights
+from sdgpu.distill.weights import greedy_weights, joint_status
+from sdgpu.joint import nested_losses, restricted_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import JointAlphas, OptimalAlphas
 
@@ -41,6 +43,8 @@ class Validation:
         m and c.
     replicates : array (g, L, T, T) or (g, L, c, T, T), optional
         Triangles without each group of probes, where leverages are estimates.
+    folds : array (F, ..) like triangles
+        Those of the parts of the rows.
     """
 
     triangles: np.ndarray
@@ -49,6 +53,7 @@ class Validation:
     rows: int
     outputs: int
     replicates: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
 
 def validate(
@@ -60,6 +65,7 @@ def validate(
     *,
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
+    folds: int = 1,
     watch: Stopwatch | None = None,
 ) -> Validation:
     """Make the triangles of all lam, and the losses of some limits.
@@ -77,6 +83,8 @@ def validate(
         lam and alpha of limits to evaluate.
     per_output : bool, default False
         One triangle for each output instead of one for all.
+    folds : int, default 1
+        Parts of the rows that get triangles of their own too, every folds-th row each.
     watch : Stopwatch, optional
         Hears of the progress.
 
@@ -92,7 +100,7 @@ def validate(
     chunk = max(2**18, min(2**22, n * n // 8)) // max(found.numbers, 1)
     lam_rows = max(1, chunk // steps)
     lam_slices = list(slices(len(lams), lam_rows))
-    parts: list[Any] = [None] * len(lam_slices)
+    parts: list[list[Any]] = [[None] * len(lam_slices) for _ in range(folds)]
     sums, zero, done = np.zeros(len(asked[0])), 0.0, 0
     width = n + k + min(lam_rows, len(lams)) * steps * c
     for rows, block in cross.blocks(max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)):
@@ -101,14 +109,17 @@ def validate(
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
             basis = found.steps(projected, part)  # (l, T, b, c)
-            parts[i] = merge_rows(parts[i], _columns(basis, truth, per_output))
+            for f in range(folds):
+                own = slice((f - rows.start) % folds, None, folds)
+                columns = _columns(basis[:, :, own, :], truth[own, :], per_output)
+                parts[f][i] = merge_rows(parts[f][i], columns)
         for part in slices(len(sums), max(1, chunk)):
             sums[part] += _squared_errors(found.limits(projected, part), truth)
         done += int(truth.shape[0])
         if watch is not None:
             watch.report("validation", done, cross.shape[0])
-    triangles = np.concatenate([to_numpy(part) for part in parts])
-    return Validation(triangles, sums, zero, cross.shape[0], c)
+    each = np.stack([np.concatenate([to_numpy(part) for part in own]) for own in parts])
+    return Validation(_merged(each), sums, zero, cross.shape[0], c, folds=each)
 
 
 def leave_one_out(
@@ -118,6 +129,7 @@ def leave_one_out(
     *,
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
+    folds: int = 1,
 ) -> Validation:
     """The same with every training row judged by the fit without it, and without a refit.
 
@@ -137,7 +149,10 @@ def leave_one_out(
         left = answers.left_out(lams[part], steps)
         truth = left.targets
         zero = float(compat.array_namespace(truth).sum(truth * truth))
-        parts.append(_triangles(left.steps, truth, per_output))
+        u = left.steps
+        parts.append(np.stack([
+            _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output) for f in range(folds)
+        ]))  # fmt: skip
         if left.replicates:
             spread.append(np.stack([_triangles(u, truth, per_output) for u in left.replicates]))
     some = np.flatnonzero(asked[1])
@@ -147,7 +162,16 @@ def leave_one_out(
         sums[some[part]] = to_numpy(square)
     sums[asked[1] == 0] = zero  # the collapse
     replicates = np.concatenate(spread, axis=1) if spread else None
-    return Validation(np.concatenate(parts), sums, zero, n, c, replicates)
+    each = np.concatenate(parts, axis=1)
+    return Validation(_merged(each), sums, zero, n, c, replicates, each)
+
+
+def _merged(folds: np.ndarray) -> np.ndarray:
+    """Triangles of all rows from those of their parts (F, .., T, T)."""
+    if len(folds) == 1:
+        return folds[0]
+    stacked = np.concatenate(list(folds), axis=-2)
+    return np.asarray(merge_rows(None, stacked))
 
 
 def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
@@ -161,12 +185,34 @@ def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
     return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
 
 
-def chosen_jointly(seen: Validation, *, ridge: float) -> JointAlphas:
-    """The joint optimum at the one lam that was seen."""
-    found = joint_weights(seen.triangles[0], ridge=ridge)
-    mse = found.losses / (seen.rows * seen.outputs)
-    condition, status = float(found.condition), joint_status(found)
-    return JointAlphas(found.alphas, found.coefficients, mse, condition, status)
+def chosen_jointly(
+    seen: Validation, *, ridge: float, box: tuple[float, float] | None, terms: int | None
+) -> JointAlphas:
+    """The joint optimum at the one lam that was seen, and what it is worth on rows it has not seen."""
+    found = restricted_weights(seen.triangles[0], ridge=ridge, box=box, terms=terms)
+    scale = 1 / (seen.rows * seen.outputs)
+    nested, status = np.full(len(found.losses), np.nan), joint_status(found)
+    if seen.folds is not None and len(seen.folds) > 1:
+        each = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
+        nested = scale * each.sum(axis=0)
+        best = int(np.argmin(nested))
+        # the folds judge both, so their differences say how sure that is
+        worse = each[:, -1] - each[:, best]
+        sure = worse.mean() > worse.std(ddof=1) / np.sqrt(len(worse))
+        if sure and nested[-1] > 1.001 * nested[best]:
+            status = (
+                f"it fits noise: on rows that had no part in choosing, the mean squared error of step "
+                f"{best + 1} is {nested[best]:.4g} and of step {len(nested)} {nested[-1]:.4g}; {status}"
+            )
+            warnings.warn(f"the joint optimum: {status}", stacklevel=3)
+    return JointAlphas(
+        found.alphas,
+        found.coefficients,
+        scale * found.losses,
+        float(found.condition),
+        nested,
+        status,
+    )
 
 
 def _triangles(u: Any, truth: Any, per_output: bool) -> np.ndarray:

@@ -178,6 +178,10 @@ class Cross:
     def __matmul__(self, V: Any) -> Any:
         return self.matmat(V)
 
+    def diag(self) -> Any:
+        """kappa(x, x) of the new rows, (m,)."""
+        return self.kernel.diagonal(self.new)
+
     def dense(self) -> Any:
         """The matrix (m, n)."""
         return self._given(slice(0, self.shape[0]))

@@ -1,0 +1,125 @@
+"""Restricted joint optima against a general optimiser, and the warning when they fit noise."""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.optimize import minimize
+
+import sdgpu
+from sdgpu.distill.losses import merge_rows, step_columns
+from sdgpu.joint import restricted_weights
+
+
+@pytest.fixture
+def problem(rng):
+    """Nearly parallel columns u_i (m, T), and targets."""
+    m, T = 40, 5
+    start = rng.standard_normal((m, 1))
+    u = start + 0.5 * np.cumsum(rng.standard_normal((m, T)) * 0.4 ** np.arange(T), axis=1)
+    y = u @ np.array([1.5, -1.0, 0.9, -0.7, 0.3]) + 0.3 * rng.standard_normal(m)
+    basis = np.concatenate([u[:, :1], np.diff(u, axis=1)], axis=1)
+    return u, y, np.asarray(merge_rows(None, step_columns(basis, y)))
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-0.5, 1.2)])
+def test_a_box_against_a_general_optimiser(problem, box):
+    u, y, triangle = problem
+    found = restricted_weights(triangle, ridge=0.0, box=box, terms=None)
+    for t in range(2, 6):
+        own = u[:, :t]
+        wanted = minimize(
+            lambda c, own=own: np.sum((own @ c - y) ** 2), np.full(t, 1 / t), method="SLSQP",
+            jac=lambda c, own=own: 2 * own.T @ (own @ c - y), bounds=[box] * t,
+            constraints={"type": "eq", "fun": lambda c: c.sum() - 1, "jac": lambda c: np.ones_like(c)},
+            options={"ftol": 1e-15, "maxiter": 1000},
+        )  # fmt: skip
+        assert found.losses[t - 1] <= wanted.fun * (1 + 1e-6)
+        assert_allclose(found.losses[t - 1], wanted.fun, rtol=1e-5)
+    assert_allclose(found.coefficients.sum(), 1)
+    assert found.coefficients.min() >= box[0] - 1e-12
+    assert found.coefficients.max() <= box[1] + 1e-12
+
+
+def test_the_unit_box_is_all_classical_schedules(problem):
+    _, _, triangle = problem
+    found = restricted_weights(triangle, ridge=0.0, box=(0.0, 1.0), terms=None)
+    assert ((found.alphas >= -1e-12) & (found.alphas <= 1 + 1e-12)).all()
+
+
+def test_few_terms_are_the_best_subset(problem):
+    u, y, triangle = problem
+    found = restricted_weights(triangle, ridge=0.0, box=None, terms=2)
+    assert np.count_nonzero(found.coefficients) == 2
+    losses = []
+    for i in range(5):
+        for j in range(i + 1, 5):
+            d = u[:, j] - u[:, i]
+            e = y - u[:, i]
+            losses.append(np.sum((e - d * (d @ e) / (d @ d)) ** 2))
+    assert_allclose(found.losses[-1], min(losses), rtol=1e-9)
+
+
+def test_without_restrictions_it_is_the_joint_optimum(problem):
+    _, _, triangle = problem
+    free = restricted_weights(triangle, ridge=0.0, box=None, terms=None)
+    wide = restricted_weights(triangle, ridge=0.0, box=(-1e3, 1e3), terms=None)
+    assert_allclose(wide.losses, free.losses, rtol=1e-6)
+
+
+def noisy(rng, m):
+    X = rng.standard_normal((60, 2))
+    y = np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(60)
+    new = rng.standard_normal((m, 2))
+    return X, y, new, np.sin(2 * new[:, 0]) + 2.0 * rng.standard_normal(m)
+
+
+def test_noise_is_found_by_nested_validation(rng):
+    X, y, new, targets = noisy(rng, 15)
+    fitted = sdgpu.fit(X, y, sdgpu.Gaussian(0.5), lams=0.1)
+    with pytest.warns(UserWarning, match="it fits noise"):
+        found = fitted.joint_alphas(new, targets, steps=8)
+    assert found.mse[-1] < found.mse[0]
+    assert found.nested_mse[-1] > found.nested_mse.min()
+    assert "fits noise" in found.status
+
+
+def test_nested_losses_are_those_of_separate_choices(rng):
+    X, y, new, targets = noisy(rng, 23)
+    fitted = sdgpu.fit(X, y, sdgpu.Gaussian(0.5), lams=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fitted.joint_alphas(new, targets, steps=3)
+    total = 0.0
+    for f in range(5):
+        rows = np.arange(23) % 5 == f
+        alphas = fitted.joint_alphas(new[~rows], targets[~rows], steps=3, folds=1).alphas
+        total += np.sum(
+            (fitted.path(alphas=alphas, steps=3).predict(new[rows])[-1] - targets[rows]) ** 2
+        )
+    assert_allclose(found.nested_mse[-1], total / 23, rtol=1e-6)
+
+
+def test_leave_one_out_and_few_rows(rng):
+    X, y, new, targets = noisy(rng, 6)
+    fitted = sdgpu.fit(X, y, sdgpu.Gaussian(0.5), lams=0.1)
+    assert np.isnan(fitted.joint_alphas(new, targets, steps=2).nested_mse).all()
+    boxed = fitted.joint_alphas(steps=4, box=(0, 1), terms=3)
+    assert boxed.alphas.min() >= -1e-12
+    assert np.isfinite(boxed.nested_mse).all()
+
+
+def test_bad_restrictions(rng):
+    X, y, new, targets = noisy(rng, 6)
+    fitted = sdgpu.fit(X, y, sdgpu.Gaussian(0.5), lams=0.1)
+    with pytest.raises(ValueError, match=r"box=\(0.2, 1\)"):
+        fitted.joint_alphas(new, targets, steps=3, box=(0.2, 1))
+    with pytest.raises(TypeError, match="pair"):
+        fitted.joint_alphas(new, targets, steps=3, box=0.5)
+    with pytest.raises(ValueError, match="terms=4 of steps=3"):
+        fitted.joint_alphas(new, targets, steps=3, terms=4)
+    with pytest.raises(ValueError, match="subsets"):
+        fitted.joint_alphas(new, targets, steps=40, terms=12)
+    with pytest.raises(ValueError, match="folds"):
+        fitted.joint_alphas(new, targets, steps=3, folds=0)
