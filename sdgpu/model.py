@@ -81,16 +81,7 @@ class Fit:
         return Spectrum(eigenvalues, basis, Z, own.below_rounding, own.most_negative, own.method)
 
     def with_targets(self, Y: Any) -> Fit:
-        """The same fit with other targets, without a new decomposition.
-
-        Parameters
-        ----------
-        Y : array_like (n,) or (n, c)
-
-        Returns
-        -------
-        Fit
-            For n^2 c multiplications.
+        """The same fit with other targets (n,) or (n, c), for n^2 c multiplications.
 
         Raises
         ------

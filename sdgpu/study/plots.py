@@ -1,4 +1,4 @@
-"""Pictures: Figures 2 to 4, Appendix D, and the loss over (lam, alpha). The one matplotlib file.
+"""Pictures: Figures 2 to 4, Appendix D, losses and risks. The one matplotlib file.
 
 Every function returns a matplotlib Figure and touches no global state; save it with
 ``figure.savefig(path)``.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -18,9 +19,19 @@ from sdgpu.kernels import CubicGreen
 from sdgpu.study.example import LAM, STEPS, Example
 from sdgpu.sweep import Sweep
 
-__all__ = ["constrained_figure", "diagonal_figure", "loss_heatmap", "ratio_figure", "steps_figure"]
+__all__ = [
+    "constrained_figure",
+    "diagonal_figure",
+    "loss_heatmap",
+    "plot_alpha_signs",
+    "plot_linear_features",
+    "plot_risk",
+    "ratio_figure",
+    "steps_figure",
+]
 
 _TEACHER, _GRID = "0.15", "0.9"
+_RULES = ("0.15", "tab:blue", "tab:green", "tab:orange", "tab:red")
 
 #: Range of the heat map, per cent above the best loss.
 EXCESS = (1e-2, 1e2)
@@ -160,6 +171,104 @@ def loss_heatmap(sweep: Sweep, *, title: str = "") -> Figure:
             axis.plot(best.lam, best.alpha, "*", color="red", ms=15, label=label, **mark)
     loss_axis.set_ylabel("alpha")
     loss_axis.legend(loc="lower left", fontsize=8)
+    return figure
+
+
+def plot_risk(curves: xr.Dataset) -> Figure:
+    """Risk of every rule over the level of noise, from :func:`sdgpu.study.risk.risk_curves`.
+
+    Four panels: the risk; how much less it is than that of ridge; the same for the oracles of each draw;
+    squared bias and variance in per cent of the risk of ridge. Lines are expectations, points with bars of
+    two standard errors means over draws. Levels without noise are left out.
+    """
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
+    (risk_axis, gain_axis), (oracle_axis, split_axis) = axes
+    shown = curves.sel(noise=curves["noise"] > 0)
+    noise, ridge = shown["noise"], shown.sel(rule="ridge")
+    for j, (rule, colour) in enumerate(zip(shown["rule"].values, _RULES, strict=True)):
+        aside = noise * 1.04 ** (j - 2)  # so that bars do not hide each other
+        own, bars = shown.sel(rule=rule), {"fmt": "o", "ms": 3, "color": colour}
+        risk_axis.plot(noise, own["expected"], color=colour, label=rule)
+        risk_axis.errorbar(aside, own["measured"], 2 * own["measured_se"], **bars)
+        for part, style in (("bias", "--"), ("variance", "-")):
+            split_axis.plot(noise, 100 * own[part] / ridge["expected"], style, color=colour)
+            measured = own[f"measured_{part}"]
+            split_axis.plot(aside, 100 * measured / ridge["measured"], "o", ms=3, color=colour)
+        if rule != "ridge":
+            gain_axis.plot(noise, 100 * (1 - own["expected"] / ridge["expected"]), color=colour)
+            percent = 100 / ridge["measured"]
+            gain_axis.errorbar(aside, percent * own["gain"], 2 * percent * own["gain_se"], **bars)
+            oracle = 100 * (1 - own["oracle"] / ridge["oracle"])
+            oracle_axis.plot(noise, oracle, "o:", ms=3, color=colour)
+    risk_axis.set(yscale="log", title="risk", ylabel="mean squared error to the truth")
+    gain_axis.set(title="gain over ridge", ylabel="less risk, %")
+    oracle_axis.set(title="gain of oracles over that of ridge", ylabel="less risk, %")
+    split_axis.set(title="squared bias (dashed) and variance", ylabel="% of the risk of ridge")
+    for axis in axes.flat:
+        axis.set(xscale="log", xlabel="standard deviation of the noise")
+        axis.grid(color=_GRID)
+    risk_axis.legend(fontsize=8)
+    return figure
+
+
+def plot_alpha_signs(found: xr.Dataset) -> Figure:
+    """alpha* over lam and the rate of corrupted labels, from ``label_noise_weights``.
+
+    The first panel has alpha* (lines expected, points over draws), its scale linear in [-2, 2] and
+    logarithmic beyond: below 0 the teacher has more than all of the weight, above 1 it counts against. The
+    second has the risk of ridge, dashed, and of step 2 with alpha*.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    weight_axis, risk_axis = figure.subplots(1, 2)
+    lam = found["lam"]
+    for i, colour in zip(range(found.sizes["rate"]), _colours(found.sizes["rate"]), strict=True):
+        own = found.isel(rate=i)
+        label = f"{float(own['rate']):.0%}"
+        weight_axis.plot(lam, own["expected_alpha"], color=colour, label=label)
+        weight_axis.errorbar(lam, own["alpha"], 2 * own["alpha_se"], fmt="o", ms=3, color=colour)
+        risk_axis.plot(lam, own["expected_ridge"], "--", color=colour)
+        risk_axis.plot(lam, own["expected_distilled"], color=colour, label=label)
+    for level, text in ((0.0, "all weight on the teacher"), (1.0, "ridge")):
+        weight_axis.axhline(level, color=_TEACHER, lw=0.8, ls=":")
+        weight_axis.annotate(text, (0.99, level), xycoords=("axes fraction", "data"), ha="right",
+                             va="bottom", fontsize=7)  # fmt: skip
+    weight_axis.set_yscale("symlog", linthresh=2, linscale=2)
+    weight_axis.set(xscale="log", xlabel="lam", ylabel="alpha* of step 2", title="optimal weight")
+    risk_axis.set(xscale="log", yscale="log", xlabel="lam", ylabel="mean squared error to clean labels",
+                  title="ridge (dashed) and step 2 with alpha*")  # fmt: skip
+    for axis in (weight_axis, risk_axis):
+        axis.grid(color=_GRID)
+    weight_axis.legend(fontsize=8, title="corrupted", loc="lower right")
+    return figure
+
+
+def plot_linear_features(found: xr.Dataset, *, title: str = "") -> Figure:
+    """Asymptotic prediction (lines) beside fits to samples (points, two standard errors), over lam.
+
+    From :func:`sdgpu.study.regimes.linear_features`: risk of the rules, and alpha* of step 2.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure.suptitle(title)
+    risk_axis, weight_axis = figure.subplots(1, 2)
+    lam = found["lam"]
+    for rule, colour in zip(found["rule"].values, _RULES, strict=False):
+        own = found.sel(rule=rule)
+        risk_axis.plot(lam, own["predicted"], color=colour, label=rule)
+        risk_axis.errorbar(
+            lam, own["measured"], 2 * own["measured_se"], fmt="o", ms=3, color=colour
+        )
+    weight_axis.plot(lam, found["predicted_alpha"], color=_TEACHER)
+    weight_axis.errorbar(lam, found["alpha"], 2 * found["alpha_se"], fmt="o", ms=3, color=_TEACHER)
+    for level in (0.0, 1.0):
+        weight_axis.axhline(level, color=_TEACHER, lw=0.8, ls=":")
+    best = float(lam[found["predicted"].sel(rule="ridge").values.argmin()])
+    weight_axis.axvline(best, color="tab:red", lw=0.8, ls=":", label="best lam of ridge")
+    risk_axis.set(xscale="log", yscale="log", xlabel="lam", ylabel="excess risk")
+    weight_axis.set(xscale="log", xlabel="lam", ylabel="alpha* of step 2")
+    for axis in (risk_axis, weight_axis):
+        axis.grid(color=_GRID)
+        axis.legend(fontsize=8)
     return figure
 
 
