@@ -84,11 +84,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the estimators when they are asked for: scikit-learn alone takes a second."""
+    """Import the estimators and networks when they are asked for: scikit-learn alone takes a second."""
     if name.startswith("SelfDistillation") and name in __all__:
         from sdgpu import estimators
 
         return getattr(estimators, name)
+    if name == "nn":
+        import importlib
+
+        return importlib.import_module("sdgpu.nn")
     raise AttributeError(f"module 'sdgpu' has no attribute {name!r}")
 
 

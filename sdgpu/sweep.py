@@ -231,7 +231,8 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
             dataset = stored.load()
     except Exception as error:  # xarray, h5py and zarr raise many types for a damaged file
         raise ValueError(f"{source} cannot be read as {kind[1:]}: {error}") from error
-    wanted = FAMILIES.values() if "mse" in dataset else ("gcv",)  # one of gcv_sweep has no other
+    known = any(name in dataset for name in FAMILIES.values() if name != "gcv")
+    wanted = FAMILIES.values() if known else ("gcv",)  # a sweep of GCV has no other losses
     missing = [name for name in wanted if name not in dataset]
     if missing or dataset["gcv"].dims != ("lam", "alpha", "step"):
         raise ValueError(f"{source} holds no sweep: {', '.join(missing) or 'gcv'} is missing")
