@@ -12,6 +12,7 @@ from typing import Any
 from sdgpu.checks import choice
 from sdgpu.kernels.base import Kernel, Product, Scaled, Sum
 from sdgpu.kernels.distance import Gaussian, Laplacian, Matern, median_distance
+from sdgpu.kernels.empirical import EmpiricalNTK
 from sdgpu.kernels.given import FunctionKernel, Precomputed
 from sdgpu.kernels.network import NNGP, NTK
 from sdgpu.kernels.product import ArcCosine, Cosine, Linear, Polynomial
@@ -21,6 +22,7 @@ __all__ = [
     "NTK",
     "ArcCosine",
     "Cosine",
+    "EmpiricalNTK",
     "FunctionKernel",
     "Gaussian",
     "Kernel",
