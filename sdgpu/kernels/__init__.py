@@ -12,6 +12,7 @@ from typing import Any
 from sdgpu.checks import choice
 from sdgpu.kernels.base import Kernel, Product, Scaled, Sum
 from sdgpu.kernels.distance import Gaussian, Laplacian, Matern, median_distance
+from sdgpu.kernels.empirical import EmpiricalNTK
 from sdgpu.kernels.given import FunctionKernel, Precomputed
 from sdgpu.kernels.green import BrownianBridge, CubicGreen, CubicSpline
 from sdgpu.kernels.network import NNGP, NTK
@@ -25,6 +26,7 @@ __all__ = [
     "Cosine",
     "CubicGreen",
     "CubicSpline",
+    "EmpiricalNTK",
     "FunctionKernel",
     "Gaussian",
     "Kernel",

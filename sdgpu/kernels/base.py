@@ -47,6 +47,10 @@ class Kernel(ABC):
     def diagonal(self, rows: Rows) -> Any:
         """kappa(x, x) for each row, (n,)."""
 
+    def tile_rows(self, rows: Rows, tile: int) -> int:
+        """Rows of a tile: `tile`, which suits the cache, or more where evaluating a row is dear."""
+        return tile
+
     def __call__(self, A: Any, B: Any = None) -> Any:
         """Gram matrix kappa(A, B) in the library, device and dtype of A.
 
@@ -95,7 +99,7 @@ def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
 
     Cost: n^2 / 2 kernel values; memory n^2 and a few tiles.
     """
-    n = len(rows)
+    n, tile = len(rows), kernel.tile_rows(rows, tile)
     like = rows.sample
     xp = compat.array_namespace(like)
     K = xp.empty((n, n), dtype=like.dtype, device=compat.device(like))
@@ -169,6 +173,10 @@ class _Combination(Kernel):
         operands = zip(self.kernels, a.parts, b.parts, strict=True)
         return reduce(type(self).join, (kernel.tile(x, y, same=same) for kernel, x, y in operands))
 
+    def tile_rows(self, rows: Rows, tile: int) -> int:
+        operands = zip(self.kernels, rows.parts, strict=True)
+        return max(kernel.tile_rows(part, tile) for kernel, part in operands)
+
     def diagonal(self, rows: Rows) -> Any:
         operands = zip(self.kernels, rows.parts, strict=True)
         return reduce(type(self).join, (kernel.diagonal(part) for kernel, part in operands))
@@ -235,6 +243,9 @@ class Scaled(Kernel):
         tile = self.kernel.tile(a, b, same=same, out=out)
         tile *= self.scale
         return tile
+
+    def tile_rows(self, rows: Rows, tile: int) -> int:
+        return self.kernel.tile_rows(rows, tile)
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)

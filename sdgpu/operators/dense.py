@@ -202,7 +202,8 @@ class Cross:
         n = len(self.rows)
         block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
         # tiles that stay in cache: the profile passes over each several times
-        for high in slices(len(new), self.tile):
-            for low in slices(n, self.tile):
+        tile = self.kernel.tile_rows(self.rows, self.tile)
+        for high in slices(len(new), tile):
+            for low in slices(n, tile):
                 block[high, low] = self.kernel.tile(new[high], self.rows[low])
         return block

@@ -1,0 +1,371 @@
+"""The empirical tangent kernel of a torch module: what its linearisation is trained with."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdgpu.checks import choice, integer
+from sdgpu.device.arrays import Template, dtype_name, library, slices
+from sdgpu.device.backend import give_back, to_numpy
+from sdgpu.device.memory import available, parse_bytes, require
+from sdgpu.kernels.base import Kernel
+from sdgpu.kernels.statistics import Rows, inner_rows, product
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdgpu.kernels.factors import Factors
+    from sdgpu.kernels.linearise import Linearised
+
+__all__ = ["EmpiricalNTK"]
+
+FORMS = ("trace", "output")
+SKETCH = 4096  # numbers of a row with projection="auto"
+LARGEST_EXACT = 2**18  # numbers of a row that "auto" keeps as they are
+TILE = 2048  # rows of a tile: all have to be evaluated for it, or multiplied out
+EVALUATION = 2**25  # bytes of one evaluation on the CPU, where more at once is no faster
+
+
+@dataclass(frozen=True, repr=False)
+class EmpiricalNTK(Kernel):
+    """Tangent kernel of a torch module at its present parameters.
+
+    With J_j(x) the gradient of output j with respect to all trainable parameters theta,
+
+        kappa(x, x') = (1/c) sum_j <J_j(x), J_j(x')>        (form "trace"),
+        kappa(x, x') = <J_j(x), J_j(x')>                    (form "output", output=j).
+
+    The mean over outputs, so that for c = 1 both are the same, and for a wide network with c outputs
+    the trace tends to :class:`NTK`. It is a sum over layers, and so it is computed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Takes inputs (rows, ...), gives (rows, c). A copy is kept: the caller's own is neither
+        changed nor followed in its later training. Parameters with ``requires_grad=False`` and
+        parameters that no output depends on have no part in the kernel.
+    shape : tuple of ints, optional
+        Of one input, for example ``(1, 8, 8)``: rows (n, 64) become (n, 1, 8, 8). By default rows stay
+        as they are.
+    form : {"trace", "output"}, default "trace"
+    output : int, optional
+        The output of form "output".
+    projection : int or "auto", optional
+        Replace the gradients by random features, q numbers a row, with the kernel as their expectation
+        and a standard error of sqrt(2/q) to sqrt(6/q) of sqrt(kappa(x, x) kappa(x', x')), the larger
+        where a single fully connected layer makes up the kernel. "auto" takes q = 4096 if the exact
+        kernel needs more than 262,144 numbers a row. By default the kernel is exact.
+    seed : int, default 0
+        Of the projection.
+    memory : int or str, optional
+        Bytes for gradients ("2GB"), beside the matrix itself and beside what a fit may use. A quarter
+        of what is free by default.
+
+    Raises
+    ------
+    TypeError
+        For something that is no module, outputs that are no tensor of floats, or options of the wrong
+        type.
+    ValueError
+        For a module without trainable parameters, batch norm or dropout in training mode; when rows
+        come in, for rows that do not have the shape, outputs that are not (rows, c), an output that is
+        not there, NaN, a module that ``torch.func.vmap`` cannot run, and for parameters that are used
+        but whose gradient is missing (detach, argmax) or 0 because of a step function.
+    MemoryError
+        If one row does not fit.
+
+    Notes
+    -----
+    Rows are evaluated one by one (``torch.func.vmap``), in the dtype and on the device of the data, with
+    TF32 off. Each costs a forward pass and c backward passes. Weights of ``Linear`` and plain ``Conv2d``
+    layers are kept as inputs and signals where their products are fewer than those of gradients
+    (:mod:`sdgpu.kernels.linearise`): p (i + c o) numbers a row for o x i weights at p positions.
+    All others take c numbers for each parameter, and n^2/2 times as many multiplications.
+
+    Gradients of rows that fit half of `memory` are kept and every row is evaluated once. Otherwise
+    tiles evaluate them, some outputs at a time, in chunks that fit, and each row is evaluated again
+    for every chunk that it meets. For products that are repeated (methods other than "eigh") a module
+    of that size should have a projection.
+
+    References
+    ----------
+    Jacot, Gabriel and Hongler (2018); Novak, Sohl-Dickstein and Schoenholz (2022); Pham and Pagh (2013);
+    Borup and Andersen (2021), Appendix C.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> line = torch.nn.Linear(2, 1)  # gradient (x, 1)
+    >>> EmpiricalNTK(line)(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    array([[ 6., 12.],
+           [12., 26.]])
+    """
+
+    module: Any
+    shape: tuple[int, ...] | None = None
+    form: str = "trace"
+    output: int | None = None
+    projection: int | str | None = None
+    seed: int = 0
+    memory: int | float | str | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_module(self.module)
+        choice("form", self.form, FORMS)
+        if (self.output is None) != (self.form == "trace"):
+            raise ValueError(
+                f"output={self.output!r} with form={self.form!r}: give output=j for form='output', and "
+                "for that alone"
+            )
+        if self.output is not None:
+            object.__setattr__(self, "output", integer("output", self.output, 0))
+        if self.projection != "auto" and self.projection is not None:
+            if isinstance(self.projection, str):
+                raise ValueError(f"projection={self.projection!r} must be a number or 'auto'")
+            object.__setattr__(self, "projection", integer("projection", self.projection, 2))
+        integer("seed", self.seed, 0)
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        object.__setattr__(self, "shape", _shape(self.shape))
+        try:
+            own = copy.deepcopy(self.module)
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(f"module cannot be copied: {error}") from error
+        object.__setattr__(self, "module", own)
+
+    def __repr__(self) -> str:
+        options = "".join(
+            f", {name}={value!r}"
+            for name, value in (("shape", self.shape), ("output", self.output),
+                                ("projection", self.projection))
+            if value is not None
+        )  # fmt: skip
+        seed = f", seed={self.seed}" if self.projection is not None else ""
+        kind, digest = type(self.module).__name__, _digest(self.module)
+        return f"EmpiricalNTK({kind} {digest}, form={self.form!r}{options}{seed})"
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        inside = _tensor(X)
+        line, q = self._prepared(inside)
+        if q is not None:
+            return inner_rows(_like(X, self._features(line, q, inside)))
+        data = Rows(X, X)
+        outputs = slice(0, len(self._cotangents(line, inside)))
+        size = inside.element_size() * line.numbers(outputs.stop)
+        if not len(inside) or len(inside) * size > self._allowed(inside) // 2:
+            return Rows(None, None, parts=(data,))
+        factors = self._factors(line, inside, outputs)
+        return Rows(None, None, parts=(data, *(Rows(_like(X, t), None) for t in factors.tensors)))
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        if not a.parts:
+            return product(a, b, out)
+        if len(a.parts) > 1 and len(b.parts) > 1:
+            held = self._held(a)
+            return _like(a.sample, held.product(held if same else self._held(b)))
+        return _like(a.sample, self._evaluated(a, b, same))
+
+    def diagonal(self, rows: Rows) -> Any:
+        if not rows.parts:
+            return rows.norms
+        if len(rows.parts) > 1:
+            return _like(rows.sample, self._held(rows).squares())
+        X = _tensor(rows.sample)
+        total, (line, _) = X.new_zeros(len(X)), self._prepared(X)
+        groups, step = self._chunks(line, X, len(X))
+        for group in groups:
+            for part in slices(len(X), step):
+                total[part] += self._factors(line, X[part], group).squares()
+        return _like(rows.sample, total)
+
+    def tile_rows(self, rows: Rows, tile: int) -> int:
+        return max(tile, TILE) if rows.parts else tile
+
+    def _evaluated(self, a: Rows, b: Rows, same: bool) -> torch.Tensor:
+        """A tile whose gradients do not all fit the memory: some outputs and chunks of rows at a time."""
+        X, Z = _tensor(a.sample), _tensor(b.sample)
+        line, _ = self._prepared(Z)
+        groups, step = self._chunks(line, X, len(X) if same else len(X) + len(Z))
+        # what is held is no chunk of anything
+        high_step, low_step = (len(r) if len(r.parts) > 1 else step for r in (a, b))
+        K = X.new_zeros(len(X), len(Z))
+        for group in groups:
+            for high in slices(len(X), high_step):
+                near = self._side(line, a, X, high, group)
+                if same:
+                    K[high, high] += near.product(near)
+                for low in slices(high.start if same else len(Z), low_step):
+                    block = near.product(self._side(line, b, Z, low, group))
+                    K[high, low] += block
+                    if same:
+                        K[low, high] += block.T
+        return K
+
+    def _side(
+        self, line: Linearised, rows: Rows, X: torch.Tensor, part: slice, group: slice
+    ) -> Factors:
+        """Gradients of a group of outputs at a chunk of rows."""
+        if len(rows.parts) > 1:
+            return self._held(rows)[part].of_outputs(group)
+        return self._factors(line, X[part], group)
+
+    def _chunks(self, line: Linearised, X: torch.Tensor, rows: int) -> tuple[list[slice], int]:
+        """Groups of outputs, and rows of a chunk: half of the memory is for gradients."""
+        c, size, allowed = len(self._cotangents(line, X)), X.element_size(), self._allowed(X)
+        least = size * (4 * line.numbers(1) + line.room(1))
+        remedy = "raise memory=, freeze parameters, or take a projection"
+        require(least, allowed, "the gradient of one output at one row", remedy)
+        half = allowed // (2 * size)
+        fitting = [g for g in range(1, c + 1) if rows * line.numbers(g) <= half]
+        if fitting:
+            return list(slices(c, fitting[-1])), max(rows, 1)
+        return list(slices(c, 1)), half // (2 * line.numbers(1))
+
+    def _held(self, rows: Rows) -> Factors:
+        """The gradients that are kept with the rows."""
+        line, _ = self._prepared(_tensor(rows.sample))
+        return line.kept([_tensor(part.left) for part in rows.parts[1:]])
+
+    def _factors(self, line: Linearised, X: torch.Tensor, group: slice) -> Factors:
+        cotangents = self._cotangents(line, X)[group]
+        whole: list[torch.Tensor] = []
+        for part in slices(len(X), self._step(line, X, len(cotangents))):
+            tensors = line.factors(X[part], cotangents).tensors
+            whole = whole or [t.new_empty(len(X), *t.shape[1:]) for t in tensors]
+            for target, tensor in zip(whole, tensors, strict=True):
+                target[part] = tensor
+        return line.kept(whole)
+
+    def _features(self, line: Linearised, q: int, X: torch.Tensor) -> torch.Tensor:
+        """Random features (n, q)."""
+        from sdgpu.kernels.factors import sketch
+
+        cotangents = self._cotangents(line, X)
+        project = sketch(q, self.seed, *line.sizes(len(cotangents)), X)
+        features = X.new_empty(len(X), q)
+        for part in slices(len(X), self._step(line, X, len(cotangents))):
+            features[part] = project(line.factors(X[part], cotangents))
+        return features
+
+    def _step(self, line: Linearised, X: torch.Tensor, outputs: int) -> int:
+        """Rows that are evaluated at once."""
+        room = self._allowed(X) // 4
+        if X.device.type == "cpu":
+            room = min(room, EVALUATION)
+        return max(1, room // (X.element_size() * line.room(outputs)))
+
+    def _allowed(self, X: torch.Tensor) -> int:
+        if self.memory is not None:
+            return parse_bytes(self.memory)
+        return available(str(X.device)) // 4
+
+    def _cotangents(self, line: Linearised, X: torch.Tensor) -> torch.Tensor:
+        """Combinations of outputs (g, c) whose kernels are summed."""
+        identity = X.new_zeros(line.outputs, line.outputs).fill_diagonal_(1.0)
+        if self.output is not None:
+            return identity[self.output : self.output + 1]
+        return identity / line.outputs**0.5
+
+    def _prepared(self, X: torch.Tensor) -> tuple[Linearised, int | None]:
+        """The module made ready for the dtype, device and features of X, and the numbers of a sketch."""
+        from sdgpu.kernels.linearise import linearise
+
+        key = (int(X.shape[1]), X.dtype, X.device)
+        if key in self._made:
+            return self._made[key]
+        q = self.projection
+        line = linearise(self.module, X, self.shape, output=self.output, pair=isinstance(q, int))
+        if q == "auto":
+            large = line.numbers(len(self._cotangents(line, X))) > LARGEST_EXACT
+            q = SKETCH if large else None
+            if large:
+                line = linearise(self.module, X, self.shape, output=self.output, pair=True)
+        made = line, None if q is None else int(q)
+        if len(X):  # without rows it was tried on zeros only
+            self._made[key] = made
+        return made
+
+
+def _check_module(module: Any) -> None:
+    """Refuse what has no tangent kernel of its own."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.dropout import _DropoutNd
+
+    if isinstance(module, type) and issubclass(module, torch.nn.Module):
+        raise TypeError(f"module is the class {module.__name__}: make one, {module.__name__}(...)")
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module={module!r} must be a torch.nn.Module")
+    parameters = dict(module.named_parameters())
+    for name, value in (*parameters.items(), *module.named_buffers()):
+        if isinstance(
+            value,
+            torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer,
+        ):
+            raise ValueError(f"{name} of module has no values yet: call module on one input first")
+        if value.is_complex():
+            raise TypeError(f"{name} of module is complex: the kernel is for real parameters")
+    if not any(value.requires_grad for value in parameters.values()):
+        raise ValueError(
+            "module has no trainable parameters (requires_grad=True), so no tangent kernel"
+        )
+    for name, layer in module.named_modules():
+        kind, where = type(layer).__name__, name or "module itself"
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+            mixed = "so its outputs depend on the other rows of a batch"
+            if layer.training:
+                raise ValueError(
+                    f"{where} ({kind}) is in training mode, {mixed}: call module.eval()"
+                )
+            raise ValueError(
+                f"{where} ({kind}) has no running statistics, {mixed}: use another norm"
+            )
+        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
+            raise ValueError(
+                f"{where} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
+                "module.eval()"
+            )
+
+
+def _shape(shape: Any) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or not len(shape):
+        raise TypeError(f"shape={shape!r} must be a tuple of sizes, for example (1, 8, 8)")
+    return tuple(integer("shape", size, 1) for size in shape)
+
+
+def _digest(module: torch.nn.Module) -> str:
+    """Ten letters for the architecture and all its numbers."""
+    import torch
+
+    found = hashlib.sha256(repr(module).encode())
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
+        flat = value.detach().cpu().reshape(-1).contiguous()
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()[:10]
+
+
+def _tensor(X: Any) -> torch.Tensor:
+    """The same numbers as a torch tensor, where they are."""
+    import torch
+
+    kind = library(X)
+    if kind == "torch":
+        return X
+    if kind == "cupy":
+        return torch.from_dlpack(X)
+    return torch.from_numpy(np.require(to_numpy(X), requirements=["C", "W"]))
+
+
+def _like(array: Any, tensor: torch.Tensor) -> Any:
+    """The same numbers in the library, on the device and in the dtype of an array."""
+    return give_back(Template(array[:0, ...], dtype_name(array), False), tensor, axis=False)

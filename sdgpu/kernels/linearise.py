@@ -1,0 +1,273 @@
+"""A torch module as a linear function of its parameters, row by row: what its tangent kernel is made of.
+
+A weight W that only linear maps use has the gradient
+
+    d f_j / d W = sum_p s_jp a_p',
+
+a sum over the positions p where it is applied: a_p (i,) goes in there, and s_jp (o,) is the gradient of
+output j with respect to what comes out. One backward pass to the outputs of all linear maps gives every
+s_jp. For a fully connected layer (one position) the part of W in the tangent kernel is a product of two
+small Gram matrices, (S S') * (A A'): the gradient itself, o i numbers, is not made (Novak,
+Sohl-Dickstein and Schoenholz 2022). With many positions it pays to multiply gradients instead: they are
+made from s and a a strip at a time, or, where that is less, kept beside those of all other parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.func import functional_call, vjp, vmap
+
+from sdgpu.kernels.factors import BLOCK, Factors, WeightFactors
+from sdgpu.kernels.watching import Use, Watch, trial
+
+__all__ = ["Linearised", "linearise"]
+
+SAMPLES = 4  # rows that are tried beforehand
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that only linear maps use: p positions in all, i inputs, o outputs.
+
+    Attributes
+    ----------
+    name : str
+    positions, inputs, outputs : int
+    taken : int
+        Numbers of its inputs as they are kept.
+    form : {"pairs", "strips", "dense"}
+        Signals and inputs whose products are multiplied; signals and inputs that are multiplied out in
+        strips; the gradient.
+    window : dict, optional
+        Of a convolution whose inputs are kept as images.
+    """
+
+    name: str
+    positions: int
+    inputs: int
+    outputs: int
+    taken: int
+    form: str
+    window: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """A module ready for gradients, on one device and in one dtype. Made by :func:`linearise`.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        Called with the tensors below; its own are not used.
+    shape : tuple
+        Of one input.
+    constants, buffers, general : dict of tensors
+        Parameters that are not differentiated, the weights of linear maps among them; buffers;
+        parameters that are.
+    uses : tuple of Use
+        Linear maps in the order of the forward pass.
+    weights : tuple of Weight
+    outputs : int
+        c.
+    activations : int
+        Numbers of all intermediate results for one row.
+    """
+
+    module: torch.nn.Module
+    shape: tuple[int, ...]
+    constants: dict[str, torch.Tensor]
+    buffers: dict[str, torch.Tensor]
+    general: dict[str, torch.Tensor]
+    uses: tuple[Use, ...]
+    weights: tuple[Weight, ...]
+    outputs: int
+    activations: int
+
+    def sizes(self, outputs: int) -> tuple[int, list[tuple[int, int]]]:
+        """Dense numbers of one row, for so many outputs; signals and inputs of each other weight."""
+        dense = sum(value.numel() for value in self.general.values())
+        dense += sum(w.inputs * w.outputs for w in self.weights if w.form == "dense")
+        kept = [(outputs * w.outputs, w.inputs) for w in self.weights if w.form != "dense"]
+        return outputs * dense, kept
+
+    def numbers(self, outputs: int) -> int:
+        """Numbers of the factors of one row, for so many outputs."""
+        kept = (w for w in self.weights if w.form != "dense")
+        factors = sum(w.taken + w.positions * outputs * w.outputs for w in kept)
+        return self.sizes(outputs)[0] + factors
+
+    def room(self, outputs: int) -> int:
+        """Numbers that one row takes while its factors are made."""
+        unfolded = sum(w.positions * w.inputs for w in self.weights if w.form != "strips")
+        return (1 + outputs) * self.activations + unfolded + 2 * self.numbers(outputs)
+
+    def kept(self, tensors: Sequence[torch.Tensor]) -> Factors:
+        """Factors from their tensors: dense, then signals and inputs in turns."""
+        weights = (
+            WeightFactors(signals, inputs, weight.form == "strips", weight.window)
+            for weight, signals, inputs in zip(
+                (w for w in self.weights if w.form != "dense"),
+                tensors[1::2],
+                tensors[2::2],
+                strict=True,
+            )
+        )
+        return Factors(tensors[0], tuple(weights))
+
+    @torch.inference_mode(False)
+    def factors(self, X: torch.Tensor, cotangents: torch.Tensor) -> Factors:
+        """Gradients of the combinations of outputs in cotangents (g, c), at rows X (b, d).
+
+        Raises
+        ------
+        ValueError
+            If the module cannot be run by ``torch.func.vmap``, or something is NaN or infinite.
+        """
+        module = skeleton(self.module)
+        names = {id(self.constants[weight.name]): weight.name for weight in self.weights}
+        probes = tuple(X.new_zeros(use.shape) for use in self.uses)
+
+        def row(x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            def run(probes: Any, general: Any) -> tuple[torch.Tensor, Any]:
+                given = self.constants, copies(self.buffers), general
+                with Watch(names, probes) as watch:
+                    y = functional_call(module, given, (x.reshape(1, *self.shape),))
+                return y[0], tuple(watch.inputs)
+
+            found: Any = vjp(run, probes, self.general, has_aux=True)
+            y, pull, inputs = found
+            signals, general = vmap(pull)(cotangents.to(y.dtype))
+            return y, self._parts(signals, general, inputs)
+
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                y, parts = vmap(row)(X.clone() if X.is_inference() else X)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            raise ValueError(
+                f"module cannot be differentiated row by row by torch.func.vmap: {error}"
+            ) from error
+        if not all(bool(torch.isfinite(part).all()) for part in (y, *parts)):
+            raise ValueError(
+                "module gives NaN or infinity, or has gradients that are: scale the rows, or look at its "
+                "parameters"
+            )
+        return self.kept([part.to(X.dtype) for part in parts])
+
+    def _parts(
+        self, gradients: Any, general: dict[str, torch.Tensor], inputs: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Factors of one row from the gradients at its linear maps (g, ...) and of other parameters."""
+        dense = [value.reshape(value.shape[0], -1) for value in general.values()]
+        kept: list[torch.Tensor] = []
+        for weight in self.weights:
+            found = [
+                (use.signals(gradient), x if weight.window else use.inputs(x))
+                for use, gradient, x in zip(self.uses, gradients, inputs, strict=True)
+                if use.weight == weight.name
+            ]
+            signals, ins = (torch.cat(parts) for parts in zip(*found, strict=True))
+            if weight.form == "dense":
+                dense.append(torch.einsum("pgo,pi->goi", signals, ins).flatten(1))
+            else:
+                kept += [signals, ins]
+        if not dense:
+            dense = [kept[0][0, :, :0]]  # (g, 0)
+        return torch.cat(dense, dim=1), *kept
+
+
+@torch.inference_mode(False)
+def linearise(
+    module: torch.nn.Module,
+    X: torch.Tensor,
+    shape: tuple[int, ...] | None,
+    *,
+    output: int | None,
+    pair: bool,
+) -> Linearised:
+    """Try the module on the first rows and find its linear maps.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    X : tensor (s, d)
+        The result is for its dtype and device.
+    shape : tuple, optional
+        Of one input; (d,) by default.
+    output : int, optional
+        The only output that is wanted.
+    pair : bool
+        Keep every weight of linear maps as signals and inputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`sdgpu.kernels.watching.trial`, and for rows that do not have that shape.
+    """
+    inner = (int(X.shape[1]),) if shape is None else shape
+    if torch.Size(inner).numel() != X.shape[1]:
+        raise ValueError(
+            f"shape={inner} takes {torch.Size(inner).numel()} numbers, but the data have "
+            f"{X.shape[1]} features"
+        )
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        dtype = X.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(device=X.device, dtype=dtype, copy=True)
+
+    module = skeleton(module)
+    named = dict(module.named_parameters())
+    buffers = {name: cast(value) for name, value in module.named_buffers()}
+    constants = {name: cast(value) for name, value in named.items() if not value.requires_grad}
+    trained = {name: cast(value) for name, value in named.items() if value.requires_grad}
+    for value in trained.values():
+        value.requires_grad_(True)
+    sample = X[:SAMPLES] if len(X) else X.new_zeros(1, X.shape[1])
+    fixed = constants | copies(buffers)
+    c, watch = trial(module, fixed, trained, sample.reshape(-1, *inner), output)
+    uses = tuple(use for use in watch.uses if use.weight not in watch.otherwise)
+    wanted = c if output is None else 1
+    weights = tuple(
+        _weight(trained[name], name, [use for use in uses if use.weight == name], wanted, pair)
+        for name in dict.fromkeys(use.weight for use in uses)
+    )
+    plain = {name: value.detach() for name, value in trained.items()}
+    linear = {weight.name for weight in weights}
+    constants |= {name: plain[name] for name in linear}
+    general = {name: value for name, value in plain.items() if name not in linear}
+    return Linearised(module, inner, constants, buffers, general, uses, weights, c, watch.numbers)
+
+
+def skeleton(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the module with the same tensors: torch.func swaps them inside while it runs."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies for a call that may write to them."""
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+def _weight(tensor: torch.Tensor, name: str, uses: list[Use], wanted: int, pair: bool) -> Weight:
+    """How the gradients of `wanted` outputs are kept, and where they are fewest multiplied."""
+    o, i, p = int(tensor.shape[0]), tensor[0].numel(), sum(use.positions for use in uses)
+    # multiplications for a pair of rows: of signals and inputs at all positions, or of gradients
+    if pair or p * p * (i + wanted * o) <= wanted * o * i:
+        return Weight(name, p, i, o, p * i, "pairs", None)
+    window = uses[0].window if len(uses) == 1 else None
+    taken = uses[0].taken if window else p * i
+    # to multiply out again for every block must not cost more than the block
+    strips = p <= BLOCK and taken + p * wanted * o < wanted * o * i
+    return (
+        Weight(name, p, i, o, taken, "strips", window)
+        if strips
+        else Weight(name, p, i, o, 0, "dense", None)
+    )
