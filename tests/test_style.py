@@ -24,7 +24,9 @@ def test_sizes(path):
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_nothing_that_executes_a_file(path):
-    assert not re.search(r"import pickle|(?<!\.)\beval\(|\bexec\(|allow_pickle=True", path.read_text())
+    assert not re.search(
+        r"import pickle|(?<!\.)\beval\(|\bexec\(|allow_pickle=True", path.read_text()
+    )
 
 
 @pytest.mark.parametrize(

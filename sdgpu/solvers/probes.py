@@ -35,7 +35,7 @@ from sdgpu.spectrum import Spectrum
 __all__ = ["GROUPS", "Probes"]
 
 GROUPS = 8  # of probes, for the spread of what is not linear in the estimates
-TOL = 0.01  # residual of a probe relative to its length: what matters to a trace is its square
+TOL = 0.04  # residual of a probe relative to its length: what matters to a trace is its square
 MAX_PASSES = 60
 SPREAD = 2  # lam for which the first pass already has guesses
 FAINT = 1e-6  # relative size below which float32 leaves no eigenvector of a sketch
