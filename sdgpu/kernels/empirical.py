@@ -31,6 +31,8 @@ LARGEST_EXACT = 2**18  # numbers of a row that "auto" keeps as they are
 TILE = 2048  # rows of a tile: all have to be evaluated for it, or multiplied out
 EVALUATION = 2**25  # bytes of one evaluation on the CPU, where more at once is no faster
 
+_REMEDY = "raise memory=, or freeze parameters with requires_grad_(False)"
+
 
 @dataclass(frozen=True, repr=False)
 class EmpiricalNTK(Kernel):
@@ -83,15 +85,15 @@ class EmpiricalNTK(Kernel):
     Notes
     -----
     Rows are evaluated one by one (``torch.func.vmap``), in the dtype and on the device of the data, with
-    TF32 off. Each costs a forward pass and c backward passes. Weights of ``Linear`` and plain ``Conv2d``
-    layers are kept as inputs and signals where their products are fewer than those of gradients
-    (:mod:`sdgpu.kernels.linearise`): p (i + c o) numbers a row for o x i weights at p positions.
-    All others take c numbers for each parameter, and n^2/2 times as many multiplications.
+    TF32 off: a forward pass and c backward passes each. A weight (o, i) that ``Linear`` or plain
+    ``Conv2d`` layers apply at p positions takes at most c o i numbers a row, or p (i + c o), its inputs
+    and signals, where that is less, and min(p^2 (i + c o), c o i) multiplications for each pair of rows
+    (:mod:`sdgpu.kernels.linearise`). All other parameters take c of both.
 
-    Gradients of rows that fit half of `memory` are kept and every row is evaluated once. Otherwise
-    tiles evaluate them, some outputs at a time, in chunks that fit, and each row is evaluated again
-    for every chunk that it meets. For products that are repeated (methods other than "eigh") a module
-    of that size should have a projection.
+    If the gradients of all rows fit half of `memory`, they are kept and every row is evaluated once.
+    Otherwise tiles evaluate them, some outputs at a time, in chunks that fit, and each row is evaluated
+    again for every chunk that it meets. Where products with K are repeated (methods other than "eigh") a
+    module of that size should have a projection.
 
     References
     ----------
@@ -158,8 +160,7 @@ class EmpiricalNTK(Kernel):
             return inner_rows(_like(X, self._features(line, q, inside)))
         data = Rows(X, X)
         outputs = slice(0, len(self._cotangents(line, inside)))
-        size = inside.element_size() * line.numbers(outputs.stop)
-        if not len(inside) or len(inside) * size > self._allowed(inside) // 2:
+        if not len(inside) or outputs.stop not in self._fitting(line, inside, len(inside)):
             return Rows(None, None, parts=(data,))
         factors = self._factors(line, inside, outputs)
         return Rows(None, None, parts=(data, *(Rows(_like(X, t), None) for t in factors.tensors)))
@@ -217,16 +218,23 @@ class EmpiricalNTK(Kernel):
         return self._factors(line, X[part], group)
 
     def _chunks(self, line: Linearised, X: torch.Tensor, rows: int) -> tuple[list[slice], int]:
-        """Groups of outputs, and rows of a chunk: half of the memory is for gradients."""
+        """Groups of outputs, and rows of a chunk, so that the gradients of two chunks fit."""
         c, size, allowed = len(self._cotangents(line, X)), X.element_size(), self._allowed(X)
-        least = size * (4 * line.numbers(1) + line.room(1))
-        remedy = "raise memory=, freeze parameters, or take a projection"
-        require(least, allowed, "the gradient of one output at one row", remedy)
-        half = allowed // (2 * size)
-        fitting = [g for g in range(1, c + 1) if rows * line.numbers(g) <= half]
+        fitting = self._fitting(line, X, rows)
         if fitting:
             return list(slices(c, fitting[-1])), max(rows, 1)
-        return list(slices(c, 1)), half // (2 * line.numbers(1))
+        least = 4 * size * line.numbers(1)
+        require(least, allowed, "the gradient of one output at two rows", _REMEDY)
+        return list(slices(c, 1)), allowed // least
+
+    def _fitting(self, line: Linearised, X: torch.Tensor, rows: int) -> list[int]:
+        """Numbers of outputs whose gradients at so many rows fit half of the memory."""
+        half = self._allowed(X) // (2 * X.element_size())
+        return [
+            g
+            for g in range(1, len(self._cotangents(line, X)) + 1)
+            if rows * line.numbers(g) <= half and line.room(g) <= half
+        ]
 
     def _held(self, rows: Rows) -> Factors:
         """The gradients that are kept with the rows."""
@@ -256,10 +264,10 @@ class EmpiricalNTK(Kernel):
 
     def _step(self, line: Linearised, X: torch.Tensor, outputs: int) -> int:
         """Rows that are evaluated at once."""
-        room = self._allowed(X) // 4
-        if X.device.type == "cpu":
-            room = min(room, EVALUATION)
-        return max(1, room // (X.element_size() * line.room(outputs)))
+        allowed, room = self._allowed(X), X.element_size() * line.room(outputs)
+        require(room, allowed, f"evaluating one row for {outputs} outputs", _REMEDY)
+        share = allowed // 4 if X.device.type != "cpu" else min(allowed // 4, EVALUATION)
+        return max(1, share // room)
 
     def _allowed(self, X: torch.Tensor) -> int:
         if self.memory is not None:
@@ -322,7 +330,7 @@ def _check_module(module: Any) -> None:
             mixed = "so its outputs depend on the other rows of a batch"
             if layer.training:
                 raise ValueError(
-                    f"{where} ({kind}) is in training mode, {mixed}: call module.eval()"
+                    f"{where} ({kind}) is in training mode, {mixed}: call module.eval first"
                 )
             raise ValueError(
                 f"{where} ({kind}) has no running statistics, {mixed}: use another norm"
@@ -330,7 +338,7 @@ def _check_module(module: Any) -> None:
         if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
             raise ValueError(
                 f"{where} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
-                "module.eval()"
+                "module.eval first"
             )
 
 

@@ -200,7 +200,7 @@ def trial(
             for name, gradient in zip(trained, found, strict=True):
                 if gradient is not None:
                     reached = float(gradient.abs().max()) if gradient.numel() else 1.0
-                    largest[name] = max(largest[name], reached)
+                    largest[name] = max(reached, largest[name])  # NaN counts as one
     _refuse_missing(largest, watch)
     return outputs, watch
 
