@@ -123,7 +123,7 @@ def test_what_it_refuses():
         EmpiricalNTK(lambda x: x)
     with pytest.raises(ValueError, match="parameters"):
         EmpiricalNTK(torch.nn.Flatten())
-    with pytest.raises(ValueError, match=r"eval\(\)"):
+    with pytest.raises(ValueError, match="eval"):
         EmpiricalNTK(cnn().train())
     with pytest.raises(ValueError, match="shape"):
         EmpiricalNTK(mlp(), shape=(3, 5))(X)
