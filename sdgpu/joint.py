@@ -49,13 +49,17 @@ def restricted_weights(
     if box is None and terms is None:
         return free
     T = len(triangle)
-    losses, schedules, c = np.empty(T), np.full((T, T - 1), np.nan), np.ones(1)
+    losses, schedules = np.empty(T), np.full((T, T - 1), np.nan)
+    tails = np.zeros((T, T - 1))
     for t in range(1, T + 1):
-        c = _best(triangle, t, ridge, box, min(terms or t, t))
-        rest = np.cumsum(c[::-1])[::-1][1:]  # s_j = c_{j+1} + .. + c_t
-        losses[t - 1] = step_losses(triangle, rest)
-        schedules[t - 1, : t - 1] = from_tails(rest)
-    return JointWeights(schedules[-1].copy(), c, losses, schedules, free.condition, free.rank)
+        s = _best(triangle, t, ridge, box, min(terms or t, t))
+        losses[t - 1] = step_losses(triangle, s)
+        tails[t - 1, : t - 1] = s
+        schedules[t - 1, : t - 1] = from_tails(s)
+    c = -np.diff(np.concatenate([[1.0], tails[-1], [0.0]]))
+    return JointWeights(
+        schedules[-1].copy(), c, losses, schedules, tails, free.condition, free.rank
+    )
 
 
 def nested_losses(
@@ -77,59 +81,59 @@ def nested_losses(
         others = np.concatenate(np.delete(folds, f, axis=0))  # ((F - 1) T, T)
         best = restricted_weights(merge_rows(None, others), ridge=ridge, box=box, terms=terms)
         for t in range(1, folds.shape[-1] + 1):
-            # infinite weights belong to coefficients that no schedule has; those of c are always finite
-            steps = np.nan_to_num(best.schedules[t - 1, : t - 1], posinf=0.0, neginf=0.0)
-            tails = np.cumprod(np.flip(1 - steps))
-            found[f, t - 1] = step_losses(folds[f], tails)
+            found[f, t - 1] = step_losses(folds[f], best.tails[t - 1, : t - 1])
     return found
 
 
 def _best(
     triangle: np.ndarray, t: int, ridge: float, box: tuple[float, float] | None, terms: int
 ) -> np.ndarray:
-    """Coefficients (t,) of the best chain of t steps."""
-    error = triangle[:, -1:]
-    moved = np.cumsum(triangle[:, : t - 1], axis=1)
-    E = np.concatenate([error, error + moved], axis=1)  # u_i - Y
-    penalty = np.sqrt(ridge) * np.linalg.norm(error)
-    found, best = np.full(t, 1.0 / t), np.inf
+    """Tails (t - 1,) of the best chain of t steps."""
+    D, error = triangle[:, : t - 1], triangle[:, -1]
+    penalty = ridge * float(error @ error)
+    found, best = np.zeros(t - 1), np.inf
     for subset in combinations(range(t), terms):
-        own = list(subset)
-        c = np.zeros(t)
-        c[own] = _solve(E[:, own], penalty, box)
-        loss = float(np.sum((E @ c) ** 2))
+        own = np.array(subset)
+        # all tails before the first of the subset are 1, and those between two of it are the same
+        start = error + D[:, : own[0]].sum(axis=1)
+        moves = np.zeros((len(D), 0))
+        if terms > 1:
+            moves = np.add.reduceat(D[:, : own[-1]], own[:-1], axis=1)
+        y = _solve(moves, start, penalty, box)
+        loss = float(np.sum((start + moves @ y) ** 2))
         if loss < best:
-            found, best = c, loss
+            best = loss
+            found = np.repeat([1.0, *y, 0.0], np.diff([0, *own, t - 1]))
     return found
 
 
-def _solve(E: np.ndarray, penalty: float, box: tuple[float, float] | None) -> np.ndarray:
-    """min ||E c||^2 with sum c = 1, in the box."""
-    p = E.shape[1]
-    c = np.full(p, 1.0 / p)
+def _solve(
+    moves: np.ndarray, start: np.ndarray, penalty: float, box: tuple[float, float] | None
+) -> np.ndarray:
+    """min ||start + moves y||^2 over the tails y (p - 1,), with c = -diff(1, y, 0) in the box."""
+    p = moves.shape[1] + 1
     if p == 1:
-        return c
-    # directions that keep the sum: Helmert's
-    N = np.linalg.qr(np.eye(p) - 1.0 / p)[0][:, : p - 1]
-    moved = E @ N
-    scale = np.linalg.norm(moved, axis=0)
+        return np.zeros(0)
+    scale = np.linalg.norm(moves, axis=0)
     scale = np.where(scale == 0, 1.0, scale)
-    U, singular, Wt = np.linalg.svd(moved / scale, full_matrices=False)
-    singular = np.sqrt(np.maximum(singular, FLOOR * max(singular[0], 1e-300)) ** 2 + penalty**2)
-    M = (N / scale) @ Wt.T / singular  # c = c_0 + M v with ||v + g|| to be minimised
-    g = U.T @ (E @ c)
+    U, singular, Wt = np.linalg.svd(moves / scale, full_matrices=False)
+    kept = np.maximum(singular, FLOOR * max(singular[0], 1e-300))
+    damped = np.sqrt(kept**2 + penalty)
+    M = Wt.T / damped / scale[:, None]  # y = M v, with ||v + g|| to be minimised
+    g = (U.T @ start) * singular / damped
+    free = -M @ g
     if box is None:
-        return c - M @ g
-    base = c - M @ g
-    G = np.concatenate([M, -M])
+        return free
+    # c = first + N y
+    N = np.eye(p, p - 1, -1) - np.eye(p, p - 1)
+    base = np.eye(p)[0] + N @ free
     h = np.concatenate([box[0] - base, base - box[1]])
     if (h <= 0).all():
-        return base
-    A = np.concatenate([G.T, h[None, :]])
-    target = np.zeros(p)
-    target[-1] = 1.0
-    u, _ = nnls(A, target)
-    left = A @ u - target
-    found = base + M @ (-left[:-1] / left[-1])
-    found = np.clip(found, *box)
-    return found / found.sum()
+        return free
+    # least distance: min ||r|| with G r >= h, from non-negative least squares
+    G = np.concatenate([N @ M, -N @ M])
+    u, _ = nnls(np.concatenate([G.T, h[None, :]]), np.eye(p)[-1])
+    left = G.T @ u
+    y = free + M @ (left / (1 - h @ u))
+    c = np.clip(np.eye(p)[0] + N @ y, *box)  # rounding may leave the box
+    return 1 - np.cumsum(c / c.sum())[:-1]

@@ -7,13 +7,14 @@ cross-validation need not know which, but say how accurate they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import array_api_compat as compat
 import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.distill.loo import diagonals, leave_one_out, rest
-from sdgpu.solvers.probes import Probes
+from sdgpu.solvers.probes import GROUPS, Probes
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["Diagonals", "Estimated", "Exact", "LeftOut", "Leverages", "left_out"]
@@ -29,6 +30,11 @@ class Diagonals:
 
 class Leverages(Protocol):
     """Diagonals and traces, exact or estimated."""
+
+    @property
+    def exact(self) -> bool: ...
+    def numbers(self, n: int, steps: int) -> int:
+        """Numbers that the diagonals of one lam need at the peak."""
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """The diagonals of some lam, and those without each group of probes: none if exact."""
@@ -48,6 +54,11 @@ class Exact:
     """From all eigenvectors."""
 
     spectrum: Spectrum
+    exact: ClassVar[bool] = True
+
+    def numbers(self, n: int, steps: int) -> int:
+        """The squares of the eigenvectors."""
+        return n * n // 2
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """O(n^2 L T)."""
@@ -87,16 +98,23 @@ class Estimated:
 
     probes: Probes
     backend: Backend
+    exact: ClassVar[bool] = False
+
+    def numbers(self, n: int, steps: int) -> int:
+        """The signs with their space, images of all powers, and the diagonals of each group twice."""
+        return self.probes.peak_bytes(n, self.probes.count) // 8 + n * steps * (
+            2 * self.probes.count + 2 * GROUPS
+        )
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """The mean over all groups, and over all but one, both drawn towards what is plausible."""
         known, each = (self.backend.asarray(x) for x in self.probes.diagonals(lams, steps))
-        groups, mean = int(each.shape[0]), each.mean(axis=0)
+        groups, mean = int(each.shape[0]), compat.array_namespace(each).mean(each, axis=0)
         guess, share = self._shrunk(each)
         # The deviations are scaled by the root of the share: the mean squared error of what is drawn
         # towards a guess is that much of the noise, bias included.
         without = [known + guess + share * (mean - guess) + share**0.5 * (mean - one) / (groups - 1)
-                   for one in each]  # fmt: skip
+                   for one in (each[g, ...] for g in range(groups))]  # fmt: skip
         full = known + guess + share * (mean - guess)
         return self._made(full, lams), [self._made(one, lams) for one in without]
 
@@ -107,11 +125,11 @@ class Estimated:
         than what the rows differ by, rows on their own know less than the guess (Stein).
         """
         xp = self.backend.xp
-        mean, weight = each.mean(axis=0), self.backend.asarray(self.probes.unexplained)
-        weight = weight / xp.clip(weight.mean(), 1e-300, None)
-        guess = mean.mean(axis=-1)[..., None] * weight
-        noise = ((each - mean) ** 2).mean(axis=(0, -1))[..., None] / (each.shape[0] - 1)
-        differ = ((mean - guess) ** 2).mean(axis=-1)[..., None]
+        mean, weight = xp.mean(each, axis=0), self.backend.asarray(self.probes.unexplained)
+        weight = weight / xp.clip(xp.mean(weight), 1e-300, None)
+        guess = xp.mean(mean, axis=-1)[..., None] * weight
+        noise = xp.mean((each - mean) ** 2, axis=(0, -1))[..., None] / (each.shape[0] - 1)
+        differ = xp.mean((mean - guess) ** 2, axis=-1)[..., None]
         share = xp.clip(1 - noise / xp.clip(differ, 1e-300, None), 0.0, 1.0)
         return guess, share
 

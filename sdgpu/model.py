@@ -27,7 +27,6 @@ from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.kernels import Kernel
-from sdgpu.leverages import Exact
 from sdgpu.path import Limit, Model, Path
 from sdgpu.results import Info, JointAlphas, OptimalAlphas
 from sdgpu.solvers.probes import GROUPS
@@ -230,7 +229,7 @@ class Fit:
         ridges = self.lams if curve else np.array([self._lam(lam)])
         own = self._own_spectrum("generalised cross-validation")
         delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._answers.leverages
-        traces = None if isinstance(leverages, Exact) else leverages.traces(ridges, 2)
+        traces = None if leverages.exact else leverages.traces(ridges, 2)
         found = one_shot(delta, Z, ridges, self.info.n, traces, per_output=per_output)
         if curve:
             return found
@@ -420,10 +419,10 @@ class Fit:
         return served_lam(self.lams, lam)
 
     def _afford_left_out(self, steps: int) -> None:
-        """The squares of the eigenvectors, or probes; and the predictions of every step."""
-        n, c, exact = self.info.n, self.info.c, isinstance(self._answers.leverages, Exact)
-        numbers = n**2 // 2 if exact else (GROUPS + 1) * n * steps
-        numbers += 3 * n * c * steps * (1 if exact else GROUPS + 1)
+        """What the leverages need, and the predictions of every step."""
+        n, c, leverages = self.info.n, self.info.c, self._answers.leverages
+        copies = 1 if leverages.exact else GROUPS + 1
+        numbers = leverages.numbers(n, steps) + 3 * n * c * steps * copies
         self._model.afford(numbers, f"leave-one-out of {self.info.n:,} rows")
 
     def _judged(

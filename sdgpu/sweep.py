@@ -20,7 +20,6 @@ from sdgpu.distill.limits import limit_nodes
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.weights import greedy_weights, joint_weights
-from sdgpu.leverages import Exact
 from sdgpu.operators.dense import Cross
 from sdgpu.results import Info
 from sdgpu.validation import Validation, leave_one_out, validate
@@ -269,8 +268,8 @@ def run_sweep(
             error = scale * jackknife_error(
                 np.stack([grid_losses(triangle, grid) for triangle in seen.replicates])
             )
-        known = isinstance(answers.leverages, Exact)
-        own = training_losses(answers, lams, alphas, steps, estimate=known or cross is None)
+        known = answers.leverages.exact or cross is None
+        own = training_losses(answers, lams, alphas, steps, estimate=known)
         limit = scale * nodes.spread(seen.limits, seen.zero)
         return Sweep(
             _dataset(lams, alphas, steps, mse, {"mse_error": error, **own}, limit, seen, scale)

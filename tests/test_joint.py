@@ -68,6 +68,16 @@ def test_without_restrictions_it_is_the_joint_optimum(problem):
     assert_allclose(wide.losses, free.losses, rtol=1e-6)
 
 
+def test_the_ridge_is_that_of_the_joint_optimum(problem):
+    _, _, triangle = problem
+    for ridge in (1e-3, 0.1):
+        free = restricted_weights(triangle, ridge=ridge, box=None, terms=None)
+        for box, terms in (((-1e3, 1e3), None), (None, 5)):
+            same = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
+            assert_allclose(same.tails, free.tails, rtol=1e-9, atol=1e-12)
+            assert_allclose(same.coefficients, free.coefficients, rtol=1e-8, atol=1e-10)
+
+
 def noisy(rng, m):
     X = rng.standard_normal((60, 2))
     y = np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(60)

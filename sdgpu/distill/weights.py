@@ -101,6 +101,8 @@ class JointWeights:
         Sums of squared errors of the joint optimum of 1..T steps, not increasing without a ridge.
     schedules : array (..., T, T - 1)
         Row t - 1 holds the weights of the best chain of t steps, then NaN.
+    tails : array (..., T, T - 1)
+        Its tail products s_1 .. s_{t-1}, then 0: finite where a weight is not.
     condition : array (...)
         Condition number of the scaled least-squares problem of all T steps.
     rank : array (...)
@@ -111,6 +113,7 @@ class JointWeights:
     coefficients: np.ndarray
     losses: np.ndarray
     schedules: np.ndarray
+    tails: np.ndarray
     condition: np.ndarray
     rank: np.ndarray
 
@@ -135,6 +138,7 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     """
     T, batch = triangle.shape[-1], triangle.shape[:-2]
     losses, schedules = np.empty((*batch, T)), np.full((*batch, T, T - 1), np.nan)
+    products = np.zeros((*batch, T, T - 1))
     solution = np.zeros((*batch, 0))
     condition, rank = np.ones(batch), np.zeros(batch, dtype=int)
     losses[..., 0] = step_losses(triangle, solution)
@@ -147,10 +151,12 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
             worse = losses[..., t - 1] > losses[..., t - 2]
             solution = np.where(worse[..., None], shorter, solution)
             losses[..., t - 1] = np.where(worse, losses[..., t - 2], losses[..., t - 1])
+        products[..., t - 1, : t - 1] = solution
         schedules[..., t - 1, : t - 1] = from_tails(solution)
     ends = np.ones((*batch, 1))
     c = -np.diff(np.concatenate([ends, solution, 0 * ends], axis=-1), axis=-1)
-    return JointWeights(schedules[..., -1, :].copy(), c, losses, schedules, condition, rank)
+    last = schedules[..., -1, :].copy()
+    return JointWeights(last, c, losses, schedules, products, condition, rank)
 
 
 def _least_squares(

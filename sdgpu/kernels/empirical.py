@@ -330,7 +330,7 @@ def _check_module(module: Any) -> None:
             mixed = "so its outputs depend on the other rows of a batch"
             if layer.training:
                 raise ValueError(
-                    f"{where} ({kind}) is in training mode, {mixed}: call module.eval first"
+                    f"{where} ({kind}) is in training mode, {mixed}: call module.eval()"
                 )
             raise ValueError(
                 f"{where} ({kind}) has no running statistics, {mixed}: use another norm"
@@ -338,7 +338,7 @@ def _check_module(module: Any) -> None:
         if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
             raise ValueError(
                 f"{where} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
-                "module.eval first"
+                "module.eval()"
             )
 
 
