@@ -36,7 +36,7 @@ from sdgpu.planner import plan as make_plan
 from sdgpu.results import Info
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
-from sdgpu.solvers.probes import GROUPS, Probes
+from sdgpu.solvers.probes import GROUPS, TOL, Probes
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace, SubspaceResult
 from sdgpu.spectrum import Spectrum
@@ -290,14 +290,9 @@ def _estimates(
     seed: int, watch: Stopwatch,
 ) -> Estimated:  # fmt: skip
     """What will stand for the eigenvectors that the basis has not seen; no work yet."""
-    # a probe need not be as right as a prediction, and its error is of second order
-    precision = plan.precision
-    if (
-        precision == "float64"
-        and float(lams.min()) > 1e-8 * data.X.shape[0]
-        and plan.operator == "tiled"
-    ):
-        precision = "mixed"
+    # A probe need not be as right as a prediction: float32 leaves an error near 1e-10 n / lam.
+    right = 1e-10 * data.X.shape[0] / float(lams.min()) <= TOL
+    precision = "float32" if right and plan.operator == "tiled" else plan.precision
     rough = replace(plan, precision=precision)
     probes = Probes(
         lambda: _operator(rough, data.dense(backend), keep=plan.operator == "dense"), backend,

@@ -45,8 +45,8 @@ class Leverages(Protocol):
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """tr H, .., tr H^T: (1, L, T) if exact, else (p, L, T) from p independent probes."""
 
-    def bias(self, lams: np.ndarray) -> np.ndarray:
-        """What the probes may have in common that is not so, (L,)."""
+    def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """Bounds on what is wrong in the traces of all probes alike, (L, T)."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Exact:
             found[0, :, q] = power.sum(axis=1)
         return found
 
-    def bias(self, lams: np.ndarray) -> np.ndarray:
+    def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """None."""
-        return np.zeros(len(lams))
+        return np.zeros((len(lams), steps))
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ class Estimated:
         """One estimate for each probe."""
         return self.probes.traces(lams, steps)
 
-    def bias(self, lams: np.ndarray) -> np.ndarray:
+    def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Of the space in which they were evaluated."""
-        return self.probes.bias(lams)
+        return self.probes.bias(lams, steps)
 
     def _made(self, powers: Any, lams: np.ndarray) -> Diagonals:
         """With H_ii kept where it must be, between 0 and K_ii / (K_ii + lam)."""

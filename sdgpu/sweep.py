@@ -295,7 +295,7 @@ def training_losses(
         squares = np.zeros_like(mean)
         for one in basis - basis.mean(axis=0):
             squares += np.cumsum(grid * one[:, None, :], axis=-1) ** 2
-        bias = answers.leverages.bias(lams)[:, None, None]
+        bias = answers.leverages.bias(lams, steps)[:, None, :]
         error = np.sqrt(squares / (p * max(p - 1, 1)) + bias**2)
     gcv = train / (1 - mean / n) ** 2
     return {"train_mse": train, "degrees_of_freedom": mean, "degrees_of_freedom_error": error,

@@ -32,12 +32,13 @@ from sdgpu.solvers.basis import GrowingBasis
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.spectrum import Spectrum
 
-__all__ = ["GROUPS", "Probes"]
+__all__ = ["GROUPS", "TOL", "Probes"]
 
 GROUPS = 8  # of probes, for the spread of what is not linear in the estimates
-TOL = 0.04  # residual of a probe relative to its length: what matters to a trace is its square
+TOL = 1e-3  # bound on the error of a trace, over n: below what few probes scatter by
 MAX_PASSES = 60
-SPREAD = 2  # lam for which the first pass already has guesses
+WIDE = 2  # times the probes are the columns of a pass: few passes of many columns
+SPREAD = 4  # lam for which the first pass already has guesses
 FAINT = 1e-6  # relative size below which float32 leaves no eigenvector of a sketch
 
 
@@ -93,14 +94,15 @@ class Probes:
         seen = own_powers @ own.along**2 - known_powers @ known.along**2  # (L, T, s)
         return exact + np.moveaxis(seen, -1, 0)
 
-    def bias(self, lams: np.ndarray) -> np.ndarray:
-        """How far the space may be from K in tr H, (L,): n ||r||^2 / ||g||^2, the mean over the probes.
+    def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """Bounds on the error of tr H, .., tr H^T that the space makes for all probes alike, (L, T).
 
-        For lam x = lam (K + lam)^-1 g the Galerkin error of g'x is ||e||^2 in the norm of K + lam, at most
-        ||r||^2 / lam. Between the lam that were served it is interpolated.
+        Between the lam that were served they are interpolated.
         """
-        known = np.log(np.sort(self.lams))
-        return np.interp(np.log(lams), known, self._space[2])
+        known, where = np.log(np.sort(self.lams)), np.log(lams)
+        return np.stack(
+            [np.interp(where, known, self._space[2][:, q]) for q in range(steps)], axis=1
+        )
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """diag(H), .., diag(H^T): the part that is known (L, T, n), and the rest as each group sees it.
@@ -192,12 +194,12 @@ class Probes:
 
     @cached_property
     def _space(self) -> tuple[np.ndarray, Any, np.ndarray]:
-        """Ritz values (k,), their rows (k, n), and mean squared residuals (L,)."""
+        """Ritz values (k,), their rows (k, n), and bounds on the errors of traces (L, T)."""
         with self.watch.stage("probes"), only_torch():
             space = self._grow()
             values, vectors = space.ritz()
-            seen = space.residuals(values, vectors, self._signs, np.sort(self.lams), 1)
-            left = np.mean(seen.norms[:, 0, :] ** 2, axis=-1)
+            seen = space.residuals(values, vectors, self._signs, np.sort(self.lams), self.steps)
+            left = _second_order(seen.norms)
             return values, self.backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q, left
 
     def _grow(self) -> GrowingBasis:
@@ -213,14 +215,14 @@ class Probes:
             space.append(new, self.backend.asarray(operator.matmat(new.T)).T)
             values, vectors = space.ritz()
             seen = space.residuals(values, vectors, G, lams, self.steps)
-            error = float(seen.norms.max()) / np.sqrt(n)
+            error = float(_second_order(seen.norms).max()) / n
             self.watch.report("probes", passes, passes + 1, error)
             if error <= TOL or space.k >= n:
                 break
             if self.sketch is None:
                 block = space.R
                 continue
-            worst = np.argsort(-seen.norms.ravel())[: self.count]
+            worst = np.argsort(-seen.norms.ravel())[: WIDE * self.count]
             which = np.unravel_index(worst, seen.norms.shape)
             residuals = space.combine(seen.combinations[which] @ vectors.T)
             block = self.sketch.solve(residuals, lams[which[0]])
@@ -242,6 +244,17 @@ class _LowRank:
 
     values: np.ndarray
     along: np.ndarray
+
+
+def _second_order(norms: np.ndarray) -> np.ndarray:
+    """Bounds on |g'(H^q - its Galerkin value) g| from residual norms (L, T, s): (L, T), mean over probes.
+
+    H - H_k is lam times a difference of resolvents, so each term of H^q - H_k^q = sum_i H^i (H - H_k)
+    H_k^(q-1-i) is a product of two residuals over lam, times lam: sum_i ||r_i|| ||r_(q+1-i)||.
+    """
+    T = norms.shape[1]
+    found = [(norms[:, :q] * norms[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
+    return np.mean(np.stack(found, axis=1), axis=-1)
 
 
 def _powers(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from sdgpu.constrained import constrained_path
 from sdgpu.distill.diagnostics import ratios
 from sdgpu.kernels import CubicGreen
 from sdgpu.study.example import LAM, STEPS, Example
+from sdgpu.study.tangent import TangentComparison
 from sdgpu.sweep import Sweep
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "plot_alpha_signs",
     "plot_linear_features",
     "plot_risk",
+    "plot_tangent",
     "ratio_figure",
     "steps_figure",
 ]
@@ -269,6 +271,39 @@ def plot_linear_features(found: xr.Dataset, *, title: str = "") -> Figure:
     for axis in (risk_axis, weight_axis):
         axis.grid(color=_GRID)
         axis.legend(fontsize=8)
+    return figure
+
+
+def plot_tangent(found: TangentComparison) -> Figure:
+    """Wide networks beside their tangent kernels, from :func:`sdgpu.study.tangent.compare_tangent`.
+
+    First the test error of every step and weight: networks solid with the band of all seeds, their own
+    kernels dashed, the kernel of infinite width dotted. Then how far predictions are from the kernels'.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure.suptitle(f"{found.depth} hidden layer(s) of {found.width} units, lam = {found.lam:g}")
+    loss_axis, gap_axis = figure.subplots(1, 2)
+    steps = np.arange(1, found.steps + 1)
+    network, empirical = found.test_mse("network"), found.test_mse("empirical")
+    infinite, gaps = found.test_mse("infinite"), found.difference("empirical")
+    for a, colour in zip(range(len(found.alphas)), _colours(len(found.alphas)), strict=True):
+        label = f"alpha = {found.alphas[a]:g}"
+        for axis, values in ((loss_axis, network[:, a]), (gap_axis, gaps[:, a])):
+            axis.plot(steps, values.mean(axis=0), "o-", ms=3, color=colour, label=label)
+            axis.fill_between(
+                steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2
+            )
+        loss_axis.plot(steps, empirical[:, a].mean(axis=0), "--", color=colour)
+        loss_axis.plot(steps, infinite[a], ":", color=colour)
+    for style, name in (("-", "network"), ("--", "its own kernel"), (":", "infinite width")):
+        loss_axis.plot([], [], style, color=_TEACHER, label=name)
+    loss_axis.set(ylabel="mean squared test error", title="loss")
+    gap_axis.set(ylabel="||network - kernel|| / ||kernel||", title="distance of the predictions")
+    gap_axis.set_ylim(bottom=0)
+    for axis in (loss_axis, gap_axis):
+        axis.set(xlabel="step", xticks=steps)
+        axis.grid(color=_GRID)
+    loss_axis.legend(fontsize=8)
     return figure
 
 
