@@ -107,31 +107,12 @@ class Estimated:
         )
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
-        """The mean over all groups, and over all but one, both drawn towards what is plausible."""
+        """The mean over all groups, and over all but one."""
         known, each = (self.backend.asarray(x) for x in self.probes.diagonals(lams, steps))
-        groups, mean = int(each.shape[0]), compat.array_namespace(each).mean(each, axis=0)
-        guess, share = self._shrunk(each)
-        # The deviations are scaled by the root of the share: the mean squared error of what is drawn
-        # towards a guess is that much of the noise, bias included.
-        without = [known + guess + share * (mean - guess) + share**0.5 * (mean - one) / (groups - 1)
-                   for one in (each[g, ...] for g in range(groups))]  # fmt: skip
-        full = known + guess + share * (mean - guess)
-        return self._made(full, lams), [self._made(one, lams) for one in without]
-
-    def _shrunk(self, each: Any) -> tuple[Any, Any]:
-        """A guess of the unknown diagonals (L, T, n), and the share (L, T, 1) of what is beyond it.
-
-        The guess spreads the trace as the diagonal of K that is not explained. Where the noise is larger
-        than what the rows differ by, rows on their own know less than the guess (Stein).
-        """
-        xp = self.backend.xp
-        mean, weight = xp.mean(each, axis=0), self.backend.asarray(self.probes.unexplained)
-        weight = weight / xp.clip(xp.mean(weight), 1e-300, None)
-        guess = xp.mean(mean, axis=-1)[..., None] * weight
-        noise = xp.mean((each - mean) ** 2, axis=(0, -1))[..., None] / (each.shape[0] - 1)
-        differ = xp.mean((mean - guess) ** 2, axis=-1)[..., None]
-        share = xp.clip(1 - noise / xp.clip(differ, 1e-300, None), 0.0, 1.0)
-        return guess, share
+        groups, total = int(each.shape[0]), compat.array_namespace(each).sum(each, axis=0)
+        without = [self._made(known + (total - each[g, ...]) / (groups - 1), lams)
+                   for g in range(groups)]  # fmt: skip
+        return self._made(known + total / groups, lams), without
 
     def rests(self, lams: np.ndarray) -> Any:
         """The mean over all groups."""

@@ -265,9 +265,8 @@ def run_sweep(
         mse = scale * grid_losses(seen.triangles, grid)
         error = np.zeros_like(mse)
         if seen.replicates is not None:
-            error = scale * jackknife_error(
-                np.stack([grid_losses(triangle, grid) for triangle in seen.replicates])
-            )
+            each = np.stack([scale * grid_losses(triangle, grid) for triangle in seen.replicates])
+            error = jackknife_error(each, mse)
         known = answers.leverages.exact or cross is None
         own = training_losses(answers, lams, alphas, steps, estimate=known)
         limit = scale * nodes.spread(seen.limits, seen.zero)

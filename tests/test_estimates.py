@@ -47,6 +47,15 @@ def test_leave_one_out_is_right_to_its_error(exact, grown):
     np.testing.assert_allclose(found["limit_mse"], wanted["limit_mse"], rtol=0.01)
 
 
+def test_what_an_estimate_chooses_is_nearly_the_best(exact, grown):
+    alphas = np.linspace(-0.5, 1.0, 16)
+    wanted = exact.sweep(alphas=alphas, steps=4)
+    best = grown.sweep(alphas=alphas, steps=4).best()
+    point = {"lam": best.lam, "alpha": best.alpha if best.step > 1 else 0.0, "step": best.step}
+    there = float(wanted.dataset["mse"].sel(**point, method="nearest"))
+    assert there < 1.01 * wanted.best().mse
+
+
 def test_rows_left_out_and_their_spread(exact, grown):
     wanted, nothing = exact.loo(5.0, 0.3, 3, return_std=True)
     found, std = grown.loo(5.0, 0.3, 3, return_std=True)

@@ -107,10 +107,17 @@ def one_shot(
     return OneShot(*found, errors[0], errors[1])
 
 
-def jackknife_error(replicates: np.ndarray) -> np.ndarray:
-    """Standard error of an estimate from those without one group of p, (p, ..): Efron and Stein (1981)."""
-    p = len(replicates)
-    return np.sqrt((p - 1) * np.mean((replicates - replicates.mean(axis=0)) ** 2, axis=0))
+def jackknife_error(replicates: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
+    """Error of an estimate from those without one group of p, (p, ..): Efron and Stein (1981).
+
+    With the estimate itself, `found` (..), its bias counts too, (p - 1) (mean of the replicates - found):
+    1 / (1 - h)^2 of a noisy h is too large on average.
+    """
+    p, mean = len(replicates), replicates.mean(axis=0)
+    square = (p - 1) * np.mean((replicates - mean) ** 2, axis=0)
+    if found is not None:
+        square = square + ((p - 1) * (mean - found)) ** 2
+    return np.asarray(np.sqrt(square))
 
 
 def _parabola(

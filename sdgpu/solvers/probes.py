@@ -132,13 +132,6 @@ class Probes:
         return xp.stack(exact), xp.stack(rest, axis=1)
 
     @cached_property
-    def unexplained(self) -> Any:
-        """diag(K) less that of the known part, (n,)."""
-        rows, values = self._known_rows, self._known.values[None, :]
-        left = self.diagonal - self._spread(values, rows * rows)[0, :]
-        return self.backend.xp.clip(left, 0.0, None)
-
-    @cached_property
     def diagonal(self) -> Any:
         """diag(K), (n,): H_ii is at most K_ii / (K_ii + lam)."""
         return self.backend.asarray(self.operator().diag())
