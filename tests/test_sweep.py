@@ -200,3 +200,22 @@ def test_a_failed_write_leaves_the_old_file(sweep, tmp_path, monkeypatch):
         sweep.save(path)
     assert sdgpu.open_sweep(path).dataset.identical(sweep.dataset)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_limits_of_negative_weights_by_conjugate_gradients(rng):
+    """Ridge with lam / alpha < 0 is negative definite where the limit exists."""
+    X, y = rng.standard_normal((120, 2)), rng.standard_normal(120)
+    wanted, found = (
+        sdgpu.fit(X, y, sdgpu.Gaussian(0.4), lams=50.0, method=method, tol=1e-8)
+        for method in ("eigh", "cg")
+    )
+    new = X[:7] + 0.1
+    assert_allclose(
+        found.limit(50.0, -0.5).predict(new), wanted.limit(50.0, -0.5).predict(new), rtol=1e-6
+    )
+    losses = [
+        fit.sweep(new, y[:7], alphas=[-0.5, -0.2, 0.3], steps=2).dataset["limit_mse"]
+        for fit in (wanted, found)
+    ]
+    assert np.isfinite(losses[0]).all()
+    assert_allclose(losses[1], losses[0], rtol=1e-6)

@@ -108,8 +108,10 @@ class Resolvents:
         with only_torch():
             for step in range(steps):
                 missing = [m for m in dict.fromkeys(wanted) if len(self._kept.get(m, ())) <= step]
-                for part in slices(len(missing), max(1, ROWS // c)):
-                    self._solve(np.array(missing[part]), step)
+                # a limit of a negative alpha has a negative ridge, beyond all eigenvalues
+                for own in ([m for m in missing if m > 0], [m for m in missing if m < 0]):
+                    for part in slices(len(own), max(1, ROWS // c)):
+                        self._solve(np.array(own[part]), step)
         xp = self.backend.xp
         return xp.stack([xp.stack([w.T for w in self._kept[lam][:steps]]) for lam in wanted])
 
@@ -137,10 +139,16 @@ class Resolvents:
             B - self._spread(ritz, self.space.Q) - self.space.combine(small @ self._vectors.T)
         )
         residual = residual - self.backend.asarray(ridges)[:, None] * start
-        sizes = self._sizes(lams).ravel()
+        sizes, sign = self._sizes(lams).ravel(), float(np.sign(lams[0]))
+        sketch = self.sketch
+
+        def precondition(R: Any, own: np.ndarray) -> Any:
+            return R if sketch is None else sign * sketch.solve(R, sign * own)
+
+        # -(K + lam) is positive definite for such a ridge, and what conjugate gradients solve then
         solved = CG(self.backend, self.tol).solve(
-            lambda V: self.backend.asarray(self.operator.matmat(V.T)).T, B, ridges,
-            precondition=self.sketch.solve if self.sketch else None, start=start, residual=residual,
+            lambda V: sign * self.backend.asarray(self.operator.matmat(V.T)).T, sign * B, sign * ridges,
+            precondition=precondition if sketch else None, start=start, residual=sign * residual,
             goals=self.tol * sizes / self.steps, progress=self._heard(step),
         )  # fmt: skip
         for i, lam in enumerate(lams):
