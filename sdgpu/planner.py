@@ -352,7 +352,7 @@ class _Work:
             reason = f"restarts: {size:,} of {vectors:,} vectors fit the memory; " + reason
         if self.rank:
             reason += f", one sketch of rank {self.rank:,} for every lam"
-        seconds = self._seconds(rates, passes, min(size, vectors))
+        seconds = float(self._seconds(rates, passes, min(size, vectors)))
         return Plan(
             self.method, self.operator, self.precision, block, self.rank, size, tol, self.steps,
             seconds, needed, (reason,),
