@@ -14,10 +14,18 @@ import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.distill.loo import diagonals, leave_one_out, rest
-from sdgpu.solvers.probes import GROUPS, Probes
+from sdgpu.solvers.probes import COLUMNS, GROUPS, Probes
 from sdgpu.spectrum import Spectrum
 
-__all__ = ["Diagonals", "Estimated", "Exact", "LeftOut", "Leverages", "left_out"]
+__all__ = [
+    "Diagonals",
+    "Estimated",
+    "Exact",
+    "LeftOut",
+    "Leverages",
+    "left_out",
+    "left_out_numbers",
+]
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,15 @@ class Leverages(Protocol):
 
     @property
     def exact(self) -> bool: ...
+    @property
+    def copies(self) -> int:
+        """Sets of diagonals: one, and one without each group of probes."""
+
     def numbers(self, n: int, steps: int) -> int:
         """Numbers that the diagonals of one lam need at the peak."""
+
+    def trace_numbers(self, n: int) -> int:
+        """The same for traces alone."""
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """The diagonals of some lam, and those without each group of probes: none if exact."""
@@ -55,10 +70,15 @@ class Exact:
 
     spectrum: Spectrum
     exact: ClassVar[bool] = True
+    copies: ClassVar[int] = 1
 
     def numbers(self, n: int, steps: int) -> int:
         """The squares of the eigenvectors."""
         return n * n // 2
+
+    def trace_numbers(self, n: int) -> int:
+        """Nothing of size n."""
+        return 0
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """O(n^2 L T)."""
@@ -99,12 +119,16 @@ class Estimated:
     probes: Probes
     backend: Backend
     exact: ClassVar[bool] = False
+    copies: ClassVar[int] = GROUPS + 1
 
     def numbers(self, n: int, steps: int) -> int:
         """The signs with their space, images of all powers, and the diagonals of each group twice."""
-        return self.probes.peak_bytes(n, self.probes.count) // 8 + n * steps * (
-            2 * self.probes.count + 2 * GROUPS
-        )
+        space = self.probes.peak_bytes(diagonals=True) // 8
+        return space + 2 * n * max(steps * self.probes.count, COLUMNS) + 2 * n * steps * GROUPS
+
+    def trace_numbers(self, n: int) -> int:
+        """The signs with their space."""
+        return self.probes.peak_bytes(diagonals=False) // 8
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """The mean over all groups, and over all but one."""
@@ -152,6 +176,11 @@ class LeftOut:
     steps: Any
     targets: Any
     replicates: list[Any]
+
+
+def left_out_numbers(leverages: Leverages, n: int, c: int, steps: int) -> int:
+    """Numbers that the leave-one-out predictions of T steps at one lam need at the peak."""
+    return leverages.numbers(n, steps) + 3 * n * c * steps * leverages.copies
 
 
 def left_out(fitted: Any, leverages: Leverages, lams: np.ndarray) -> LeftOut:

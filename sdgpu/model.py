@@ -27,9 +27,9 @@ from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.kernels import Kernel
+from sdgpu.leverages import left_out_numbers
 from sdgpu.path import Limit, Model, Path
 from sdgpu.results import Info, JointAlphas, OptimalAlphas
-from sdgpu.solvers.probes import GROUPS
 from sdgpu.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep, training_dataset, training_losses
 from sdgpu.validation import (
@@ -229,6 +229,7 @@ class Fit:
         ridges = self.lams if curve else np.array([self._lam(lam)])
         own = self._own_spectrum("generalised cross-validation")
         delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._answers.leverages
+        self._model.afford(leverages.trace_numbers(self.info.n), "generalised cross-validation")
         traces = None if leverages.exact else leverages.traces(ridges, 2)
         found = one_shot(delta, Z, ridges, self.info.n, traces, per_output=per_output)
         if curve:
@@ -248,6 +249,8 @@ class Fit:
             Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
         ridges, weights, steps = self._grid(lams, alphas, steps)
+        needed = self._answers.leverages.trace_numbers(self.info.n)
+        self._model.afford(needed, "generalised cross-validation")
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         with watch.stage("sweep"):
             own = training_losses(self._answers, ridges, weights, steps, estimate=True)
@@ -409,9 +412,7 @@ class Fit:
     def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
         """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
         numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
-        if not isinstance(
-            self._answers, Spectral
-        ):  # the solutions themselves, and their differences
+        if not isinstance(self._answers, Spectral):  # the solutions, and their differences
             numbers += 3 * self.info.n * self.info.c * lams * steps
         self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
 
@@ -420,10 +421,9 @@ class Fit:
 
     def _afford_left_out(self, steps: int) -> None:
         """What the leverages need, and the predictions of every step."""
-        n, c, leverages = self.info.n, self.info.c, self._answers.leverages
-        copies = 1 if leverages.exact else GROUPS + 1
-        numbers = leverages.numbers(n, steps) + 3 * n * c * steps * copies
-        self._model.afford(numbers, f"leave-one-out of {self.info.n:,} rows")
+        n, c = self.info.n, self.info.c
+        numbers = left_out_numbers(self._answers.leverages, n, c, steps)
+        self._model.afford(numbers, f"leave-one-out of {n:,} rows")
 
     def _judged(
         self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool, folds: int = 1

@@ -266,7 +266,11 @@ def run_sweep(
         error = np.zeros_like(mse)
         if seen.replicates is not None:
             each = np.stack([scale * grid_losses(triangle, grid) for triangle in seen.replicates])
-            error = jackknife_error(each, mse)
+            # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
+            by = answers.leverages
+            rest = answers.rows - by.traces(lams, 1).mean(axis=0)  # (L, 1)
+            alike = 2 * mse * (by.bias(lams, steps) / rest)[:, None, :]
+            error = np.hypot(jackknife_error(each, mse), alike)
         known = answers.leverages.exact or cross is None
         own = training_losses(answers, lams, alphas, steps, estimate=known)
         limit = scale * nodes.spread(seen.limits, seen.zero)

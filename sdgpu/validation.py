@@ -143,9 +143,10 @@ def leave_one_out(
     asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
     parts, sums, zero = [], np.zeros(len(asked[0])), 0.0
     spread: list[np.ndarray] = []
-    n, c = answers.rows, answers.outputs
+    n, c, leverages = answers.rows, answers.outputs, answers.leverages
     # several lam share the products; intermediates stay below 64 MiB or one lam
-    for part in slices(len(lams), max(1, 2**23 // (n * c * (steps + 1)))):
+    row = c * leverages.copies + 2 * (leverages.copies - 1)
+    for part in slices(len(lams), max(1, 2**23 // (n * row * (steps + 1)))):
         left = answers.left_out(lams[part], steps)
         truth = left.targets
         zero = float(compat.array_namespace(truth).sum(truth * truth))
@@ -156,7 +157,7 @@ def leave_one_out(
         if left.replicates:
             spread.append(np.stack([_triangles(u, truth, per_output) for u in left.replicates]))
     some = np.flatnonzero(asked[1])
-    for part in slices(len(some), max(1, 2**23 // (n * c))):
+    for part in slices(len(some), max(1, 2**23 // (n * row))):
         error = answers.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
         square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
         sums[some[part]] = to_numpy(square)

@@ -98,3 +98,28 @@ def test_a_sweep_of_gcv_alone(exact, tmp_path):
         sweep.best()
     sweep.save(tmp_path / "own.nc")
     assert sdgpu.open_sweep(tmp_path / "own.nc").best("gcv") == sweep.best("gcv")
+
+
+@pytest.mark.parametrize("method", ["lanczos", "subspace", "cg"])
+def test_rows_that_nearly_determine_themselves(method):
+    """1 - H_ii of 0.01 is below what 16 probes can see: the rows that matter are computed by themselves."""
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((600, 3))
+    Y = X[:, 0] + rng.standard_normal(600)
+    Y[7] = 40.0  # one row that is most of the loss
+    lams = np.array([0.02, 0.3, 3.0])
+    wanted, found = (
+        sdgpu.fit(X, Y, KERNEL, lams=lams, method=name).sweep(alphas=[0.0, 0.5], steps=4).dataset
+        for name in ("eigh", method)
+    )
+    error = np.abs(found["mse"] - wanted["mse"]) / wanted["mse"]
+    assert (error <= 4 * found["mse_error"] / wanted["mse"] + 1e-3).all()
+    assert float(error.max()) < 0.05
+    assert float(error.sel(lam=[0.3, 3.0]).max()) < 0.005
+
+
+def test_memory_is_checked_before_probes_are_made(data):
+    fitted = sdgpu.fit(*data, KERNEL, lams=LAMS, method="lanczos", memory="20MiB", probes=1024)
+    for ask in (fitted.gcv_sweep, fitted.gcv, fitted.sweep):
+        with pytest.raises(MemoryError, match="may be used"):
+            ask()

@@ -34,7 +34,7 @@ class Residuals:
         ||r|| of (K + lam) w_i = K w_{i-1}, for each output.
     combinations : array (L, T, c, k)
         a = c_{i-1} - c_i in the Ritz basis: r = a' (W' R).
-    sums : array (L, T, c)
+    sums : array (L, T, c) or None
         ||r_1 + .. + r_i||: the sum telescopes to -R'c_i.
     fitted : array (L, T, c)
         ||K w_i||, the size of the predictions u_i at the training points.
@@ -42,7 +42,7 @@ class Residuals:
 
     norms: np.ndarray
     combinations: np.ndarray
-    sums: np.ndarray
+    sums: np.ndarray | None
     fitted: np.ndarray
 
 
@@ -157,9 +157,19 @@ class GrowingBasis:
         return np.maximum(values, 0.0), vectors
 
     def residuals(
-        self, values: np.ndarray, vectors: np.ndarray, Y: Any, lams: np.ndarray, steps: int
+        self,
+        values: np.ndarray,
+        vectors: np.ndarray,
+        Y: Any,
+        lams: np.ndarray,
+        steps: int,
+        *,
+        sums: bool = True,
     ) -> Residuals:
-        """Residual norms of every lam (L,), step 1..T and output for targets Y (c, n)."""
+        """Residual norms of every lam (L,), step 1..T and output for targets Y (c, n).
+
+        Without `sums` those are not computed: half of the work for many lam and steps.
+        """
         z = vectors.T @ to_numpy(self.Q @ Y.T)  # (k, c)
         # from R itself: updated products R R' would lose the residuals in the rounding of the first
         seen = vectors[self.k - int(self.R.shape[0]) :]
@@ -176,10 +186,9 @@ class GrowingBasis:
             combinations[:, i] = current - following
             fitted[:, i] = np.linalg.norm(values * following, axis=-1)
             current = following
-        norms, sums = (
-            _lengths(rows, gram) for rows in (combinations, np.cumsum(combinations, axis=1))
-        )
-        return Residuals(norms, combinations, sums, fitted)
+        norms = _lengths(combinations, gram)
+        total = _lengths(np.cumsum(combinations, axis=1), gram) if sums else None
+        return Residuals(norms, combinations, total, fitted)
 
     def _reserve(self, rows: int) -> None:
         held = int(self._Q.shape[0])
@@ -198,10 +207,12 @@ class GrowingBasis:
 
 
 def _lengths(rows: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """sqrt(a' G a) for each vector a of the last axis."""
-    flat = rows.reshape(-1, rows.shape[-1])
-    squares = np.einsum("ij,ij->i", flat @ gram, flat)
-    return np.sqrt(np.maximum(squares, 0.0)).reshape(rows.shape[:-1])
+    """sqrt(a' G a) for each vector a of the last axis; one of the first axis at a time, to save memory."""
+    squares = np.empty(rows.shape[:-1])
+    for i, part in enumerate(rows):
+        flat = part.reshape(-1, rows.shape[-1])
+        squares[i] = np.einsum("ij,ij->i", flat @ gram, flat).reshape(squares.shape[1:])
+    return np.sqrt(np.maximum(squares, 0.0))
 
 
 def orthonormal_rows(block: Any, Q: Any, backend: Backend) -> Any:

@@ -23,22 +23,24 @@ from typing import Any
 
 import numpy as np
 
+from sdgpu.device.arrays import slices
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Stopwatch
-from sdgpu.distill.filters import shrinkage
+from sdgpu.distill.loo import ridge_errors
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis
+from sdgpu.solvers.forms import Forms, LowRank, grow_forms, power_filters
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.spectrum import Spectrum
 
-__all__ = ["GROUPS", "TOL", "Probes"]
+__all__ = ["COLUMNS", "GROUPS", "TOL", "Probes"]
 
 GROUPS = 8  # of probes, for the spread of what is not linear in the estimates
 TOL = 1e-3  # bound on the error of a trace, over n: below what few probes scatter by
-MAX_PASSES = 60
-WIDE = 2  # times the probes are the columns of a pass: few passes of many columns
-SPREAD = 4  # lam for which the first pass already has guesses
+ROOM = 48  # rows of a space for each probe, at most
+SHARP = 4  # rows for each probe whose leverages are computed by themselves
+SHARP_TOL = 0.1  # bound on the errors of H_ii, .., over 1 - H_ii: five times what they are
+COLUMNS = 192  # of a product with the rows of a space
 FAINT = 1e-6  # relative size below which float32 leaves no eigenvector of a sketch
 
 
@@ -75,10 +77,16 @@ class Probes:
     seed: int
     watch: Stopwatch
 
-    @staticmethod
-    def peak_bytes(n: int, count: int) -> int:
-        """Bytes of the signs and of a space of usual size, with its products."""
-        return 8 * n * count * (2 * (2 + SPREAD) + 8)
+    def peak_bytes(self, *, diagonals: bool) -> int:
+        """Bytes of the signs and of their space, and of that of single rows if diagonals are wanted."""
+        n, grid = int(self.ritz.basis.shape[0]), len(self.lams) * self.steps
+        room = min(n, ROOM * self.count)
+
+        def space(s: int) -> int:
+            # rows and images, and a copy as they grow; a block in the making; residuals of the grid
+            return 8 * (n * (3 * room + 14 * s) + 2 * grid * s * room)
+
+        return 8 * n * room + space(SHARP * self.count) if diagonals else space(self.count)
 
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Estimates of tr H, .., tr H^T from each probe, (count, L, T).
@@ -88,7 +96,7 @@ class Probes:
         k numbers for each lam, power and probe: nothing of size n.
         """
         own, known = self._grown, self._known
-        own_powers, known_powers = (_powers(x.values, lams, steps) for x in (own, known))
+        own_powers, known_powers = (power_filters(x.values, lams, steps) for x in (own, known))
         exact = known_powers.sum(axis=-1)  # (L, T)
         # what the probes see of H^q less what they see of the part that is known
         seen = own_powers @ own.along**2 - known_powers @ known.along**2  # (L, T, s)
@@ -100,9 +108,8 @@ class Probes:
         Between the lam that were served they are interpolated.
         """
         known, where = np.log(np.sort(self.lams)), np.log(lams)
-        return np.stack(
-            [np.interp(where, known, self._space[2][:, q]) for q in range(steps)], axis=1
-        )
+        bounds = self._grown.bounds.mean(axis=-1)
+        return np.stack([np.interp(where, known, bounds[:, q]) for q in range(steps)], axis=1)
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """diag(H), .., diag(H^T): the part that is known (L, T, n), and the rest as each group sees it.
@@ -110,26 +117,37 @@ class Probes:
         Returns
         -------
         pair of arrays (L, T, n) and (groups, L, T, n)
+            Of the rows with the largest leverages, eight for each probe, everything is known.
 
         Notes
         -----
         n (k s + r) L T multiplications for spaces of k vectors and a known part of rank r.
         """
+        known, each = self._estimates(lams, steps)
+        rows, own = self._sharp
+        exact, sharp = np.zeros(tuple(known.shape)), np.zeros(int(known.shape[-1]))
+        exact[..., rows] = power_filters(own.values, lams, steps) @ own.along**2  # (L, T, m)
+        sharp[rows] = 1.0
+        left = self.backend.asarray(1.0 - sharp)
+        return known * left + self.backend.asarray(exact), each * left
+
+    def _estimates(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
+        """The same from the signs alone."""
         xp, own, known = self.backend.xp, self._grown, self._known
         n = int(self._signs.shape[1])
         exact, rest = [], []
         with only_torch():
             squares = self._known_rows**2
-            for lam in lams:
-                ridge = np.array([lam])
-                a, b = (_powers(x.values, ridge, steps)[0] for x in (own, known))  # (T, k), (T, r)
-                exact.append(self._spread(b, squares))  # (T, n)
-                images = self._spread(_columns(a, own.along), self._grown_rows)
+            # some lam at a time: few columns leave the products waiting for memory
+            for part in slices(len(lams), max(1, COLUMNS // (steps * self.count))):
+                a, b = (power_filters(x.values, lams[part], steps) for x in (own, known))
+                exact.append(self._spread(b, squares))  # (l, T, n)
+                images = self._spread(_columns(a, own.along), own.rows)
                 images = images - self._spread(_columns(b, known.along), self._known_rows)
-                each = xp.reshape(images, (steps, GROUPS, -1, n))
+                each = xp.reshape(images, (len(a), steps, GROUPS, -1, n))
                 signs = xp.reshape(self._signs, (GROUPS, -1, n))
-                rest.append(xp.permute_dims(xp.mean(each * signs, axis=2), (1, 0, 2)))
-        return xp.stack(exact), xp.stack(rest, axis=1)
+                rest.append(xp.permute_dims(xp.mean(each * signs, axis=3), (2, 0, 1, 3)))
+        return xp.concat(exact, axis=0), xp.concat(rest, axis=1)
 
     @cached_property
     def diagonal(self) -> Any:
@@ -137,9 +155,11 @@ class Probes:
         return self.backend.asarray(self.operator().diag())
 
     def _spread(self, small: np.ndarray, rows: Any) -> Any:
-        xp = self.backend.xp
-        left = xp.astype(self.backend.asarray(np.ascontiguousarray(small)), rows.dtype)
-        return xp.astype(left @ rows, xp.float64)
+        """small (..., k) times rows (k, n)."""
+        xp, lead = self.backend.xp, small.shape[:-1]
+        flat = np.ascontiguousarray(small.reshape(-1, small.shape[-1]))
+        left = xp.astype(self.backend.asarray(flat), rows.dtype)
+        return xp.reshape(xp.astype(left @ rows, xp.float64), (*lead, int(rows.shape[1])))
 
     @cached_property
     def _signs(self) -> Any:
@@ -149,15 +169,15 @@ class Probes:
         return self.backend.asarray(rng.choice([-1.0, 1.0], size=(self.count, n)))
 
     @cached_property
-    def _known(self) -> _LowRank:
+    def _known(self) -> LowRank:
         """A part of K whose trace and diagonal cost nothing."""
         if self.sketch is None:
             basis = self.ritz.basis
-            return _LowRank(to_numpy(self.ritz.eigenvalues), to_numpy(basis.T @ self._signs.T))
+            return LowRank(to_numpy(self.ritz.eigenvalues), to_numpy(basis.T @ self._signs.T))
         xp, F = self.backend.xp, self.sketch.F
         turn, values = self._turn
         along = turn @ xp.astype(F @ xp.astype(self._signs.T, F.dtype), xp.float64)
-        return _LowRank(values, to_numpy(along))
+        return LowRank(values, to_numpy(along))
 
     @cached_property
     def _known_rows(self) -> Any:
@@ -176,86 +196,57 @@ class Probes:
         return (self.sketch.vectors[:, kept:] * scale).T, values[kept:]
 
     @cached_property
-    def _grown(self) -> _LowRank:
-        """The Galerkin space of all probes, in its Ritz basis."""
-        values = self._space[0]
-        return _LowRank(values, to_numpy(self._grown_rows @ self._signs.T))
-
-    @property
-    def _grown_rows(self) -> Any:
-        return self._space[1]
+    def _grown(self) -> Forms:
+        """The Galerkin space of all probes."""
+        return self._space(self._signs, TOL, relative=False)
 
     @cached_property
-    def _space(self) -> tuple[np.ndarray, Any, np.ndarray]:
-        """Ritz values (k,), their rows (k, n), and bounds on the errors of traces (L, T)."""
+    def _sharp(self) -> tuple[np.ndarray, LowRank]:
+        """The rows whose leverages matter most, (m,), and what they have along their Galerkin space.
+
+        Losses of rows left out divide by 1 - H_ii: a few rows make nearly all of their error, those with
+        H_ii near 1, which needs more digits than probes have, and those with a large loss.
+        """
+        n = int(self._signs.shape[1])
+        rows = _in_turn(np.argsort(-self._influence(), axis=1), min(n, SHARP * self.count))
+        units = np.zeros((len(rows), n))
+        units[np.arange(len(rows)), rows] = 1.0
+        grown = self._space(self.backend.asarray(units), SHARP_TOL, relative=True)
+        return rows, LowRank(grown.values, grown.along)  # its vectors are wanted no more
+
+    def _influence(self) -> np.ndarray:
+        """What the error of each leverage does to the sum of the losses of rows left out, (2 L, n)."""
+        own, found = self.ritz, []
+        for lam in np.sort(self.lams):
+            ridge = np.array([lam])
+            known, each = (to_numpy(x)[..., 0, 0, :] for x in self._estimates(ridge, 1))
+            # by luck of the probes a row may seem to be sharp: in the mean, or without a group
+            without = (each.sum(axis=0) - each) / (GROUPS - 1)
+            leverage = known + np.maximum(each.mean(axis=0), without.max(axis=0))
+            rest = np.maximum(1 - leverage, lam / (lam + to_numpy(self.diagonal)))
+            errors = to_numpy(ridge_errors(own.basis, own.eigenvalues, own.Z, ridge))[0]  # (n, c)
+            # H_ii of a sign has the variance (H^2)_ii - H_ii^2 <= H_ii (1 - H_ii)
+            found.append((errors**2).sum(axis=1) * np.sqrt(np.maximum(1 - rest, 0)) * rest**-2.5)
+            if len(found) == 1:
+                sharp = 1 / rest
+        # what later steps at the smallest lam divide by has every second turn
+        return np.stack([row for one in found for row in (sharp, one)])
+
+    def _space(self, G: Any, tol: float, *, relative: bool) -> Forms:
         with self.watch.stage("probes"), only_torch():
-            space = self._grow()
-            values, vectors = space.ritz()
-            seen = space.residuals(values, vectors, self._signs, np.sort(self.lams), self.steps)
-            left = _second_order(seen.norms)
-            return values, self.backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q, left
-
-    def _grow(self) -> GrowingBasis:
-        operator, n = self.operator(), int(self.ritz.basis.shape[0])
-        G, lams = self._signs, np.sort(self.lams)
-        room = min(n, (2 + SPREAD) * self.count)
-        space = GrowingBasis(n, room, self.backend, krylov=self.sketch is None)
-        block = self._start(lams)
-        for passes in range(1, MAX_PASSES + 1):
-            new = space.new_directions(block)[: n - space.k, :]
-            if not new.shape[0]:
-                break
-            space.append(new, self.backend.asarray(operator.matmat(new.T)).T)
-            values, vectors = space.ritz()
-            seen = space.residuals(values, vectors, G, lams, self.steps)
-            error = float(_second_order(seen.norms).max()) / n
-            self.watch.report("probes", passes, passes + 1, error)
-            if error <= TOL or space.k >= n:
-                break
-            if self.sketch is None:
-                block = space.R
-                continue
-            worst = np.argsort(-seen.norms.ravel())[: WIDE * self.count]
-            which = np.unravel_index(worst, seen.norms.shape)
-            residuals = space.combine(seen.combinations[which] @ vectors.T)
-            block = self.sketch.solve(residuals, lams[which[0]])
-        return space
-
-    def _start(self, lams: np.ndarray) -> Any:
-        if self.sketch is None:
-            return self._signs
-        xp = self.backend.xp
-        spread = np.geomspace(lams[0], lams[-1], SPREAD + 1)[:SPREAD]
-        copies = xp.concat([self._signs] * len(spread), axis=0)
-        guesses = self.sketch.solve(copies, np.repeat(spread, self.count))
-        return xp.concat([self._signs, guesses], axis=0)
-
-
-@dataclass(frozen=True)
-class _LowRank:
-    """Eigenvalues (k,) of a part of K, and what the probes have along its eigenvectors, (k, s)."""
-
-    values: np.ndarray
-    along: np.ndarray
-
-
-def _second_order(norms: np.ndarray) -> np.ndarray:
-    """Bounds on |g'(H^q - its Galerkin value) g| from residual norms (L, T, s): (L, T), mean over probes.
-
-    H - H_k is lam times a difference of resolvents, so each term of H^q - H_k^q = sum_i H^i (H - H_k)
-    H_k^(q-1-i) is a product of two residuals over lam, times lam: sum_i ||r_i|| ||r_(q+1-i)||.
-    """
-    T = norms.shape[1]
-    found = [(norms[:, :q] * norms[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
-    return np.mean(np.stack(found, axis=1), axis=-1)
-
-
-def _powers(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:
-    """a, a^2, .., a^T with a = delta / (delta + lam): (L, T, k)."""
-    a = shrinkage(eigenvalues, lams)
-    return a[:, None, :] ** np.arange(1, steps + 1)[:, None]
+            return grow_forms(
+                self.operator(), self.backend, self.sketch, G, np.sort(self.lams), self.steps,
+                self.watch, tol=tol, relative=relative, room=ROOM * self.count,
+            )  # fmt: skip
 
 
 def _columns(filters: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """Each filter (T, k) times each probe (k, s): (T s, k)."""
-    return (filters[:, None, :] * along.T).reshape(-1, len(along))
+    """Each filter (l, T, k) times each probe (k, s): (l, T, s, k)."""
+    return np.asarray(filters[..., None, :] * along.T)
+
+
+def _in_turn(ranked: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` numbers of some rankings (L, n), each of which has its turn; sorted."""
+    flat = ranked.T.ravel()
+    _, first = np.unique(flat, return_index=True)
+    return np.sort(flat[np.sort(first)[:count]])

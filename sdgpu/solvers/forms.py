@@ -1,0 +1,148 @@
+"""Quadratic forms g'H^q g of given vectors, H = K (K + lam)^-1, from one Galerkin space for all lam and q.
+
+A Galerkin space that is grown from the vectors g leaves errors of second order in the residuals: a few
+passes over K are enough for signs that estimate a trace, and for the leverages of single rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.filters import shrinkage
+from sdgpu.operators.dense import Operator
+from sdgpu.solvers.basis import GrowingBasis
+from sdgpu.solvers.preconditioners import Sketch
+
+__all__ = ["Forms", "LowRank", "grow_forms", "power_filters"]
+
+MAX_PASSES = 60
+WIDE = 2  # times the vectors are the columns of a pass: few passes of many columns
+SPREAD = 4  # lam for which the first pass already has guesses
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Eigenvalues (k,) of a part of K, and what the vectors have along its eigenvectors, (k, s)."""
+
+    values: np.ndarray
+    along: np.ndarray
+
+
+@dataclass(frozen=True)
+class Forms(LowRank):
+    """The Galerkin space of some vectors, in its Ritz basis.
+
+    Attributes
+    ----------
+    rows : array (k, n)
+        The Ritz vectors.
+    bounds : array (L, T, s)
+        On the errors of g'H g, .., g'H^T g.
+    """
+
+    rows: Any
+    bounds: np.ndarray
+
+
+def grow_forms(
+    operator: Operator,
+    backend: Backend,
+    sketch: Sketch | None,
+    G: Any,
+    lams: np.ndarray,
+    steps: int,
+    watch: Stopwatch,
+    *,
+    tol: float,
+    relative: bool,
+    room: int,
+) -> Forms:
+    """Grow the space of G (s, n) until the forms are known.
+
+    Parameters
+    ----------
+    operator : Operator
+    backend : Backend
+    sketch : Sketch or None
+        Preconditioner; without it the space is a block Krylov space.
+    G : array (s, n)
+    lams : array (L,) ascending
+    steps : int
+        T powers.
+    watch : Stopwatch
+    tol : float
+    relative : bool
+        Whether `tol` bounds the error of each form over 1 - g'H g, for unit vectors whose leverage may be
+        close to 1; else the mean of the errors, over n.
+    room : int
+        The space has at most so many rows: `bounds` say what that leaves.
+
+    Notes
+    -----
+    A pass has up to 2 s columns.
+    """
+    n, s = int(G.shape[1]), int(G.shape[0])
+    largest = min(n, room)
+    space = GrowingBasis(n, min(largest, (2 + SPREAD) * s), backend, krylov=sketch is None)
+    block = _start(backend, sketch, G, lams)
+    for passes in range(1, MAX_PASSES + 1):
+        new = space.new_directions(block)[: largest - space.k, :]
+        if not new.shape[0]:
+            break
+        space.append(new, backend.asarray(operator.matmat(new.T)).T)
+        values, vectors = space.ritz()
+        seen = space.residuals(values, vectors, G, lams, steps, sums=False)
+        scale = _scale(values, vectors.T @ to_numpy(space.Q @ G.T), lams) if relative else 1.0
+        error = _second_order(seen.norms) / scale
+        reached = float(error.max() if relative else error.mean(axis=-1).max() / n)
+        watch.report("probes", passes, passes + 1, reached)
+        if reached <= tol or space.k >= largest:
+            break
+        if sketch is None:
+            block = space.R
+            continue
+        weighed = seen.norms / np.sqrt(scale)
+        which = np.unravel_index(np.argsort(-weighed.ravel())[: WIDE * s], weighed.shape)
+        residuals = space.combine(seen.combinations[which] @ vectors.T)
+        block = sketch.solve(residuals, lams[which[0]])
+    rows = backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q
+    return Forms(values, to_numpy(rows @ G.T), rows, _second_order(seen.norms))
+
+
+def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:
+    """a, a^2, .., a^T with a = delta / (delta + lam): (L, T, k)."""
+    a = shrinkage(eigenvalues, lams)
+    return a[:, None, :] ** np.arange(1, steps + 1)[:, None]
+
+
+def _start(backend: Backend, sketch: Sketch | None, G: Any, lams: np.ndarray) -> Any:
+    if sketch is None:
+        return G
+    xp = backend.xp
+    spread = np.geomspace(lams[0], lams[-1], SPREAD + 1)[:SPREAD]
+    copies = xp.concat([G] * len(spread), axis=0)
+    guesses = sketch.solve(copies, np.repeat(spread, int(G.shape[0])))
+    return xp.concat([G, guesses], axis=0)
+
+
+def _scale(values: np.ndarray, along: np.ndarray, lams: np.ndarray) -> np.ndarray:
+    """1 - g'H g of unit vectors, (L, 1, s); by its own sum, so that it does not cancel."""
+    rest = lams[:, None] / (values + lams[:, None])  # (L, k)
+    outside = np.maximum(1 - (along**2).sum(axis=0), 0.0)
+    return np.asarray((rest @ along**2 + outside)[:, None, :])
+
+
+def _second_order(norms: np.ndarray) -> np.ndarray:
+    """Bounds on |g'(H^q - its Galerkin value) g| from residual norms (L, T, s): the same shape.
+
+    H - H_k is lam times a difference of resolvents, so each term of H^q - H_k^q = sum_i H^i (H - H_k)
+    H_k^(q-1-i) is a product of two residuals over lam, times lam: sum_i ||r_i|| ||r_(q+1-i)||.
+    """
+    T = norms.shape[1]
+    found = [(norms[:, :q] * norms[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
+    return np.stack(found, axis=1)
