@@ -80,6 +80,10 @@ class Answers(Protocol):
     def outputs(self) -> int:
         """c."""
 
+    @property
+    def targets(self) -> Any:
+        """Y (n, c)."""
+
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Dual coefficients and training predictions (n, c') of the ordinary fit, of some outputs."""
 
@@ -137,6 +141,11 @@ class Spectral:
     def outputs(self) -> int:
         """c."""
         return int(self.spectrum.Z.shape[1])
+
+    @property
+    def targets(self) -> Any:
+        """V Z: the basis holds them."""
+        return self.spectrum.basis @ self.spectrum.Z
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Step 1, equation (3)."""
@@ -233,6 +242,11 @@ class Solved:
     def fits(self, lams: np.ndarray, steps: int) -> Any:
         """Training predictions of u_1 .. u_T for each lam, (L, T, n, c)."""
         return self.backend.asarray(self.resolvents.fitted(lams, steps))
+
+    @property
+    def targets(self) -> Any:
+        """As they were given."""
+        return self.backend.asarray(self.resolvents.Y)
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """The first solve, equation (3)."""

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from sdgpu.answers import Answers, Spectral, combine_steps
+from sdgpu.answers import Spectral, combine_steps
 from sdgpu.checks import (
-    check_growth,
     coefficient_box,
     integer,
-    lam_grid,
     number,
     positive,
     schedule,
-    served_lam,
 )  # fmt: skip
-from sdgpu.checks import grid as number_grid
-from sdgpu.device.arrays import inputs, targets
+from sdgpu.device.arrays import targets
 from sdgpu.device.backend import give_back, to_numpy
-from sdgpu.device.memory import require
-from sdgpu.device.timing import Progress, Stopwatch
+from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
-from sdgpu.kernels import Kernel
-from sdgpu.leverages import left_out_numbers
-from sdgpu.path import Limit, Model, Path
-from sdgpu.results import Info, JointAlphas, OptimalAlphas
+from sdgpu.path import Limit, Path
+from sdgpu.questions import Questions
+from sdgpu.results import JointAlphas, OptimalAlphas
 from sdgpu.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep, training_dataset, training_losses
+from sdgpu.tally import one_hot_rows
 from sdgpu.validation import (
-    Validation,
     chosen_greedily,
     chosen_jointly,
-    leave_one_out,
-    validate,
 )
 
 __all__ = ["Fit"]
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Questions):
     """A decomposed kernel matrix with its targets: every answer is cheap algebra from here.
 
     Made by :func:`sdgpu.fit`. Arrays come in the library, device and dtype of the training data; grids,
@@ -57,13 +49,6 @@ class Fit:
         The regularisations that the fit was asked to serve; any lam >= the smallest is served.
     info : Info
     """
-
-    kernel: Kernel
-    lams: np.ndarray
-    info: Info
-    _answers: Answers = field(repr=False)
-    _model: Model = field(repr=False)
-    _progress: Progress | None = field(repr=False)
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -347,6 +332,8 @@ class Fit:
         lams: Any = None,
         alphas: Any = None,
         steps: int = 10,
+        *,
+        classes: bool = False,
     ) -> Sweep:
         """Validation loss of every (lam, alpha, step), the limits, alpha* and the joint optima.
 
@@ -363,6 +350,8 @@ class Fit:
             Fixed weights, 0, 0.01, .., 1 by default; any real numbers.
         steps : int, default 10
             T.
+        classes : bool, default False
+            For one-hot targets: accuracy, nll, brier and ece of the whole grid too.
 
         Returns
         -------
@@ -371,79 +360,24 @@ class Fit:
         Raises
         ------
         TypeError, ValueError, MemoryError
-            As :func:`sdgpu.fit`, and for lam below the fit.
+            As :func:`sdgpu.fit`, for lam below the fit, and with `classes` for targets that are not
+            one-hot or of one class only.
 
         Notes
         -----
-        m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing.
+        m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing. Scores of
+        classes need the predictions themselves, m c L A T numbers made and dropped.
         """
         ridges, weights, steps = self._grid(lams, alphas, steps)
         if X_val is None and Y_val is None:
             self._afford_left_out(steps)
-            cross, truth = None, self._model.backend.xp.zeros((self.info.n, self.info.c))
+            cross, truth = None, self._answers.targets
         else:
             cross, truth = self._validation(X_val, Y_val)
+        if classes:
+            one_hot_rows("Y" if cross is None else "Y_val", truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
-        sweep = run_sweep(self._answers, cross, truth, ridges, weights, steps, watch)
-        return sweep.labelled(self.info, self.kernel, watch.seconds["sweep"])
-
-    def _grid(self, lams: Any, alphas: Any, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Check a grid (L,), (A,), T."""
-        ridges = self.lams if lams is None else lam_grid("lams", lams)
-        for ridge in ridges:
-            self._lam(float(ridge))
-        weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
-        steps = integer("steps", steps, 1)
-        check_growth(weights, steps)
-        points = len(ridges) * len(weights) * steps
-        allowed = self._model.memory
-        require(8 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
-        self._afford_steps(len(ridges), steps, 1)
-        return ridges, weights, steps
-
-    def _own_spectrum(self, what: str) -> Spectrum:
-        if not isinstance(self._answers, Spectral):
-            raise ValueError(
-                f"{what} needs eigenvalues, which method={self.info.method!r} does not make: fit with "
-                "method='eigh', 'lanczos' or 'subspace'"
-            )
-        return self._answers.spectrum
-
-    def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
-        """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
-        numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
-        if not isinstance(self._answers, Spectral):  # the solutions, and their differences
-            numbers += 3 * self.info.n * self.info.c * lams * steps
-        self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
-
-    def _lam(self, lam: float | None) -> float:
-        return served_lam(self.lams, lam)
-
-    def _afford_left_out(self, steps: int) -> None:
-        """What the leverages need, and the predictions of every step."""
-        n, c = self.info.n, self.info.c
-        numbers = left_out_numbers(self._answers.leverages, n, c, steps)
-        self._model.afford(numbers, f"leave-one-out of {n:,} rows")
-
-    def _judged(
-        self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool, folds: int = 1
-    ) -> Validation:
-        """What validation data, or the training rows left out one by one, say of every schedule."""
-        if X_val is None and Y_val is None:
-            self._afford_left_out(steps)
-            parts = folds if self.info.n >= 2 * folds else 1
-            return leave_one_out(self._answers, lams, steps, per_output=per_output, folds=parts)
-        cross, truth = self._validation(X_val, Y_val)
-        parts = folds if cross.shape[0] >= 2 * folds else 1
-        return validate(
-            self._answers, cross, truth, lams, steps, per_output=per_output, folds=parts
+        sweep = run_sweep(
+            self._answers, cross, truth, ridges, weights, steps, watch, classes=classes
         )
-
-    def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
-        """Check validation data and bring them to the device."""
-        rows = inputs(X_val, "X_val", features=int(self._model.operator.X.shape[1]))
-        truth, _ = targets(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=self.info.c)
-        self._model.template.check(rows, "X_val")
-        self._model.template.check(truth, "Y_val")
-        backend = self._model.backend
-        return self._model.operator.cross(backend.asarray(rows)), backend.asarray(truth)
+        return sweep.labelled(self.info, self.kernel, watch.seconds["sweep"])

@@ -19,9 +19,11 @@ from sdgpu.distill.gcv import jackknife_error
 from sdgpu.distill.limits import limit_nodes
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
+from sdgpu.distill.scores import SCORES
 from sdgpu.distill.weights import greedy_weights, joint_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import Info
+from sdgpu.tally import ClassTally
 from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = [
@@ -44,7 +46,9 @@ FAMILIES = {
     "joint": "joint_mse",
     "limit": "limit_mse",
     "gcv": "gcv",
+    **{name: name for name in SCORES},
 }
+_FIXED = ("fixed", "limit", "gcv", *SCORES)  # families of fixed weights
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ class Sweep:
         joint_mse                   (lam, step)         joint optimum over all weights
         joint_alpha                 (lam, chain, step)  its weights for chains of 1..T steps
         joint_condition             (lam)               condition of that least-squares problem
+        accuracy, nll, brier, ece   (lam, alpha, step)  of one-hot targets, with classes=True: share of
+                                                        right classes, mean -log p of the right one,
+                                                        mean ||p - e||^2, calibration error
         ==========================  ==================  ==========================================
     """
 
@@ -106,9 +113,10 @@ class Sweep:
 
         Parameters
         ----------
-        over : {"fixed", "ridge", "star", "clipped", "joint", "limit", "gcv"}
-            Among fixed weights, ordinary ridge only, the chains of Algorithm 1, joint optima, limits, or
-            among fixed weights by generalised cross-validation on the training data alone.
+        over : {"fixed", "ridge", "star", "clipped", "joint", "limit", "gcv"} or a score of classes
+            Among fixed weights, ordinary ridge only, the chains of Algorithm 1, joint optima, limits; or
+            among fixed weights by generalised cross-validation on the training data alone, or by the
+            largest "accuracy", or the smallest "nll", "brier" or "ece".
 
         Returns
         -------
@@ -121,19 +129,23 @@ class Sweep:
         """
         name = FAMILIES[choice("over", over, FAMILIES)]
         if name not in self.dataset:
-            raise ValueError(f"this sweep has no {name}: only over='gcv' can choose")
+            remedy = (
+                "ask for it with classes=True" if name in SCORES else "only over='gcv' can choose"
+            )
+            raise ValueError(f"this sweep has no {name}: {remedy}")
         losses = self.dataset[name]
         if f"{name}_error" in self.dataset:  # the smallest of many estimates is one of the luckiest
             losses = losses + self.dataset[f"{name}_error"]
         if not bool(losses.notnull().any()):
             raise ValueError(f"every {losses.name} of this sweep is NaN")
-        where = losses.argmin(dim=list(losses.dims))
+        where = (-losses if name == "accuracy" else losses).argmin(dim=list(losses.dims))
         point = losses.isel(where)
-        lam, mse = float(point["lam"]), float(self.dataset[name].isel(where))
+        shown = "mse" if name in SCORES else name
+        lam, mse = float(point["lam"]), float(self.dataset[shown].isel(where))
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
-        if over in ("fixed", "limit", "gcv"):
+        if over in _FIXED:
             alpha: Any = float(point["alpha"]) if step != 1 else np.nan
         elif over == "ridge" or step == 1:
             alpha = np.nan
@@ -230,8 +242,9 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
             dataset = stored.load()
     except Exception as error:  # xarray, h5py and zarr raise many types for a damaged file
         raise ValueError(f"{source} cannot be read as {kind[1:]}: {error}") from error
-    known = any(name in dataset for name in FAMILIES.values() if name != "gcv")
-    wanted = FAMILIES.values() if known else ("gcv",)  # a sweep of GCV has no other losses
+    losses = [name for name in FAMILIES.values() if name not in SCORES]
+    known = any(name in dataset for name in losses if name != "gcv")
+    wanted = losses if known else ("gcv",)  # a sweep of GCV has no other losses
     missing = [name for name in wanted if name not in dataset]
     if missing or dataset["gcv"].dims != ("lam", "alpha", "step"):
         raise ValueError(f"{source} holds no sweep: {', '.join(missing) or 'gcv'} is missing")
@@ -246,6 +259,8 @@ def run_sweep(
     alphas: np.ndarray,
     steps: int,
     watch: Stopwatch,
+    *,
+    classes: bool = False,
 ) -> Sweep:
     """Losses of the grid (L, A, T): one pass over the validation rows, then small algebra.
 
@@ -255,13 +270,15 @@ def run_sweep(
     largest = np.array([answers.largest])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
-        asked = (nodes.lams, nodes.alphas)
+        asked, grid = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
+        tally = ClassTally(grid, len(lams)) if classes else None
         if cross is None:
-            seen = leave_one_out(answers, lams, steps, limits=asked)
+            seen = leave_one_out(answers, lams, steps, limits=asked, tally=tally)
         else:
-            seen = validate(answers, cross, targets, lams, steps, limits=asked, watch=watch)
+            seen = validate(
+                answers, cross, targets, lams, steps, limits=asked, tally=tally, watch=watch
+            )
         scale = 1.0 / (seen.rows * seen.outputs)
-        grid = grid_tails(alphas, steps)
         mse = scale * grid_losses(seen.triangles, grid)
         error = np.zeros_like(mse)
         if seen.replicates is not None:
@@ -274,9 +291,8 @@ def run_sweep(
         known = answers.leverages.exact or cross is None
         own = training_losses(answers, lams, alphas, steps, estimate=known)
         limit = scale * nodes.spread(seen.limits, seen.zero)
-        return Sweep(
-            _dataset(lams, alphas, steps, mse, {"mse_error": error, **own}, limit, seen, scale)
-        )
+        more = {"mse_error": error, **own, **(tally.scores() if tally is not None else {})}
+        return Sweep(_dataset(lams, alphas, steps, mse, more, limit, seen, scale))
 
 
 def training_losses(
@@ -377,6 +393,10 @@ _MEANING = {
     "gcv": "generalised cross-validation",
     "gcv_error": "standard error of gcv",
     "limit_mse": "mean squared validation error of infinitely many steps",
+    "accuracy": "share of validation rows with the right class",
+    "nll": "mean -log probability of the right class",
+    "brier": "mean squared distance of probabilities from the one-hot truth",
+    "ece": "expected calibration error, 15 bins",
     "ridge_mse": "mean squared validation error of step 1",
     "alpha_star": "weight by Algorithm 1",
     "star_mse": "mean squared validation error of the chain of Algorithm 1",

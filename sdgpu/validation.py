@@ -23,6 +23,7 @@ from sdgpu.distill.weights import greedy_weights, joint_status
 from sdgpu.joint import nested_losses, restricted_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import JointAlphas, OptimalAlphas
+from sdgpu.tally import ClassTally
 
 __all__ = ["Validation", "chosen_greedily", "chosen_jointly", "leave_one_out", "validate"]
 
@@ -66,6 +67,7 @@ def validate(
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
     folds: int = 1,
+    tally: ClassTally | None = None,
     watch: Stopwatch | None = None,
 ) -> Validation:
     """Make the triangles of all lam, and the losses of some limits.
@@ -85,6 +87,8 @@ def validate(
         One triangle for each output instead of one for all.
     folds : int, default 1
         Parts of the rows that get triangles of their own too, every folds-th row each.
+    tally : ClassTally, optional
+        Counts scores of classes on the way.
     watch : Stopwatch, optional
         Hears of the progress.
 
@@ -109,6 +113,8 @@ def validate(
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
             basis = found.steps(projected, part)  # (l, T, b, c)
+            if tally is not None:
+                tally.add(part, basis, truth, new_rows=i == 0)
             for f in range(folds):
                 own = slice((f - rows.start) % folds, None, folds)
                 columns = _columns(basis[:, :, own, :], truth[own, :], per_output)
@@ -130,6 +136,7 @@ def leave_one_out(
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
     folds: int = 1,
+    tally: ClassTally | None = None,
 ) -> Validation:
     """The same with every training row judged by the fit without it, and without a refit.
 
@@ -151,6 +158,8 @@ def leave_one_out(
         truth = left.targets
         zero = float(compat.array_namespace(truth).sum(truth * truth))
         u = left.steps
+        if tally is not None:
+            tally.add(part, differences(u), truth, new_rows=part.start == 0)
         parts.append(np.stack([
             _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output) for f in range(folds)
         ]))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Classification beyond the squared loss: scores of the whole grid, pseudo-labels, logistic distillation.
+"""Classification beyond the squared loss: pseudo-labels and logistic distillation.
 
 Closed forms hold for soft targets and the squared loss. What goes beyond them is done step by step here:
 the teacher's answer is sharpened or made hard between steps, or the student minimises the logistic loss.
@@ -11,115 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from sdgpu.checks import choice, integer, positive, schedule
 from sdgpu.device.backend import to_numpy
-from sdgpu.distill.schedules import grid_tails
+from sdgpu.distill.scores import probabilities
 from sdgpu.model import Fit
 
 __all__ = [
     "ClassPath",
-    "class_scores",
-    "class_sweep",
     "logistic_path",
-    "probabilities",
     "pseudo_label_path",
 ]
-
-BINS = 15  # of the calibration error, Guo et al. (2017)
-LOWEST = 1e-6  # probability that counts as zero in a logarithm
-
-
-def probabilities(F: np.ndarray) -> np.ndarray:
-    """Predictions of one-hot targets (..., c) as probabilities: clipped to [1e-6, 1] and normalised."""
-    clipped = np.clip(F, LOWEST, 1.0)
-    return clipped / clipped.sum(axis=-1, keepdims=True)
-
-
-def class_scores(P: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy and calibration of probabilities.
-
-    Parameters
-    ----------
-    P : array (..., m, c)
-    labels : array (m,) of int
-
-    Returns
-    -------
-    dict of arrays (...,)
-        accuracy; nll, the mean of -log p of the right class; brier, the mean of ||p - e||^2; ece, the
-        expected calibration error over 15 equal bins of the largest probability (Guo et al. 2017).
-    """
-    rows = np.arange(len(labels))
-    right = P.argmax(axis=-1) == labels  # (..., m)
-    own = P[..., rows, labels]
-    squares = (P**2).sum(axis=-1) - 2 * own + 1
-    confidence = P.max(axis=-1)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gap = np.zeros(P.shape[:-2])
-    for b in range(BINS):
-        gap += np.abs(np.where(bins == b, right - confidence, 0.0).sum(axis=-1))
-    return {
-        "accuracy": right.mean(axis=-1),
-        "nll": -np.log(np.maximum(own, LOWEST)).mean(axis=-1),
-        "brier": squares.mean(axis=-1),
-        "ece": gap / len(labels),
-    }
-
-
-def class_sweep(
-    fitted: Fit, X_val: Any, labels: Any, *, lams: Any = None, alphas: Any = None, steps: int = 10
-) -> xr.Dataset:
-    """Accuracy, NLL, Brier score and calibration error of every (lam, alpha, step) of a one-hot fit.
-
-    Parameters
-    ----------
-    fitted : Fit
-        Of one-hot targets (n, c), c >= 2.
-    X_val : array_like (m, d)
-    labels : array_like (m,)
-        Classes 0 .. c - 1.
-    lams, alphas, steps
-        As in :meth:`sdgpu.Fit.sweep`.
-
-    Returns
-    -------
-    xarray.Dataset
-        Dimensions lam, alpha, step.
-
-    Raises
-    ------
-    ValueError
-        For one class only, or labels out of range.
-
-    Notes
-    -----
-    One prediction of T steps for each lam, then m c A T^2 multiplications: no refit.
-    """
-    c = fitted.info.c
-    own = _labels(labels, c)
-    ridges = fitted.lams if lams is None else np.atleast_1d(np.asarray(lams, dtype=float))
-    weights = np.linspace(0, 1, 101) if alphas is None else np.atleast_1d(np.asarray(alphas, float))
-    tails = grid_tails(weights, integer("steps", steps, 1))  # (A, T)
-    found: dict[str, list[Any]] = {}
-    for lam in ridges:
-        u = np.asarray(to_numpy(fitted.path(float(lam), 0.0, steps).predict(X_val)))  # (T, m, c)
-        basis = np.concatenate([u[:1], np.diff(u, axis=0)])
-        # step t is u_1 + sum_{j < t} s_j D_j, one weight after the other so that memory stays small
-        scores = [
-            class_scores(probabilities(np.cumsum(s[:, None, None] * basis, axis=0)), own)
-            for s in tails
-        ]
-        for name in scores[0]:
-            found.setdefault(name, []).append([score[name] for score in scores])
-    axes = ("lam", "alpha", "step")
-    return xr.Dataset(
-        {name: (axes, np.array(values)) for name, values in found.items()},
-        coords={"lam": ridges, "alpha": weights, "step": np.arange(1, steps + 1)},
-    )
 
 
 @dataclass(frozen=True)
@@ -273,15 +177,6 @@ def _one_hot(Y: Any) -> np.ndarray:
     if np.count_nonzero(targets.sum(axis=0)) < 2:
         raise ValueError("Y holds one class only: there is nothing to tell apart")
     return targets
-
-
-def _labels(labels: Any, c: int) -> np.ndarray:
-    own = np.asarray(to_numpy(labels))
-    if c < 2:
-        raise ValueError("the fit has one class only: one-hot targets of at least two are wanted")
-    if own.ndim != 1 or own.dtype.kind not in "iu" or own.min() < 0 or own.max() >= c:
-        raise ValueError(f"labels must be integers from 0 to {c - 1}, (m,)")
-    return own
 
 
 def _hard(F: np.ndarray) -> np.ndarray:

@@ -7,13 +7,8 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
 import sdgpu
-from sdgpu.study.classes import (
-    class_scores,
-    class_sweep,
-    logistic_path,
-    probabilities,
-    pseudo_label_path,
-)
+from sdgpu.distill.scores import class_scores, probabilities
+from sdgpu.study.classes import logistic_path, pseudo_label_path
 
 KERNEL = sdgpu.Gaussian(0.5)
 
@@ -44,7 +39,7 @@ def test_scores(rng):
 def test_the_grid_is_that_of_paths(data):
     X, Y, new, truth = data
     fitted = sdgpu.fit(X, Y, KERNEL, lams=[0.1, 1.0])
-    found = class_sweep(fitted, new, truth, alphas=[-0.2, 0.4], steps=3)
+    found = fitted.sweep(new, np.eye(3)[truth], alphas=[-0.2, 0.4], steps=3, classes=True).dataset
     for lam in (0.1, 1.0):
         for alpha in (-0.2, 0.4):
             P = probabilities(fitted.path(lam, alpha, 3).predict(new))
@@ -92,7 +87,7 @@ def test_logistic_steps_are_optimal(data):
 
 
 def test_bad_input(data):
-    X, Y, new, truth = data
+    X, Y, *_ = data
     fitted = sdgpu.fit(X, Y, KERNEL, lams=0.3)
     one = np.stack([np.ones(60), np.zeros(60)], axis=1)
     for path in (pseudo_label_path, logistic_path):
@@ -100,10 +95,6 @@ def test_bad_input(data):
             path(fitted, one, 0.3)
     with pytest.raises(ValueError, match="at least two classes"):
         logistic_path(fitted, Y[:, 0], 0.3)
-    with pytest.raises(ValueError, match="0 to 2"):
-        class_sweep(fitted, new, truth + 1)
-    with pytest.raises(ValueError, match="one class only"):
-        class_sweep(sdgpu.fit(X, Y[:, :1], KERNEL, lams=0.3), new, truth)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         logistic_path(fitted, Y, 0.3, 1.5)
     with pytest.raises(ValueError, match="teacher"):

@@ -1,0 +1,96 @@
+"""What every question to a fit must pass first: numbers, data and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sdgpu.answers import Answers, Spectral
+from sdgpu.checks import check_growth, integer, lam_grid, served_lam
+from sdgpu.checks import grid as number_grid
+from sdgpu.device.arrays import inputs, targets
+from sdgpu.device.memory import require
+from sdgpu.device.timing import Progress
+from sdgpu.kernels import Kernel
+from sdgpu.leverages import left_out_numbers
+from sdgpu.path import Model
+from sdgpu.results import Info
+from sdgpu.spectrum import Spectrum
+from sdgpu.validation import Validation, leave_one_out, validate
+
+__all__ = ["Questions"]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The state of a :class:`sdgpu.Fit`, with the checks of what it is asked."""
+
+    kernel: Kernel
+    lams: np.ndarray
+    info: Info
+    _answers: Answers = field(repr=False)
+    _model: Model = field(repr=False)
+    _progress: Progress | None = field(repr=False)
+
+    def _grid(self, lams: Any, alphas: Any, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Check a grid (L,), (A,), T."""
+        ridges = self.lams if lams is None else lam_grid("lams", lams)
+        for ridge in ridges:
+            self._lam(float(ridge))
+        weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
+        steps = integer("steps", steps, 1)
+        check_growth(weights, steps)
+        points = len(ridges) * len(weights) * steps
+        allowed = self._model.memory
+        require(8 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
+        self._afford_steps(len(ridges), steps, 1)
+        return ridges, weights, steps
+
+    def _own_spectrum(self, what: str) -> Spectrum:
+        if not isinstance(self._answers, Spectral):
+            raise ValueError(
+                f"{what} needs eigenvalues, which method={self.info.method!r} does not make: fit with "
+                "method='eigh', 'lanczos' or 'subspace'"
+            )
+        return self._answers.spectrum
+
+    def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
+        """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
+        numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
+        if not isinstance(self._answers, Spectral):  # the solutions, and their differences
+            numbers += 3 * self.info.n * self.info.c * lams * steps
+        self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
+
+    def _lam(self, lam: float | None) -> float:
+        return served_lam(self.lams, lam)
+
+    def _afford_left_out(self, steps: int) -> None:
+        """What the leverages need, and the predictions of every step."""
+        n, c = self.info.n, self.info.c
+        numbers = left_out_numbers(self._answers.leverages, n, c, steps)
+        self._model.afford(numbers, f"leave-one-out of {n:,} rows")
+
+    def _judged(
+        self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool, folds: int = 1
+    ) -> Validation:
+        """What validation data, or the training rows left out one by one, say of every schedule."""
+        if X_val is None and Y_val is None:
+            self._afford_left_out(steps)
+            parts = folds if self.info.n >= 2 * folds else 1
+            return leave_one_out(self._answers, lams, steps, per_output=per_output, folds=parts)
+        cross, truth = self._validation(X_val, Y_val)
+        parts = folds if cross.shape[0] >= 2 * folds else 1
+        return validate(
+            self._answers, cross, truth, lams, steps, per_output=per_output, folds=parts
+        )
+
+    def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
+        """Check validation data and bring them to the device."""
+        rows = inputs(X_val, "X_val", features=int(self._model.operator.X.shape[1]))
+        truth, _ = targets(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=self.info.c)
+        self._model.template.check(rows, "X_val")
+        self._model.template.check(truth, "Y_val")
+        backend = self._model.backend
+        return self._model.operator.cross(backend.asarray(rows)), backend.asarray(truth)
