@@ -1,4 +1,4 @@
-"""The command line: ``sdgpu demo | fit | sweep | plan | doctor``. The only package that prints."""
+"""The command line: ``sdgpu demo | fit | sweep | plan | train | doctor``. The only package that prints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from sdgpu.cli import kernels, machine
 from sdgpu.cli.terminal import Friendly, console
+from sdgpu.cli.train import train
 
 __all__ = ["app"]
 
@@ -37,5 +38,5 @@ def main(
     """Kernel self-distillation with closed forms for every regularisation, weight and step."""
 
 
-for command in (kernels.demo, kernels.fit, kernels.sweep, machine.plan, machine.doctor):
+for command in (kernels.demo, kernels.fit, kernels.sweep, machine.plan, train, machine.doctor):
     app.command()(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sdgpu.device.timing import Progress as Hook
 
 __all__ = [
+    "RANK",
     "Device",
     "Friendly",
     "Held",
@@ -36,7 +38,10 @@ __all__ = [
     "write_figure",
 ]
 
-console = Console()
+#: Which process of ``torchrun`` this is: the first one speaks, the others report errors alone.
+RANK = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+console = Console(quiet=RANK > 0)
 errors = Console(stderr=True)
 
 Method = Annotated[str, typer.Option(help="auto, eigh, lanczos, subspace or cg")]
@@ -52,8 +57,11 @@ class Friendly(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
-            errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        except (
+            ValueError, TypeError, MemoryError, OSError, ImportError, FloatingPointError
+        ) as error:  # fmt: skip
+            who = f"process {RANK}: " if RANK else ""
+            errors.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(2) from error
 
 
@@ -74,11 +82,14 @@ def numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
 
 
 @contextmanager
-def bars() -> Iterator[Hook]:
-    """Progress on stderr: a bar where the amount of work is known, a pulse where it is not."""
+def bars(*, stages: int | None = None) -> Iterator[Hook]:
+    """Progress on stderr: a bar where the amount of work is known, a pulse where it is not.
+
+    With `stages` no more bars are shown than that: the first stage and the latest ones.
+    """
     bar = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=errors, transient=True,
+        console=errors, transient=True, disable=RANK > 0,
     )  # fmt: skip
     tasks: dict[str, Any] = {}
 
@@ -87,8 +98,11 @@ def bars() -> Iterator[Hook]:
         if stage not in tasks:
             # the length of one factorisation is unknown while it runs: a pulse, not a bar
             tasks[stage] = bar.add_task(stage, total=None if total == 1 else total)
+            if stages is not None and len(tasks) > stages:
+                oldest = list(tasks)[1]
+                bar.remove_task(tasks.pop(oldest))
         more = "" if math.isnan(error) else f", error {error:.1e}"
-        more += "" if math.isnan(left) or done == total else f", {left:.0f} s left"
+        more += "" if math.isnan(left) or done == total else f", {_duration(left)} left"
         bar.update(
             tasks[stage], completed=done, total=total if done or total > 1 else None,
             description=stage + more,
@@ -96,6 +110,13 @@ def bars() -> Iterator[Hook]:
 
     with bar:
         yield hook
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a reader wants them: 90 s, 12 min, 5.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def new_table(*heads: str, title: str) -> Table:

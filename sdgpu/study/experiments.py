@@ -18,6 +18,7 @@ from torch import nn
 
 from sdgpu.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
+from sdgpu.nn.data import NAMES
 from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM
 
 __all__ = ["PRESETS", "Experiment", "preset"]
@@ -92,6 +93,8 @@ class Experiment:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.data, str) and self.data.endswith(".npz")):
+            choice("data", self.data, (*NAMES, "a path ending in .npz"))
         choice("model", self.model, MODELS)
         choice("stem", self.stem, STEMS)
         if self.stem != "cifar" and self.model not in WITH_STEM:

@@ -294,7 +294,7 @@ class _Archive:
         parts = (self.data.train, self.data.val, self.data.test)
         mine = digest(*(tensor for part in parts for tensor in (part.pixels, part.labels)))
         stored = self.folder / "experiment.json"
-        if resume and stored.is_file():
+        if resume and stored.is_file() and self._begun():
             self._check(stored, mine)
         elif stored.is_file():
             self._clear()
@@ -304,6 +304,10 @@ class _Archive:
             fields = {"experiment": json.loads(self.experiment.to_json()), "data": mine}
             write(stored, (json.dumps(fields, indent=2) + "\n").encode())
 
+    def _begun(self) -> bool:
+        """Whether there is anything to lose: a run that failed at once may be corrected and repeated."""
+        return any((self.folder / "fits").rglob("checkpoint.pt"))
+
     def _check(self, stored: Path, mine: str) -> None:
         try:
             fields = json.loads(stored.read_text())
@@ -311,8 +315,8 @@ class _Archive:
             theirs["images"] = fields["data"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{stored} cannot be read ({error}): name another folder, or start afresh with "
-                "resume=False"
+                f"{stored} cannot be read ({error}): name another folder, or start afresh "
+                "(resume=False, or --fresh)"
             ) from error
         own = self.experiment.binding() | {"images": mine}
         for name in sorted({*theirs, *own}):
@@ -320,7 +324,7 @@ class _Archive:
                 there, here = (str(side.get(name))[:24] for side in (theirs, own))
                 raise ValueError(
                     f"{self.folder} holds another experiment ({name}: {there} there, {here} here): "
-                    "name another folder, or start afresh with resume=False"
+                    "name another folder, or start afresh (resume=False, or --fresh)"
                 )
 
     def _clear(self) -> None:
