@@ -331,7 +331,7 @@ def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
         for rule, label, colour, style in cases:
             values = 100 * found[f"{part}_accuracy"].sel(rule=rule)
             low, high = values.min("seed"), values.max("seed")
-            axis.fill_between(steps, low, high, color=colour, alpha=0.12, lw=0)
+            axis.fill_between(steps, low, high, fc=(colour, 0.08), ec=(colour, 0.35), lw=0.6)
             axis.plot(steps, values.mean("seed"), color=colour, label=label, **style)
         name = {"train": "training"}.get(part, part)
         axis.set(xlabel="step", xticks=steps, ylabel=f"{name} accuracy, %")
@@ -351,8 +351,8 @@ def _write_estimates(axis: Any, chain: xr.Dataset) -> None:
         axis.annotate(f"{mean:.2f}", (step, float(height.sel(step=step))), xytext=(0, 10),
                       textcoords="offset points", ha="center", fontsize=9, color="tab:red",
                       zorder=5, bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1})  # fmt: skip
-    axis.annotate("numbers: mean alpha-hat", (0.98, 0.97), xycoords="axes fraction", ha="right",
-                  va="top", fontsize=8, color="tab:red")  # fmt: skip
+    axis.annotate("numbers: mean alpha-hat", (0.02, 0.03), xycoords="axes fraction",
+                  fontsize=8, color="tab:red")  # fmt: skip
 
 
 def _weights(example: Example) -> tuple[Any, ...]:
