@@ -77,6 +77,11 @@ def test_options_without_a_preset(run):
     assert {name: stored["config"][name] for name in expected} == expected
 
 
+def test_an_even_grid_has_weights_as_one_writes_them(run):
+    run("digits", *QUICK[:-1], 1, "--alphas", "0:1:11", "--out", "grid")
+    assert experiment("grid")["alphas"] == [k / 10 for k in range(11)]
+
+
 def test_an_interrupt_leaves_what_can_be_resumed(run, monkeypatch):
     arguments = ("digits", *QUICK, "--alphas", "0,0.5", "--out", "cut")
     kept, keep = [], networks._Archive.keep

@@ -67,7 +67,7 @@ Alphas = Annotated[
     str | None, _chains("a chain each: numbers by commas or low:high:count, algorithm1")
 ]
 Clip = Annotated[bool | None, _chains("clip alpha-hat to 0 .. 1")]
-Seeds = Annotated[str | None, _chains("by commas: initialisation, order, views")]
+Seeds = Annotated[str | None, _chains("by commas, for example 0,1,2,3")]
 DataFolder = Annotated[Path | None, _images("where the files of CIFAR are", "--data")]
 Val = Annotated[str | None, _images("validation images: a share or a number")]
 Rows = Annotated[int | None, _images("use so many of the images that are not for the test")]
@@ -228,6 +228,7 @@ def _rules(text: str) -> tuple[tuple[float, ...], bool]:
     weights = [part for part in parts if part != "algorithm1"]
     try:
         found = numbers("alphas", ",".join(weights)).tolist() if weights else []
+        found = [round(alpha, 12) for alpha in found]  # 0:1:11 has 0.3, not 0.30000000000000004
     except ValueError as error:
         raise ValueError(f"{error}, and algorithm1 for alpha-hat") from error
     return tuple(found), len(weights) < len(parts)
@@ -276,7 +277,8 @@ def _print_results(found: xr.Dataset, experiment: Experiment) -> None:
         for step in found["step"].values[1:]:
             point = own.sel(step=step)
             alpha = float(point["alpha"].mean())
-            table.add_row(title, str(step), f"{alpha:.3g}", *_cells(point))
+            shown = f"{alpha:.2f}" if rule == "algorithm1" else f"{alpha:g}"
+            table.add_row(title, str(step), shown, *_cells(point))
     console.print(table)
     weights = f"{len(experiment.alphas)} weight{'s' * (len(experiment.alphas) != 1)}"
     for name, what in (

@@ -56,7 +56,7 @@ def run_experiment(
     experiment : Experiment
     folder : path
         Made if it is missing. Takes a checkpoint for every fit: 1.1 MB each for ResNet-20, 94 MB for
-        ResNet-50.
+        ResNet-50. ``fits`` may be removed once its chains are finished.
     data_folder : path, optional
         Where the files of CIFAR are; by default ``data``.
     device : str, default "auto"
@@ -306,7 +306,8 @@ class _Archive:
 
     def _begun(self) -> bool:
         """Whether there is anything to lose: a run that failed at once may be corrected and repeated."""
-        return any((self.folder / "fits").rglob("checkpoint.pt"))
+        chains, fits = self.folder / "chains", self.folder / "fits"
+        return any(chains.glob("*.json")) or any(fits.rglob("checkpoint.pt"))
 
     def _check(self, stored: Path, mine: str) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -170,6 +171,18 @@ def test_a_folder_belongs_to_one_experiment(tmp_path):
     (tmp_path / "experiment.json").write_text("{}")
     with pytest.raises(ValueError, match=r"experiment.json cannot be read"):
         run_experiment(other, tmp_path)
+
+
+def test_finished_chains_need_no_checkpoints(done, tmp_path):
+    folder, truth = done
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("fits"))
+    heard = Listener()
+    found = run_experiment(TINY, tmp_path / "copy", progress=heard)
+    assert not heard.events
+    xr.testing.assert_identical(found, truth)
+    other = dataclasses.replace(TINY, val=31)
+    with pytest.raises(ValueError, match="another experiment"):
+        run_experiment(other, tmp_path / "copy")
 
 
 def test_fresh_leaves_a_folder_alone_that_is_no_experiment(tmp_path):
