@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench gpu-check clean
+.PHONY: demo demo-nn test lint bench gpu-check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
@@ -14,6 +14,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## the paper's example and two real data sets; pictures in out/
 	$(BIN)/sdgpu demo --out out
+
+demo-nn: $(READY)  ## the paper's experiment with networks, small: digits, five steps, six rules, four seeds; minutes
+	$(BIN)/sdgpu train --preset digits --out out/digits
 
 test: $(READY)  ## all tests, doctests and the code of the README
 	$(BIN)/python -m pytest -n auto

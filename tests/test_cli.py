@@ -109,9 +109,9 @@ def test_doctor(run):
     assert "sdgpu[cuda12]" in output or "cupy on cuda:0" in output
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("fit",), ("sweep",), ("plan",), ("doctor",)])
+@pytest.mark.parametrize("command", ["", "demo", "fit", "sweep", "plan", "train", "doctor"])
 def test_help_shows_an_example(run, command):
-    output = run(*command, "--help")
+    output = run(*command.split(), "--help")
     assert ("Example: sdgpu" in output) == bool(command)
 
 

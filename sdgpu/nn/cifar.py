@@ -109,7 +109,7 @@ def _locate(known: Published, folder: Path) -> Path:
             return archive
     raise FileNotFoundError(
         f"there is no {known.folder} in {folder.resolve()}: download {known.archive} from {HOME}, put "
-        f"it or its unpacked folder there, or give folder= the place where it is"
+        f"it or its unpacked folder there, or give folder= (--data) the place where it is"
     )
 
 

@@ -1,1 +1,1 @@
-"""Studies: data sets with splits, the paper's example, comparisons on real data, pictures."""
+"""Studies: data sets with splits, the paper's example, comparisons on real data, networks, pictures."""

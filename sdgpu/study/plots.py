@@ -1,4 +1,4 @@
-"""Pictures: Figures 2 to 4, Appendix D, losses and risks. The one matplotlib file.
+"""Pictures: Figures 2 to 5, Appendix D, losses and risks. The one matplotlib file.
 
 Every function returns a matplotlib Figure and touches no global state; save it with
 ``figure.savefig(path)``.
@@ -21,6 +21,7 @@ from sdgpu.study.tangent import TangentComparison
 from sdgpu.sweep import Sweep
 
 __all__ = [
+    "accuracy_figure",
     "constrained_figure",
     "diagonal_figure",
     "loss_heatmap",
@@ -305,6 +306,53 @@ def plot_tangent(found: TangentComparison) -> Figure:
         axis.grid(color=_GRID)
     loss_axis.legend(fontsize=8)
     return figure
+
+
+def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
+    """Figure 5: accuracy of every step and weight, from :func:`sdgpu.study.networks.run_experiment`.
+
+    Training images left, validation images right; lines are means over seeds, bands their range. The
+    chain of Algorithm 1 is dashed with diamonds, and above it stand the means of its alpha-hat.
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(1, 2)
+    steps, fixed = found["step"].values, found.sel(rule=found["rule"] != "algorithm1")
+    cases = [
+        (str(rule), f"alpha = {float(weight):g}", colour, {"marker": "o", "ms": 4, "lw": 1.4})
+        for rule, weight, colour in zip(
+            fixed["rule"].values, fixed["weight"].values, _colours(fixed.sizes["rule"]), strict=True
+        )
+    ]
+    if "algorithm1" in found["rule"].values:
+        style = {"marker": "D", "ms": 6, "lw": 2.2, "ls": "--", "mec": "white", "zorder": 4}
+        cases.append(("algorithm1", "alpha-hat (Algorithm 1)", "tab:red", style))
+    for axis, part in zip(axes, ("train", "validation"), strict=True):
+        for rule, label, colour, style in cases:
+            values = 100 * found[f"{part}_accuracy"].sel(rule=rule)
+            low, high = values.min("seed"), values.max("seed")
+            axis.fill_between(steps, low, high, fc=(colour, 0.08), ec=(colour, 0.35), lw=0.6)
+            axis.plot(steps, values.mean("seed"), color=colour, label=label, **style)
+        name = {"train": "training"}.get(part, part)
+        axis.set(xlabel="step", xticks=steps, ylabel=f"{name} accuracy, %")
+        axis.grid(color=_GRID)
+        axis.set_axisbelow(True)
+    if "algorithm1" in found["rule"].values:
+        _write_estimates(axes[1], found.sel(rule="algorithm1"))
+    axes[0].legend(fontsize=8, loc="lower left", ncols=1 if len(cases) < 8 else 2)
+    return figure
+
+
+def _write_estimates(axis: Any, chain: xr.Dataset) -> None:
+    """The mean alpha-hat at each of its points."""
+    height = 100 * chain["validation_accuracy"].mean("seed")
+    for step in chain["step"].values[1:]:
+        mean = float(chain["alpha"].sel(step=step).mean())
+        axis.annotate(f"{mean:.2f}", (step, float(height.sel(step=step))), xytext=(0, 10),
+                      textcoords="offset points", ha="center", fontsize=9, color="tab:red",
+                      zorder=5, bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1})  # fmt: skip
+    axis.annotate("numbers: mean alpha-hat", (0.02, 0.03), xycoords="axes fraction",
+                  fontsize=8, color="tab:red")  # fmt: skip
 
 
 def _weights(example: Example) -> tuple[Any, ...]:

@@ -1,59 +1,36 @@
-"""The command line: ``sdgpu demo | fit | sweep | plan | doctor``. The only module that prints."""
+"""Commands of the kernel engine: ``demo``, ``fit`` and ``sweep``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from typer.core import TyperGroup
+
+from sdgpu.cli.terminal import (
+    Device,
+    Held,
+    Memory,
+    Method,
+    Tol,
+    bars,
+    console,
+    new_table,
+    numbers,
+    write_figure,
+)
 
 if TYPE_CHECKING:
-    from sdgpu.device.timing import Event
-    from sdgpu.device.timing import Progress as Hook
     from sdgpu.kernels import Kernel
     from sdgpu.study.compare import Comparison
     from sdgpu.study.datasets import Split
 
-__all__ = ["app"]
-
-console = Console()
-errors = Console(stderr=True)
-
-
-class _Friendly(TyperGroup):
-    """Report what the library refuses as one line, without a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (ValueError, TypeError, MemoryError, OSError, ImportError) as error:
-            errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-            raise typer.Exit(2) from error
-
-
-app = typer.Typer(
-    cls=_Friendly,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+__all__ = ["demo", "fit", "sweep"]
 
 Data = Annotated[str, typer.Argument(help="diabetes, digits, flights, or a .csv or .npz file")]
 Rows = Annotated[int | None, typer.Option(help="take a random sample of so many rows; 60 % train")]
-Method = Annotated[str, typer.Option(help="auto, eigh, lanczos, subspace or cg")]
-Held = Annotated[str, typer.Option(help="how K is held: auto, dense, tiled or keops")]
-Tol = Annotated[float, typer.Option(help="relative error of all methods but eigh")]
 Target = Annotated[str | None, typer.Option(help="column of a csv to predict (default: the last)")]
 Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
 KernelName = Annotated[str, typer.Option(help="rbf, laplacian, matern12/32/52, poly, linear, ...")]
@@ -61,28 +38,8 @@ Gamma = Annotated[
     str, typer.Option(help="width: a number, or 'median' for 0.5 / median distance^2")
 ]
 Seed = Annotated[int, typer.Option(help="seed of the split")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ...")]
-Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for example 8GiB")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from sdgpu import __version__
-
-        console.print(f"sdgpu {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
-    ] = False,
-) -> None:
-    """Kernel self-distillation with closed forms for every regularisation, weight and step."""
-
-
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder for pictures and results")] = Path("out"),
     steps: Annotated[int, typer.Option(help="largest number of steps on the real data")] = 10,
@@ -105,20 +62,19 @@ def demo(
         ("figure4_ratios", plots.ratio_figure),
     )
     for name, draw in figures:
-        _write(draw(example), out / f"{name}.png")
+        write_figure(draw(example), out / f"{name}.png")
     for name in SHIPPED:
         data = split(load(name))
-        with _bars() as hook:
+        with bars() as hook:
             found = compare(
                 data, _kernel("rbf", "median", data.X_train), steps=steps, progress=hook
             )
         _print_comparison(found)
-        _write(plots.loss_heatmap(found.sweep, title=name), out / f"heatmap_{name}.png")
+        write_figure(plots.loss_heatmap(found.sweep, title=name), out / f"heatmap_{name}.png")
         found.sweep.save(out / f"sweep_{name}.nc")
         console.print(f"wrote {out / f'sweep_{name}.nc'}")
 
 
-@app.command()
 def fit(
     data: Data,
     lam: Annotated[float, typer.Option(help="ridge of K + lam I")] = 1.0,
@@ -153,10 +109,10 @@ def fit(
     if out is not None:
         check_target(out)
     positive("lam", lam)
-    weights = _numbers("alpha", alpha)
+    weights = numbers("alpha", alpha)
     parts = _parts(data, target, classify, seed, rows)
     chosen = _kernel(kernel, gamma, parts.X_train)
-    with _bars() as hook:
+    with bars() as hook:
         fitted = sdgpu.fit(
             parts.X_train, parts.Y_train, chosen, lams=lam, device=device, memory=memory,
             method=method, operator=operator, tol=tol, steps=steps, progress=hook,
@@ -171,7 +127,6 @@ def fit(
         console.print(f"wrote {escape(str(out))}")
 
 
-@app.command()
 def sweep(
     data: Data,
     lams: Annotated[
@@ -209,11 +164,11 @@ def sweep(
         check_target(out)
     if figure is not None:
         choice("figure ending", figure.suffix, (".png", ".pdf", ".svg", ".jpg"))
-    ridges = None if lams is None else _numbers("lams", lams, geometric=True)
-    weights = _numbers("alphas", alphas)
+    ridges = None if lams is None else numbers("lams", lams, geometric=True)
+    weights = numbers("alphas", alphas)
     parts = _parts(data, target, classify, seed, rows)
     chosen = _kernel(kernel, gamma, parts.X_train)
-    with _bars() as hook:
+    with bars() as hook:
         found = compare(
             parts, chosen, lams=ridges, alphas=weights, steps=steps, device=device, memory=memory,
             method=method, operator=operator, tol=tol, progress=hook,
@@ -225,72 +180,7 @@ def sweep(
     if figure is not None:
         from sdgpu.study.plots import loss_heatmap
 
-        _write(loss_heatmap(found.sweep, title=data), figure)
-
-
-@app.command()
-def plan(
-    n: Annotated[int, typer.Argument(help="training rows")],
-    d: Annotated[int, typer.Argument(help="features")],
-    c: Annotated[int, typer.Option(help="outputs")] = 1,
-    lam: Annotated[float | None, typer.Option(help="smallest ridge (default: 1e-4 n)")] = None,
-    steps: Annotated[int, typer.Option(help="distillation steps")] = 10,
-    tol: Tol = 1e-6,
-    device: Device = "auto",
-    memory: Memory = None,
-    method: Method = "auto",
-    operator: Held = "auto",
-) -> None:
-    """Show how a fit would be done, why, and what it would cost.
-
-    [bold]Example:[/] sdgpu plan 100000 12 --lam 10 --memory 8GiB
-    """
-    import sdgpu
-    from sdgpu.device.memory import show
-
-    ridge = 1e-4 * n if lam is None else lam
-    found = sdgpu.plan(
-        n,
-        d,
-        c,
-        ridge,
-        steps,
-        device=device,
-        memory=memory,
-        tol=tol,
-        method=method,
-        operator=operator,
-    )
-    table = _table("what", "chosen", title=f"{n:,} rows, lam >= {ridge:g}")
-    for name in ("method", "operator", "precision", "block", "rank", "max_size"):
-        table.add_row(name, str(getattr(found, name)))
-    table.add_row("seconds", f"about {found.seconds:.3g}")
-    table.add_row("memory", show(found.bytes))
-    console.print(table)
-    for reason in found.reasons:
-        console.print(f"- {escape(reason)}", highlight=False)
-
-
-@app.command()
-def doctor() -> None:
-    """Show versions and devices, and what each backend can do here.
-
-    [bold]Example:[/] sdgpu doctor
-    """
-    from sdgpu.device.probe import Row, backends, versions
-    from sdgpu.operators import keops
-
-    table = _table("package", "version", title="versions")
-    for name, version in versions():
-        table.add_row(name, version)
-    console.print(table)
-    table = Table("backend", "works", "what it does here", title="backends", box=SIMPLE_HEAD)
-    reason = keops.why_not()
-    lazy = Row("keops", not reason, reason or "compiles a formula here; operator='keops'")
-    for row in (*backends(), lazy):
-        works = "[green]yes[/]" if row.works else "[yellow]no[/]"
-        table.add_row(row.name, works, escape(row.detail))
-    console.print(table)
+        write_figure(loss_heatmap(found.sweep, title=data), figure)
 
 
 def _parts(source: str, target: str | None, classify: bool, seed: int, rows: int | None) -> Split:
@@ -312,59 +202,18 @@ def _kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:
         raise ValueError(f"gamma={gamma!r}: write a number > 0, or median") from error
 
 
-def _numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
-    """Read ``low:high:count`` or numbers by commas."""
-    try:
-        if ":" in text:
-            low, high, count = text.split(":")
-            ends = float(low), float(high)
-            if not np.isfinite(ends).all() or (geometric and min(ends) <= 0):
-                raise ValueError("both ends must be finite" + " and > 0" * geometric)
-            return (np.geomspace if geometric else np.linspace)(*ends, int(count))
-        return np.array([float(part) for part in text.split(",")])
-    except ValueError as error:
-        raise ValueError(
-            f"{name}={text!r}: write numbers by commas, or low:high:count ({error})"
-        ) from error
-
-
-@contextmanager
-def _bars() -> Iterator[Hook]:
-    """Progress on stderr: a bar where the amount of work is known, a pulse where it is not."""
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=errors, transient=True,
-    )  # fmt: skip
-    tasks: dict[str, Any] = {}
-
-    def hook(event: Event) -> None:
-        stage, done, total, error, left = event
-        if stage not in tasks:
-            # the length of one factorisation is unknown while it runs: a pulse, not a bar
-            tasks[stage] = bar.add_task(stage, total=None if total == 1 else total)
-        more = "" if math.isnan(error) else f", error {error:.1e}"
-        more += "" if math.isnan(left) or done == total else f", {left:.0f} s left"
-        bar.update(
-            tasks[stage], completed=done, total=total if done or total > 1 else None,
-            description=stage + more,
-        )  # fmt: skip
-
-    with bar:
-        yield hook
-
-
 def _print_example(example: Any) -> None:
     from sdgpu.study.example import PAPER_LOSSES, STEPS, example_losses
 
     heads = [f"{who}, {alpha:g}" for alpha in PAPER_LOSSES for who in ("paper", "sdgpu")]
-    table = _table("step", *heads, title="the paper's example: loss by step and alpha")
+    table = new_table("step", *heads, title="the paper's example: loss by step and alpha")
     pairs = [(PAPER_LOSSES[alpha], example_losses(example, alpha)) for alpha in PAPER_LOSSES]
     names = [*map(str, range(1, STEPS + 1)), "limit"]
     for i, name in enumerate(names):
         table.add_row(name, *(f"{losses[i]:.5f}" for pair in pairs for losses in pair))
     console.print(table)
     heads = ["alpha*", "loss", "clipped alpha*", "its loss"]
-    table = _table("step", *heads, title="Algorithm 1 on the same points")
+    table = new_table("step", *heads, title="Algorithm 1 on the same points")
     chains = [
         example.fit.optimal_alphas(example.X_val, example.truth, steps=STEPS, clip=clip)
         for clip in (False, True)
@@ -381,7 +230,7 @@ def _print_example(example: Any) -> None:
 def _print_comparison(found: Comparison) -> None:
     classes = bool(np.isfinite(found.rows[0].test_accuracy))
     columns = ["choice", "lam", "alpha", "step", "val. mse", "test mse"]
-    table = _table(*columns, *(["accuracy"] if classes else []), title=found.name)
+    table = new_table(*columns, *(["accuracy"] if classes else []), title=found.name)
     for row in found.rows:
         alpha = np.atleast_1d(row.best.alpha)
         if row.best.step == 1:
@@ -406,24 +255,10 @@ def _print_comparison(found: Comparison) -> None:
 
 
 def _print_chain(table: Any, title: str) -> None:
-    shown = _table("step", "alpha", "train mse", "val. mse", "test mse", title=title)
+    shown = new_table("step", "alpha", "train mse", "val. mse", "test mse", title=title)
     for step in table["step"].values:
         point = table.sel(step=step)
         alpha = float(point["alpha"])
         losses = (f"{float(point[f'{part}_mse']):.6f}" for part in ("train", "validation", "test"))
         shown.add_row(str(step), "-" if np.isnan(alpha) else f"{alpha:.4g}", *losses)
     console.print(shown)
-
-
-def _table(*heads: str, title: str) -> Table:
-    """A table whose cells are never cut: fits 80 columns."""
-    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for head in heads:
-        table.add_column(head, no_wrap=True)
-    return table
-
-
-def _write(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    console.print(f"wrote {escape(str(path))}")

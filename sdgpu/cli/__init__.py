@@ -1,0 +1,42 @@
+"""The command line: ``sdgpu demo | fit | sweep | plan | train | doctor``. The only package that prints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sdgpu.cli import kernels, machine
+from sdgpu.cli.terminal import Friendly, console
+from sdgpu.cli.train import train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    cls=Friendly,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sdgpu import __version__
+
+        console.print(f"sdgpu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """Kernel self-distillation with closed forms for every regularisation, weight and step."""
+
+
+for command in (kernels.demo, kernels.fit, kernels.sweep, machine.plan, train, machine.doctor):
+    app.command()(command)

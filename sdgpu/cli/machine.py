@@ -1,0 +1,77 @@
+"""Commands about the machine at hand: ``plan``, what a fit would cost here, and ``doctor``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from sdgpu.cli.terminal import Device, Held, Memory, Method, Tol, console, new_table
+
+__all__ = ["doctor", "plan"]
+
+
+def plan(
+    n: Annotated[int, typer.Argument(help="training rows")],
+    d: Annotated[int, typer.Argument(help="features")],
+    c: Annotated[int, typer.Option(help="outputs")] = 1,
+    lam: Annotated[float | None, typer.Option(help="smallest ridge (default: 1e-4 n)")] = None,
+    steps: Annotated[int, typer.Option(help="distillation steps")] = 10,
+    tol: Tol = 1e-6,
+    device: Device = "auto",
+    memory: Memory = None,
+    method: Method = "auto",
+    operator: Held = "auto",
+) -> None:
+    """Show how a fit would be done, why, and what it would cost.
+
+    [bold]Example:[/] sdgpu plan 100000 12 --lam 10 --memory 8GiB
+    """
+    import sdgpu
+    from sdgpu.device.memory import show
+
+    ridge = 1e-4 * n if lam is None else lam
+    found = sdgpu.plan(
+        n,
+        d,
+        c,
+        ridge,
+        steps,
+        device=device,
+        memory=memory,
+        tol=tol,
+        method=method,
+        operator=operator,
+    )
+    table = new_table("what", "chosen", title=f"{n:,} rows, lam >= {ridge:g}")
+    for name in ("method", "operator", "precision", "block", "rank", "max_size"):
+        table.add_row(name, str(getattr(found, name)))
+    table.add_row("seconds", f"about {found.seconds:.3g}")
+    table.add_row("memory", show(found.bytes))
+    console.print(table)
+    for reason in found.reasons:
+        console.print(f"- {escape(reason)}", highlight=False)
+
+
+def doctor() -> None:
+    """Show versions and devices, and what each backend can do here.
+
+    [bold]Example:[/] sdgpu doctor
+    """
+    from sdgpu.device.probe import Row, backends, versions
+    from sdgpu.operators import keops
+
+    table = new_table("package", "version", title="versions")
+    for name, version in versions():
+        table.add_row(name, version)
+    console.print(table)
+    table = Table("backend", "works", "what it does here", title="backends", box=SIMPLE_HEAD)
+    reason = keops.why_not()
+    lazy = Row("keops", not reason, reason or "compiles a formula here; operator='keops'")
+    for row in (*backends(), lazy):
+        works = "[green]yes[/]" if row.works else "[yellow]no[/]"
+        table.add_row(row.name, works, escape(row.detail))
+    console.print(table)

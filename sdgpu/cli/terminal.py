@@ -1,0 +1,134 @@
+"""What the commands share: consoles, options, one-line errors, progress, tables, numbers and files."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from sdgpu.device.timing import Event
+    from sdgpu.device.timing import Progress as Hook
+
+__all__ = [
+    "RANK",
+    "Device",
+    "Friendly",
+    "Held",
+    "Memory",
+    "Method",
+    "Tol",
+    "bars",
+    "console",
+    "errors",
+    "new_table",
+    "numbers",
+    "write_figure",
+]
+
+#: Which process of ``torchrun`` this is: the first one speaks, the others report errors alone.
+RANK = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+console = Console(quiet=RANK > 0)
+errors = Console(stderr=True)
+
+Method = Annotated[str, typer.Option(help="auto, eigh, lanczos, subspace or cg")]
+Held = Annotated[str, typer.Option(help="how K is held: auto, dense, tiled or keops")]
+Tol = Annotated[float, typer.Option(help="relative error of all methods but eigh")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ...")]
+Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for example 8GiB")]
+
+
+class Friendly(TyperGroup):
+    """Report what the library refuses as one line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (
+            ValueError, TypeError, MemoryError, OSError, ImportError, FloatingPointError
+        ) as error:  # fmt: skip
+            who = f"process {RANK}: " if RANK else ""
+            errors.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False)
+            raise typer.Exit(2) from error
+
+
+def numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
+    """Read ``low:high:count`` or numbers by commas."""
+    try:
+        if ":" in text:
+            low, high, count = text.split(":")
+            ends = float(low), float(high)
+            if not np.isfinite(ends).all() or (geometric and min(ends) <= 0):
+                raise ValueError("both ends must be finite" + " and > 0" * geometric)
+            return (np.geomspace if geometric else np.linspace)(*ends, int(count))
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError as error:
+        raise ValueError(
+            f"{name}={text!r}: write numbers by commas, or low:high:count ({error})"
+        ) from error
+
+
+@contextmanager
+def bars(*, stages: int | None = None) -> Iterator[Hook]:
+    """Progress on stderr: a bar where the amount of work is known, a pulse where it is not.
+
+    With `stages` no more bars are shown than that: the first stage and the latest ones.
+    """
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        console=errors, transient=True, disable=RANK > 0,
+    )  # fmt: skip
+    tasks: dict[str, Any] = {}
+
+    def hook(event: Event) -> None:
+        stage, done, total, error, left = event
+        if stage not in tasks:
+            # the length of one factorisation is unknown while it runs: a pulse, not a bar
+            tasks[stage] = bar.add_task(stage, total=None if total == 1 else total)
+            if stages is not None and len(tasks) > stages:
+                oldest = list(tasks)[1]
+                bar.remove_task(tasks.pop(oldest))
+        more = "" if math.isnan(error) else f", error {error:.1e}"
+        more += "" if math.isnan(left) or done == total else f", {_duration(left)} left"
+        bar.update(
+            tasks[stage], completed=done, total=total if done or total > 1 else None,
+            description=stage + more,
+        )  # fmt: skip
+
+    with bar:
+        yield hook
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a reader wants them: 90 s, 12 min, 5.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def new_table(*heads: str, title: str) -> Table:
+    """A table whose cells are never cut: fits 80 columns."""
+    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    return table
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Save a figure, in a folder that is made if it is missing, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    console.print(f"wrote {escape(str(path))}")

@@ -1,0 +1,306 @@
+"""The command ``train``: chains of networks, from a preset or from options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sdgpu.cli.terminal import (
+    RANK,
+    Device,
+    bars,
+    console,
+    errors,
+    new_table,
+    numbers,
+    write_figure,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from sdgpu.study.experiments import Experiment
+
+__all__ = ["train"]
+
+_CHAINS, _IMAGES, _FITS, _SPEED = "Chains", "Images", "Every training", "Speed and memory"
+
+
+def _chains(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_CHAINS)
+
+
+def _images(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_IMAGES)
+
+
+def _fits(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_FITS)
+
+
+def _speed(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=_SPEED)
+
+
+Images = Annotated[
+    str | None, typer.Argument(help="digits, cifar10, cifar100, generated or an .npz file")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="digits, cifar10-resnet20 or cifar10-resnet50 (the paper's)")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="folder of this experiment (default: runs/ and its name)")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume/--fresh", help="go on with what the folder holds, or remove it")
+]
+Model = Annotated[str | None, _chains("resnet18, resnet20, resnet34, resnet50, resnet56, smallcnn")]
+Stem = Annotated[str | None, _chains("cifar or imagenet: first layers of resnet18, 34 and 50")]
+Steps = Annotated[int | None, _chains("distillation steps")]
+Alphas = Annotated[
+    str | None, _chains("a chain each: numbers by commas or low:high:count, algorithm1")
+]
+Clip = Annotated[bool | None, _chains("clip alpha-hat to 0 .. 1")]
+Seeds = Annotated[str | None, _chains("by commas, for example 0,1,2,3")]
+DataFolder = Annotated[Path | None, _images("where the files of CIFAR are", "--data")]
+Val = Annotated[str | None, _images("validation images: a share or a number")]
+Rows = Annotated[int | None, _images("use so many of the images that are not for the test")]
+TestToo = Annotated[
+    bool | None, _images("validate on the test set, as the paper's script", "--test-as-validation")
+]
+CropPad = Annotated[int | None, _images("zeros around the picture before a random crop")]
+Flip = Annotated[bool | None, _images("horizontal flips")]
+Epochs = Annotated[int | None, _fits("passes over the images")]
+Batch = Annotated[int | None, _fits("images of one optimiser step")]
+Lr = Annotated[float | None, _fits("largest learning rate")]
+Optimiser = Annotated[str | None, _fits("adam or sgd")]
+Momentum = Annotated[float | None, _fits("of sgd")]
+Schedule = Annotated[str | None, _fits("constant, cosine or linear")]
+Warmup = Annotated[float | None, _fits("epochs over which the rate rises")]
+Loss = Annotated[str | None, _fits("squared (of probabilities) or cross-entropy")]
+Temperature = Annotated[float | None, _fits("of the softmax")]
+Penalty = Annotated[str | None, _fits("l2, decoupled or paper-script")]
+Decay = Annotated[float | None, _fits("weight of the penalty")]
+Teacher = Annotated[str | None, _fits("cached, views, online or paper-script")]
+Hard = Annotated[bool | None, _fits("one-hot targets from the teacher")]
+Amp = Annotated[str | None, _speed("off, bf16 or fp16")]
+ChannelsLast = Annotated[bool | None, _speed("memory format")]
+Compile = Annotated[bool | None, _speed("torch.compile")]
+Tf32 = Annotated[bool | None, _speed("products in TF32 on CUDA")]
+Deterministic = Annotated[bool | None, _speed("deterministic algorithms only")]
+Accumulate = Annotated[int | None, _speed("parts of a batch, to save memory")]
+Stacked = Annotated[bool, _speed("train the chains of given weights side by side", "--stacked")]
+Threads = Annotated[int | None, _speed("of torch on the CPU")]
+
+
+def train(
+    context: typer.Context,
+    images: Images = None,
+    preset: Preset = None,
+    out: Out = None,
+    resume: Resume = True,
+    model: Model = None,
+    stem: Stem = None,
+    steps: Steps = None,
+    alphas: Alphas = None,
+    clip: Clip = None,
+    seeds: Seeds = None,
+    data_folder: DataFolder = None,
+    val: Val = None,
+    rows: Rows = None,
+    test_as_validation: TestToo = None,
+    crop_pad: CropPad = None,
+    flip: Flip = None,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    lr: Lr = None,
+    optimiser: Optimiser = None,
+    momentum: Momentum = None,
+    schedule: Schedule = None,
+    warmup: Warmup = None,
+    loss: Loss = None,
+    temperature: Temperature = None,
+    penalty: Penalty = None,
+    decay: Decay = None,
+    teacher: Teacher = None,
+    hard: Hard = None,
+    amp: Amp = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,  # noqa: A002  the field of Config
+    tf32: Tf32 = None,
+    deterministic: Deterministic = None,
+    accumulate: Accumulate = None,
+    stacked: Stacked = False,
+    threads: Threads = None,
+    device: Device = "auto",
+) -> None:
+    """Train chains of networks: one for each weight and seed, and one by Algorithm 1.
+
+    What is not said is as in the preset. Without one: all images, one seed, alpha = 0, 0.5 and
+    Algorithm 1, and all else as in the preset digits (for digits) or cifar10-resnet20.
+
+    [bold]Example:[/] sdgpu train --preset digits --out runs/digits
+
+    [bold]Example:[/] sdgpu train digits --model resnet20 --epochs 5 --steps 3 --alphas 0.3,algorithm1
+
+    [bold]Example:[/] sdgpu train --preset cifar10-resnet50 --data ~/cifar --amp bf16 --channels-last
+    """
+    from sdgpu.study.networks import run_experiment
+    from sdgpu.study.plots import accuracy_figure
+
+    experiment = _experiment(context.params)
+    folder = out or Path("runs") / Path(experiment.name).stem
+    try:
+        with bars(stages=2) as hook, _out_of_memory():
+            found = run_experiment(
+                experiment, folder, data_folder=data_folder, device=device, stacked=stacked,
+                progress=hook, resume=resume,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        made = len(list((folder / "chains").glob("*.json")))
+        wanted = len(experiment.seeds) * len(experiment.rules)
+        errors.print(
+            f"stopped after {made} of {wanted} chains: the same command with --resume (the default) goes "
+            f"on from {escape(str(folder))}", highlight=False,
+        )  # fmt: skip
+        raise typer.Exit(130) from None
+    _print_results(found, experiment)
+    if RANK == 0:
+        write_figure(accuracy_figure(found, title=experiment.name), folder / "figure5.png")
+    for name in ("results.nc", "results.csv", "experiment.json"):
+        console.print(f"wrote {escape(str(folder / name))}", highlight=False)
+
+
+def _experiment(given: dict[str, Any]) -> Experiment:
+    """The preset, or what stands in for one, with the options that were given."""
+    from sdgpu.nn import Config
+    from sdgpu.study.experiments import preset
+
+    given = {name: value for name, value in given.items() if value is not None}
+    if ("preset" in given) == ("images" in given):
+        raise ValueError(
+            "name the images to train on (sdgpu train digits), or a preset (sdgpu train --preset digits): "
+            f"{'not both' if 'preset' in given else 'one of them'}"
+        )
+    base = preset(given["preset"]) if "preset" in given else _without_preset(given)
+    # options have the names of the fields that they set
+    changes: dict[str, Any] = {
+        name: given[name]
+        for name in ("model", "stem", "steps", "clip", "rows", "test_as_validation", "threads")
+        if name in given
+    }
+    if "alphas" in given:
+        changes["alphas"], changes["algorithm1"] = _rules(given["alphas"])
+    if "seeds" in given:
+        changes["seeds"] = tuple(_whole("seeds", part) for part in given["seeds"].split(","))
+    if "val" in given:
+        changes["val"] = _share(given["val"])
+    names = {field.name for field in dataclasses.fields(Config)} & given.keys()
+    config = dataclasses.replace(base.config, **{name: given[name] for name in names})
+    return dataclasses.replace(base, config=config, **changes)
+
+
+def _without_preset(given: dict[str, Any]) -> Experiment:
+    from sdgpu.study.experiments import preset
+
+    images = given["images"]
+    base = preset("digits" if images == "digits" else "cifar10-resnet20")
+    return dataclasses.replace(
+        base,
+        name=f"{Path(images).stem}-{given.get('model', base.model)}",
+        data=images,
+        alphas=(0.0, 0.5),
+        seeds=(0,),
+        rows=None,
+        val=0.1,
+    )
+
+
+def _rules(text: str) -> tuple[tuple[float, ...], bool]:
+    """Weights, and whether Algorithm 1 is among them."""
+    parts = [part.strip() for part in text.split(",")]
+    weights = [part for part in parts if part != "algorithm1"]
+    try:
+        found = numbers("alphas", ",".join(weights)).tolist() if weights else []
+        found = [round(alpha, 12) for alpha in found]  # 0:1:11 has 0.3, not 0.30000000000000004
+    except ValueError as error:
+        raise ValueError(f"{error}, and algorithm1 for alpha-hat") from error
+    return tuple(found), len(weights) < len(parts)
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{name}={text!r}: write whole numbers by commas") from error
+
+
+def _share(text: str) -> float | int:
+    try:
+        return int(text) if text.strip().isdigit() else float(text)
+    except ValueError as error:
+        raise ValueError(
+            f"val={text!r}: write a share such as 0.1, or a number of images such as 5000"
+        ) from error
+
+
+@contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """Say what helps when a device has no more memory."""
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{str(error).splitlines()[0]} Raise --accumulate, lower --batch or leave out --stacked; "
+            "finished chains stay"
+        ) from error
+
+
+def _print_results(found: xr.Dataset, experiment: Experiment) -> None:
+    """Accuracy of every rule and step, and what both ways to a weight cost."""
+    seeds = len(experiment.seeds)
+    spread = f": mean of {seeds} seeds, lowest .. highest" if seeds > 1 else ""
+    heads = ("rule", "step", "alpha", "training", "validation", "test")
+    table = new_table(*heads, title=f"{experiment.name}, accuracy in %{spread}")
+    table.add_row("first fit", "1", "-", *_cells(found.isel(rule=0, step=0)))
+    for rule in found["rule"].values:
+        own, title = found.sel(rule=rule), "alpha-hat" if rule == "algorithm1" else "fixed"
+        table.add_section()
+        for step in found["step"].values[1:]:
+            point = own.sel(step=step)
+            alpha = float(point["alpha"].mean())
+            shown = f"{alpha:.2f}" if rule == "algorithm1" else f"{alpha:g}"
+            table.add_row(title, str(step), shown, *_cells(point))
+    console.print(table)
+    weights = f"{len(experiment.alphas)} weight{'s' * (len(experiment.alphas) != 1)}"
+    for name, what in (
+        ("algorithm1", "Algorithm 1"),
+        ("grid", weights),
+    ):
+        if f"{name}_fits" in found.attrs:
+            fits, seconds = (found.attrs[f"{name}_{unit}"] / seeds for unit in ("fits", "seconds"))
+            console.print(
+                f"{what}: {fits:g} fits and {seconds:.1f} s of training for each seed",
+                highlight=False,
+            )
+    if experiment.test_as_validation:
+        console.print("the validation set was the test set: alpha-hat has seen it", style="yellow")
+
+
+def _cells(point: xr.Dataset) -> list[str]:
+    cells = []
+    for part in ("train", "validation", "test"):
+        values = 100 * point[f"{part}_accuracy"]
+        cell = f"{float(values.mean()):.2f}"
+        if values.size > 1:
+            cell += f" {float(values.min()):.1f}..{float(values.max()):.1f}"
+        cells.append(cell)
+    return cells
