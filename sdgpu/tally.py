@@ -13,7 +13,7 @@ import numpy as np
 
 from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
-from sdgpu.distill.scores import SUMS, mean_scores, probabilities, score_sums
+from sdgpu.distill.scores import BINS, SCORES, bin_gaps, probabilities, score_terms
 
 __all__ = ["ClassTally", "one_hot_rows"]
 
@@ -56,7 +56,7 @@ class ClassTally:
         A, T = tails.shape
         # step t is the sum of the first t terms
         self._mix = np.tril(np.ones((T, T)))[None, :, :] * tails[:, None, :]  # (A, T, T)
-        self._sums = np.zeros((lams, A, T, SUMS))
+        self._sums = np.zeros((lams, A, T, 3 + BINS))
         self._rows = 0
 
     def add(self, lams: slice, basis: Any, truth: Any, *, new_rows: bool) -> None:
@@ -74,16 +74,22 @@ class ClassTally:
         """
         xp = compat.array_namespace(basis)
         T, b, c = basis.shape[1:]
-        truth = xp.round(truth)  # where they come from eigenvectors, within rounding
+        truth = xp.round(truth).T  # (c, b); within rounding, where it comes from eigenvectors
         self._rows += b if new_rows else 0
         some = max(1, _CHUNK // (T * b * c))
         for at, own in enumerate(range(*lams.indices(len(self._sums)))):
-            flat = xp.reshape(basis[at, ...], (T, b * c))
+            flat = xp.reshape(xp.permute_dims(basis[at, ...], (0, 2, 1)), (T, c * b))
             for part in slices(len(self._mix), some):
                 mix = xp.asarray(self._mix[part], dtype=flat.dtype, device=compat.device(flat))
-                values = xp.reshape(xp.reshape(mix, (-1, T)) @ flat, (-1, T, b, c))
-                self._sums[own, part] += to_numpy(score_sums(values, probabilities(values), truth))
+                values = xp.reshape(xp.reshape(mix, (-1, T)) @ flat, (-1, T, c, b))
+                terms = score_terms(values, probabilities(values, -2), truth)
+                right, nll, brier, confidence = (to_numpy(x) for x in terms)
+                sums = [x.sum(axis=-1) for x in (right, nll, brier)]
+                self._sums[own, part, :, :3] += np.stack(sums, axis=-1)
+                self._sums[own, part, :, 3:] += bin_gaps(right, confidence)
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores by name, (L, A, T) each."""
-        return mean_scores(self._sums, self._rows)
+        means = self._sums / self._rows
+        ece = np.abs(means[..., 3:]).sum(axis=-1)
+        return dict(zip(SCORES, (*np.moveaxis(means[..., :3], -1, 0), ece), strict=True))

@@ -25,6 +25,7 @@ from sdgpu.cli.terminal import (
 if TYPE_CHECKING:
     from sdgpu.kernels import Kernel
     from sdgpu.study.compare import Comparison
+    from sdgpu.sweep import Sweep
     from sdgpu.study.datasets import Split
 
 __all__ = ["demo", "fit", "sweep"]
@@ -243,6 +244,8 @@ def _print_comparison(found: Comparison) -> None:
                  f"{row.best.mse:.6f}", f"{row.test_mse:.6f}"]  # fmt: skip
         table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
     console.print(table)
+    if "accuracy" in found.sweep.dataset:
+        _print_scores(found.sweep)
     sizes = found.sweep.dataset["mse"].sizes
     console.print(
         f"{sizes['lam']} lam x {sizes['alpha']} alpha x {sizes['step']} steps = "
@@ -252,6 +255,21 @@ def _print_comparison(found: Comparison) -> None:
     )
     info = found.fit.info
     console.print(f"{info.method}, {info.operator}: {escape(info.status)}", highlight=False)
+
+
+def _print_scores(sweep: Sweep) -> None:
+    """Where each score of classes is best on the validation rows, and what the others are there."""
+    from sdgpu.distill.scores import SCORES
+
+    table = new_table("best", "lam", "alpha", "step", *SCORES, title="classes, validation rows")
+    for name in SCORES:
+        best = sweep.best(name)
+        alpha = 0.0 if best.step == 1 else best.alpha
+        point = sweep.dataset.sel(lam=best.lam, alpha=alpha, step=best.step)
+        shown = "-" if best.step == 1 else f"{best.alpha:.4g}"
+        cells = (f"{float(point[score]):.4f}" for score in SCORES)
+        table.add_row(name, f"{best.lam:.3g}", shown, f"{best.step}", *cells)
+    console.print(table)
 
 
 def _print_chain(table: Any, title: str) -> None:

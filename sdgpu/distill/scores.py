@@ -11,22 +11,21 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-__all__ = ["SCORES", "SUMS", "class_scores", "mean_scores", "probabilities", "score_sums"]
+__all__ = ["BINS", "SCORES", "bin_gaps", "class_scores", "probabilities", "score_terms"]
 
 #: Names of the scores: share of right classes, mean -log p of the right class, mean ||p - e||^2, and the
 #: expected calibration error over 15 equal bins of the largest probability (Guo et al. 2017).
 SCORES = ("accuracy", "nll", "brier", "ece")
 
 BINS = 15
-SUMS = 3 + BINS  # sums over the rows that the scores follow from
 LOWEST = 1e-6  # probability that counts as zero in a logarithm
 
 
-def probabilities(F: Any) -> Any:
-    """Predictions of one-hot targets (..., c) as probabilities: clipped to [1e-6, 1] and normalised."""
+def probabilities(F: Any, axis: int = -1) -> Any:
+    """Predictions of one-hot targets as probabilities over an axis: clipped to [1e-6, 1] and normalised."""
     xp = compat.array_namespace(F)
     clipped = xp.clip(F, LOWEST, 1.0)
-    return clipped / xp.sum(clipped, axis=-1, keepdims=True)
+    return clipped / xp.sum(clipped, axis=axis, keepdims=True)
 
 
 def class_scores(P: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -42,39 +41,37 @@ def class_scores(P: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     dict of arrays (...,)
         The `SCORES` by name.
     """
-    return mean_scores(score_sums(P, P, np.eye(P.shape[-1])[labels]), len(labels))
+    own = np.moveaxis(P, -1, -2)
+    right, nll, brier, confidence = score_terms(own, own, np.eye(P.shape[-1])[labels].T)
+    ece = np.abs(bin_gaps(right, confidence)).sum(axis=-1) / len(labels)
+    return dict(zip(SCORES, (*(x.mean(axis=-1) for x in (right, nll, brier)), ece), strict=True))
 
 
-def score_sums(values: Any, P: Any, truth: Any) -> Any:
-    """Sums over the rows that the scores follow from.
+def score_terms(values: Any, P: Any, truth: Any) -> tuple[Any, Any, Any, Any]:
+    """What the scores are means of: right (0 or 1), -log p, ||p - e||^2, and the confidence, (..., m).
 
     Parameters
     ----------
-    values : array (..., m, c)
-        Predictions: the class is that of the largest.
-    P : array (..., m, c)
+    values : array (..., c, m)
+        Predictions: the class is that of the largest. Rows are last, so that sums over the classes add
+        long vectors.
+    P : array (..., c, m)
         Their probabilities.
-    truth : array (m, c)
+    truth : array (c, m)
         One-hot.
-
-    Returns
-    -------
-    array (..., 18)
-        Right classes, -log p, ||p - e||^2, and of each bin of confidence right minus confident.
     """
     xp = compat.array_namespace(values)
-    right = xp.sum(values * truth, axis=-1) >= xp.max(values, axis=-1)  # (..., m)
-    right = xp.astype(right, values.dtype)
-    own = xp.sum(P * truth, axis=-1)
-    confidence = xp.max(P, axis=-1)
-    bins = xp.clip(xp.floor(confidence * BINS), 0, BINS - 1)
-    gap = right - confidence
-    terms = [right, -xp.log(xp.clip(own, LOWEST, 1.0)), xp.sum(P * P, axis=-1) - 2 * own + 1]
-    terms += [xp.where(bins == b, gap, 0 * gap) for b in range(BINS)]
-    return xp.stack([xp.sum(term, axis=-1) for term in terms], axis=-1)
+    right = xp.sum(values * truth, axis=-2) >= xp.max(values, axis=-2)
+    own = xp.sum(P * truth, axis=-2)
+    brier = xp.sum(P * P, axis=-2) - 2 * own + 1
+    nll = -xp.log(xp.clip(own, LOWEST, 1.0))
+    return xp.astype(right, values.dtype), nll, brier, xp.max(P, axis=-2)
 
 
-def mean_scores(sums: np.ndarray, rows: int) -> dict[str, np.ndarray]:
-    """The `SCORES` by name from sums (..., 18) over so many rows, as host numbers."""
-    found = {name: sums[..., i] / rows for i, name in enumerate(SCORES[:3])}
-    return {**found, "ece": np.abs(sums[..., 3:]).sum(axis=-1) / rows}
+def bin_gaps(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Right minus confident, summed over the rows of each bin: (..., m) -> (..., 15), on the host."""
+    lead = int(np.prod(right.shape[:-1]))
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    place = bins.reshape(lead, -1) + BINS * np.arange(lead)[:, None]
+    gaps = np.bincount(place.ravel(), (right - confidence).ravel(), minlength=lead * BINS)
+    return gaps.reshape(*right.shape[:-1], BINS)

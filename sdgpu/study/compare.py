@@ -107,7 +107,8 @@ def compare(
         data.X_train, data.Y_train, kernel, lams=grid, device=device, memory=memory, method=method,
         operator=operator, tol=tol, steps=steps, progress=progress,
     )  # fmt: skip
-    sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps)
+    several = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
+    sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps, classes=several)
     seconds = time.perf_counter() - start
     rows = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
     refits = int(sweep.dataset.attrs["refits_replaced"])
