@@ -25,8 +25,8 @@ from sdgpu.cli.terminal import (
 if TYPE_CHECKING:
     from sdgpu.kernels import Kernel
     from sdgpu.study.compare import Comparison
-    from sdgpu.sweep import Sweep
     from sdgpu.study.datasets import Split
+    from sdgpu.sweep import Sweep
 
 __all__ = ["demo", "fit", "sweep"]
 

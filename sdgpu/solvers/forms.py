@@ -40,7 +40,7 @@ class Forms(LowRank):
     Attributes
     ----------
     rows : array (k, n)
-        The Ritz vectors.
+        The Ritz vectors, in float32: what they spread over the rows scatters by far more.
     bounds : array (L, T, s)
         On the errors of g'H g, .., g'H^T g.
     """
@@ -111,7 +111,8 @@ def grow_forms(
         residuals = space.combine(seen.combinations[which] @ vectors.T)
         block = sketch.solve(residuals, lams[which[0]])
     rows = backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q
-    return Forms(values, to_numpy(rows @ G.T), rows, _second_order(seen.norms))
+    rough = backend.xp.astype(rows, backend.xp.float32)
+    return Forms(values, to_numpy(rows @ G.T), rough, _second_order(seen.norms))
 
 
 def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:

@@ -137,16 +137,20 @@ class Probes:
         n = int(self._signs.shape[1])
         exact, rest = [], []
         with only_torch():
-            squares = self._known_rows**2
+            squares = self._known_rows * self._known_rows
+            signs = xp.reshape(xp.astype(self._signs, xp.float32), (GROUPS, -1, n))
             # some lam at a time: few columns leave the products waiting for memory
             for part in slices(len(lams), max(1, COLUMNS // (steps * self.count))):
                 a, b = (power_filters(x.values, lams[part], steps) for x in (own, known))
-                exact.append(self._spread(b, squares))  # (l, T, n)
-                images = self._spread(_columns(a, own.along), own.rows)
-                images = images - self._spread(_columns(b, known.along), self._known_rows)
-                each = xp.reshape(images, (len(a), steps, GROUPS, -1, n))
-                signs = xp.reshape(self._signs, (GROUPS, -1, n))
-                rest.append(xp.permute_dims(xp.mean(each * signs, axis=3), (2, 0, 1, 3)))
+                exact.append(xp.astype(self._spread(b, squares), xp.float64))
+                # what the probes see, less what they see of the part that is known
+                images = self._spread(_columns(a, own.along), own.rows)  # (l, T, s, n)
+                images -= xp.astype(
+                    self._spread(_columns(b, known.along), self._known_rows), xp.float32
+                )
+                each = xp.reshape(images, (len(a), steps, GROUPS, -1, n)) * signs
+                seen = xp.permute_dims(xp.mean(each, axis=3), (2, 0, 1, 3))
+                rest.append(xp.astype(seen, xp.float64))
         return xp.concat(exact, axis=0), xp.concat(rest, axis=1)
 
     @cached_property
@@ -159,7 +163,7 @@ class Probes:
         xp, lead = self.backend.xp, small.shape[:-1]
         flat = np.ascontiguousarray(small.reshape(-1, small.shape[-1]))
         left = xp.astype(self.backend.asarray(flat), rows.dtype)
-        return xp.reshape(xp.astype(left @ rows, xp.float64), (*lead, int(rows.shape[1])))
+        return xp.reshape(left @ rows, (*lead, int(rows.shape[1])))
 
     @cached_property
     def _signs(self) -> Any:
