@@ -61,6 +61,7 @@ def demo(
         ("figure2_steps", plots.steps_figure),
         ("figure3_diagonal", plots.diagonal_figure),
         ("figure4_ratios", plots.ratio_figure),
+        ("appendix_d_tolerance", plots.constrained_figure),
     )
     for name, draw in figures:
         write_figure(draw(example), out / f"{name}.png")
