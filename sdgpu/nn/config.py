@@ -132,7 +132,7 @@ class Config:
     tf32: bool = False
     deterministic: bool = False
     accumulate: int = 1
-    eval_batch: int = 1024
+    eval_batch: int = 256
     save_seconds: float = 60.0
     tensorboard: bool = False
 

@@ -43,7 +43,7 @@ def optimiser(
         {"params": [p for name, p in named if name not in chosen], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = True if device.type == "cuda" else None
+    fused = True  # one loop over all parameters in place of ten calls for each
     if config.optimiser == "sgd":
         return torch.optim.SGD(
             groups,

@@ -1,0 +1,255 @@
+"""What does the trainer cost: the teacher, the data, the weight by Algorithm 1, many chains at once?
+
+`SDGPU_BENCH_DEVICE=cuda` runs the same on a GPU, with larger networks and data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.conftest import REPORT, seconds
+from sdgpu.device.memory import show
+from sdgpu.nn import (
+    Config,
+    Data,
+    Images,
+    Teacher,
+    bytes_per_member,
+    data_loss,
+    generated_images,
+    grid_chains,
+    load_images,
+    make_model,
+    mixed_target,
+    normalise,
+    predict,
+    train,
+)
+from sdgpu.nn.targets import Feed
+
+ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Two networks of one form, and images of 32 x 32, of a size for the device."""
+
+    data: Data
+    student: nn.Module
+    teacher: Teacher
+    config: Config
+
+
+@pytest.fixture
+def case(device: str) -> Case:
+    small = device == "cpu"
+    name, n, batch = ("resnet20", 512, 64) if small else ("resnet50", 20_000, 256)
+    images = on(generated_images(n, size=32), device)
+    student, teacher = (make_model(name, seed=seed).to(device) for seed in (1, 2))
+    config = Config(epochs=1 if small else 2, batch=batch, eval_batch=batch)
+    return Case(Data(images, None, None), student, Teacher(teacher, 0.3), config)  # type: ignore[arg-type]
+
+
+def on(images: Images, device: str) -> Images:
+    return dataclasses.replace(
+        images, pixels=images.pixels.to(device), labels=images.labels.to(device)
+    )
+
+
+def in_turns(*jobs: Callable[[], float | None]) -> list[float]:
+    """Median seconds of each, one after the other in every round; a job may tell its own."""
+    spent: list[list[float]] = [[] for _ in jobs]
+    for number in range(ROUNDS + 1):
+        for own, job in zip(spent, jobs, strict=True):
+            start = time.perf_counter()
+            told = job()
+            if number:  # the first round warms up
+                own.append(time.perf_counter() - start if told is None else told)
+    return [median(own) for own in spent]
+
+
+def test_cached_against_online(case: Case) -> None:
+    """Images per second with targets from one pass beforehand, and with the teacher in the loop."""
+    online = dataclasses.replace(case.config, teacher="online")
+    start = time.perf_counter()
+    predict(case.teacher.model, case.data.train, case.config)
+    asked = time.perf_counter() - start
+    ours, theirs = in_turns(
+        lambda: train(case.student, case.data, case.teacher, case.config).seconds,
+        lambda: train(case.student, case.data, case.teacher, online).seconds,
+    )
+    ratio = theirs / ours
+    REPORT.rows.append((
+        f"an epoch with cached targets (one pass of {seconds(asked)} beforehand, whatever the epochs), "
+        "times the images per second of a teacher in the loop",
+        seconds(ours), seconds(theirs), f"{ratio:.2f}", ">= 1.25",
+    ))  # fmt: skip
+    assert ratio >= 1.15
+
+
+def test_data_and_augmentation(case: Case) -> None:
+    """Order, crop, flip, normalisation and targets of a batch, against the whole step."""
+    feed = Feed(case.data.train, case.teacher, case.config, torch.float32)
+    batches = -(-len(case.data.train) // case.config.batch)
+
+    def all_batches() -> None:
+        for epoch in range(case.config.epochs):
+            for batch in range(batches):
+                feed.batch(epoch, batch)
+        if case.data.train.pixels.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    ours, whole = in_turns(
+        all_batches,
+        lambda: train(case.student, case.data, case.teacher, case.config).seconds,
+    )
+    REPORT.rows.append((
+        f"data and augmentation of an epoch, {case.config.batch} x 3 x 32 x 32 a batch, against all of it",
+        seconds(ours), seconds(whole), f"{ours / whole:.3f}", "<= 0.05",
+    ))  # fmt: skip
+    assert ours <= 0.05 * whole
+
+
+def test_against_a_bare_loop(case: Case) -> None:
+    """What should bound a step: forward, backward and Adam on tensors that are ready."""
+    images, config = case.data.train, case.config
+    told = predict(case.teacher.model, images, config)
+    target = mixed_target(images.one_hot(torch.float32), told, case.teacher.alpha)
+    X = normalise(images.pixels, images.mean, images.std, torch.float32)
+
+    def bare() -> float:
+        model = make_model("resnet20" if len(X) < 1000 else "resnet50", seed=1).to(X.device).train()
+        adam = torch.optim.Adam(
+            model.parameters(), config.lr, weight_decay=config.decay, fused=True
+        )
+        start = time.perf_counter()
+        for _ in range(config.epochs):
+            for x, u in zip(X.split(config.batch), target.split(config.batch), strict=True):
+                data_loss(model(x), u).backward()
+                adam.step()
+                adam.zero_grad()
+        if X.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    ours, theirs = in_turns(
+        lambda: train(case.student, case.data, case.teacher, case.config).seconds, bare
+    )
+    REPORT.rows.append((
+        "the same epoch against its bound, a bare loop over tensors that are ready",
+        seconds(ours), seconds(theirs), f"{ours / theirs:.2f}", "<= 1.1",
+    ))  # fmt: skip
+    assert ours <= 1.2 * theirs
+
+
+class OneByOne(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What a script with torchvision does: each image by itself, on the CPU."""
+
+    def __init__(self, images: Images, targets: torch.Tensor, padding: int) -> None:
+        self.pixels, self.targets, self.padding = images.pixels.cpu(), targets.cpu(), padding
+        self.mean, self.std = (torch.tensor(x).view(-1, 1, 1) for x in (images.mean, images.std))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        p = self.padding
+        image = pad(self.pixels[i], (p, p, p, p))  # RandomCrop(size, padding)
+        top, left = (int(torch.randint(2 * p + 1, ())) for _ in range(2))
+        h, w = self.pixels.shape[-2:]
+        image = image[:, top : top + h, left : left + w]
+        if float(torch.rand(())) < 0.5:  # RandomHorizontalFlip
+            image = image.flip(-1)
+        image = image.to(torch.float32).div(255)  # ToTensor
+        return (image - self.mean) / self.std, self.targets[i]  # Normalize
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_against_a_data_loader(device: str) -> None:
+    """Small images, where a script spends its time on them; no workers, then two, the better counts."""
+    data = load_images("digits", val=200, device=device)
+    images = data.train
+    config = Config(epochs=2, batch=64, crop_pad=1, flip=True)
+    student, other = (make_model("smallcnn", channels=1, seed=seed).to(device) for seed in (1, 2))
+    teacher = Teacher(other, 0.3)
+    target = mixed_target(
+        images.one_hot(torch.float32), predict(other, images, config), teacher.alpha
+    )
+    rows = OneByOne(images, target, config.crop_pad)
+
+    def loop(workers: int) -> float:
+        model = make_model("smallcnn", channels=1, seed=1).to(device).train()
+        adam = torch.optim.Adam(model.parameters(), config.lr, weight_decay=config.decay)
+        loader = DataLoader(rows, config.batch, shuffle=True, num_workers=workers,
+                            persistent_workers=workers > 0)  # fmt: skip
+        iterator = iter(loader)  # starting the workers is not counted
+        start = time.perf_counter()
+        for epoch in range(config.epochs):
+            for x, u in iterator if epoch == 0 else loader:
+                data_loss(model(x.to(device)), u.to(device)).backward()
+                adam.step()
+                adam.zero_grad()
+        return time.perf_counter() - start
+
+    ours, alone, helped = in_turns(
+        lambda: train(student, Data(images, None, None), teacher, config).seconds,  # type: ignore[arg-type]
+        lambda: loop(0),
+        lambda: loop(2),
+    )
+    theirs = min(alone, helped)
+    REPORT.rows.append((
+        f"{config.epochs} epochs of {len(images):,} digits, times the images per second of a DataLoader "
+        f"with transforms of each image ({'no' if theirs == alone else 'two'} workers)",
+        seconds(ours), seconds(theirs), f"{theirs / ours:.2f}", ">= 1.5",
+    ))  # fmt: skip
+    assert theirs >= 1.5 * ours
+
+
+def chains(device: str, rules: list[Any], *, stacked: bool = False, batch: int = 50) -> Any:
+    data = load_images("digits", rows=700, val=400, device=device)
+    config = Config(epochs=4, batch=batch, lr=3e-3, crop_pad=1, flip=False)
+    start = time.perf_counter()
+    found = grid_chains("smallcnn", data, config, steps=5, alphas=rules, stacked=stacked)
+    return time.perf_counter() - start, 1 + sum(chain.fits for chain in found)
+
+
+def test_algorithm_1_against_a_grid(device: str) -> None:
+    """Five steps: two fits a step for alpha-hat, ten for ten weights; the first network is shared."""
+    tenths = [k / 10 for k in range(10)]
+    fits = [chains(device, rules)[1] for rules in (["algorithm1"], tenths)]
+    ours, theirs = in_turns(
+        lambda: chains(device, ["algorithm1"])[0], lambda: chains(device, tenths)[0]
+    )
+    REPORT.rows.append((
+        f"Algorithm 1 for five steps ({fits[0]} fits) against a grid of ten weights ({fits[1]} fits)",
+        seconds(ours), seconds(theirs), f"{ours / theirs:.2f}", f"{fits[0] / fits[1]:.2f}",
+    ))  # fmt: skip
+    assert fits == [9, 41]
+
+
+@pytest.mark.parametrize("batch", [16, 64])
+def test_stacked_chains(device: str, batch: int) -> None:
+    """Five chains side by side against one by one: it pays where a step is mostly calls."""
+    weights = [0.0, 0.2, 0.4, 0.6, 0.8]
+    ours, theirs = in_turns(
+        lambda: chains(device, weights, stacked=True, batch=batch)[0],
+        lambda: chains(device, weights, batch=batch)[0],
+    )
+    data = load_images("digits", rows=700, val=400, device=device)
+    sample = normalise(data.train.pixels[:16], data.train.mean, data.train.std, torch.float32)
+    model = make_model("smallcnn", channels=1, seed=0).to(device)
+    held = show(bytes_per_member(model, Config(batch=batch), sample))
+    REPORT.rows.append((
+        f"five chains stacked, batch {batch}, against one by one ({held} for each more)",
+        seconds(ours), seconds(theirs), f"{ours / theirs:.2f}", "-",
+    ))  # fmt: skip
