@@ -88,13 +88,17 @@ Temperature = Annotated[float | None, _fits("of the softmax")]
 Penalty = Annotated[str | None, _fits("l2, decoupled or paper-script")]
 Decay = Annotated[float | None, _fits("weight of the penalty")]
 Teacher = Annotated[str | None, _fits("cached, views, online or paper-script")]
+Views = Annotated[int | None, _fits("augmented views of teacher=views")]
 Hard = Annotated[bool | None, _fits("one-hot targets from the teacher")]
 Amp = Annotated[str | None, _speed("off, bf16 or fp16")]
 ChannelsLast = Annotated[bool | None, _speed("memory format")]
 Compile = Annotated[bool | None, _speed("torch.compile")]
+Graphs = Annotated[bool | None, _speed("CUDA graphs, for small steps", "--cuda-graphs")]
 Tf32 = Annotated[bool | None, _speed("products in TF32 on CUDA")]
 Deterministic = Annotated[bool | None, _speed("deterministic algorithms only")]
 Accumulate = Annotated[int | None, _speed("parts of a batch, to save memory")]
+Every = Annotated[float | None, _speed("seconds between checkpoints within an epoch")]
+Board = Annotated[bool | None, _speed("TensorBoard logs beside the csv", "--tensorboard")]
 Stacked = Annotated[bool, _speed("train the chains of given weights side by side", "--stacked")]
 Threads = Annotated[int | None, _speed("of torch on the CPU")]
 
@@ -129,13 +133,17 @@ def train(
     penalty: Penalty = None,
     decay: Decay = None,
     teacher: Teacher = None,
+    views: Views = None,
     hard: Hard = None,
     amp: Amp = None,
     channels_last: ChannelsLast = None,
     compile: Compile = None,  # noqa: A002  the field of Config
+    cuda_graphs: Graphs = None,
     tf32: Tf32 = None,
     deterministic: Deterministic = None,
     accumulate: Accumulate = None,
+    save_seconds: Every = None,
+    tensorboard: Board = None,
     stacked: Stacked = False,
     threads: Threads = None,
     device: Device = "auto",

@@ -33,7 +33,8 @@ from sdgpu.nn.trainer import train
 
 __all__ = ["Chain", "StepRecord", "distill_chain", "estimate_alpha"]
 
-#: A network to start from; or its name, or a factory, which a chain calls with its seed set.
+#: A network to start from; or its name, or a factory, which a chain calls with its seed set. A factory that
+#: calls make_model sets the seed again: give the name and `stem` instead.
 Model = nn.Module | str | Callable[[], nn.Module]
 
 
@@ -174,6 +175,7 @@ def distill_chain(
     progress: Progress | None = None,
     resume: bool = True,
     first: TrainResult | None = None,
+    stem: str = "cifar",
 ) -> Chain:
     """Train a chain of T networks, each on the ground truth and the network before it.
 
@@ -202,6 +204,8 @@ def distill_chain(
         False trains everything anew.
     first : TrainResult, optional
         Step 1, if it has been trained (chains of one seed share it).
+    stem : {"cifar", "imagenet"}, default "cifar"
+        First layers of a network given by its name, see :func:`~sdgpu.nn.resnet.make_model`.
 
     Returns
     -------
@@ -225,7 +229,8 @@ def distill_chain(
         weights = schedule(alphas, steps)
     if clip and weights is not None:
         raise ValueError("clip=True concerns alphas='algorithm1' alone: clip the schedule yourself")
-    lab = Lab(start(model, data, config), data, config, _path(folder), progress, resume)
+    initial = start(model, data, config, stem)
+    lab = Lab(initial, data, config, _path(folder), progress, resume)
     result = first if first is not None else lab.fit("step-1", None)
     records = [lab.record(1, result, seconds=result.seconds)]
     models = [result.model]
@@ -339,7 +344,7 @@ class Lab:
             write(self.folder / "chain.json", text.encode())
 
 
-def start(model: Model, data: Any, config: Config) -> nn.Module:
+def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Module:
     """The network that every step starts from, on the device of the data."""
     images = data.train
     if not isinstance(model, nn.Module):
@@ -348,6 +353,7 @@ def start(model: Model, data: Any, config: Config) -> nn.Module:
             classes=images.classes,
             channels=images.pixels.shape[1],
             seed=config.init_seed,
+            stem=stem,
         )
     return copy.deepcopy(model).to(images.pixels.device)
 

@@ -24,7 +24,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "order": ("shuffled", "paper-script"),
     "amp": ("off", "bf16", "fp16"),
 }
-_SWITCHES = ("flip", "hard", "nesterov", "channels_last", "compile", "deterministic", "tf32")
+_SWITCHES = (
+    "flip",
+    "hard",
+    "nesterov",
+    "channels_last",
+    "compile",
+    "cuda_graphs",
+    "deterministic",
+    "tf32",
+)
 _WHOLE = {
     "epochs": 1,
     "batch": 1,
@@ -82,8 +91,9 @@ class Config:
         Of the weights (where a chain builds the model), of the order, of augmentation and dropout.
     amp : {"off", "bf16", "fp16"}
         Autocast; "fp16" with a gradient scaler.
-    channels_last, compile, tf32, deterministic : bool
-        Memory format; torch.compile; TF32 products on CUDA; deterministic algorithms only.
+    channels_last, compile, cuda_graphs, tf32, deterministic : bool
+        Memory format; torch.compile; the same with CUDA graphs, for small steps; TF32 products on CUDA;
+        deterministic algorithms only.
     accumulate : int
         Parts into which a batch is cut, one after the other, to save memory; divides `batch`.
     eval_batch : int
@@ -129,6 +139,7 @@ class Config:
     amp: str = "off"
     channels_last: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     tf32: bool = False
     deterministic: bool = False
     accumulate: int = 1

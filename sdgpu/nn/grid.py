@@ -37,6 +37,7 @@ def grid_chains(
     folder: str | Path | None = None,
     progress: Progress | None = None,
     resume: bool = True,
+    stem: str = "cifar",
 ) -> tuple[Chain, ...]:
     """Train a chain for each rule and seed; chains of one seed share the first network.
 
@@ -58,7 +59,7 @@ def grid_chains(
     stacked : bool, default False
         Train the chains with given weights side by side (:mod:`sdgpu.nn.stacked`): equal to one by
         one within rounding. Needs teacher="cached".
-    folder, progress, resume
+    folder, progress, resume, stem
         As for :func:`~sdgpu.nn.chain.distill_chain`; one folder for each seed and rule.
 
     Returns
@@ -89,7 +90,7 @@ def grid_chains(
     chains: list[Chain] = []
     for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
         home = None if root is None else root / f"seed-{setting.init_seed}"
-        lab = Lab(start(model, data, setting), data, setting, home, progress, resume)
+        lab = Lab(start(model, data, setting, stem), data, setting, home, progress, resume)
         first = lab.fit("step-1", None)
         side = [rule for rule in rules if stacked and not isinstance(rule, str)]
         done = iter(_side_by_side(lab, first, steps, side) if side else ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.config import Config
 
-__all__ = ["clock", "numerics", "optimiser", "seed_draws"]
+__all__ = ["clock", "compiled", "numerics", "optimiser", "seed_draws"]
 
 
 def optimiser(
@@ -27,7 +28,6 @@ def optimiser(
     chosen : set of str
         Names of the parameters that the penalty covers.
     device : torch.device
-        On CUDA the fused implementation is used.
 
     Raises
     ------
@@ -53,6 +53,13 @@ def optimiser(
             fused=fused,
         )
     return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=fused)
+
+
+def compiled(model: nn.Module, config: Config) -> Any:
+    """The forward pass as it is, through torch.compile, or recorded as CUDA graphs."""
+    if config.cuda_graphs:
+        return torch.compile(model, mode="reduce-overhead")
+    return torch.compile(model) if config.compile else model
 
 
 @contextmanager

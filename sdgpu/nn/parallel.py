@@ -6,7 +6,9 @@ Started by ``torchrun``, which sets the environment; alone, every function here 
 from __future__ import annotations
 
 import atexit
+import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +44,26 @@ class World:
         """Wait for all ranks."""
         if self.size > 1:
             distributed.barrier()
+
+    def first(self, action: Callable[[], None], device: torch.device) -> None:
+        """Let rank 0 do something with files; all wait for it, and all stop if it cannot.
+
+        Raises
+        ------
+        OSError
+            That of rank 0; on the others, that there was one.
+        """
+        failure: OSError | None = None
+        if self.rank == 0:
+            try:
+                action()
+            except OSError as error:
+                failure = error
+        failed = self.sum(torch.tensor(float(failure is not None), device=device))
+        if failure is not None:
+            raise failure
+        if failed > 0:
+            raise OSError(errno.EIO, "rank 0 could not write")
 
     def check(self, batch: int, accumulate: int, n: int) -> None:
         """Refuse a size of the world that does not divide the work.

@@ -25,9 +25,10 @@ from sdgpu.nn.augment import stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, predict, score
 from sdgpu.nn.loss import add_script_gradient, data_loss, penalised, penalty
-from sdgpu.nn.machinery import clock, numerics, optimiser, seed_draws
+from sdgpu.nn.machinery import clock, compiled, numerics, optimiser, seed_draws
 from sdgpu.nn.parallel import World, join
 from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
+from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.store import Store, digest, shapes, write
 from sdgpu.nn.targets import Feed, Teacher, check_model, check_targets
 
@@ -97,6 +98,8 @@ def train(
         raise ValueError("tensorboard=True needs folder=, where its logs are written")
     check_targets(targets, images, getattr(model, "members", None))
     device = images.pixels.device
+    if config.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=True needs the images on a CUDA device, not on {device}")
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
     student = copy.deepcopy(model).to(device)
@@ -137,13 +140,15 @@ class _Run:
         self.chosen = set(penalised(self.model, config.penalty_covers))
         self.optimiser = optimiser(self.model, config, self.chosen, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        members = getattr(self.model, "members", None)
         forward: nn.Module = self.model
         if self.world.size > 1:
+            if members is None:  # under torch.func no sum crosses the ranks
+                self.model = forward = share_batch_norm(self.model)
             forward = DistributedDataParallel(
                 forward, device_ids=[device] if device.type == "cuda" else None
             )
-        self.forward: Any = torch.compile(forward) if config.compile else forward
-        members = getattr(self.model, "members", None)
+        self.forward: Any = compiled(forward, config)
         lead = () if members is None else (members,)
         # losses and hits of this epoch's batches: read now and then, for reading waits for the device
         self.losses = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
@@ -159,7 +164,7 @@ class _Run:
         self.feed.check_teacher()
         self._save()
         self.board.close()
-        self.model.train(False)
+        self.model = own_batch_norm(self.model).train(False)
         done = self.config.epochs * self.n
         speed = done / self.seconds if self.seconds else math.inf
         return TrainResult(
@@ -214,6 +219,8 @@ class _Run:
         self, inputs: torch.Tensor, target: torch.Tensor, rows: torch.Tensor, size: int
     ) -> None:
         config = self.config
+        if config.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with autocast(config, self.device):
             logits = self.forward(inputs)
         part = data_loss(
@@ -294,17 +301,20 @@ class _Run:
             "targets": self.feed.owner(),
             "initialisation": digest(*self.model.state_dict().values()),
         }
-        self.store = Store(folder, owner)
-        if self.world.rank == 0:
+        self.store = store = Store(folder, owner)
+
+        def prepare() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             if not resume:
-                self.store.checkpoint.unlink(missing_ok=True)
-        self.world.barrier()
-        state = self.store.load(self.device)
+                store.checkpoint.unlink(missing_ok=True)
+
+        self.world.first(prepare, self.device)
+        state = store.load(self.device)
         if state is not None:
             self._restore(state)
+        text = self.config.to_json().encode()
+        self.world.first(lambda: write(folder / "config.json", text), self.device)
         if self.world.rank == 0:
-            write(folder / "config.json", self.config.to_json().encode())
             self.board = Board(folder if self.config.tensorboard else None)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -347,6 +357,7 @@ class _Run:
                 )
         losses, hits = self.world.sum(self.losses.clone()), self.world.sum(self.hits.clone())
         drifting = self.feed.drifting()
+        state: dict[str, Any] = {}
         if self.world.rank == 0:
             state = {
                 "model": self.model.state_dict(),
@@ -361,17 +372,21 @@ class _Run:
                 "hits": hits.cpu(),
                 "history": [dataclasses.asdict(row) for row in self.history],
             }
-            self._write(state)
-        self.world.barrier()
+        self._write(state)
         self.saved = self._where()
         self.last_save = time.monotonic()
 
     def _write(self, state: dict[str, Any]) -> None:
         assert self.store is not None
-        try:
-            self.store.save(state)
+        store, history = self.store, self.history
+
+        def save() -> None:
+            store.save(state)
             self.saved = self._where()
-            self.store.log(row for epoch in self.history for row in rows(epoch))
+            store.log(row for epoch in history for row in rows(epoch))
+
+        try:
+            self.world.first(save, self.device)
         except OSError as error:
             raise OSError(error.errno, f"{self.stage}: {error.strerror}; {self.saved}") from error
 

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,7 +110,6 @@ def run_experiment(
         ]
         dataset = experiment_dataset(experiment, rows)
         archive.results(rows, dataset)
-        world.barrier()
     return dataset
 
 
@@ -299,10 +298,13 @@ class _Archive:
         elif stored.is_file():
             self._clear()
         self.world.barrier()
-        if self.world.rank == 0:
+
+        def prepare() -> None:
             (self.folder / "chains").mkdir(parents=True, exist_ok=True)
             fields = {"experiment": json.loads(self.experiment.to_json()), "data": mine}
             write(stored, (json.dumps(fields, indent=2) + "\n").encode())
+
+        self._first(prepare)
 
     def _begun(self) -> bool:
         """Whether there is anything to lose: a run that failed at once may be corrected and repeated."""
@@ -351,15 +353,20 @@ class _Archive:
 
     def keep(self, chain: Chain) -> None:
         """Write a finished chain."""
-        if self.world.rank == 0:
-            text = json.dumps(chain.rows(), indent=2) + "\n"
-            write(self._chain(chain.seed, chain.rule), text.encode())
+        text = json.dumps(chain.rows(), indent=2) + "\n"
+        self._first(lambda: write(self._chain(chain.seed, chain.rule), text.encode()))
 
     def results(self, rows: Rows, dataset: xr.Dataset) -> None:
         """Write the tables."""
-        if self.world.rank == 0:
+
+        def both() -> None:
             write(self.folder / "results.csv", pd.DataFrame(rows).to_csv(index=False).encode())
             write_dataset(dataset, self.folder / "results.nc")
+
+        self._first(both)
+
+    def _first(self, action: Callable[[], None]) -> None:
+        self.world.first(action, self.data.train.pixels.device)
 
     def _chain(self, seed: int, rule: str) -> Path:
         return self.folder / "chains" / f"seed-{seed}-alpha-{rule}.json"

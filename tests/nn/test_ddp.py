@@ -13,7 +13,7 @@ import torch
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.parallel import World
-from tests.nn.problems import data, mlp, state
+from tests.nn.problems import convnet, data, mlp, state
 
 CONFIG = Config(epochs=2, batch=10, lr=0.02, decay=0.01, crop_pad=1, save_seconds=0.0)
 
@@ -28,7 +28,7 @@ from sdgpu.nn.trainer import train
 
 world = join(torch.device("cpu"))
 for name, config in configs().items():
-    chain = run(config, sys.argv[1] + "/" + name)
+    chain = run(name, sys.argv[1] + "/" + name)
     torch.save([state(model) for model in chain.models], f"{sys.argv[1]}/{name}-{world.rank}.pt")
 try:
     train(mlp(), data(), None, config.__class__(epochs=1, batch=9))
@@ -36,6 +36,22 @@ except ValueError as error:
     assert "2 processes do not divide" in str(error), error
 else:
     raise AssertionError("batch=9 was not refused")
+
+# a disk that is full for rank 0 stops both
+if world.rank == 0:
+    import sdgpu.nn.store
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    sdgpu.nn.store.write = full
+try:
+    train(mlp(), data(), None, config, folder=sys.argv[1] + "/full")
+except OSError as error:
+    wanted = "No space left" if world.rank == 0 else "rank 0 could not write"
+    assert wanted in str(error), error
+else:
+    raise AssertionError("nothing was said of the full disk")
 """
 
 
@@ -45,11 +61,15 @@ def configs():
         "plain": CONFIG,
         "parts": dataclasses.replace(CONFIG, accumulate=5, teacher="online"),
         "script": dataclasses.replace(CONFIG, **script),
+        "norm": dataclasses.replace(CONFIG, accumulate=5),
     }
 
 
-def run(config, folder=None):
-    return distill_chain(mlp(), data(), config, steps=2, alphas="algorithm1", folder=folder)
+def run(name, folder=None):
+    model = convnet() if name == "norm" else mlp()
+    return distill_chain(
+        model, data(), configs()[name], steps=2, alphas="algorithm1", folder=folder
+    )
 
 
 def test_two_processes_are_one(tmp_path):
@@ -71,15 +91,15 @@ def test_two_processes_are_one(tmp_path):
     for worker in workers:
         _, errors = worker.communicate(timeout=100)
         assert worker.returncode == 0, errors[-3000:]
-    for name, config in configs().items():
-        truth = [state(model) for model in run(config).models]
+    for name in configs():
+        truth = [state(model) for model in run(name).models]
         for rank in range(2):
             found = torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True)
             for a, b in zip(found, truth, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
         # one process goes on from what two have left
         assert (tmp_path / name / "step-2" / "checkpoint.pt").exists()
-        alone = run(config, tmp_path / name)
+        alone = run(name, tmp_path / name)
         torch.testing.assert_close(state(alone.models[-1]), truth[-1], rtol=1e-8, atol=1e-9)
 
 

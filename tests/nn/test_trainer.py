@@ -10,6 +10,7 @@ from torch import nn
 
 from sdgpu.nn.augment import normalise, order
 from sdgpu.nn.config import Config
+from sdgpu.nn.data import Data
 from sdgpu.nn.evaluate import checksum, predict, score
 from sdgpu.nn.loss import data_loss, mixed_target, penalty
 from sdgpu.nn.targets import Teacher
@@ -328,3 +329,33 @@ def test_tensorboard_is_asked_for_before_any_work(tmp_path):
     if importlib.util.find_spec("tensorboard") is None:
         with pytest.raises(ImportError, match="pip install tensorboard"):
             train(mlp(), data(), None, change(tensorboard=True), folder=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of protobuf and tensorboard themselves
+def test_tensorboard_holds_the_numbers_of_the_history(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = train(mlp(), data(), None, change(tensorboard=True), folder=tmp_path)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("train_loss", "val_accuracy"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        wanted = [(epoch.epoch, getattr(epoch, name)) for epoch in found.history]
+        torch.testing.assert_close(torch.tensor(shown), torch.tensor(wanted))
+
+
+def test_cuda_graphs_need_cuda():
+    with pytest.raises(ValueError, match="cuda_graphs=True needs the images on a CUDA device"):
+        train(mlp(), data(), None, change(cuda_graphs=True))
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_change_nothing():
+    problem = data()
+    parts = [
+        dataclasses.replace(part, pixels=part.pixels.cuda(), labels=part.labels.cuda())
+        for part in (problem.train, problem.val, problem.test)
+    ]
+    plain, graphs = (
+        train(mlp(dtype=torch.float32), Data(*parts), None, change(cuda_graphs=on)).model
+        for on in (False, True)
+    )
+    torch.testing.assert_close(state(plain), state(graphs), rtol=1e-4, atol=1e-5)
