@@ -304,21 +304,26 @@ def training_losses(
     """
     n, grid = answers.rows, grid_tails(alphas, steps)
     train = grid_losses(answers.training(lams, steps), grid) / (n * answers.outputs)
-    mean, error = np.full_like(train, np.nan), np.full_like(train, np.nan)
+    mean, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))
+    exact = answers.leverages.exact
     if estimate:
         powers = answers.leverages.traces(lams, steps)  # (p, L, T)
         first, p = powers[..., :1], len(powers)
         basis = np.concatenate([first, np.diff(powers, axis=-1)], axis=-1)  # of u_1, D_1, ..
         # deviations from the mean of the probes: few numbers at a time, whatever the grid
         mean = np.cumsum(grid * basis.mean(axis=0)[:, None, :], axis=-1)
+    gcv = train / (1 - mean / n) ** 2
+    if estimate and exact:
+        error, gcv_error = np.zeros_like(mean), np.zeros_like(mean)
+    elif estimate:
         squares = np.zeros_like(mean)
         for one in basis - basis.mean(axis=0):
             squares += np.cumsum(grid * one[:, None, :], axis=-1) ** 2
         bias = answers.leverages.bias(lams, steps)[:, None, :]
-        error = np.sqrt(squares / (p * max(p - 1, 1)) + bias**2)
-    gcv = train / (1 - mean / n) ** 2
+        error = np.sqrt(squares / (p * (p - 1)) + bias**2)
+        gcv_error = 2 * gcv * error / np.abs(n - mean)
     return {"train_mse": train, "degrees_of_freedom": mean, "degrees_of_freedom_error": error,
-            "gcv": gcv, "gcv_error": 2 * gcv * error / np.abs(n - mean)}  # fmt: skip
+            "gcv": gcv, "gcv_error": gcv_error}  # fmt: skip
 
 
 def _dataset(
