@@ -12,23 +12,21 @@ from benchmarks.bench_large import TOL, N, flights
 from benchmarks.conftest import REPORT, seconds
 
 
+def fit(data: Any, probes: int, device: str) -> sdgpu.Fit:
+    X, Y, kernel, lams = data
+    return sdgpu.fit(
+        X, Y, kernel, lams=lams, method="subspace", operator="tiled", tol=TOL, probes=probes,
+        device=device,
+    )  # fmt: skip
+
+
 def test_gcv_from_a_grown_spectrum(device: str) -> None:
     """The whole grid of 20 lam x 101 weights x 10 steps, probes included, against the fit."""
-    X, Y, kernel, lams = flights(N)
+    data = flights(N)
     shares: list[tuple[float, float, float]] = []
     for _ in range(3):
         start = time.perf_counter()
-        fitted = sdgpu.fit(
-            X,
-            Y,
-            kernel,
-            lams=lams,
-            method="subspace",
-            operator="tiled",
-            tol=TOL,
-            probes=8,
-            device=device,
-        )
+        fitted = fit(data, 8, device)
         spent = time.perf_counter() - start
         start = time.perf_counter()
         found: Any = fitted.gcv_sweep().dataset
@@ -48,19 +46,9 @@ def test_gcv_from_a_grown_spectrum(device: str) -> None:
 
 def test_leave_one_out_from_a_grown_spectrum(device: str) -> None:
     """The same grid judged on every row left out, with the rows that matter computed by themselves."""
-    X, Y, kernel, lams = flights(N)
+    data = flights(N)
     start = time.perf_counter()
-    fitted = sdgpu.fit(
-        X,
-        Y,
-        kernel,
-        lams=lams,
-        method="subspace",
-        operator="tiled",
-        tol=TOL,
-        probes=16,
-        device=device,
-    )
+    fitted = fit(data, 16, device)
     spent = time.perf_counter() - start
     start = time.perf_counter()
     sweep = fitted.sweep()

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sdgpu.answers import Chain
 from sdgpu.checks import integer, number, positive, schedule
-from sdgpu.device.backend import Backend, give_back, to_numpy
+from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.timing import Progress
 from sdgpu.distill.constrained import (
     ConstrainedSteps,
@@ -20,7 +21,7 @@ from sdgpu.distill.constrained import (
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.model import Fit
-from sdgpu.path import Model
+from sdgpu.path import Functions, Model
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["ConstrainedPath", "constrain", "constrained_path"]
@@ -30,7 +31,7 @@ ANY_LAM = 1e30  # a ridge that every fit can serve, for a fit whose own ridges a
 
 
 @dataclass(frozen=True)
-class ConstrainedPath:
+class ConstrainedPath(Functions):
     """Steps 1..T of self-distillation, each the smoothest function that meets a tolerance.
 
     Made by :func:`constrained_path` or :func:`constrain`.
@@ -63,46 +64,30 @@ class ConstrainedPath:
     losses: np.ndarray
     regime: Regime
     status: str
-    _found: ConstrainedSteps = field(repr=False)
-    _spectrum: Spectrum = field(repr=False)
+    _chain: Chain = field(repr=False)
     _model: Model = field(repr=False)
 
-    @property
-    def steps(self) -> int:
-        """T."""
-        return len(self.lams)
 
-    @cached_property
+@dataclass(frozen=True)
+class _Filters:
+    """Step tau is V diag(filters) Z: Proposition D.1, and 0 where it collapsed."""
+
+    found: ConstrainedSteps
+    spectrum: Spectrum
+    model: Model
+
+    @property
     def fitted(self) -> Any:
-        """Predictions y(1..T) at the training points, (T, n, c)."""
-        return give_back(self._model.template, self._combine(self._found.train), copy=True)
+        """Predictions at the training points, (T, n, c)."""
+        return self._combine(self.found.train)
 
     @cached_property
     def dual(self) -> Any:
-        """Dual coefficients (K + lam I)^-1 w of steps 1..T, (T, n, c); 0 where a step collapsed."""
-        return give_back(self._model.template, self._dual, copy=True)
-
-    def predict(self, X_new: Any) -> Any:
-        """Predictions f(x; 1..T) = kappa(x, X) dual at new rows, Proposition D.1.
-
-        Parameters
-        ----------
-        X_new : array_like (m, d)
-            In the library and on the device of the training data; m = 0 is allowed. With a
-            precomputed kernel its values (m, n) between new and training rows.
-
-        Returns
-        -------
-        array (T, m, c)
-        """
-        return self._model.predict(self._dual, X_new)
-
-    @cached_property
-    def _dual(self) -> Any:
-        return self._combine(self._found.dual)
+        """(K + lam I)^-1 w, (T, n, c)."""
+        return self._combine(self.found.dual)
 
     def _combine(self, filters: np.ndarray) -> Any:
-        return self._spectrum.combine(self._model.backend.asarray(filters[..., None]))
+        return self.spectrum.combine(self.model.backend.asarray(filters[..., None]))
 
 
 def constrained_path(
@@ -226,8 +211,9 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     regime = constrained_regime(delta, Z, tolerance, named, smallest_lam=rounding)
     found = constrained_steps(delta, Z, tolerance, weights, smallest_lam=rounding)
     status = _status(found.lams, regime, rounding)
+    chain = _Filters(found, own, model)
     return ConstrainedPath(
-        tolerance, weights, found.lams, found.losses, regime, status, found, own, model
+        tolerance, weights, found.lams, found.losses, regime, status, chain, model
     )
 
 

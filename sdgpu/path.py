@@ -61,27 +61,12 @@ class Predictor:
         return self._model.predict(self._dual, X_new)
 
 
-@dataclass(frozen=True)
-class Path:
-    """Steps 1..T of self-distillation at one lam.
+class Functions:
+    """The functions of steps 1..T, from their dual coefficients."""
 
-    Attributes
-    ----------
-    lam : float
-        Ridge of K + lam I.
-    alphas : array (T - 1,) or (T - 1, c)
-        Weights of steps 2..T.
-
-    Notes
-    -----
-    Arrays come in the library, device and dtype of the training data; for 1-D targets the axis c is
-    missing.
-    """
-
-    lam: float
     alphas: np.ndarray
-    _chain: Chain = field(repr=False)
-    _model: Model = field(repr=False)
+    _chain: Chain
+    _model: Model
 
     @property
     def steps(self) -> int:
@@ -112,6 +97,29 @@ class Path:
         array (T, m, c)
         """
         return self._model.predict(self._chain.dual, X_new)
+
+
+@dataclass(frozen=True)
+class Path(Functions):
+    """Steps 1..T of self-distillation at one lam.
+
+    Attributes
+    ----------
+    lam : float
+        Ridge of K + lam I.
+    alphas : array (T - 1,) or (T - 1, c)
+        Weights of steps 2..T.
+
+    Notes
+    -----
+    Arrays come in the library, device and dtype of the training data; for 1-D targets the axis c is
+    missing.
+    """
+
+    lam: float
+    alphas: np.ndarray
+    _chain: Chain = field(repr=False)
+    _model: Model = field(repr=False)
 
     def variance(self, X_new: Any, *, noise: float | None = None, prior: Any = None) -> Variance:
         """Predictive variances of steps 1..T at new rows; formulas in :mod:`sdgpu.distill.variance`.
