@@ -253,3 +253,26 @@ def test_stacked_chains(device: str, batch: int) -> None:
         f"five chains stacked, batch {batch}, against one by one ({held} for each more)",
         seconds(ours), seconds(theirs), f"{ours / theirs:.2f}", "-",
     ))  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["channels_last", "compile", "bf16", "cuda_graphs"])
+def test_options(case: Case, option: str) -> None:
+    """What is off by default, against plain float32; compiling is not counted."""
+    device = case.data.train.pixels.device.type
+    if option == "cuda_graphs" and device == "cpu":
+        pytest.skip("CUDA graphs need CUDA")
+    change = {"amp": "bf16"} if option == "bf16" else {option: True}
+    changed = dataclasses.replace(case.config, **change)  # type: ignore[arg-type]
+
+    def steady(config: Config) -> float:
+        """Of the second epoch: the first compiles."""
+        epochs = train(
+            case.student, case.data, case.teacher, dataclasses.replace(config, epochs=2)
+        ).history
+        return epochs[1].seconds - epochs[0].seconds
+
+    ours, theirs = in_turns(lambda: steady(changed), lambda: steady(case.config))
+    REPORT.rows.append((
+        f"an epoch with {option}, against one without", seconds(ours), seconds(theirs),
+        f"{ours / theirs:.2f}", "-",
+    ))  # fmt: skip
