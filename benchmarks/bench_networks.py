@@ -255,12 +255,13 @@ def test_stacked_chains(device: str, batch: int) -> None:
     ))  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its compiler
 @pytest.mark.parametrize("option", ["channels_last", "compile", "bf16", "cuda_graphs"])
 def test_options(case: Case, option: str) -> None:
     """What is off by default, against plain float32; compiling is not counted."""
     device = case.data.train.pixels.device.type
-    if option == "cuda_graphs" and device == "cpu":
-        pytest.skip("CUDA graphs need CUDA")
+    if option in ("cuda_graphs", "bf16") and device == "cpu":
+        pytest.skip("for CUDA: without the instructions bf16 is 15 times slower")
     change = {"amp": "bf16"} if option == "bf16" else {option: True}
     changed = dataclasses.replace(case.config, **change)  # type: ignore[arg-type]
 

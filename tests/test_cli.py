@@ -53,8 +53,8 @@ def test_demo(run, tmp_path):
     assert "in place of" in output
     made = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert made == {
-        "figure2_steps.png", "figure3_diagonal.png", "figure4_ratios.png", "heatmap_diabetes.png",
-        "heatmap_digits.png", "sweep_diabetes.nc", "sweep_digits.nc",
+        "appendix_d_tolerance.png", "figure2_steps.png", "figure3_diagonal.png", "figure4_ratios.png",
+        "heatmap_diabetes.png", "heatmap_digits.png", "sweep_diabetes.nc", "sweep_digits.nc",
     }  # fmt: skip
     assert sdgpu.open_sweep("pictures/sweep_digits.nc").dataset["mse"].shape == (30, 101, 3)
 
