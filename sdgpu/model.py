@@ -368,7 +368,8 @@ class Fit(Questions):
         m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing. Scores of
         classes need the predictions themselves, m c L A T numbers made and dropped.
         """
-        ridges, weights, steps = self._grid(lams, alphas, steps)
+        # scores of classes: 18 sums, their means and themselves
+        ridges, weights, steps = self._grid(lams, alphas, steps, 8 + 40 * classes)
         if X_val is None and Y_val is None:
             self._afford_left_out(steps)
             cross, truth = None, self._answers.targets

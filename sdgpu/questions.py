@@ -34,8 +34,10 @@ class Questions:
     _model: Model = field(repr=False)
     _progress: Progress | None = field(repr=False)
 
-    def _grid(self, lams: Any, alphas: Any, steps: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Check a grid (L,), (A,), T."""
+    def _grid(
+        self, lams: Any, alphas: Any, steps: int, variables: int = 8
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Check a grid (L,), (A,), T of so many numbers for each point."""
         ridges = self.lams if lams is None else lam_grid("lams", lams)
         for ridge in ridges:
             self._lam(float(ridge))
@@ -44,7 +46,9 @@ class Questions:
         check_growth(weights, steps)
         points = len(ridges) * len(weights) * steps
         allowed = self._model.memory
-        require(8 * 8 * points, allowed, f"a grid of {points:,} points", "use a coarser grid")
+        require(
+            8 * variables * points, allowed, f"a grid of {points:,} points", "use a coarser grid"
+        )
         self._afford_steps(len(ridges), steps, 1)
         return ridges, weights, steps
 

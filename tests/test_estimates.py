@@ -123,3 +123,13 @@ def test_memory_is_checked_before_probes_are_made(data):
     for ask in (fitted.gcv_sweep, fitted.gcv, fitted.sweep):
         with pytest.raises(MemoryError, match="may be used"):
             ask()
+
+
+def test_more_steps_than_the_fit_was_made_for(data, exact):
+    fitted = sdgpu.fit(*data, KERNEL, lams=LAMS, method="subspace", steps=2, probes=32)
+    for ask, name in (("gcv_sweep", "gcv"), ("sweep", "mse")):
+        wanted, found = (
+            getattr(fit, ask)(alphas=[0.5], steps=6).dataset for fit in (exact, fitted)
+        )
+        error = np.abs(found[name] - wanted[name])
+        assert (error <= 4 * found[f"{name}_error"] + 2e-3 * wanted[name]).all()

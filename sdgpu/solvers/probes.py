@@ -105,11 +105,15 @@ class Probes:
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Bounds on the error of tr H, .., tr H^T that the space makes for all probes alike, (L, T).
 
-        Between the lam that were served they are interpolated.
+        Between the lam that were served they are interpolated. For powers beyond those served they grow
+        as the number of terms does, q, of which none is larger.
         """
         known, where = np.log(np.sort(self.lams)), np.log(lams)
-        bounds = self._grown.bounds.mean(axis=-1)
-        return np.stack([np.interp(where, known, bounds[:, q]) for q in range(steps)], axis=1)
+        bounds = self._grown.bounds.mean(axis=-1)  # (L, T)
+        T = bounds.shape[1]
+        more = [bounds.max(axis=1) * q / T for q in range(T + 1, steps + 1)]
+        columns = [*bounds.T, *more][:steps]
+        return np.stack([np.interp(where, known, column) for column in columns], axis=1)
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """diag(H), .., diag(H^T): the part that is known (L, T, n), and the rest as each group sees it.
@@ -117,7 +121,7 @@ class Probes:
         Returns
         -------
         pair of arrays (L, T, n) and (groups, L, T, n)
-            Of the rows with the largest leverages, eight for each probe, everything is known.
+            Of the rows that matter most, four for each probe, everything is known.
 
         Notes
         -----
