@@ -11,7 +11,7 @@ from typing import Any
 from sdgpu.checks import choice, integer, number, positive
 from sdgpu.nn.loss import ACTIVATIONS, LOSSES, PENALTIES
 
-__all__ = ["Config"]
+__all__ = ["Config", "read_fields"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("adam", "sgd"),
@@ -214,12 +214,7 @@ class Config:
         ValueError
             If it is no JSON object, or has fields that this version does not know.
         """
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError("a configuration is a JSON object of fields")
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in fields:
-            choice("field", name, known)
+        fields = read_fields(text, cls, "a configuration")
         for name in ("betas", "milestones"):
             if name in fields:
                 fields[name] = tuple(fields[name])
@@ -233,3 +228,20 @@ class Config:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def read_fields(text: str, cls: Any, what: str) -> dict[str, Any]:
+    """Read a JSON object of fields of a dataclass.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or has fields that this version does not know.
+    """
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what} is a JSON object of fields")
+    known = {field.name for field in dataclasses.fields(cls)}
+    for name in fields:
+        choice("field", name, known)
+    return fields

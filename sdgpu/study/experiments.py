@@ -18,6 +18,7 @@ from torch import nn
 
 from sdgpu.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
+from sdgpu.nn.config import read_fields
 from sdgpu.nn.data import NAMES
 from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM
 
@@ -176,12 +177,7 @@ class Experiment:
         ValueError
             If it is no JSON object, or has fields that this version does not know.
         """
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError("an experiment is a JSON object of fields")
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        for name in fields:
-            choice("field", name, known)
+        fields = read_fields(text, cls, "an experiment")
         for name in ("alphas", "seeds"):
             if name in fields:
                 fields[name] = tuple(fields[name])
