@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 # KeOps compiles into its cache, which has no lock: one inside the build folder for each worker
@@ -15,8 +16,10 @@ _CACHE.mkdir(parents=True, exist_ok=True)
 os.environ["KEOPS_CACHE_FOLDER"] = str(_CACHE)
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import pytest
+import torch
 
 from sdgpu.device.backend import NumpyBackend, PlainBackend, TorchBackend, cuda_count
 
@@ -25,6 +28,33 @@ BACKENDS = {
     "torch": TorchBackend("cpu"),
     "strict": PlainBackend(array_api_strict),
 }
+
+# the same examples in every run, like all other random numbers
+hypothesis.settings.register_profile("seeded", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "seeded"))
+
+
+def seed_all():
+    """The same random numbers for every test, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+
+
+# Hooks rather than a fixture: modules draw as they are imported, and a fixture of a module or a
+# session is made in whatever test comes first.
+def pytest_collectstart(collector):
+    if isinstance(collector, pytest.Module):
+        seed_all()
+
+
+def pytest_fixture_setup():
+    seed_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    seed_all()
 
 
 def pytest_collection_modifyitems(items):

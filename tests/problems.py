@@ -22,6 +22,12 @@ class Problem:
     Y_new: np.ndarray  # (m, c)
 
 
+def assert_near(found, wanted, rtol=1e-7):
+    """Close relative to the largest number of the whole array: one near 0 has no digits of its own."""
+    wanted = np.asarray(wanted)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=rtol * np.abs(wanted).max(initial=0.0))
+
+
 def from_spectrum(delta, *, c=1, m=5, seed=0):
     """A problem whose K has exactly these eigenvalues, up to rounding."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,6 @@ import pickle
 import joblib
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.kernel_ridge import KernelRidge
@@ -21,6 +20,7 @@ from sdgpu.estimators import (
     SelfDistillationRegressor,
     SelfDistillationRegressorCV,
 )
+from tests.problems import assert_near
 
 ALL = [
     SelfDistillationRegressor(),
@@ -46,15 +46,15 @@ def test_one_step_is_kernel_ridge(diabetes):
     X, y = diabetes
     ours = SelfDistillationRegressor(lam=0.7, steps=1).fit(X, y)
     theirs = KernelRidge(alpha=0.7, kernel="rbf").fit(X, y)
-    assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-9)
-    assert_allclose(ours.dual_coef_, theirs.dual_coef_, rtol=1e-8)
+    assert_near(ours.predict(X), theirs.predict(X), rtol=1e-9)
+    assert_near(ours.dual_coef_, theirs.dual_coef_, rtol=1e-8)
 
 
 def test_steps_are_those_of_fit(diabetes):
     X, y = diabetes
     ours = SelfDistillationRegressor(gamma=0.1, lam=0.7, alpha=[0.2, 1.4], steps=3).fit(X, y)
     path = sdgpu.fit(X, y, sdgpu.Gaussian(0.1), lams=0.7).path(alphas=[0.2, 1.4], steps=3)
-    assert_allclose(ours.predict(X[:5]), path.predict(X[:5])[-1])
+    assert_near(ours.predict(X[:5]), path.predict(X[:5])[-1])
 
 
 def test_pipeline_and_grid_search(diabetes):
@@ -83,7 +83,7 @@ def test_a_fit_can_be_pickled(diabetes):
     X, y = diabetes
     fitted = sdgpu.fit(X, y, lams=0.5)
     again = pickle.loads(pickle.dumps(fitted))
-    assert_allclose(again.path(steps=3).predict(X), fitted.path(steps=3).predict(X))
+    assert_near(again.path(steps=3).predict(X), fitted.path(steps=3).predict(X))
 
 
 @pytest.mark.parametrize("over", ["fixed", "ridge", "star", "clipped", "joint"])
@@ -109,7 +109,7 @@ def test_cv_chooses_on_the_training_rows(diabetes, selection):
     best = fitted.sweep(steps=3).best("gcv" if selection == "gcv" else "fixed")
     assert (model.lam_, model.step_) == (best.lam, best.step)
     weights = 0.0 if best.step == 1 else best.alpha
-    assert_allclose(model.predict(X), fitted.path(best.lam, weights, int(best.step)).fitted[-1])
+    assert_near(model.predict(X), fitted.path(best.lam, weights, int(best.step)).fitted[-1])
     assert model.info_.n == len(X)
 
 
@@ -119,7 +119,7 @@ def test_cv_with_a_precomputed_kernel(diabetes):
     given = SelfDistillationRegressorCV("precomputed", random_state=0).fit(kernel(X), y)
     by_name = SelfDistillationRegressorCV("rbf", gamma=0.05, random_state=0).fit(X, y)
     assert given.lam_ == by_name.lam_
-    assert_allclose(given.predict(kernel(X[:9], X)), by_name.predict(X[:9]), rtol=1e-6)
+    assert_near(given.predict(kernel(X[:9], X)), by_name.predict(X[:9]), rtol=1e-6)
 
 
 def test_classifier_on_digits():

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.study.plots import plot_tangent
 from sdgpu.study.tangent import _Training, compare_tangent, wide_network
+from tests.problems import assert_near
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def test_the_kernels_are_those_of_the_engine(data, found):
     X, Y, new, _ = data
     network = wide_network(5, 2, width=64, depth=1, seed=0)
     path = sdgpu.fit(X, Y, sdgpu.EmpiricalNTK(network), lams=3.0, method="eigh").path(3.0, 0.4, 3)
-    assert_allclose(found[0].empirical_test[0, 1], path.predict(new), rtol=1e-10)
+    assert_near(found[0].empirical_test[0, 1], path.predict(new), rtol=1e-10)
     path = sdgpu.fit(X, Y, sdgpu.NTK(1), lams=3.0, method="eigh").path(3.0, 0.4, 3)
-    assert_allclose(found[0].infinite_train[1], path.fitted, rtol=1e-10)
+    assert_near(found[0].infinite_train[1], path.fitted, rtol=1e-10)
 
 
 def test_step_one_is_shared_and_ends_at_a_minimum(data, found):
-    assert_allclose(found[0].network_test[:, 0, 0], found[0].network_test[:, 1, 0])
+    assert_near(found[0].network_test[:, 0, 0], found[0].network_test[:, 1, 0])
     X, Y = data[:2]
     network = wide_network(5, 2, width=64, depth=1, seed=0)
     run = _Training(network, X, Y, 3.0, 1e-3, 1000)
