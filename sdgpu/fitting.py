@@ -140,6 +140,9 @@ def fit(
     "eigh": about 9 n^3 operations and 3 n^2 doubles at the peak, in float64 whatever the dtype of the
     data: eigenvalues of a float32 matrix are noise below 1e-7 of the largest.
 
+    In a child that was forked from a process with torch a fit has one thread: torch's pool does not
+    survive a fork (:mod:`sdgpu.device.threads`).
+
     Examples
     --------
     >>> import numpy as np, sdgpu

@@ -6,10 +6,16 @@ with 16 columns is 1.8 times faster this way.
 
 NumPy, SciPy and torch each have a pool of threads, and the idle threads of one go on spinning while
 those of another work: a fit that mixes them takes up to three times as long.
+
+A forked child has none of its parent's threads. NumPy's pool starts anew there, but torch's (OpenMP)
+waits for threads that do not exist, for ever: a child of a process that has torch works with one thread
+of it. Start children by "spawn" or "forkserver" for more.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +29,8 @@ __all__ = ["count", "only_torch", "side_by_side"]
 Result = TypeVar("Result")
 
 _LOCK = threading.Lock()
-_STATE = {"running": 0, "threads": 1}
+_STATE = {"running": 0, "threads": 1, "resting": 0}
+_RESTING: list[Any] = []  # the limits on NumPy's and SciPy's pools while they are at rest
 
 
 def count() -> int:
@@ -63,11 +70,38 @@ def side_by_side(work: Callable[[int, np.ndarray], Result], workers: int) -> lis
 
 @contextmanager
 def only_torch() -> Iterator[None]:
-    """The pools of NumPy and SciPy at rest: small work of theirs stays on the calling thread."""
+    """The pools of NumPy and SciPy at rest: small work of theirs stays on the calling thread.
+
+    Their setting belongs to the process: it comes back when the last of all callers has left.
+    """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _LOCK:
+        if not _RESTING:
+            _RESTING.append(threadpool_limits(limits=1, user_api="blas"))
+        _STATE["resting"] += 1
+    try:
         yield
+    finally:
+        with _LOCK:
+            _STATE["resting"] = max(_STATE["resting"] - 1, 0)  # 0 in a child that was forked here
+            if not _STATE["resting"]:
+                _wake()
+
+
+def _wake() -> None:
+    """The pools of NumPy and SciPy as they were, whichever thread asks."""
+    import threadpoolctl
+
+    # from 3.8 on a limit that one thread has set cannot be taken off by another, silently
+    openblas = getattr(threadpoolctl, "OpenBLASController", None)
+    release = getattr(openblas, "clear_controlling_thread", None)
+    while _RESTING:
+        if release is not None:
+            release(force=True)
+        _RESTING.pop().restore_original_limits()
+        if release is not None:
+            release(force=True)
 
 
 @contextmanager
@@ -84,6 +118,21 @@ def _single_threaded() -> Iterator[Any]:
         yield
     finally:
         with _LOCK:
-            _STATE["running"] -= 1
+            _STATE["running"] = max(_STATE["running"] - 1, 0)
             if not _STATE["running"]:
                 torch.set_num_threads(_STATE["threads"])
+
+
+def _after_fork() -> None:
+    """In a child: no thread is left that could hold the lock, count, or answer torch's pool."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    _STATE.update(running=0, threads=1, resting=0)
+    if _RESTING:
+        _wake()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_after_fork)
