@@ -116,7 +116,8 @@ class Sweep:
         over : {"fixed", "ridge", "star", "clipped", "joint", "limit", "gcv"} or a score of classes
             Among fixed weights, ordinary ridge only, the chains of Algorithm 1, joint optima, limits; or
             among fixed weights by generalised cross-validation on the training data alone, or by the
-            largest "accuracy", or the smallest "nll", "brier" or "ece".
+            largest "accuracy", or the smallest "nll", "brier" or "ece" (a model that gives every row the
+            shares of the classes has an ece of 0 and knows nothing).
 
         Returns
         -------

@@ -55,6 +55,20 @@ def test_best_by_score_and_file(data, tmp_path):
         plain.best("accuracy")
 
 
+def test_rows_far_from_all_data_are_no_hits(data):
+    X, Y, new, truth = data
+    far = np.vstack([new[:10], new + 1e3])  # 40 rows where every prediction is 0
+    labels = np.concatenate([truth[:10], truth]).argmax(axis=1)
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=[0.1, 1.0])
+    sweep = fitted.sweep(far, np.eye(3)[labels], **GRID, classes=True)
+    for lam in (0.1, 1.0):
+        predicted = fitted.path(lam, 0.4, 3).predict(far).argmax(axis=-1)
+        assert_allclose(
+            sweep.dataset["accuracy"].sel(lam=lam, alpha=0.4), (predicted == labels).mean(axis=1)
+        )
+    assert sweep.dataset["accuracy"].max() < 0.7
+
+
 def test_blocks_and_libraries_agree(data, monkeypatch):
     X, Y, new, truth = data
     whole = sdgpu.fit(X, Y, KERNEL, lams=[0.1, 1.0]).sweep(new, truth, **GRID, classes=True).dataset

@@ -1,7 +1,9 @@
 """Accuracy and calibration of one-hot predictions, of single sets and of a whole grid of weights.
 
 Least-squares predictions of one-hot targets are read as probabilities: clipped to [1e-6, 1] and
-normalised. The class is that of the largest prediction.
+normalised. The class is that of the largest prediction, the first one of equal ones, as argmax has it:
+an accuracy is that of a classifier which can be carried out, far from all data too, where every
+prediction is 0.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def class_scores(P: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     Parameters
     ----------
     P : array (..., m, c)
+        Its largest entry decides the class; predictions that were clipped to one value are equal.
     labels : array (m,) of int
 
     Returns
@@ -61,7 +64,11 @@ def score_terms(values: Any, P: Any, truth: Any) -> tuple[Any, Any, Any, Any]:
         One-hot.
     """
     xp = compat.array_namespace(values)
-    right = xp.sum(values * truth, axis=-2) >= xp.max(values, axis=-2)
+    top = xp.max(values, axis=-2)
+    right = xp.sum(values * truth, axis=-2) >= top
+    equal = xp.astype(values == top[..., None, :], xp.int8)
+    if bool(xp.any(right & (xp.sum(equal, axis=-2) > 1))):  # rare, and argmax is slow
+        right = xp.argmax(values, axis=-2) == xp.argmax(truth, axis=0)
     own = xp.sum(P * truth, axis=-2)
     brier = xp.sum(P * P, axis=-2) - 2 * own + 1
     nll = -xp.log(xp.clip(own, LOWEST, 1.0))

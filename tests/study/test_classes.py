@@ -7,7 +7,8 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
 import sdgpu
-from sdgpu.distill.scores import class_scores, probabilities
+from sdgpu.device.backend import to_numpy
+from sdgpu.distill.scores import class_scores, probabilities, score_terms
 from sdgpu.study.classes import logistic_path, pseudo_label_path
 
 KERNEL = sdgpu.Gaussian(0.5)
@@ -34,6 +35,14 @@ def test_scores(rng):
         if own.any():
             total += own.mean() * abs(right[own].mean() - confidence[own].mean())
     assert_allclose(found["ece"], total)
+
+
+def test_ties_are_what_argmax_makes_of_them(backend):
+    rows = np.array([[0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5], [-1, -1, -2], [0.1, 0.7, 0.2]])
+    for label in range(3):
+        truth = np.eye(3)[np.full(len(rows), label)].T
+        right = score_terms(*(backend.asarray(x) for x in (rows.T, rows.T, truth)))[0]
+        assert (to_numpy(right) == (rows.argmax(axis=1) == label)).all()
 
 
 def test_the_grid_is_that_of_paths(data):
