@@ -1,0 +1,433 @@
+"""Files that are whole or not there at all: one way to write, check and lock them for the whole project.
+
+Everything is written in a workplace of its own beside the target, flushed to the disk and moved by one
+rename. The workplace is a hidden folder ``.{name}.{pid}-{random}.sdgpu-tmp`` that its writer holds under a
+lock, which the system takes away when the writer dies, however it dies: the next write to the same target
+removes what is no longer held, and nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import xxhash
+from filelock import FileLock, Timeout
+
+__all__ = [
+    "LOCK",
+    "atomic_file",
+    "atomic_folder",
+    "check_writable",
+    "clean_leftovers",
+    "digest",
+    "folder_lock",
+    "terminable",
+    "write_file",
+]
+
+#: Name of the file by which :func:`folder_lock` holds a folder; it stays when the lock is given back.
+LOCK = ".sdgpu-lock"
+
+PathLike = str | os.PathLike[str]
+_SUFFIX = ".sdgpu-tmp"
+_HELD, _NEW, _PREVIOUS = "lock", "new", "previous"  # all that a workplace holds
+_BLOCK = 1 << 22  # bytes that are made contiguous at a time
+
+
+@contextmanager
+def atomic_file(path: PathLike) -> Iterator[Path]:
+    """Give a temporary path to write to; it takes the place of `path` if all goes well.
+
+    The file is flushed and renamed once. It has the mode of the file that stood there, or that of a new
+    file under the umask, whatever the writer set. A link is followed. After any exception, Ctrl-C and
+    SIGTERM included (:func:`terminable`), nothing has changed and nothing is left; what a killed process
+    left of an earlier write to `path` is removed first.
+
+    Parameters
+    ----------
+    path : path
+        In a folder that exists.
+
+    Yields
+    ------
+    Path
+        Does not exist yet. Its last part is "new": writers that look at the ending must be told.
+
+    Raises
+    ------
+    OSError
+        Names `path` and says that nothing was changed: a full disk, no permission, a folder of that name.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: a file is wanted")
+    with _named(path), _workplace(target) as place:
+        new = place / _NEW
+        yield new
+        kept = target.stat().st_mode if target.exists() else place.stat().st_mode & 0o666
+        new.chmod(stat.S_IMODE(kept))
+        _flush(new)
+        os.replace(new, target)
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """Give a temporary folder to fill; it takes the place of the folder `path` if all goes well.
+
+    As :func:`atomic_file`. The old folder and the new one change places in one step where the system can
+    (Linux); elsewhere the old one is moved aside for the moment between two renames, is put back after an
+    exception, and after a kill by the next :func:`clean_leftovers`, which opening should call too.
+
+    **The folder that stood there is removed with all it holds**: check before that it may be.
+
+    Yields
+    ------
+    Path
+        An empty folder.
+
+    Raises
+    ------
+    OSError
+        As :func:`atomic_file`; also if `path` is a file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{path} is a file: a folder is wanted")
+    with _named(path), _workplace(target) as place:
+        new = place / _NEW
+        new.mkdir()
+        yield new
+        for folder, _, files in os.walk(new):
+            for name in files:
+                _flush(Path(folder, name))
+            _flush_folder(Path(folder))
+        if not target.exists():
+            new.rename(target)
+        elif not _exchange(new, target):
+            target.rename(place / _PREVIOUS)
+            new.rename(target)
+        _flush_folder(target.parent)
+
+
+def write_file(path: PathLike, *content: bytes | bytearray | memoryview) -> None:
+    """Write bytes, one part after the other, by :func:`atomic_file`.
+
+    Raises
+    ------
+    OSError
+        As :func:`atomic_file`.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        for part in content:
+            file.write(part)
+
+
+def clean_leftovers(path: PathLike) -> None:
+    """Remove what dead processes left of writes to `path`; put back a folder that one had moved aside.
+
+    Only folders of the name that this module gives, with nothing in them that it does not make and no
+    living process that holds them. Where that cannot be done (read-only places), nothing happens.
+    """
+    target = Path(os.path.realpath(path))
+    ours = re.compile(rf"{re.escape(_prefix(target))}\d+-[0-9a-f]{{8}}{re.escape(_SUFFIX)}")
+    try:
+        with os.scandir(target.parent) as entries:
+            found = [
+                Path(entry.path)
+                for entry in entries
+                if ours.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return
+    for place in found:
+        with suppress(OSError, NotImplementedError):
+            if {*os.listdir(place)} <= {_HELD, _NEW, _PREVIOUS}:
+                with FileLock(place / _HELD, timeout=0):  # refused while its writer lives
+                    _discard(place, target)
+
+
+def check_writable(path: PathLike) -> None:
+    """Find out before long work whether a file or folder `path` could be written, by trying beside it.
+
+    Parameters
+    ----------
+    path : path
+        It need not exist, nor the folders above it: the lowest one that does is tried.
+
+    Raises
+    ------
+    OSError
+        If nothing can be made there, or `path` exists and is write-protected; names `path` and the reason.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: it is write-protected")
+    parent = target.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {parent} is a file")
+    with _named(path), _workplace(parent / target.name) as place:
+        (place / _NEW).write_bytes(b"1")
+
+
+def digest(*parts: Any) -> str:
+    """Checksum of arrays, bytes and texts, against accidental damage.
+
+    XXH3 of 128 bits: as fast as memory can be read (20 GB/s, SHA-256 1.8 GB/s, CRC-32 2.6 GB/s on one
+    core of an AMD EPYC), so that it disappears beside writing to a disk. It is no defence against someone
+    who alters a file on purpose and its checksum with it; neither would SHA-256 be.
+
+    Parameters
+    ----------
+    *parts : array, bytes, memoryview or str
+        Arrays of NumPy count with dtype and shape, not with their order in memory; no copy is made but of
+        4 MiB at a time where they are not contiguous. The order and the bounds of the parts count.
+
+    Returns
+    -------
+    str
+        "xxh3:" and 32 hexadecimal digits.
+
+    Raises
+    ------
+    TypeError
+        For arrays of objects.
+    """
+    total = xxhash.xxh3_128()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            if part.dtype.hasobject:
+                raise TypeError(f"no checksum of an array of {part.dtype}")
+            plain = part.dtype.newbyteorder("<")
+            total.update(f"{plain.str} {part.shape};".encode())
+            for block in _blocks(part):
+                ordered = block.astype(plain, order="C", copy=False)
+                total.update(ordered.reshape(-1).view(np.uint8).data)
+        else:
+            raw = part.encode() if isinstance(part, str) else memoryview(part).cast("B")
+            total.update(f"{'text' if isinstance(part, str) else 'bytes'} {len(raw)};".encode())
+            total.update(raw)
+    return f"xxh3:{total.hexdigest()}"
+
+
+def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in C order, whole if it lies so, or else in slabs of some MiB."""
+    if array.flags.c_contiguous or array.ndim == 0 or array.nbytes <= _BLOCK:
+        yield array
+        return
+    rows = max(1, _BLOCK // max(1, array.nbytes // len(array)))
+    for start in range(0, len(array), rows):
+        if rows == 1:  # a slab of one row may be large itself
+            yield from _blocks(array[start])
+        else:
+            yield array[start : start + rows]
+
+
+@contextmanager
+def folder_lock(folder: PathLike, what: str = "run") -> Iterator[None]:
+    """Hold a folder for this process; a second one is refused at once, and told by whom.
+
+    The system gives the lock back when its process dies, however it dies. The file :data:`LOCK` stays in
+    the folder: removing it could let two processes in.
+
+    Parameters
+    ----------
+    folder : path
+        Exists.
+    what : str, default "run"
+        What holds it, for the message: "{folder} is in use by another {what} ..".
+
+    Raises
+    ------
+    BlockingIOError
+        If another process, or another part of this one, holds the folder: its number, machine and start.
+    OSError
+        If the folder does not exist or cannot be written.
+    """
+    file = Path(folder) / LOCK
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        try:
+            holder = file.read_text(errors="replace")[:200].strip()
+        except OSError as error:
+            raise OSError(f"{folder} cannot be locked for writing: {error.strerror}") from error
+        raise BlockingIOError(
+            f"{folder} is in use by another {what}{f' ({holder})' if holder else ''}: wait for its end, "
+            "or name another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{folder} cannot be locked for writing: {reason}") from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C: KeyboardInterrupt, so that files are closed and work is kept.
+
+    Only in the main thread, and only where nobody else handles the signal; the former handling comes back
+    at the end. May be nested.
+    """
+    if not _in_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("terminated (SIGTERM)")
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _shield() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of a few lines that must not be cut in two."""
+    if not _in_main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # the default of SIGTERM, no function, ends the process at once
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _: waiting.append(number))
+        yield
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+        for late in waiting[:1]:
+            signal.raise_signal(late)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _workplace(target: Path) -> Iterator[Path]:
+    """A folder of our own beside the target, held under a lock and removed in the end."""
+    clean_leftovers(target)
+    with terminable():
+        place = lock = None
+        try:
+            with _shield():
+                place, lock = _claim(target)
+            yield place
+        finally:
+            with _shield():
+                if place is not None and lock is not None:
+                    _discard(place, target)
+                    lock.release()
+
+
+@contextmanager
+def _named(path: PathLike) -> Iterator[None]:
+    """Let errors of the system say which file they are about."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror or error}): nothing was changed there"
+        raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
+
+
+def _claim(target: Path) -> tuple[Path, FileLock]:
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist")
+    while True:
+        place = target.with_name(f"{_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+        place.mkdir()
+        lock = FileLock(place / _HELD, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:  # someone cleaned between the two lines: it is theirs now
+            continue
+        except (NotImplementedError, OSError):
+            pass  # a file system without locks: there nobody is ever taken for dead
+        return place, lock
+
+
+def _prefix(target: Path) -> str:
+    """How the names of workplaces for `target` begin; file systems allow 255 bytes."""
+    name = target.name
+    return f".{name if len(os.fsencode(name)) < 200 else digest(name).removeprefix('xxh3:')}."
+
+
+def _discard(place: Path, target: Path) -> None:
+    """Remove a workplace; a folder that was moved aside goes back first if nothing took its place."""
+    previous = place / _PREVIOUS
+    if previous.exists() and not os.path.lexists(target):
+        try:
+            previous.rename(target)
+        except OSError:
+            return  # better a hidden folder than none
+    for attempt in range(6):
+        shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
+            return
+        time.sleep(0.01 * 2**attempt)  # a thread of the writer may still be at work in there
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two paths change places in one step; False where the system cannot."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last; where folders cannot be opened or flushed the system does it by itself."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
