@@ -57,7 +57,7 @@ def case(device: str) -> Case:
     images = on(generated_images(n, size=32), device)
     student, teacher = (make_model(name, seed=seed).to(device) for seed in (1, 2))
     config = Config(epochs=1 if small else 2, batch=batch, eval_batch=batch)
-    return Case(Data(images, None, None), student, Teacher(teacher, 0.3), config)  # type: ignore[arg-type]
+    return Case(Data(images, None, None), student, Teacher(teacher, 0.3), config)
 
 
 def on(images: Images, device: str) -> Images:
@@ -202,7 +202,7 @@ def test_against_a_data_loader(device: str) -> None:
         return time.perf_counter() - start
 
     ours, alone, helped = in_turns(
-        lambda: train(student, Data(images, None, None), teacher, config).seconds,  # type: ignore[arg-type]
+        lambda: train(student, Data(images, None, None), teacher, config).seconds,
         lambda: loop(0),
         lambda: loop(2),
     )

@@ -95,7 +95,7 @@ def load_images(
     if rows is not None:
         images = sample(images, rows, seed)
     parts = split_images(images, test, val=val, seed=seed, test_as_validation=test_as_validation)
-    return Data(parts.train.to(target), parts.val.to(target), parts.test.to(target))
+    return parts.to(target)
 
 
 def _path(name: str) -> Path | None:

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 TEST_SHARE = 0.2  # of data that come without a test set
+CHUNK = 2**20  # pixels that are floating point at a time while their moments are summed
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,43 @@ class Images:
 
 @dataclass(frozen=True)
 class Data:
-    """Training, validation and test part, all with mean and std of the training part."""
+    """Training, validation and test part, all with mean and std of the training part.
+
+    Attributes
+    ----------
+    train : Images
+    val, test : Images or None
+        None, or without a row, where there are none. They may lack classes, as the tail of a long-tailed
+        set does.
+
+    Raises
+    ------
+    TypeError
+        If a part is no :class:`Images`.
+    ValueError
+        If the training part is empty, or a part has other classes, shapes, device or normalisation than
+        it, or not one label for each image.
+    """
 
     train: Images
-    val: Images
-    test: Images
+    val: Images | None
+    test: Images | None
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if part is not None or name == "train":
+                _check_part(name, part, self.train)
+        if not len(self.train):
+            raise ValueError("train has no images")
+
+    def to(self, device: str | torch.device) -> Data:
+        """Return the same parts on a device; no copy of those that are there already."""
+        train, val, test = (
+            None if part is None else part.to(device) for part in (self.train, self.val, self.test)
+        )
+        assert train is not None
+        return Data(train, val, test)
 
 
 def images_from_arrays(
@@ -96,7 +129,7 @@ def images_from_arrays(
     labels : array (n,), integer
         Classes 0 .. classes - 1.
     classes : int, optional
-        c; by default the largest label + 1.
+        c, of which some may have no image; by default the largest label + 1, and all have one.
     channels_last : bool, default False
     device : str or torch.device, default "cpu"
         "auto": CUDA if there is one.
@@ -115,17 +148,47 @@ def images_from_arrays(
         If the pixels are not uint8 or the labels no integers.
     ValueError
         For another shape, no images, numbers of images and labels that differ, a label out of range,
-        or a class without an image.
+        or, unless `classes` is given, a class without an image.
     """
     target = find_device(device)
-    pixels = _pixels(name, _tensor(f"{name}: pixels", pixels), channels_last)
+    given = _tensor(f"{name}: pixels", pixels, moved=channels_last)
+    pixels = _pixels(name, given, channels_last)
     labels = _labels(name, _tensor(f"{name}: labels", labels), len(pixels))
     classes = _check_range(name, labels, classes)
     mean, std = _moments(pixels)
     return Images(pixels.to(target), labels.to(target), classes, mean, std, name)
 
 
-def _tensor(name: str, values: object) -> Tensor:
+def _check_part(name: str, part: object, train: Images) -> None:
+    """Refuse a part that a network trained on `train` would take for something else."""
+    if not isinstance(part, Images):
+        raise TypeError(f"{name} must be Images, not {type(part).__name__}")
+    if part.pixels.ndim != 4 or part.labels.shape != part.pixels.shape[:1]:
+        raise ValueError(
+            f"{name} has labels {tuple(part.labels.shape)} for pixels {tuple(part.pixels.shape)}: they "
+            "must be (n,) and (n, C, H, W), one label for each image"
+        )
+    if len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < part.classes:
+        raise ValueError(
+            f"{name} has labels from {int(part.labels.min())} to {int(part.labels.max())}, but "
+            f"classes={part.classes}: they must be in 0..{part.classes - 1}"
+        )
+    for what, here, there in (
+        ("classes", part.classes, train.classes),
+        ("images of shape", tuple(part.pixels.shape[1:]), tuple(train.pixels.shape[1:])),
+        ("images on device", str(part.pixels.device), str(train.pixels.device)),
+        ("mean", part.mean, train.mean),
+        ("std", part.std, train.std),
+    ):
+        if here != there:
+            raise ValueError(
+                f"{name} has {what} {here}, but train {there}: all parts are normalised and read as the "
+                "training part; split_images(images, test) brings them together"
+            )
+
+
+def _tensor(name: str, values: object, *, moved: bool = False) -> Tensor:
+    """Share memory with an array if torch can, and else copy it; with `moved` for its last axis at 1."""
     if isinstance(values, Tensor):
         return values
     host = np.asarray(values)
@@ -133,7 +196,10 @@ def _tensor(name: str, values: object) -> Tensor:
         raise TypeError(f"{name} must be numbers, got dtype {host.dtype}")
     # torch shares neither read-only memory nor negative strides
     shareable = host.flags.writeable and min(host.strides, default=0) >= 0
-    return torch.from_numpy(host if shareable else host.copy())
+    if not shareable:
+        moved = moved and host.ndim == 4
+        host = np.moveaxis(np.moveaxis(host, -1, 1).copy(), 1, -1) if moved else host.copy()
+    return torch.from_numpy(host)
 
 
 def _pixels(name: str, pixels: Tensor, channels_last: bool) -> Tensor:
@@ -174,8 +240,9 @@ def _labels(name: str, labels: Tensor, n: int) -> Tensor:
 
 
 def _check_range(name: str, labels: Tensor, classes: int | None) -> int:
-    """Return the number of classes, each of which has an image."""
+    """Return the number of classes."""
     least, most = int(labels.min()), int(labels.max())
+    counted = classes is None
     classes = most + 1 if classes is None else integer("classes", classes, 2)
     if least < 0 or most >= classes:
         wrong = least if least < 0 else most
@@ -184,7 +251,8 @@ def _check_range(name: str, labels: Tensor, classes: int | None) -> int:
         )
     if classes < 2:
         raise ValueError(f"{name}: all labels are 0, but there must be two classes or more")
-    _check_classes(name, labels, classes)
+    if counted:
+        _check_classes(name, labels, classes)
     return classes
 
 
@@ -195,7 +263,7 @@ def _check_classes(part: str, labels: Tensor, classes: int) -> None:
         listed = ", ".join(str(label) for label in empty[:5]) + (", .." if len(empty) > 5 else "")
         raise ValueError(
             f"{part}: no image of class {listed} among {len(labels)}: give more images, number the "
-            "classes without gaps, or take a larger share of them for this part"
+            f"classes without gaps, or give classes={classes} where these are all there are"
         )
 
 
@@ -204,10 +272,15 @@ def _moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     count = pixels.numel() // pixels.shape[1]
     total = torch.zeros(pixels.shape[1], dtype=torch.int64, device=pixels.device)
     squares = torch.zeros_like(total)
-    for chunk in pixels.split(256):  # 256 * 255**2 < 2**24: float32 adds whole numbers exactly
-        values = chunk.to(torch.float32)
-        total += values.sum(dim=0).to(torch.int64).sum(dim=(1, 2))
-        squares += values.square_().sum(dim=0).to(torch.int64).sum(dim=(1, 2))
+    # up to 256 rows, for 256 * 255**2 < 2**24: float32 adds whole numbers exactly; and few enough of large
+    # images that their copy in float32 stays small beside them
+    rows = max(1, min(256, CHUNK // pixels[0].numel()))
+    lines = max(1, CHUNK // (rows * pixels[0, :, 0].numel()))
+    for part in pixels.split(rows):
+        for chunk in part.split(lines, dim=2):
+            values = chunk.to(torch.float32)
+            total += values.sum(dim=0).to(torch.int64).sum(dim=(1, 2))
+            squares += values.square_().sum(dim=0).to(torch.int64).sum(dim=(1, 2))
     mean, std = [], []
     for first, second in zip(total.tolist(), squares.tolist(), strict=True):
         variance = (count * second - first * first) / count**2  # whole numbers up to the division
@@ -233,7 +306,7 @@ def split_images(
     test : Images, optional
         The test set. Without it a fifth of `images` is set apart, the same for every seed.
     val : float or int, default 0.1
-        Validation images: a share in (0, 1), or their number.
+        Validation images: a share in [0, 1), or their number; 0 trains on all of them.
     seed : int, default 0
         Of the validation split.
     test_as_validation : bool, default False
@@ -243,13 +316,14 @@ def split_images(
     Returns
     -------
     Data
-        Each part in the order of `images`; mean and std are those of the training part.
+        Each part in the order of `images`; mean and std are those of the training part. Every class
+        that `images` has stays in the training part, whatever is rare in the others.
 
     Raises
     ------
     TypeError, ValueError
-        If `val` is neither, leaves a part without an image of some class (the message names both),
-        or the test set has other classes or channels.
+        If `val` is neither, leaves the training part without an image of some class, or the test set
+        has other classes or shapes.
     """
     integer("seed", seed, 0)
     if test is None:
@@ -257,7 +331,7 @@ def split_images(
     if (test.classes, test.pixels.shape[1:]) != (images.classes, images.pixels.shape[1:]):
         raise ValueError(
             f"test: {test.classes} classes of images {tuple(test.pixels.shape[1:])}, but the training "
-            f"set has {images.classes} of {tuple(images.pixels.shape[1:])}"
+            f"set has {images.classes} of {tuple(images.pixels.shape[1:])}: give both the same classes="
         )
     if test_as_validation:
         train, validation = images, test
@@ -265,8 +339,6 @@ def split_images(
         kept, held = _stratified(images.labels, _count(val, len(images)), "val", seed)
         train, validation = images.take(kept), images.take(held)
     mean, std = _moments(train.pixels)
-    for part, chosen in (("train", train), ("val", validation), ("test", test)):
-        _check_classes(f"{images.name}, {part}", chosen.labels, images.classes)
     train, validation, test = (
         replace(part, mean=mean, std=std, name=images.name) for part in (train, validation, test)
     )
@@ -290,14 +362,14 @@ def _count(val: float | int, n: int) -> int:
     """Return the number of validation images."""
     if isinstance(val, (int, np.integer)) and not isinstance(val, bool):
         count = int(val)
-    elif 0 < number("val", val) < 1:
+    elif 0 <= number("val", val) < 1:
         count = round(val * n)
     else:
-        raise ValueError(f"val={val} must be a share in (0, 1) or a number of images such as 5000")
-    if not 0 < count < n:
+        raise ValueError(f"val={val} must be a share in [0, 1) or a number of images such as 5000")
+    if not 0 <= count < n or (val and not count):
         raise ValueError(
             f"val={val} leaves {count} validation and {n - count} training images of {n}: both must be "
-            "> 0; test_as_validation=True trains on all of them"
+            "> 0, or val=0 to train on all of them"
         )
     return count
 
@@ -305,18 +377,42 @@ def _count(val: float | int, n: int) -> int:
 def _stratified(labels: Tensor, count: int, name: str, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the rest and of `count` images with the classes' shares, each in order.
 
-    Classes get the whole part of their share, and the largest fractions one image more.
+    Classes get the whole part of their share, and the largest fractions one image more. One image of
+    every class stays in the part that is trained on.
     """
     host = labels.cpu().numpy()
     sizes = np.bincount(host)
     quota, remainder = np.divmod(sizes * count, len(host))  # exact
     quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
+    least, most = (sizes > 0, sizes) if name == "rows" else (0 * sizes, sizes - (sizes > 0))
+    _shift(quota, np.minimum(least, sizes), most, f"{name}={count}")
     purpose = ("test", "val", "rows").index(name)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
     chosen = np.zeros(len(host), dtype=bool)
     for label, size in enumerate(quota):
         chosen[generator.permutation(np.flatnonzero(host == label))[:size]] = True
     return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) -> None:
+    """Bring quotas between bounds, in place, without changing their sum.
+
+    Raises
+    ------
+    ValueError
+        If the sum is outside what the bounds allow.
+    """
+    total = int(quota.sum())
+    if not least.sum() <= total <= most.sum():
+        raise ValueError(
+            f"{what} does not leave one image of every class for training: choose a number in "
+            f"{least.sum()}..{most.sum()}"
+        )
+    np.clip(quota, least, most, out=quota)
+    while (off := total - int(quota.sum())) != 0:
+        # one image at a time to or from the class with the most room: few are ever moved
+        room = most - quota if off > 0 else quota - least
+        quota[int(np.argmax(room))] += int(np.sign(off))
 
 
 def find_device(device: str | torch.device) -> torch.device:

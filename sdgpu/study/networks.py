@@ -291,7 +291,9 @@ class _Archive:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder={str(self.folder)!r} is a file: name a folder")
         parts = (self.data.train, self.data.val, self.data.test)
-        mine = digest(*(tensor for part in parts for tensor in (part.pixels, part.labels)))
+        mine = digest(
+            *(t for part in parts if part is not None for t in (part.pixels, part.labels))
+        )
         stored = self.folder / "experiment.json"
         if resume and stored.is_file() and self._begun():
             self._check(stored, mine)
