@@ -67,7 +67,7 @@ class Config:
         Of the learning rate, a function of the position: down to 0 at the end as a half cosine or a
         line, or times `drop` at each epoch in `milestones`.
     warmup : float
-        Epochs over which the rate rises linearly.
+        Epochs over which the rate rises linearly, to `lr` and never beyond.
     loss, activation, temperature
         See :func:`~sdgpu.nn.loss.data_loss`.
     penalty : {"l2", "decoupled", "paper-script"}
@@ -78,9 +78,10 @@ class Config:
     penalty_covers : {"all", "weights"}
     teacher : {"cached", "views", "online", "paper-script"}
         Predictions of the teacher on the clean inputs, once; on `views` augmented views of all inputs,
-        which the student then sees epoch by epoch; on the very view the student sees, in the loop; or
-        in the loop with the teacher's batch norm in training mode, so that it drifts, as in the
-        paper's script.
+        which the student then sees epoch by epoch, at step 1 too; on the very view the student sees, in
+        the loop; or in the loop with the teacher's batch norm in training mode, so that it drifts, as in
+        the paper's script. A teacher in the loop is evaluated part by part and rank by rank like the
+        student, but for the last, whose drift is that of whole batches.
     hard : bool
         One-hot targets from the teacher.
     order : {"shuffled", "paper-script"}
@@ -90,7 +91,8 @@ class Config:
     init_seed, order_seed, augment_seed : int
         Of the weights (where a chain builds the model), of the order, of augmentation and dropout.
     amp : {"off", "bf16", "fp16"}
-        Autocast; "fp16" with a gradient scaler.
+        Autocast while it trains; "fp16" with a gradient scaler, which skips a batch that overflows: it
+        changes nothing, and counts in no mean of losses. Evaluation is in float32.
     channels_last, compile, cuda_graphs, tf32, deterministic : bool
         Memory format; torch.compile; the same with CUDA graphs, for small steps; TF32 products on CUDA;
         deterministic algorithms only.
@@ -187,7 +189,7 @@ class Config:
         """Learning rate at one position: no state, so nothing to save."""
         at = epoch + batch / batches
         if at < self.warmup:
-            return self.lr * (batch + 1 + epoch * batches) / (self.warmup * batches)
+            return self.lr * min(1.0, (batch + 1 + epoch * batches) / (self.warmup * batches))
         part = (at - self.warmup) / (self.epochs - self.warmup)
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * part))

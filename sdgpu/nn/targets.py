@@ -21,7 +21,7 @@ from sdgpu.nn.evaluate import autocast, checksum, inference, predict
 from sdgpu.nn.loss import mixed_target, predictions
 from sdgpu.nn.store import digest
 
-__all__ = ["Feed", "Teacher", "check_model", "check_targets"]
+__all__ = ["Feed", "Teacher"]
 
 
 @dataclass(frozen=True)
@@ -41,51 +41,6 @@ class Teacher:
 
     def __post_init__(self) -> None:
         number("alpha", self.alpha)
-
-
-def check_targets(targets: Any, images: Any, members: int | None) -> None:
-    """Refuse targets that do not fit the images.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For labels out of range, another shape, or entries that are not finite.
-    """
-    n, c = len(images), images.classes
-    low, high = int(images.labels.min()), int(images.labels.max())
-    if low < 0 or high >= c:
-        raise ValueError(
-            f"labels run from {low} to {high}, but classes={c}: they must be in 0..{c - 1}"
-        )
-    if targets is None or isinstance(targets, Teacher):
-        return
-    if not isinstance(targets, torch.Tensor):
-        raise TypeError(
-            f"targets must be a tensor, a Teacher or None (the labels), not {type(targets).__name__}"
-        )
-    shape = (n, c) if members is None else (members, n, c)
-    if tuple(targets.shape) != shape:
-        raise ValueError(f"targets have shape {tuple(targets.shape)}, but must have shape {shape}")
-    if not bool(torch.isfinite(targets).all()):
-        raise ValueError("targets must be finite: NaN or infinity found")
-
-
-def check_model(model: nn.Module, images: Any, config: Config) -> None:
-    """Refuse a model whose outputs are not one for each class.
-
-    Raises
-    ------
-    ValueError
-        With both numbers.
-    """
-    sample = normalise(images.pixels[:1], images.mean, images.std, next(model.parameters()).dtype)
-    with inference(model), autocast(config, sample.device):
-        found = model(sample).shape
-    if found[-1] != images.classes or found[-2:-1] != (1,):
-        raise ValueError(
-            f"the model gives outputs of shape {tuple(found)} for one image, but classes="
-            f"{images.classes}: it must give one number for each class"
-        )
 
 
 @dataclass
@@ -131,21 +86,41 @@ class Feed:
         elif mode == "paper-script":
             self.teacher = copy.deepcopy(self.teacher).train()  # a copy drifts, not the caller's
 
-    def batch(self, epoch: int, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rows (b,), inputs (b, C, H, W) and targets (b, c) or (members, b, c) of one batch."""
+    def batch(
+        self, epoch: int, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Rows (b,), inputs (b, C, H, W) and targets (b, c) or (members, b, c) of one batch.
+
+        None for targets that :meth:`ask` gives part by part.
+        """
         size = self.config.batch
         rows = self._epoch_order(epoch)[batch * size : (batch + 1) * size]
-        if self._cycles():
+        if self.config.teacher == "views":  # with and without a teacher: alpha = 1 is step 1
             view = epoch % self.config.views
             inputs = self._whole_view(view)[rows]
             if self.config.channels_last:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             assert self._mixed is not None
-            return rows, inputs, self._mixed[view][rows]
+            mixed = self._mixed[view] if isinstance(self.targets, Teacher) else self._mixed
+            return rows, inputs, mixed[..., rows, :]
         inputs = self._one_view(rows, epoch, batch)
         if self._mixed is not None:
             return rows, inputs, self._mixed[..., rows, :]
-        return rows, inputs, self._ask(inputs, rows)
+        # the script's teacher drifts by the statistics of whole batches
+        whole = self.drifting() is not None
+        return rows, inputs, self.ask(inputs, rows) if whole else None
+
+    def ask(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Targets from the teacher in the loop, on the very view that the student sees."""
+        assert self.teacher is not None
+        with torch.no_grad(), autocast(self.config, inputs.device):
+            if self.config.teacher == "paper-script":
+                told = self._f(self.teacher(inputs))
+            else:
+                with inference(self.teacher):
+                    told = self._f(self.teacher(inputs))
+        Y = torch.nn.functional.one_hot(self.images.labels[rows], self.images.classes)
+        return self._mix(Y.to(told.dtype), told)
 
     def check_teacher(self) -> None:
         """Prove that the caller's teacher is what it was.
@@ -170,9 +145,6 @@ class Feed:
     def drifting(self) -> nn.Module | None:
         """The teacher, if its state changes and so belongs into a checkpoint."""
         return self.teacher if self.config.teacher == "paper-script" else None
-
-    def _cycles(self) -> bool:
-        return isinstance(self.targets, Teacher) and self.config.teacher == "views"
 
     def _epoch_order(self, epoch: int) -> torch.Tensor:
         epoch = 0 if self.config.order == "paper-script" else epoch
@@ -204,18 +176,6 @@ class Feed:
         parts = self._whole_view(view).split(self.config.eval_batch)
         with inference(self.teacher), autocast(self.config, self.images.pixels.device):
             return torch.cat([self._f(self.teacher(part)) for part in parts])
-
-    def _ask(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Targets from the teacher in the loop, on the very view that the student sees."""
-        assert self.teacher is not None
-        with torch.no_grad(), autocast(self.config, inputs.device):
-            if self.config.teacher == "paper-script":
-                told = self._f(self.teacher(inputs))
-            else:
-                with inference(self.teacher):
-                    told = self._f(self.teacher(inputs))
-        Y = torch.nn.functional.one_hot(self.images.labels[rows], self.images.classes)
-        return self._mix(Y.to(told.dtype), told)
 
     def _f(self, logits: torch.Tensor) -> torch.Tensor:
         config = self.config

@@ -22,15 +22,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.augment import stream
+from sdgpu.nn.checking import check_graphs, check_model, check_targets
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, predict, score
-from sdgpu.nn.loss import add_script_gradient, data_loss, penalised, penalty
-from sdgpu.nn.machinery import clock, compiled, numerics, optimiser, seed_draws
+from sdgpu.nn.loss import data_loss, penalty
+from sdgpu.nn.machinery import clock, compiled, numerics, seed_draws
 from sdgpu.nn.parallel import World, join
 from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.store import Store, digest, shapes, write
-from sdgpu.nn.targets import Feed, Teacher, check_model, check_targets
+from sdgpu.nn.targets import Feed, Teacher
+from sdgpu.nn.update import Update
 
 __all__ = ["Epoch", "TrainResult", "train"]
 
@@ -98,8 +100,7 @@ def train(
         raise ValueError("tensorboard=True needs folder=, where its logs are written")
     check_targets(targets, images, getattr(model, "members", None))
     device = images.pixels.device
-    if config.cuda_graphs and device.type != "cuda":
-        raise ValueError(f"cuda_graphs=True needs the images on a CUDA device, not on {device}")
+    check_graphs(config, device)
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
     student = copy.deepcopy(model).to(device)
@@ -137,9 +138,7 @@ class _Run:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self.n = device, len(self.data.train)
         self.batches = math.ceil(self.n / config.batch)
-        self.chosen = set(penalised(self.model, config.penalty_covers))
-        self.optimiser = optimiser(self.model, config, self.chosen, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.update = Update(self.model, config, device)
         members = getattr(self.model, "members", None)
         forward: nn.Module = self.model
         if self.world.size > 1:
@@ -199,10 +198,11 @@ class _Run:
     def _one_batch(self) -> None:
         config = self.config
         rate = config.rate(self.epoch, self.index, self.batches)
-        position = (self.epoch, self.index, 1 + self.world.rank)
-        # dropout draws from torch's own generator: a function of the position, like all else
-        seed_draws(self.device, stream(config.augment_seed, "augment", *position).initial_seed())
+        if self.feed.drifting() is not None:
+            self._seed(0)  # the teacher draws what it draws in one process, on every rank
         rows, inputs, target = self.feed.batch(self.epoch, self.index)
+        self._seed(1 + self.world.rank)
+        self.update.begin()
         size = len(rows)
         parts = torch.arange(size).split(config.batch // config.accumulate)
         for number, part in enumerate(parts):
@@ -212,13 +212,24 @@ class _Run:
             last = number + 1 == len(parts)
             hold = self.world.size > 1 and not last
             with self.forward.no_sync() if hold else nullcontext():
-                self._backward(inputs[own], target[..., own, :], rows[own], size)
-        self._update(rate)
+                told = None if target is None else target[..., own, :]
+                self._backward(inputs[own], told, rows[own], size)
+            if config.cuda_graphs and number == 0 and not last:
+                self.update.keep_gradients()
+        self.update.step(rate)
+
+    def _seed(self, purpose: int) -> None:
+        """Dropout draws from torch's own generator: a function of the position, like all else."""
+        position = (self.epoch, self.index, purpose)
+        seed = stream(self.config.augment_seed, "augment", *position).initial_seed()
+        seed_draws(self.device, seed)
 
     def _backward(
-        self, inputs: torch.Tensor, target: torch.Tensor, rows: torch.Tensor, size: int
+        self, inputs: torch.Tensor, target: torch.Tensor | None, rows: torch.Tensor, size: int
     ) -> None:
         config = self.config
+        if target is None:
+            target = self.feed.ask(inputs, rows)
         if config.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with autocast(config, self.device):
@@ -232,36 +243,24 @@ class _Run:
         )
         weight = len(inputs) / size
         # gradients are averaged over the ranks, but a batch is one sum over all of them
-        self.scaler.scale(part.sum() * (weight * self.world.size)).backward()
+        self.update.scaler.scale(part.sum() * (weight * self.world.size)).backward()
         with torch.no_grad():
             self.losses[..., self.index] += part.detach() * weight
             hits = logits.argmax(dim=-1) == self.data.train.labels[rows]
             self.hits[..., self.index] += hits.sum(dim=-1)
-
-    def _update(self, rate: float) -> None:
-        config = self.config
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        if config.penalty == "decoupled" and config.decay:
-            shrunk: list[torch.Tensor] = [
-                p for name, p in self.model.named_parameters() if name in self.chosen
-            ]
-            with torch.no_grad():
-                torch._foreach_mul_(shrunk, 1 - rate * config.decay)
-        if config.penalty == "paper-script" and config.decay:
-            # the other penalties need no graph either: their gradient is that of weight decay
-            self.scaler.unscale_(self.optimiser)
-            add_script_gradient(self.model, config.decay, covers=config.penalty_covers)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
 
     def _look(self) -> None:
         """Read the losses that have come in, on all ranks at once; stop at one that is not finite."""
         fresh = self.world.sum(self.losses[..., self.checked : self.index].clone())
         total = fresh.reshape(-1, fresh.shape[-1]).sum(dim=0).cpu()  # over the members of a stack
         bad = ~torch.isfinite(total)
-        if bool(bad.any()):
+        if self.update.hopeless:
+            raise FloatingPointError(
+                f"{self.stage}: float16 overflows in batch after batch, the last of them epoch "
+                f"{self.epoch + 1}, batch {self.index} of {self.batches}; {self.saved}. {_REMEDY}"
+            )
+        # in float16 a batch that overflowed changed nothing: the scaler skipped its step
+        if bool(bad.any()) and not self.update.scaler.is_enabled():
             first = int(bad.int().argmax())
             raise FloatingPointError(
                 f"{self.stage}: the loss is {float(total[first])} in epoch {self.epoch + 1}, "
@@ -275,7 +274,13 @@ class _Run:
         config, val = self.config, self.data.val
         sizes = torch.full((self.batches,), float(config.batch), dtype=torch.float64)
         sizes[-1] = self.n - (self.batches - 1) * config.batch
-        losses = self.world.sum(self.losses.clone()).cpu() @ sizes / self.n
+        losses = self.world.sum(self.losses.clone()).cpu()
+        counted = torch.isfinite(losses)  # in float16 those that overflowed are left out
+        if not bool(counted.any()):
+            raise FloatingPointError(
+                f"{self.stage}: every batch of epoch {self.epoch + 1} overflowed; {self.saved}. {_REMEDY}"
+            )
+        losses = losses.nan_to_num(0.0, 0.0, 0.0) @ sizes / (counted.double() @ sizes)
         hits = self.world.sum(self.hits.clone()).cpu().sum(dim=-1) / self.n
         with torch.no_grad():
             cost = penalty(
@@ -323,8 +328,8 @@ class _Run:
         if drifting is not None:
             drifting.load_state_dict(state["teacher"])
         if state["optimiser"] is not None:
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.scaler.load_state_dict(state["scaler"])
+            self.update.optimiser.load_state_dict(state["optimiser"])
+            self.update.scaler.load_state_dict(state["scaler"])
         self.epoch, self.index = state["epoch"], state["batch"]
         self.checked, self.seconds = self.index, state["seconds"]
         # sums of all ranks: kept by the first, so that they are not counted again
@@ -362,8 +367,8 @@ class _Run:
             state = {
                 "model": self.model.state_dict(),
                 # a finished run needs none: two thirds of the file
-                "optimiser": None if finished else self.optimiser.state_dict(),
-                "scaler": None if finished else self.scaler.state_dict(),
+                "optimiser": None if finished else self.update.optimiser.state_dict(),
+                "scaler": None if finished else self.update.scaler.state_dict(),
                 "teacher": None if drifting is None else drifting.state_dict(),
                 "epoch": self.epoch,
                 "batch": self.index,

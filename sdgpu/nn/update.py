@@ -1,0 +1,107 @@
+"""One step of the optimiser: rate, decay, scaler, and what an overflow must not touch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sdgpu.nn.config import Config
+from sdgpu.nn.loss import add_script_gradient, penalised
+from sdgpu.nn.machinery import optimiser
+
+__all__ = ["LEAST_SCALE", "Update"]
+
+#: Where float16 gives up. The scaler starts at 2^16 and halves at every overflow: thirty in a row are no
+#: matter of scaling.
+LEAST_SCALE = 2.0**-14
+
+
+class Update:
+    """The optimiser of a training with its penalty and its gradient scaler.
+
+    A step that the scaler skips, for a gradient is not finite, leaves the model as it was before the
+    batch: no decay of the weights, and no statistics of batch norm from activations that overflowed.
+
+    Parameters
+    ----------
+    model : Module
+        Its parameters with ``requires_grad`` are trained.
+    config : Config
+    device : torch.device
+        Of the model.
+
+    Attributes
+    ----------
+    optimiser : torch.optim.Optimizer
+    scaler : torch.amp.GradScaler
+        Of no effect without amp="fp16".
+
+    Raises
+    ------
+    ValueError
+        If the model has no parameters to train.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+        self.model, self.config = model, config
+        chosen = set(penalised(model, config.penalty_covers))
+        self.optimiser = optimiser(model, config, chosen, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self._decoupled = config.penalty == "decoupled" and config.decay > 0
+        self._shrunk: list[torch.Tensor] = [
+            p for name, p in model.named_parameters() if name in chosen
+        ]
+        self._kept: list[torch.Tensor] = []
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many steps overflowed that no scale will help; waits for the device."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() < LEAST_SCALE
+
+    def begin(self) -> None:
+        """Before the forward pass of a batch: remember what an overflow must not spoil."""
+        if self.scaler.is_enabled():
+            self._kept = [buffer.clone() for buffer in self.model.buffers()]
+
+    def keep_gradients(self) -> None:
+        """After the first of several parts, with CUDA graphs: gradients get memory of their own.
+
+        A graph writes the gradients of the next part where those of the last one lie.
+        """
+        for parameter in self.trained:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
+
+    def step(self, rate: float) -> None:
+        """Step at a learning rate, and clear the gradients."""
+        config = self.config
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        finite = self._unscale() if self.scaler.is_enabled() else None
+        if self._decoupled and self._shrunk:
+            factor = 1 - rate * config.decay
+            with torch.no_grad():
+                if finite is None:
+                    torch._foreach_mul_(self._shrunk, factor)
+                else:
+                    torch._foreach_mul_(self._shrunk, torch.where(finite, factor, 1.0))
+        if config.penalty == "paper-script" and config.decay:
+            # the other penalties need no graph either: their gradient is that of weight decay
+            add_script_gradient(self.model, config.decay, covers=config.penalty_covers)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _unscale(self) -> torch.Tensor:
+        """Whether all gradients are finite, on the device; buffers come back if not."""
+        self.scaler.unscale_(self.optimiser)
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        largest = torch._foreach_norm(gradients, math.inf)
+        finite = torch.stack([part.float() for part in largest]).isfinite().all()
+        with torch.no_grad():
+            for buffer, before in zip(self.model.buffers(), self._kept, strict=True):
+                buffer.copy_(torch.where(finite, buffer, before))
+        return finite

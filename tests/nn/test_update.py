@@ -1,0 +1,197 @@
+"""What one step does to the weights: rates, decay, the scaler of float16, and views."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sdgpu.nn.config import Config
+from sdgpu.nn.targets import Teacher
+from sdgpu.nn.trainer import train
+from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state
+
+PLAIN = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=0, flip=False)
+
+
+def change(**fields):
+    return dataclasses.replace(PLAIN, **fields)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("warmup", [0.0, 0.01, 0.25, 0.3, 1.0, 1.01, 1.99])
+@pytest.mark.parametrize("batches", [1, 3, 10])
+def test_no_rate_is_above_lr_and_warm_up_rises_in_equal_steps(schedule, warmup, batches):
+    config = change(epochs=2, schedule=schedule, warmup=warmup, lr=1.0)
+    rates = [config.rate(epoch, batch, batches) for epoch in range(2) for batch in range(batches)]
+    assert min(rates) > 0
+    assert max(rates) <= 1
+    for k, rate in enumerate(rates):
+        if k < warmup * batches:
+            assert rate == pytest.approx(min(1, (k + 1) / (warmup * batches)))
+
+
+class Overflow(nn.Module):
+    """Gives infinity at the k-th training batch, before its batch norm."""
+
+    def __init__(self, batches, inner):
+        super().__init__()
+        self.inner, self.batches, self.seen = inner, batches, 0
+
+    def forward(self, x):
+        self.seen += self.training
+        bad = self.training and self.seen in self.batches
+        return self.inner(x * (math.inf if bad else 1.0))
+
+
+def states(folder, config, model):
+    """Of every checkpoint after each batch."""
+    found = []
+
+    def note(_):
+        path = folder / "checkpoint.pt"
+        if path.exists():
+            found.append(torch.load(path, weights_only=True))
+
+    result = train(model, data(), None, config, folder=folder, progress=note)
+    found.append(torch.load(folder / "checkpoint.pt", weights_only=True))
+    return found, result
+
+
+@pytest.mark.parametrize("penalty", ["l2", "decoupled", "paper-script"])
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_batch_that_overflows_in_float16_changes_nothing(tmp_path, penalty, optimiser):
+    config = change(amp="fp16", penalty=penalty, optimiser=optimiser, decay=0.1, save_seconds=0.0)
+    model = Overflow({5}, convnet(dtype=torch.float32))
+    found, result = states(tmp_path, config, model)
+    # after batches 1, 2, 3 (the end of an epoch), 4, 5, ..
+    before, after, later = (found[k]["model"] for k in (3, 4, 5))
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+    assert any(not torch.equal(after[name], later[name]) for name in after)
+    assert found[4]["scaler"]["scale"] == found[3]["scaler"]["scale"] / 2
+    assert all(math.isfinite(epoch.train_loss) for epoch in result.history)
+    # the mean is over the batches that counted: 10 and 4 rows of epoch 2
+    losses = found[4]["losses"]
+    assert not math.isfinite(losses[1])
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"][1]["train_loss"]
+    last = found[5]["history"][1]["train_loss"]
+    assert kept == last
+
+
+def test_float16_that_always_overflows_ends_the_run_by_name(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"every batch of epoch 2 overflowed.*Lower lr"):
+        train(Overflow({4, 5, 6}, mlp(dtype=torch.float32)), data(), None, change(amp="fp16"))
+    always = Overflow(set(range(2, 200)), mlp(dtype=torch.float32))
+    with pytest.raises(FloatingPointError, match=r"batch after batch.*epoch 1, batch \d\d of 48"):
+        train(always, data(96), None, change(amp="fp16", batch=2))
+
+
+def test_a_scaler_is_restored(tmp_path):
+    """Its scale is a state like any other: without it a resumed run is another one."""
+    config = change(amp="fp16", save_seconds=0.0)
+    model = Overflow({2}, mlp(dtype=torch.float32))
+
+    class StopError(Exception):
+        pass
+
+    def stop(event):
+        if event.done == 5:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(model, data(), None, config, folder=tmp_path, progress=stop)
+    scales = []
+
+    def note(_):
+        scales.append(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]["scale"])
+
+    calm = Overflow(set(), mlp(dtype=torch.float32))
+    train(calm, data(), None, config, folder=tmp_path, progress=note)
+    assert scales == [2.0**15] * len(scales)
+
+
+@pytest.mark.parametrize("teacher", ["cached", "views", "online", "paper-script"])
+def test_alpha_1_is_step_1_for_every_kind_of_teacher(teacher):
+    config = change(epochs=4, teacher=teacher, views=3, crop_pad=1, flip=True)
+    # dropout in both: a teacher in training mode draws too, and not from what its student draws
+    first = train(mlp(dropout=0.3), data(), None, config).model
+    again = train(mlp(dropout=0.3), data(), Teacher(mlp(1, dropout=0.3), 1.0), config).model
+    assert same_bits(first, again)
+
+
+def test_step_1_sees_the_views_in_turn():
+    """With two views and the labels, epochs 1 and 3 see the same inputs; the loss says so at a rate of 0."""
+    config = change(epochs=4, teacher="views", views=2, crop_pad=1, flip=True, lr=1e-300, decay=0.0)
+    losses = [epoch.train_loss for epoch in train(mlp(), data(), None, config).history]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-12)
+    assert losses[1] == pytest.approx(losses[3], rel=1e-12)
+    assert abs(losses[0] - losses[1]) > 1e-6
+
+
+class Counter(nn.Module):
+    """Notes how many rows it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.rows = mlp(1), []
+
+    def forward(self, x):
+        self.rows.append(len(x))
+        return self.inner(x)
+
+
+def test_a_teacher_in_the_loop_is_asked_part_by_part():
+    teacher = Counter()
+    config = change(epochs=1, teacher="online", accumulate=5)
+    parts = train(mlp(), data(), Teacher(teacher, 0.3), config)
+    assert teacher.rows == [2] * 12
+    whole = train(mlp(), data(), Teacher(mlp(1), 0.3), change(epochs=1, teacher="online"))
+    torch.testing.assert_close(state(parts.model), state(whole.model), rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_of_parts_are_added_in_memory_of_their_own(monkeypatch):
+    """A CUDA graph writes its gradients to the same place every time: so does this stand-in for one."""
+    from sdgpu.nn import trainer
+
+    place, graphs = {}, False
+
+    class Static(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x)
+            return x @ weight.T
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            if "out" not in place:
+                place["out"] = torch.empty(CLASSES, x.shape[1], dtype=x.dtype)
+            torch.mm(gradient.T, x, out=place["out"])
+            return None, place["out"]
+
+    def alias(parameter):
+        if graphs and torch.equal(parameter.grad, place["out"]):
+            parameter.grad = place["out"]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            weight = torch.randn(CLASSES, 16, generator=generator, dtype=torch.float64)
+            self.weight = nn.Parameter(weight)
+
+        def forward(self, x):
+            if not self.weight._post_accumulate_grad_hooks:
+                self.weight.register_post_accumulate_grad_hook(alias)
+            return Static.apply(x.flatten(1), self.weight)
+
+    truth = train(Net(), data(), None, change(accumulate=5)).model
+    steps, graphs = [], True
+    monkeypatch.setattr(trainer, "compiled", lambda model, config: model)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
+    monkeypatch.setattr(trainer, "check_graphs", lambda config, device: None)
+    found = train(Net(), data(), None, change(accumulate=5, cuda_graphs=True)).model
+    assert len(steps) == 3 * 12
+    torch.testing.assert_close(state(found), state(truth), rtol=1e-12, atol=1e-13)
