@@ -112,7 +112,7 @@ class Answers(Protocol):
         """Triangles (L, T, T) of the training losses."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectral:
     """Answers from eigenvalues: no solve, whatever is asked.
 
@@ -204,7 +204,7 @@ class Spectral:
         return merge_rows(None, columns * length[:, None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """Answers from conjugate gradients: T solves for each lam, whatever the weights.
 
@@ -302,7 +302,7 @@ class Solved:
         return np.stack(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClosedForm:
     """A chain from the spectrum, Theorem 4.1: no solve, whatever the number of steps."""
 
@@ -329,7 +329,7 @@ class ClosedForm:
         return xp.permute_dims(filters, (1, 2, 0))  # (c, T, k) -> (T, k, c)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Combined:
     """A chain from u_1, D_1, ..: f(.; tau) = u_1 + sum_j s_j D_j."""
 
@@ -349,7 +349,7 @@ class _Combined:
         return combine_steps(make(np.array([self.lam]), len(self.alphas) + 1)[0, ...], self.alphas)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Filtered:
     """Columns of a spectrum: its eigenvectors."""
 
@@ -376,7 +376,7 @@ class _Filtered:
         return flat_product(projected, filters[..., None] * self.spectrum.Z)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Listed:
     """Columns that are the functions themselves: first L T c of steps, then those of limits."""
 

@@ -30,7 +30,7 @@ EPS = float(np.finfo(np.float64).eps)
 ANY_LAM = 1e30  # a ridge that every fit can serve, for a fit whose own ridges are not known yet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConstrainedPath(Functions):
     """Steps 1..T of self-distillation, each the smoothest function that meets a tolerance.
 
@@ -68,7 +68,7 @@ class ConstrainedPath(Functions):
     _model: Model = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Filters:
     """Step tau is V diag(filters) Z: Proposition D.1, and 0 where it collapsed."""
 

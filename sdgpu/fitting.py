@@ -192,7 +192,7 @@ def fit(
     return Fit(chosen, ridges, info, answers, model, progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Data:
     """Checked data on their way to a solver."""
 

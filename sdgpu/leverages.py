@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagonals:
     """diag(H^q) for q = 0..T as (L, T + 1, n, 1), and 1 - H_ii (L, n, 1)."""
 
@@ -64,7 +64,7 @@ class Leverages(Protocol):
         """Bounds on what is wrong in the traces of all probes alike, (L, T)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exact:
     """From all eigenvectors."""
 
@@ -105,7 +105,7 @@ class Exact:
         return np.zeros((len(lams), steps))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimated:
     """From random probes, with the spread over groups of them.
 
@@ -161,7 +161,7 @@ class Estimated:
         return Diagonals(xp.stack(stacked, axis=1)[..., None], (1 - leverage)[..., None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LeftOut:
     """Leave-one-out predictions of u_1 .. u_T.
 

@@ -35,7 +35,7 @@ from sdgpu.validation import (
 __all__ = ["Fit"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fit(Questions):
     """A decomposed kernel matrix with its targets: every answer is cheap algebra from here.
 

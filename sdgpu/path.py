@@ -20,7 +20,7 @@ from sdgpu.spectrum import flat_product
 __all__ = ["Limit", "Model", "Path", "Predictor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """What predictions need: the kernel between rows, where to compute, and how to give back."""
 
@@ -44,7 +44,7 @@ class Model:
         return give_back(self.template, flat_product(cross, dual))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """One step of a path without its spectrum: X and n c numbers, small enough to keep or pickle."""
 
@@ -99,7 +99,7 @@ class Functions:
         return self._model.predict(self._chain.dual, X_new)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Path(Functions):
     """Steps 1..T of self-distillation at one lam.
 
@@ -158,7 +158,7 @@ class Path(Functions):
         return Predictor(self._model, xp.asarray(self._chain.dual[chosen - 1, ...], copy=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Limit:
     """Infinitely many steps with a fixed weight, Theorem 4.5: ridge with lam / alpha.
 

@@ -23,7 +23,7 @@ from sdgpu.validation import Validation, leave_one_out, validate
 __all__ = ["Questions"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Questions:
     """The state of a :class:`sdgpu.Fit`, with the checks of what it is asked."""
 

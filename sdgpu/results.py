@@ -55,7 +55,7 @@ class Info:
     status: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OptimalAlphas:
     """The chain of Algorithm 1.
 
@@ -77,7 +77,7 @@ class OptimalAlphas:
     best_step: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JointAlphas:
     """The joint optimum over all weights.
 

@@ -10,7 +10,7 @@ import array_api_compat as compat
 __all__ = ["Spectrum", "flat_product"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectrum:
     """Eigenvalues and eigenvectors of K with the targets in that basis, K = V diag(delta) V'.
 

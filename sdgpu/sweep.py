@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -51,9 +51,9 @@ FAMILIES = {
 _FIXED = ("fixed", "limit", "gcv", *SCORES)  # families of fixed weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Best:
-    """The best point of a sweep.
+    """The best point of a sweep. Two are equal if all their numbers are.
 
     Attributes
     ----------
@@ -64,16 +64,33 @@ class Best:
     step : float
         The distillation step; infinite for the limit.
     mse : float
-        Its mean squared validation error.
+        Its mean squared validation error; NaN where none is known, as for GCV without validation data.
+    criterion : str
+        The variable of the dataset that chose it: "mse", "star_mse", "gcv", "accuracy", ..
+    value : float
+        That variable there.
     """
 
     lam: float
     alpha: Any
     step: float
     mse: float
+    criterion: str = "mse"
+    value: float = np.nan
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Best):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(
+            a == b if isinstance(a, str) else np.array_equal(a, b, equal_nan=True) for a, b in pairs
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.lam, self.step, self.criterion))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """Validation losses of a grid.
 
@@ -141,8 +158,9 @@ class Sweep:
             raise ValueError(f"every {losses.name} of this sweep is NaN")
         where = (-losses if name == "accuracy" else losses).argmin(dim=list(losses.dims))
         point = losses.isel(where)
-        shown = "mse" if name in SCORES else name
-        lam, mse = float(point["lam"]), float(self.dataset[shown].isel(where))
+        lam, value = float(point["lam"]), float(self.dataset[name].isel(where))
+        shown = "mse" if name in ("gcv", *SCORES) else name
+        mse = float(self.dataset[shown].isel(where)) if shown in self.dataset else np.nan
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
@@ -152,7 +170,7 @@ class Sweep:
             alpha = np.nan
         else:
             alpha = self._chain(over, int(where["lam"]), int(step))
-        return Best(lam, alpha, step if np.isinf(step) else int(step), mse)
+        return Best(lam, alpha, step if np.isinf(step) else int(step), mse, name, value)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to NetCDF (``.nc``) or zarr (``.zarr``), complete or not at all.

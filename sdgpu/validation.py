@@ -28,7 +28,7 @@ from sdgpu.tally import ClassTally
 __all__ = ["Validation", "chosen_greedily", "chosen_jointly", "leave_one_out", "validate"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Validation:
     """What the validation rows say about every schedule.
 

@@ -98,7 +98,11 @@ def test_generalised_cross_validation(data):
         wanted = ((Y - S @ Y) ** 2).mean() / (1 - np.trace(S) / 21) ** 2
         assert_allclose(float(sweep.dataset["gcv"][1, 0, step]), wanted, rtol=1e-9)
     best = sweep.best("gcv")
-    assert best.mse == float(sweep.dataset["gcv"].min())
+    assert (best.criterion, best.value) == ("gcv", float(sweep.dataset["gcv"].min()))
+    assert best.mse == float(sweep.dataset["mse"].sel(lam=best.lam, alpha=0.3, step=best.step))
+    alone = fitted.gcv_sweep(alphas=[0.3], steps=3).best("gcv")
+    assert (alone.value, alone.step) == (best.value, best.step)
+    assert np.isnan(alone.mse)  # nothing was judged by rows that had no part in the fit
 
 
 @pytest.mark.parametrize("per_output", [False, True])

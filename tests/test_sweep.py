@@ -136,6 +136,10 @@ def test_best(arrays, fitted, sweep):
         alphas = best.alpha if best.step > 1 else 0.0
         reached = fitted.path(best.lam, alphas, int(best.step)).predict(X_val)[-1]
         assert_allclose(np.mean((reached - Y_val) ** 2), best.mse, rtol=1e-7)
+        assert best.value == best.mse == float(sweep.dataset[best.criterion].min())
+        assert best == sweep.best(over)
+        assert hash(best) == hash(sweep.best(over))
+        assert best != sweep.best("limit")
     ridge = sweep.best("ridge")
     assert ridge.step == 1
     assert np.isnan(ridge.alpha)

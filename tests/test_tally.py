@@ -45,6 +45,7 @@ def test_best_by_score_and_file(data, tmp_path):
         values = sweep.dataset[name]
         at = values.sel(lam=best.lam, alpha=best.alpha if best.step > 1 else 0.0, step=best.step)
         assert float(at) == float(values.max() if name == "accuracy" else values.min())
+        assert (best.criterion, best.value) == (name, float(at))
         assert best.mse == float(sweep.dataset["mse"].sel(lam=best.lam, step=best.step).sel(
             alpha=best.alpha if best.step > 1 else 0.0))  # fmt: skip
     sweep.save(tmp_path / "own.nc")

@@ -163,7 +163,7 @@ def targets(
     return array, flat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Template:
     """Where results go: the library, device and dtype of the data that came in.
 

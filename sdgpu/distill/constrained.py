@@ -93,7 +93,7 @@ class Regime:
     effective_lam: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConstrainedSteps:
     """Steps 1..T of a chain as filters on the eigenvalues.
 

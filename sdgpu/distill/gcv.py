@@ -20,7 +20,7 @@ import numpy as np
 __all__ = ["OneShot", "jackknife_error", "one_shot"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneShot:
     """The one-shot weight of step 2 and what it is estimated to bring.
 

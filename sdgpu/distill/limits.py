@@ -24,7 +24,7 @@ _HEIGHT = 2 * np.pi / PIECE
 DEGREE = int(np.ceil(38 / np.log(_HEIGHT + np.hypot(1, _HEIGHT)))) + 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LimitNodes:
     """Limits to evaluate exactly, and how the grid follows from them.
 

@@ -15,7 +15,7 @@ import array_api_compat as compat
 __all__ = ["Steps", "recursion"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Steps:
     """All steps of one chain.
 

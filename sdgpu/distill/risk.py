@@ -29,7 +29,7 @@ from sdgpu.distill.schedules import grid_tails, tails
 __all__ = ["Risk", "RiskTriangles", "risk_at_points", "risk_at_training"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Risk:
     """Expected mean squared error to the truth, and what it is made of.
 
@@ -49,7 +49,7 @@ class Risk:
         return self.bias + self.variance
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RiskTriangles:
     """Squared bias and variance of every schedule, for each lam.
 

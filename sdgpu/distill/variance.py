@@ -26,7 +26,7 @@ import array_api_compat as compat
 __all__ = ["Variance", "variances"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variance:
     """Variances of the predictions of steps 1..T at m rows.
 

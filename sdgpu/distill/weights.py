@@ -27,7 +27,7 @@ ILL_CONDITIONED = 1e10
 LARGE = 100.0  # a combination of predictions with such coefficients amplifies their noise as much
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GreedyWeights:
     """What Algorithm 1 found.
 
@@ -87,7 +87,7 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
     return GreedyWeights(chosen, losses)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JointWeights:
     """The schedules that minimise the validation loss over all weights at once.
 

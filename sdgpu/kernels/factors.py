@@ -19,7 +19,7 @@ BLOCK = 256  # rows of a block of a symmetric product, of which half are left ou
 PIECE = 2**22  # numbers of an intermediate result at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightFactors:
     """Factors of the gradients sum_p s_p a_p' with respect to one weight of linear maps, at b rows.
 
@@ -53,7 +53,7 @@ class WeightFactors:
         return (self.signals[:, :, output].mT @ self.columns(channels)).flatten(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Factors:
     """Gradients of g outputs at b rows.
 

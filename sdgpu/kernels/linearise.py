@@ -57,7 +57,7 @@ class Weight:
     window: dict[str, Any] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Linearised:
     """A module ready for gradients, on one device and in one dtype. Made by :func:`linearise`.
 

@@ -22,7 +22,7 @@ from sdgpu.device.arrays import slices
 __all__ = ["Rows", "clip_", "exp2_", "exp_", "inner_rows", "l1_distance", "product", "sqrt_"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Rows of data made ready for one kernel; slicing gives the rows of a tile.
 

@@ -28,7 +28,7 @@ TEST_SHARE = 0.2  # of data that come without a test set
 CHUNK = 2**20  # pixels that are floating point at a time while their moments are summed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Labelled images of one part.
 
@@ -70,7 +70,7 @@ class Images:
         return Y.scatter_(1, self.labels[:, None], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """Training, validation and test part, all with mean and std of the training part.
 

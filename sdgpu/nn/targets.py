@@ -43,7 +43,7 @@ class Teacher:
         number("alpha", self.alpha)
 
 
-@dataclass
+@dataclass(eq=False)
 class Feed:
     """Inputs and targets of every batch of a training.
 

@@ -113,7 +113,7 @@ def train(
         return run.to_the_end()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     """The state of a run in progress."""
 

@@ -40,7 +40,7 @@ class Operator(Protocol):
         """Columns of K, (n, len(idx))."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseOperator:
     """K in memory: n^2 numbers, made at the first product.
 
@@ -142,7 +142,7 @@ class DenseOperator:
         return Cross(self.kernel, chosen, self.rows, self.tile).dense().T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cross:
     """kappa(X_new, X) (m, n) as something that multiplies, made in row blocks of bounded memory.
 

@@ -56,7 +56,7 @@ def _probe() -> str:
     return f"KeOps cannot compile here (is there a C++ compiler?): {last}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeOpsOperator:
     """K by KeOps: O(n d) memory, fast on CUDA for few features.
 

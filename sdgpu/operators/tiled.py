@@ -39,7 +39,7 @@ TILE_GPU = 8192
 FUSED_ROWS = 10_000  # below, importing numba (half a second) costs more than it saves
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TiledOperator:
     """K without K: O(n d + tile^2) memory.
 

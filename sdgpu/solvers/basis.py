@@ -24,7 +24,7 @@ __all__ = ["GrowingBasis", "Residuals", "orthonormal_rows"]
 DROP = 1e-12  # relative squared size of a direction that repeats others
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Residuals:
     """Galerkin residuals of a grid of lam and steps, as host numbers.
 

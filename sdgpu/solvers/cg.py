@@ -23,7 +23,7 @@ BETTER = 0.98
 HALVED = 0.5  # a true residual above this share of the one before it has stagnated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """Solutions of (K + lam I) W = B and how good they are.
 

@@ -28,7 +28,7 @@ INTERVAL = 30.0  # seconds between saves
 SHARE = 0.1  # of the time that saving may take
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """What a growing basis needs to go on: Q, R, T and the passes so far."""
 

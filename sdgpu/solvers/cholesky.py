@@ -13,7 +13,7 @@ from sdgpu.operators.dense import DenseOperator
 __all__ = ["Cholesky", "Factor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Factor:
     """The lower Cholesky factor of K + lam I.
 

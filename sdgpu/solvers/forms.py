@@ -25,7 +25,7 @@ WIDE = 2  # times the vectors are the columns of a pass: few passes of many colu
 SPREAD = 4  # lam for which the first pass already has guesses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """Eigenvalues (k,) of a part of K, and what the vectors have along its eigenvectors, (k, s)."""
 
@@ -33,7 +33,7 @@ class LowRank:
     along: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forms(LowRank):
     """The Galerkin space of some vectors, in its Ritz basis.
 

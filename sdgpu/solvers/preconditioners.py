@@ -32,7 +32,7 @@ DROP = 1e-5  # relative size below which a pivot of a block is a repetition of t
 EXHAUSTED = 1e-7  # share of the trace at which K is explained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sketch:
     """K ~ F'F of rank r.
 

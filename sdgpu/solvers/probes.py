@@ -44,7 +44,7 @@ COLUMNS = 192  # of a product with the rows of a space
 FAINT = 1e-6  # relative size below which float32 leaves no eigenvector of a sketch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probes:
     """Random signs with a space that holds what H^q makes of them; grown when first needed.
 

@@ -35,7 +35,7 @@ __all__ = ["Resolvents"]
 ROWS = 32  # rows of a solve: more share a pass, but each needs five vectors of n numbers
 
 
-@dataclass
+@dataclass(eq=False)
 class Resolvents:
     """Solutions w_1 .. w_T for any lam, made when they are asked for and kept.
 

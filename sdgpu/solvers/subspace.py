@@ -39,7 +39,7 @@ WIDE = 4  # blocks of the first pass
 LOOK = 8  # passes of block Lanczos without a look at the error, at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SubspaceResult:
     """A spectrum and how good it is.
 

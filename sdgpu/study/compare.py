@@ -44,7 +44,7 @@ class Row:
     test_accuracy: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """The table of one data set, with its sweep.
 

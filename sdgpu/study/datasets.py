@@ -19,7 +19,7 @@ NAMES = (*SHIPPED, "flights")
 ENDINGS = (".csv", ".npz")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A table of inputs and targets.
 
@@ -39,7 +39,7 @@ class Dataset:
     classes: tuple[object, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Train, validation and test parts, standardised with the training part alone.
 

@@ -33,7 +33,7 @@ PAPER_LOSSES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """Data and decomposition of the example.
 

@@ -277,7 +277,7 @@ class _Meter:
         self.before += fits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Archive:
     """The folder of an experiment; only the first process writes."""
 

@@ -46,7 +46,7 @@ __all__ = [
 Seed = int | np.random.Generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noisy:
     """Targets with noise.
 

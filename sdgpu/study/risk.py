@@ -39,7 +39,7 @@ __all__ = ["RULES", "expected_risk", "risk_curves", "standard_error"]
 RULES = ("ridge", "one step", "fixed alpha", "alpha*", "joint")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Point:
     """Where a rule goes: the number of its lam, and the weights of steps 2..t."""
 

@@ -23,7 +23,7 @@ class Choice:
     ----------
     rule : str
     best : Best
-        Its mse is what the rule minimised: no two rules mean the same by it.
+        Its value is what the rule minimised: no two rules mean the same by it.
     test_mse : float
     """
 
@@ -62,7 +62,8 @@ def select(data: Split, kernel: Kernel, lams: np.ndarray, *, steps: int = 10) ->
     }
     if curve is not None:
         i = int(np.argmin(curve.score))
-        found["one-shot"] = Best(float(lams[i]), float(curve.alpha[i]), 2, float(curve.score[i]))
+        lam, alpha, score = float(lams[i]), float(curve.alpha[i]), float(curve.score[i])
+        found["one-shot"] = Best(lam, alpha, 2, np.nan, "gcv", score)
     return [Choice(rule, best, _test_mse(fitted, best, data)) for rule, best in found.items()]
 
 

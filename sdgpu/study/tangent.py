@@ -39,7 +39,7 @@ DIVERGED = 1e3  # errors relative to the targets
 LOOK = 10  # iterations between two looks at the predictions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TangentComparison:
     """Predictions of networks and of kernel regressions at every step.
 
