@@ -33,7 +33,7 @@ from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
 from sdgpu.path import Model
 from sdgpu.planner import Plan
 from sdgpu.planner import plan as make_plan
-from sdgpu.results import Info
+from sdgpu.results import Info, Seconds, without_caches
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
 from sdgpu.solvers.probes import GROUPS, TOL, Probes
@@ -203,12 +203,28 @@ class _Data:
     home: Backend
     _made: dict[str, DenseOperator] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**without_caches(self), "_made": {}}
+
     def dense(self, backend: Backend) -> DenseOperator:
         """K as an operator in the library of a backend, made and checked once for each."""
         if backend.name not in self._made:
             X = backend.asarray(self.X)
             self._made[backend.name] = DenseOperator(self.kernel, X, backend.tile, self.dtype)
         return self._made[backend.name]
+
+
+@dataclass(frozen=True, eq=False)
+class _Again:
+    """Makes K as an operator when it is needed after the fit; a closure could not be pickled."""
+
+    plan: Plan
+    data: _Data
+    backend: Backend
+
+    def __call__(self) -> Any:
+        keep = self.plan.operator == "dense"
+        return _operator(self.plan, self.data.dense(self.backend), keep=keep)
 
 
 def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
@@ -298,8 +314,8 @@ def _estimates(
     precision = "float32" if right and plan.operator == "tiled" else plan.precision
     rough = replace(plan, precision=precision)
     probes = Probes(
-        lambda: _operator(rough, data.dense(backend), keep=plan.operator == "dense"), backend,
-        grown.sketch, grown.spectrum, lams, plan.steps, count, seed, watch,
+        _Again(rough, data, backend), backend, grown.sketch, grown.spectrum, lams, plan.steps, count,
+        seed, watch,
     )  # fmt: skip
     return Estimated(probes, data.home)
 
@@ -311,7 +327,8 @@ def _info(
     (n, d), c, k = data.X.shape, data.Y.shape[1], spectrum.basis.shape[1]
     return Info(
         plan.method, plan.operator, plan.precision, data.home.name, int(n), int(d), int(c), int(k),
-        passes, iterations, error, residual, spectrum.below_rounding, watch.seconds, plan.bytes, status,
+        passes, iterations, error, residual, spectrum.below_rounding, Seconds(watch.seconds), plan.bytes,
+        status,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sdgpu.device.timing import Progress
 from sdgpu.kernels import Kernel
 from sdgpu.leverages import left_out_numbers
 from sdgpu.path import Model
-from sdgpu.results import Info
+from sdgpu.results import Info, without_caches
 from sdgpu.spectrum import Spectrum
 from sdgpu.validation import Validation, leave_one_out, validate
 
@@ -33,6 +33,10 @@ class Questions:
     _answers: Answers = field(repr=False)
     _model: Model = field(repr=False)
     _progress: Progress | None = field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the hook belongs to the process that set it
+        return {**without_caches(self), "_progress": None}
 
     def _grid(
         self, lams: Any, alphas: Any, steps: int, variables: int = 8

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn
 
 import numpy as np
 
-__all__ = ["Info", "JointAlphas", "OptimalAlphas"]
+__all__ = ["Info", "JointAlphas", "OptimalAlphas", "Seconds", "without_caches"]
+
+
+def without_caches(value: Any) -> dict[str, Any]:
+    """State of a dataclass for pickle: its fields alone. What is cached beside them is made anew."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}
+
+
+class Seconds(dict[str, float]):
+    """Seconds by stage: a dictionary that cannot be changed."""
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError(
+            "these seconds belong to a result, which cannot be changed: dict(..) is a copy"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> Any:  # pickle would fill it by __setitem__
+        return type(self), (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -30,7 +54,7 @@ class Info:
     below_rounding : int
         Eigenvalues without a reliable digit; they count as what they are, nearly 0.
     seconds : dict
-        By stage.
+        By stage of the fit, read-only.
     bytes : int
         Peak of the memory model.
     status : str
@@ -50,7 +74,7 @@ class Info:
     error_estimate: float
     residual: float
     below_rounding: int
-    seconds: dict[str, float]
+    seconds: Seconds
     bytes: int
     status: str
 

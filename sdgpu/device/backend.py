@@ -15,6 +15,7 @@ A backend knows no kernel and no filter. It moves arrays, and it factors symmetr
 from __future__ import annotations
 
 import ctypes
+import importlib
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -197,6 +198,9 @@ class PlainBackend:
     device: Any = None
     tile: int = TILE_CPU
 
+    def __reduce__(self) -> Any:  # modules have no pickle
+        return _plain_backend, (self.xp.__name__, self.device, self.tile)
+
     @property
     def name(self) -> str:
         return f"{self.xp.__name__} on {self.device or 'its default device'}"
@@ -225,6 +229,10 @@ class PlainBackend:
 
     def synchronize(self) -> None:
         pass  # the standard has no queue to wait for
+
+
+def _plain_backend(namespace: str, device: Any, tile: int) -> PlainBackend:
+    return PlainBackend(importlib.import_module(namespace), device, tile)
 
 
 def resolve(device: str | Backend, data: Array = None) -> Backend:

@@ -63,6 +63,10 @@ class Stopwatch:
     progress: Progress | None = None
     _started: dict[str, tuple[float, int]] = field(default_factory=dict, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        """For pickle: without the hook, which belongs to the process that set it."""
+        return {**self.__dict__, "progress": None, "_started": {}}
+
     def stage(self, name: str) -> _Stage:
         """Context manager that adds its duration under `name` and reports it to the hook."""
         return _Stage(self, name)

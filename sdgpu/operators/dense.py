@@ -16,6 +16,7 @@ from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.base import TILE, column_means, gram
 from sdgpu.kernels.given import check_symmetric
 from sdgpu.kernels.statistics import Rows
+from sdgpu.results import without_caches
 
 __all__ = ["Cross", "DenseOperator", "Operator"]
 
@@ -83,6 +84,9 @@ class DenseOperator:
             dtype = self.given_dtype or dtype_name(self.X)
             object.__setattr__(self, "given_dtype", dtype)
             check_symmetric(self.X, "the precomputed kernel", dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_caches(self)
 
     @property
     def n(self) -> int:

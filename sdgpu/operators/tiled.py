@@ -26,6 +26,7 @@ from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.base import column_means
 from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
+from sdgpu.results import without_caches
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 
@@ -91,6 +92,9 @@ class TiledOperator:
             integer("tile", self.tile, 1)
         if self.triton:
             self._check_triton()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_caches(self)
 
     @property
     def n(self) -> int:
