@@ -14,7 +14,7 @@ import numpy as np
 
 from sdgpu.answers import Answers, Solved, Spectral
 from sdgpu.checks import integer, lam_grid
-from sdgpu.device.arrays import Template, dtype_name, inputs, targets
+from sdgpu.device.arrays import Template, dtype_name, inputs, may_share, targets
 from sdgpu.device.backend import (
     Backend,
     NumpyBackend,
@@ -31,8 +31,7 @@ from sdgpu.leverages import Estimated
 from sdgpu.model import Fit
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
 from sdgpu.path import Model
-from sdgpu.planner import Plan
-from sdgpu.planner import plan as make_plan
+from sdgpu.planner import Plan, decide, follow
 from sdgpu.results import Info, Seconds, without_caches
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
@@ -45,6 +44,13 @@ __all__ = ["fit"]
 
 FORMAT = 1  # of checkpoints
 START = 4  # passes that grow a basis for the first guesses of conjugate gradients
+_DEFAULTS = {
+    "method": "auto",
+    "operator": "auto",
+    "dtype": None,
+    "tol": 1e-6,
+    "steps": 10,
+}  # of fit
 _PROBES = 32  # rows whose training equation is checked after a fit
 
 
@@ -109,7 +115,8 @@ def fit(
         Random vectors, a multiple of 8, that stand for the eigenvalues which a grown basis has not
         seen, when leave-one-out or generalised cross-validation are asked for.
     plan : Plan, optional
-        From :func:`sdgpu.plan`; overrules method, operator, dtype, tol and steps.
+        From :func:`sdgpu.plan` for n, d, c of these data and lams as small; says method, operator,
+        dtype, tol and steps, which are left out then.
     checkpoint : path, optional
         A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, and on
         an interrupt; the same call goes on from it. It stays when the fit is done.
@@ -166,14 +173,18 @@ def fit(
     backend = resolve(device, rows)
     allowed = budget(memory, backend.name)
     if plan is None:
-        plan = make_plan(
+        plan = decide(
             n, d, c, ridges, steps, device=backend, memory=allowed, tol=tol, method=method,
             operator=operator, precision=dtype, given=isinstance(chosen, Precomputed), kernel=chosen,
         )  # fmt: skip
-    elif not isinstance(plan, Plan):
-        raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
+    else:
+        given = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
+        asked = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
+        plan = follow(plan, {"n": n, "d": d, "c": c}, ridges, asked)
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
-    data = _Data(chosen, _private(backend.asarray(rows), chosen), wanted, dtype_name(rows), backend)
+    data = _Data(
+        chosen, _private(backend.asarray(rows), X, chosen), wanted, dtype_name(rows), backend
+    )
     watch = Stopwatch(backend.synchronize, progress=progress)
     saved = None
     if checkpoint is not None:
@@ -183,8 +194,8 @@ def fit(
         grown = _grow(plan, data, ridges, (seed, probes), watch, saved)
         if grown is None:
             watch.report("eigh instead, the basis would take longer", 0, 1)
-            plan = make_plan(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
-                             method="eigh")  # fmt: skip
+            plan = decide(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
+                          method="eigh", given=isinstance(chosen, Precomputed), kernel=chosen)  # fmt: skip
     answers, info = grown or _exact(plan, data, ridges, watch)
     if not info.status.startswith(("exact", "converged")):
         warnings.warn(info.status, stacklevel=2)
@@ -210,7 +221,9 @@ class _Data:
         """K as an operator in the library of a backend, made and checked once for each."""
         if backend.name not in self._made:
             X = backend.asarray(self.X)
-            self._made[backend.name] = DenseOperator(self.kernel, X, backend.tile, self.dtype)
+            self._made[backend.name] = DenseOperator(
+                self.kernel, X, backend.tile, self.dtype, checked=True
+            )
         return self._made[backend.name]
 
 
@@ -234,7 +247,9 @@ def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
     if dense.given or plan.method == "eigh":
         return dense
     # a stored K for products alone is half of its tiles, in the precision that was asked for
-    return TiledOperator(dense.kernel, dense.X, plan.precision, keep=keep)
+    return TiledOperator(
+        dense.kernel, dense.X, plan.precision, keep=keep, workers=plan.threads, checked=True
+    )
 
 
 def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple[Answers, Info]:
@@ -358,12 +373,12 @@ def _checkpoint(
     return Checkpoint(Path(path), owner)
 
 
-def _private(array: Any, kernel: Kernel) -> Any:
+def _private(array: Any, given: Any, kernel: Kernel) -> Any:
     """A copy if the array is the caller's own memory: later changes there must not change a fit.
 
     A precomputed K is only read while it is decomposed, so it is not copied.
     """
-    if isinstance(kernel, Precomputed):
+    if isinstance(kernel, Precomputed) or not may_share(array, given):
         return array
     return compat.array_namespace(array).asarray(array, copy=True)
 

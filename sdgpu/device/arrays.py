@@ -21,6 +21,7 @@ __all__ = [
     "dtype_name",
     "inputs",
     "library",
+    "may_share",
     "same_place",
     "slices",
     "targets",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 Array = Any  # an array of any library: there is no common static type
+
+BLOCK = 2**17  # entries that are looked at together
 
 _WIDTH = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 
@@ -94,8 +97,8 @@ def as_data(value: object, name: str) -> Array:
         raise TypeError(f"{name} has dtype {kind}: it must hold real numbers")
     if wanted != kind:
         array = xp.astype(array, getattr(xp, wanted))
-    if compat.size(array) and not bool(xp.all(xp.isfinite(array))):
-        bad = int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64)))
+    bad = _not_finite(array)
+    if bad:
         raise ValueError(
             f"{name} has {bad} entries that are NaN or infinite: remove or impute them first"
         )
@@ -186,11 +189,48 @@ class Template:
         """Make the template of a checked pair; both must be of one library on one device."""
         same_place(X, Y, "X", "Y")
         dtype = "float64" if "float64" in (dtype_name(X), dtype_name(Y)) else "float32"
-        return cls(X[:0, ...], dtype, flat)
+        # nothing of X: a view would keep all of it alive
+        xp = compat.array_namespace(X)
+        empty = xp.zeros((0, X.shape[1]), dtype=X.dtype, device=compat.device(X))
+        return cls(empty, dtype, flat)
 
     def check(self, array: Array, name: str) -> None:
         """Raise ValueError unless `array` is of the library and on the device of the fit."""
         same_place(self.sample, array, "X", name)
+
+
+def may_share(array: Array, given: object) -> bool:
+    """Whether the array may lie in the memory of what a caller gave, the same array or its source."""
+    if isinstance(given, (list, tuple)):
+        return False
+    here, there = _span(array), _span(given)
+    return here is None or there is None or (here[0] < there[1] and there[0] < here[1])
+
+
+def _span(array: Any) -> tuple[int, int] | None:
+    """Addresses of an array on the host; None where nobody says."""
+    if compat.is_torch_array(array) and array.device.type == "cpu":
+        storage = array.untyped_storage()
+        return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+    if isinstance(array, np.ndarray):
+        first = int(array.__array_interface__["data"][0])
+        ends = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
+        low, high = (sum(f(end, 0) for end in ends) for f in (min, max))
+        return first + low, first + high + (array.itemsize if array.size else 0)
+    return None
+
+
+def _not_finite(array: Array) -> int:
+    """How many entries are NaN or infinite; in blocks, as flags of all are a copy of some libraries."""
+    xp, rows = compat.array_namespace(array), array.shape[0] if array.ndim else 0
+    if array.ndim < 2:
+        return int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64))) if compat.size(array) else 0
+    height, bad = max(1, BLOCK // max(compat.size(array) // max(rows, 1), 1)), 0
+    for part in slices(rows, height):
+        finite = xp.isfinite(array[part, ...])
+        if not bool(xp.all(finite)):
+            bad += int(xp.sum(xp.astype(~finite, xp.int64)))
+    return bad
 
 
 def same_place(first: Array, second: Array, first_name: str, second_name: str) -> None:

@@ -16,7 +16,17 @@ from sdgpu.checks import positive
 from sdgpu.device.arrays import inputs, same_place, slices
 from sdgpu.kernels.statistics import Rows, l1_distance, product, recompute_near
 
-__all__ = ["Kernel", "Product", "Profile", "Scaled", "Sum", "gram", "lengthscales", "scaled_rows"]
+__all__ = [
+    "Kernel",
+    "Product",
+    "Profile",
+    "Scaled",
+    "Sum",
+    "gram",
+    "lengthscales",
+    "row_copies",
+    "scaled_rows",
+]
 
 TILE = 256
 
@@ -249,6 +259,13 @@ class Scaled(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)
+
+
+def row_copies(kernel: Kernel) -> int:
+    """How many times n d numbers the ready rows of a kernel take at the most."""
+    if isinstance(kernel, Scaled):
+        return row_copies(kernel.kernel)
+    return sum(map(row_copies, kernel.kernels)) if isinstance(kernel, _Combination) else 2
 
 
 def _operand(other: Any) -> Kernel:

@@ -75,9 +75,11 @@ class DenseOperator:
     X: Any = field(repr=False)
     tile: int = TILE
     given_dtype: str | None = None
+    checked: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "X", inputs(self.X, "X"))
+        if not self.checked:
+            object.__setattr__(self, "X", inputs(self.X, "X"))
         if self.given:
             if self.X.shape[0] != self.X.shape[1]:
                 raise ValueError(f"a precomputed kernel must be square, got {tuple(self.X.shape)}")

@@ -61,6 +61,10 @@ class TiledOperator:
     triton : bool, default False
         For a Gaussian in float32 on CUDA: :mod:`sdgpu.operators.fused_cuda` instead of torch's passes.
         Off until a GPU has shown it to be faster.
+    workers : int, optional
+        Threads of a product, at most; as many as torch may use by default.
+    checked : bool, default False
+        Whether X has been checked already, and is an array of floats.
 
     Raises
     ------
@@ -79,11 +83,13 @@ class TiledOperator:
     tile: int | None = None
     keep: bool = False
     triton: bool = False
+    workers: int | None = None
+    checked: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.kernel, Precomputed):
             raise TypeError("a precomputed kernel is a matrix already: use DenseOperator")
-        X = inputs(self.X, "X")
+        X = self.X if self.checked else inputs(self.X, "X")
         precision = dtype_name(X) if self.precision is None else self.precision
         choice("precision", precision, PRECISIONS)
         object.__setattr__(self, "X", X)
@@ -108,14 +114,20 @@ class TiledOperator:
 
     @staticmethod
     def peak_bytes(
-        n: int, d: int, c: int, precision: str, tile: int = TILE_CPU, *, keep: bool = False
-    ) -> int:
-        """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns."""
-        size, workers = 8 if precision == "float64" else 4, count()
-        tile = min(tile, n)
+        n: int, d: int, c: int, precision: str, *, keep: bool = False, workers: int = 1,
+        copies: int = 2,
+    ) -> int:  # fmt: skip
+        """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns.
+
+        `workers` threads have buffers and sums of their own; ready rows are `copies` times X (see
+        :func:`sdgpu.kernels.base.row_copies`), made in float64 and then rounded.
+        """
+        size = 8 if precision == "float64" else 4
+        tile = min(TILE_CPU, n)
         kept = size * n * (n + tile) // 2 if keep else 0
-        room = workers * (3 * size * tile * tile + 16 * n * c)  # sums of both sides
-        return kept + room + size * 2 * n * (d + 2) + 8 * (3 * n * c + 2 * n * d)
+        room = workers * (3 * 8 * tile * tile + 16 * n * c)  # sums of both sides
+        rows = copies * n * (d + 2) * (8 if size == 8 else 8 + size)
+        return kept + room + rows + 24 * n * c
 
     @cached_property
     def rows(self) -> Rows:
@@ -133,6 +145,7 @@ class TiledOperator:
                 if "out of memory" not in str(error) or tile <= 256:
                     raise
                 tile //= 2
+                self._halve(tile)
 
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
@@ -173,7 +186,17 @@ class TiledOperator:
         if self._fused is not None:
             default = TILE_FUSED if self.precision == "float32" else TILE_FUSED_WIDE
         default = default if self._torch.tile < 1024 else TILE_GPU
-        return max(1, min(self.tile or default, self.n))
+        return max(1, min(self.tile or default, self.n, *self._smaller))
+
+    def _halve(self, tile: int) -> None:
+        """Smaller tiles from now on; those that are kept have the old size."""
+        self._smaller.append(tile)
+        self._kept.clear()
+        self.__dict__.pop("_pieces", None)
+
+    @cached_property
+    def _smaller(self) -> list[int]:
+        return []
 
     @property
     def _backend(self) -> Backend:
@@ -231,13 +254,10 @@ class TiledOperator:
             from sdgpu.operators.fused_cuda import gaussian_product
 
             return gaussian_product(self.rows.left, self.rows.right, V.to(torch.float32))
-        if tile != self._size:  # smaller than planned: the device had no room
-            pieces = [(part, self.rows[part]) for part in slices(self.n, tile)]
-        else:
-            pieces = self._pieces
+        pieces = self._pieces
         work = V if self.precision != "float32" else V.to(torch.float32)
         pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)]
-        workers = min(count(), len(pairs)) if V.device.type == "cpu" else 1
+        workers = min(count(), self.workers or count(), len(pairs)) if V.device.type == "cpu" else 1
 
         def run(worker: int, flag: np.ndarray) -> Any:
             # a fixed share for each thread: the order of the sums does not depend on the clock

@@ -140,7 +140,8 @@ class GrowingBasis:
     def restore(self, state: State) -> None:
         """Go on from a checkpoint."""
         asarray = self.backend.asarray
-        self.krylov = self.krylov and len(state.R) < len(state.Q)
+        # a basis that was compressed has the residuals of all its rows, and more than one pass
+        self.krylov = self.krylov and (len(state.R) < len(state.Q) or state.passes == 1)
         if not self.krylov and int(self._R.shape[0]) < int(self._Q.shape[0]):
             self._R = self._room(int(self._Q.shape[0]), int(self._Q.shape[1]))
         self._reserve(len(state.Q))

@@ -16,7 +16,6 @@ algebra.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +92,7 @@ class Subspace:
     seed : int, default 0
         Of the random columns and of the sketch.
     patience : float, default infinity
-        Seconds after which something else would have been done: give up as soon as it is clear that
+        Passes after which something else would have been done: give up as soon as it is clear that
         more are needed.
 
     Notes
@@ -113,10 +112,13 @@ class Subspace:
     patience: float = np.inf
 
     @staticmethod
-    def peak_bytes(n: int, size: int, rank: int, block: int) -> int:
-        """Bytes at the peak: Q, R and the final basis, the sketch, and a few blocks of columns."""
+    def peak_bytes(n: int, size: int, rank: int, block: int, grid: int = 0) -> int:
+        """Bytes at the peak: Q, R and the final basis, the sketch, and a few blocks of columns.
+
+        And, for a `grid` of lam, steps and outputs, the residuals of all in the basis.
+        """
         columns = (WIDE if rank else 1) * block
-        basis = 8 * (3 * n * size + 6 * n * columns + 6 * size * size)
+        basis = 8 * (3 * n * size + 6 * n * columns + 6 * size * size + 4 * grid * size)
         return basis + Sketch.peak_bytes(n, rank)
 
     def decompose(
@@ -270,7 +272,6 @@ class _Progress:
 
     def __init__(self, solver: Subspace, limit: int, n: int) -> None:
         self.solver, self.limit, self.n = solver, limit, n
-        self.start = time.perf_counter()
         self.passes = self.restarts = self.next_look = 0
         self.history: list[float] = []
         self.given_up = False
@@ -308,12 +309,10 @@ class _Progress:
 
     def over(self, size: int) -> bool:
         """Whether to stop, with or without success."""
-        spent = time.perf_counter() - self.start
-        slow = self.passes >= 8 and spent > 0.2 * self.solver.patience
+        # passes, not seconds: what else runs on the machine must not decide
+        slow = self.passes >= max(8, 0.2 * self.solver.patience)
         if slow and self.error > self.solver.tol:
-            # later passes cost more, but the error falls faster than it did at first
-            rest = spent * (self.forecast / self.passes - 1)
-            self.given_up = rest > self.solver.patience
+            self.given_up = self.forecast > self.solver.patience
         return self.error <= self.solver.tol or self.stalled or self.given_up or size >= self.n
 
     def status(self, size: int, full: bool) -> str:

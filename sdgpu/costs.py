@@ -1,0 +1,261 @@
+"""The ways to fit, and what each costs: seconds at given rates, bytes at the peak.
+
+Seconds are counted operations over rates (:mod:`sdgpu.rates`); how many passes a grown basis needs is a
+guess, that of smooth kernels on real data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdgpu.device.memory import largest_rows, show
+from sdgpu.operators.tiled import TiledOperator
+from sdgpu.rates import Rates
+from sdgpu.solvers.eigh import Eigh
+from sdgpu.solvers.resolvents import Resolvents
+from sdgpu.solvers.subspace import WIDE, Subspace
+
+__all__ = ["Option", "Task", "Work"]
+
+BLOCK = 16  # columns of a pass of block Lanczos
+GREEDY_BLOCK = 8  # columns of a preconditioned pass: 12 save no pass, 4 take half as many more
+LARGEST_RANK = 2000
+LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
+SMALLEST_BASIS = 6  # blocks of a basis that restarts
+RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
+PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
+MOST_PASSES = 1000  # that an eigendecomposition may be worth
+WORKERS = 4  # share of the memory that the buffers of threads may take: 1 / WORKERS
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is to be fitted, and what may be used for it."""
+
+    n: int
+    d: int
+    c: int
+    lams: np.ndarray
+    steps: int
+    tol: float
+    allowed: int
+    precision: str | None
+    given: bool
+    copies: int
+    cores: int
+
+    def options(self, rates: Rates) -> list[Option]:
+        """Every way to fit, with its price."""
+        return [_eigh(self, rates), *_krylov(self, rates)]
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One way to fit and its price."""
+
+    method: str
+    operator: str
+    precision: str
+    block: int
+    rank: int
+    size: int
+    seconds: float
+    bytes: int
+    threads: int
+    reason: str
+    work: Work | None = None
+    rates: Rates | None = None
+
+    def line(self, allowed: int) -> str:
+        """A sentence for those that were not chosen."""
+        over = "" if self.bytes <= allowed else f", over the {show(allowed)} that may be used"
+        return (
+            f"{self.method} with {self.operator} operator: about {self.seconds:.3g} s, "
+            f"{show(self.bytes)}{over}"
+        )
+
+    def passes_within(self, seconds: float) -> float:
+        """Passes of a basis that take a little longer than something else would."""
+        assert self.work is not None
+        assert self.rates is not None
+        low, high = 1, MOST_PASSES
+        while high - low > 1:
+            middle = (low + high) // 2
+            vectors = min(middle * self.block, self.size)
+            over = self.work.seconds(self.rates, middle, vectors) > 1.25 * seconds
+            low, high = (low, middle) if over else (middle, high)
+        return float(high) if high < MOST_PASSES else np.inf
+
+
+def _eigh(task: Task, rates: Rates) -> Option:
+    n = task.n
+    # small matrices run at a fraction of the rate of products
+    seconds = 4.2 * n**3 / rates.products * (1 + 700 / n) + n * n / 2 / rates.powers
+    # X and its ready rows; a given K is its own X
+    rows = n if task.given else task.d * (1 + task.copies)
+    size = Eigh.peak_bytes(n) + 8 * n * (rows + 3 * task.c)
+    reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
+    return Option("eigh", "dense", "float64", 0, 0, n, seconds, size, 1, reason)
+
+
+def _krylov(task: Task, rates: Rates) -> list[Option]:
+    """Block Lanczos, the preconditioned subspace and conjugate gradients, K stored or recomputed."""
+    ridge, n = float(task.lams.min()), task.n
+    # float32 kernel values leave an error near 1e-10 n / lam: measured on flights, n = 6,000
+    rough = task.tol >= max(1e-9 * n / ridge, 1e-5)
+    wanted = task.precision or ("mixed" if rough else "float64")
+    found = []
+    for method, block, rank, passes in _passes(n, task.c, ridge, task.tol):
+        for operator in ("dense", "tiled", "keops"):
+            if operator != "dense" and task.given:
+                continue
+            kept = "float64" if task.given else wanted
+            if operator == "keops" and kept == "mixed" and task.precision is None:
+                kept = "float64"
+            work = Work(
+                n, task.d, task.c, method, operator, kept, block, rank, passes, len(task.lams),
+                task.steps, task.copies,
+            )  # fmt: skip
+            found.append(work.option(rates, task))
+    return found
+
+
+def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, int, float]]:
+    """Method, block, rank and passes to expect: fits to flights, n = 2,000 .. 20,000."""
+    hardness = float(np.clip(np.log10(n / ridge), 1.0, 9.0))  # 2 .. 6 for lam = 1e-2 n .. 1e-6 n
+    digits = max(-np.log10(tol), 1.0)
+    block = max(BLOCK, c + 4)
+    krylov = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
+    found = [("lanczos", block, 0, min(krylov, n / block))]
+    block = max(GREEDY_BLOCK, c + 4)
+    ranks = [int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (10, 5, 40)]
+    for rank in dict.fromkeys(ranks):  # the last for little memory
+        greedy = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
+        found.append(("subspace", block, rank, min(greedy, n / block)))
+        found.append(("cg", block, rank, 4.5 * greedy**1.2))
+    return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """One way to fit without all eigenvalues, and what it costs."""
+
+    n: int
+    d: int
+    c: int
+    method: str
+    operator: str
+    precision: str
+    block: int
+    rank: int
+    passes: float
+    lams: int
+    steps: int
+    copies: int
+
+    def option(self, rates: Rates, task: Task) -> Option:
+        """With its basis as large as the memory allows, or as the passes need."""
+        n, block, allowed = self.n, self.block, task.allowed
+        threads, held = self._held(task)
+        # in a small space directions soon repeat each other, and are dropped
+        vectors = int(np.ceil(min(0.6 * n + block, self.passes * block, n)))
+        if self.method == "cg":
+            vectors = min(n, 4 * block)
+        least = min(n, SMALLEST_BASIS * block, vectors)
+        # it may grow to three times of what is expected, if that fits
+        size = min(n, LARGEST_BASIS, max(3 * vectors, 400))
+        needed = held + self._basis_bytes(size)
+        if needed > allowed:
+            fits = largest_rows(max(allowed - held, 0), self._basis_bytes)
+            size = int(np.clip(fits, least, size))
+            needed = held + self._basis_bytes(size)
+        target = f"tol = {task.tol:.0e}"
+        reason = f"about {self.passes:.0f} passes of {block} columns for {target}"
+        passes = self.passes
+        if size < vectors:
+            passes *= RESTARTS
+            reason = f"restarts: {size:,} of {vectors:,} vectors fit the memory; " + reason
+        if self.rank:
+            reason += f", one sketch of rank {self.rank:,} for every lam"
+        seconds = float(self.seconds(rates, passes, min(size, vectors)))
+        return Option(
+            self.method, self.operator, self.precision, block, self.rank, size, seconds, needed,
+            threads, reason, None if self.method == "cg" else self, rates,
+        )  # fmt: skip
+
+    def _held(self, task: Task) -> tuple[int, int]:
+        """Threads of products, and bytes of everything but the basis and the sketch."""
+        n, threads = self.n, 1
+        held = 8 * n * n if task.given else 8 * n * self.d  # X
+        if self.operator != "dense" or not task.given:
+            columns = (WIDE if self.rank else 1) * self.block
+
+            def tiles(workers: int) -> int:
+                return TiledOperator.peak_bytes(
+                    n, self.d, columns, self.precision, keep=self.operator == "dense",
+                    workers=workers, copies=self.copies,
+                )  # fmt: skip
+
+            share = task.allowed // WORKERS
+            least = tiles(1)
+            threads = min(task.cores, 1 + max(share - least, 0) // max(tiles(2) - least, 1))
+            held += tiles(threads)
+        if self.method == "cg":
+            held += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
+        return threads, held
+
+    def _basis_bytes(self, size: int) -> int:
+        """Of the basis, the sketch, and the residuals of every lam and step in that basis."""
+        grid = self.c * self.steps * self.lams
+        return Subspace.peak_bytes(self.n, size, self.rank, self.block, grid)
+
+    def seconds(self, rates: Rates, passes: float, vectors: int) -> float:
+        """Of so many passes with a basis that grows to so many vectors."""
+        columns = self.block
+        if self.method == "cg":  # half of the rows are done half of the time
+            columns = max(min(self.lams * self.c, 32) // 2, 1)
+        each = PASS + self._product(rates, columns) + self._algebra(rates, vectors, columns)
+        total = passes * each + self._sketch(rates)
+        return total + (self._values(rates) if self.operator == "dense" else 0)
+
+    def _values(self, rates: Rates) -> float:
+        """Seconds of all kernel values."""
+        single, n = self.precision != "float64", self.n
+        pairs = n * n / 2
+        more = pairs * max(self.d - 8, 0) / (rates.products32 if single else rates.products)
+        if self.operator == "tiled":
+            return pairs / (rates.tiles32 if single else rates.tiles) + more
+        return pairs / (rates.powers32 if single else rates.powers) + more
+
+    def _product(self, rates: Rates, columns: int) -> float:
+        """Seconds of one product: skinny products run at half of the rate, from afar at a quarter."""
+        n, single = self.n, self.precision == "float32"
+        slower = 4 if self.operator == "dense" else 2
+        skinny = slower * n * n * columns / (rates.products32 if single else rates.products)
+        if self.precision == "mixed":
+            skinny += 8 * n * n / 2 / rates.bandwidth
+        if self.operator == "dense":
+            size = 8 if self.precision == "float64" else 4
+            return max(skinny, size * n * n / 2 / rates.bandwidth)
+        # KeOps computes both halves, and every column by itself: measured against tiles on a CPU
+        return (self._values(rates) + skinny) * (10 if self.operator == "keops" else 1)
+
+    def _algebra(self, rates: Rates, vectors: int, columns: int) -> float:
+        """Seconds of orthogonalisation, Rayleigh-Ritz and residuals of an average pass."""
+        n, half = self.n, vectors / 2
+        if self.method == "cg":
+            return (4 * n * self.rank * columns + 60 * n * columns) / rates.products
+        work = 8 * n * half * columns + 25 * half**3 / (1 if self.rank else 3)
+        if not self.rank:
+            return work / rates.products
+        sketch = 4 * n * self.rank * columns / rates.products32
+        return (work + n * half**2 / 2) / rates.products + sketch  # R R' is symmetric
+
+    def _sketch(self, rates: Rates) -> float:
+        """Seconds of a sketch: its kernel values, projections, and small eigendecomposition."""
+        if not self.rank:
+            return 0.0
+        products = 2 * self.n * self.rank**2 / rates.products32 + 6 * self.rank**3 / rates.products
+        return products + self.n * self.rank / rates.powers

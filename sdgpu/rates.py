@@ -1,0 +1,111 @@
+"""What a device does in a second: fixed numbers that choose, measured ones that predict.
+
+A choice must not depend on what else runs on the machine, nor on how many threads do: it compares
+counted work at the fixed rates of a class of machines. Only the seconds that a plan prints come from a
+clock, by products and kernel values that take some 20 MB and well under a second.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from sdgpu.device.backend import Backend
+from sdgpu.kernels import Gaussian
+from sdgpu.operators.tiled import TiledOperator
+
+__all__ = ["Rates", "calibrate", "nominal", "with_compiled_loop"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does in a second.
+
+    Attributes
+    ----------
+    products, products32 : float
+        Multiply-adds of a matrix product in float64 and float32.
+    powers, powers32 : float
+        Kernel values of a tile (profile and passes) in float64 and float32.
+    bandwidth : float
+        Bytes read by a product with a stored matrix.
+    tiles, tiles32 : float
+        Kernel values of a product that recomputes them: the powers, but for the compiled loop.
+    """
+
+    products: float
+    products32: float
+    powers: float
+    powers32: float
+    bandwidth: float
+    tiles: float
+    tiles32: float
+
+
+#: Of two cores with AVX2. What chooses are the ratios, which more cores leave as they are.
+NOMINAL = Rates(4e10, 8e10, 3e8, 6e8, 1e10, 3e8, 6e8)
+#: Of a GPU with full float64, from data sheets: not measured.
+NOMINAL_CUDA = Rates(2e12, 8e12, 5e10, 2e11, 5e11, 5e10, 2e11)
+COMPILED = 2.0  # kernel values of the compiled loop over those of torch's passes: bench_products
+
+SIDE = 512  # of the matrices that are multiplied: 2 MiB each
+READ = 2**21  # numbers of the array that is read: 16 MiB, beyond the cache of a core
+
+
+def nominal(backend: Backend) -> Rates:
+    """The fixed rates of a backend's class of machines."""
+    return NOMINAL_CUDA if "cuda" in backend.name else NOMINAL
+
+
+def with_compiled_loop(rates: Rates, backend: Backend) -> Rates:
+    """The rates with tiles as the compiled loop makes them; the same where it cannot be used."""
+    if "cuda" in backend.name or importlib.util.find_spec("numba") is None:
+        return rates
+    return replace(rates, tiles=COMPILED * rates.powers, tiles32=COMPILED * rates.powers32)
+
+
+def calibrate(backend: Backend) -> Rates:
+    """Measure the rates of a backend's device, once in a process; well under a second."""
+    if backend.name not in _RATES:
+        _RATES[backend.name] = _measure(backend)
+    return _RATES[backend.name]
+
+
+_RATES: dict[str, Rates] = {}
+
+
+def _measure(backend: Backend) -> Rates:
+    rng = np.random.default_rng(0)
+    xp = backend.xp
+    # tiles first: the threads of another library's products would still be spinning
+    rows, one = backend.asarray(rng.standard_normal((SIDE, 8))), backend.asarray(np.ones((SIDE, 1)))
+    powers = {}
+    for precision in ("float64", "float32"):
+        multiply = TiledOperator(Gaussian(0.1), rows, precision, tile=SIDE // 2).matmat
+        powers[precision] = SIDE**2 / 2 / _seconds(partial(multiply, one), backend)
+    long = xp.ones((READ // SIDE, SIDE), dtype=xp.float64, device=backend.device)
+    bandwidth = 8 * READ / _seconds(lambda: long @ long[:SIDE, :1], backend)
+    wide = backend.asarray(rng.standard_normal((SIDE, SIDE)))
+    single = xp.astype(wide, xp.float32)
+    products = SIDE**3 / _seconds(lambda: wide @ wide, backend)
+    products32 = SIDE**3 / _seconds(lambda: single @ single, backend)
+    slow, fast = powers["float64"], powers["float32"]
+    return Rates(products, products32, slow, fast, bandwidth, slow, fast)
+
+
+def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> float:
+    work()
+    spent = []
+    for _ in range(rounds):
+        backend.synchronize()
+        start = time.perf_counter()
+        work()
+        backend.synchronize()
+        spent.append(time.perf_counter() - start)
+    return min(spent)
