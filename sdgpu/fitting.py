@@ -44,13 +44,8 @@ __all__ = ["fit"]
 
 FORMAT = 1  # of checkpoints
 START = 4  # passes that grow a basis for the first guesses of conjugate gradients
-_DEFAULTS = {
-    "method": "auto",
-    "operator": "auto",
-    "dtype": None,
-    "tol": 1e-6,
-    "steps": 10,
-}  # of fit
+# arguments of `fit` that a plan decides
+_DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "steps": 10}
 _PROBES = 32  # rows whose training equation is checked after a fit
 
 
