@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path as FilePath
 from typing import Any
@@ -14,6 +12,7 @@ import xarray as xr
 
 from sdgpu.answers import Answers
 from sdgpu.checks import choice
+from sdgpu.datafiles import check_target, read_dataset, write_dataset
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.gcv import jackknife_error
 from sdgpu.distill.limits import limit_nodes
@@ -49,6 +48,17 @@ FAMILIES = {
     **{name: name for name in SCORES},
 }
 _FIXED = ("fixed", "limit", "gcv", *SCORES)  # families of fixed weights
+_GRID, _CHAIN = ("lam", "alpha", "step"), ("lam", "step")
+_DIMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("mse", "mse_error", "train_mse", "degrees_of_freedom", "gcv", *SCORES), _GRID),
+    **dict.fromkeys(("degrees_of_freedom_error", "gcv_error"), _GRID),
+    **dict.fromkeys(
+        ("alpha_star", "star_mse", "alpha_clipped", "clipped_mse", "joint_mse"), _CHAIN
+    ),
+    **{"limit_mse": ("lam", "alpha"), "ridge_mse": ("lam",), "joint_condition": ("lam",)},
+    "joint_alpha": ("lam", "chain", "step"),
+    **{name: (name,) for name in ("lam", "alpha", "step", "chain")},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,14 +183,17 @@ class Sweep:
         return Best(lam, alpha, step if np.isinf(step) else int(step), mse, name, value)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to NetCDF (``.nc``) or zarr (``.zarr``), complete or not at all.
+        """Write to NetCDF (``.nc``) or zarr (``.zarr``) with checksums, complete or not at all.
 
-        The file is written under a temporary name beside `path` and renamed.
+        The file is made in memory, written beside `path` and renamed once: what stood there stays whole
+        until the new one is, whatever comes between. Of folders only a ``.zarr`` of ours is replaced.
 
         Raises
         ------
-        ValueError, FileNotFoundError
-            For another ending, or a folder that does not exist.
+        ValueError
+            For another ending, or a folder that would be replaced and holds anything else.
+        OSError
+            For a folder that does not exist or cannot be written, a full disk: names `path`.
         """
         write_dataset(self.dataset, path)
 
@@ -202,71 +215,44 @@ class Sweep:
         return chain.sel(step=slice(2, step)).values.copy()
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError or FileNotFoundError, before any work, if a result cannot go to `path`."""
-    target = FilePath(path)
-    choice("file ending", target.suffix, (".nc", ".zarr"))
-    if target.suffix == ".nc" and target.is_dir():
-        raise ValueError(f"{target} is a folder: a NetCDF file is wanted")
-    if target.suffix == ".zarr" and importlib.util.find_spec("zarr") is None:
-        raise ImportError(
-            "zarr is not installed: pip install 'sdgpu[cluster]', or write a .nc file"
-        )
-    if not target.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
-
-
-def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
-    """Write a dataset to NetCDF or zarr under a temporary name beside `path`, then rename.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        As :func:`check_target`.
-    """
-    check_target(path)
-    target = FilePath(path)
-    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".sdgpu-") as folder:
-        temporary = FilePath(folder) / target.name
-        if target.suffix == ".nc":
-            dataset.to_netcdf(temporary, engine="h5netcdf")
-        else:
-            dataset.to_zarr(temporary, consolidated=False)
-            if target.exists():
-                os.replace(target, FilePath(folder) / "previous")
-        os.replace(temporary, target)
-
-
 def open_sweep(path: str | os.PathLike[str]) -> Sweep:
-    """Read a sweep that :meth:`Sweep.save` wrote; nothing in the file is executed.
+    """Read a sweep that :meth:`Sweep.save` wrote, and nothing else; nothing in the file is executed.
+
+    Everything is checked before an array is touched: checksums, formats, links, filters and sizes
+    (:func:`sdgpu.datafiles.read_dataset`). A sweep of an older version has no checksums: it is opened with
+    a warning, and has them when it is saved again.
+
+    Parameters
+    ----------
+    path : path
+        ``.nc`` or ``.zarr``. Takes twice its size in memory.
 
     Raises
     ------
     ValueError
-        For another ending, or a file that is no sweep.
-    FileNotFoundError
-        If there is none.
+        For another ending; for damage, by the names of file and variables; for what :meth:`Sweep.save`
+        never writes; for a file that is no sweep.
+    FileNotFoundError, PermissionError
+        If there is none, or it may not be read.
     """
     source = FilePath(path)
     kind = choice("file ending", source.suffix, (".nc", ".zarr"))
-    if not source.exists():
+    if not source.exists() and kind == ".nc":
         raise FileNotFoundError(f"there is no sweep at {source}")
-    try:
-        opened = (
-            xr.open_dataset(source, engine="h5netcdf")
-            if kind == ".nc"
-            else xr.open_zarr(source, consolidated=False)
-        )
-        with opened as stored:
-            dataset = stored.load()
-    except Exception as error:  # xarray, h5py and zarr raise many types for a damaged file
-        raise ValueError(f"{source} cannot be read as {kind[1:]}: {error}") from error
+    dataset = read_dataset(source)
     losses = [name for name in FAMILIES.values() if name not in SCORES]
     known = any(name in dataset for name in losses if name != "gcv")
     wanted = losses if known else ("gcv",)  # a sweep of GCV has no other losses
     missing = [name for name in wanted if name not in dataset]
-    if missing or dataset["gcv"].dims != ("lam", "alpha", "step"):
-        raise ValueError(f"{source} holds no sweep: {', '.join(missing) or 'gcv'} is missing")
+    if missing:
+        raise ValueError(f"{source} holds no sweep: {', '.join(missing)} is missing")
+    for name, variable in dataset.variables.items():
+        dims = _DIMS.get(str(name), variable.dims)
+        if variable.dims != dims or (name in _DIMS and variable.dtype.kind not in "fi"):
+            raise ValueError(
+                f"{source} holds no sweep: {name} has dimensions {variable.dims} and type "
+                f"{variable.dtype}, where numbers over {dims} are wanted"
+            )
     return Sweep(dataset)
 
 

@@ -1,0 +1,316 @@
+"""Datasets in NetCDF and zarr files that can be trusted: whole, checked, and nothing but numbers.
+
+Every file carries checksums of the bytes of each variable and of all the rest, so damage is found and
+named before a library parses it: at the end of a NetCDF file, behind the bytes that HDF5 looks at, and in
+the attributes of a zarr store. Then the layout is held against what :func:`write_dataset` writes, before
+any array is touched: files of others may ask for code (codecs, filters), for other files (links, external
+and virtual data) or for memory that they do not fill.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from sdgpu.checks import choice
+from sdgpu.device.intake import read_file
+from sdgpu.device.storage import (
+    atomic_folder,
+    check_writable,
+    clean_leftovers,
+    digest,
+    write_file,
+)
+from sdgpu.device.stores import SEAL, check_ours, check_store, seal_store
+
+__all__ = ["check_target", "read_dataset", "write_dataset"]
+
+_MARK = "sdgpu_checksums"  # attribute that says that they must be there
+_WHERE = "at the end of the file"
+_END = re.compile(rb"\nsdgpu (\d{10})\n")  # length of the table of checksums before it
+_END_SIZE = 18
+_SCALE = b"This is a netCDF dimension but not a netCDF variable"  # holds no data
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Find out, before any work, whether a result can be written to `path`.
+
+    Raises
+    ------
+    ValueError
+        For another ending than ``.nc`` or ``.zarr``, or if a folder stands there that is no zarr store of
+        ours: it would be replaced with all it holds.
+    ImportError
+        For ``.zarr`` without zarr.
+    OSError
+        If the folder of `path` does not exist or cannot be written.
+    """
+    target = Path(path)
+    choice("file ending", target.suffix, (".nc", ".zarr"))
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of {target} does not exist: make it first")
+    if target.suffix == ".nc" and target.is_dir():
+        raise ValueError(f"{target} is a folder: a NetCDF file is wanted")
+    if target.suffix == ".zarr":
+        _need_zarr()
+        if target.exists() and not target.is_dir():
+            raise ValueError(f"{target} is a file: a zarr store is a folder")
+        if target.is_dir() and any(target.iterdir()):
+            try:
+                check_ours(target)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}: it was not written by sdgpu and will not be replaced; name another, or "
+                    "remove it"
+                ) from error
+    check_writable(target)
+
+
+def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a dataset to NetCDF (``.nc``) or zarr (``.zarr``) with checksums, whole or not at all.
+
+    The file is made in memory first (its size once more): HDF5 does not survive a full disk. Variables are
+    stored plain, uncompressed and in one piece, so that any reader of these formats understands them.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        Of numbers; in NetCDF of texts too.
+    path : path
+
+    Raises
+    ------
+    ValueError, ImportError, OSError
+        As :func:`check_target`, and if the disk is full: names `path`; what stood there is untouched.
+    """
+    check_target(path)
+    if Path(path).suffix == ".nc":
+        image = _netcdf(dataset)
+        write_file(path, image.getbuffer(), _table(image))
+        return
+    with atomic_folder(path) as folder:
+        for name, content in _zarr(dataset).items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+
+
+def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read what :func:`write_dataset` wrote, and nothing else; nothing in the file is executed.
+
+    Takes the size of the file twice in memory. A file of an older version carries no checksums: it is
+    read with a warning.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If there is none, or it may not be read.
+    ImportError
+        For ``.zarr`` without zarr.
+    ValueError
+        For another ending; for damage, with the names of file and variables; for contents that
+        :func:`write_dataset` never writes, by name.
+
+    Warns
+    -----
+    UserWarning
+        If the file has no checksums.
+    """
+    source = Path(path)
+    kind = choice("file ending", source.suffix, (".nc", ".zarr"))
+    if kind == ".zarr":
+        clean_leftovers(source)  # a kill may have left the store moved aside
+    if not source.exists():
+        raise FileNotFoundError(f"there is no file {source}")
+    if kind == ".nc":
+        dataset, sealed = _read_netcdf(source)
+    else:
+        _need_zarr()
+        dataset, sealed = _read_zarr(source)
+    if not sealed:
+        warnings.warn(
+            f"{source} has no checksums (an older version or another program wrote it): damage in it "
+            "would not be noticed; save it again",
+            stacklevel=3,
+        )
+    return dataset
+
+
+def _need_zarr() -> None:
+    if importlib.util.find_spec("zarr") is None:
+        raise ImportError("zarr is not installed: pip install 'sdgpu[cluster]', or use a .nc file")
+
+
+def _netcdf(dataset: xr.Dataset) -> io.BytesIO:
+    """An HDF5 file in memory."""
+    # without a fill value nothing is masked, so that every bit comes back, those of NaN too
+    plain: dict[Any, Any] = {name: {"_FillValue": None} for name in dataset.variables}
+    marked = dataset.assign_attrs({_MARK: _WHERE})
+    image = io.BytesIO()
+    marked.to_netcdf(image, engine="h5netcdf", encoding=plain)
+    return image
+
+
+def _table(image: io.BytesIO) -> bytes:
+    """Checksums of the variables of an HDF5 file and of all the rest, to be appended to it."""
+    whole = image.getbuffer()
+    with h5py.File(image, "r") as file:
+        places = {
+            name: (item.id.get_offset(), item.id.get_storage_size())
+            for name, item in file.items()
+            if item.id.get_offset() is not None  # dimensions without values have no place
+        }
+    variables, rest = _sums(whole, places)
+    table = {
+        "size": len(whole),
+        "rest": rest,
+        "variables": {name: [*places[name], variables[name]] for name in places},
+    }
+    text = json.dumps(table).encode()
+    return b"%b\nsdgpu %010d\n" % (text, len(text))
+
+
+def _sums(image: memoryview, places: dict[str, tuple[int, int]]) -> tuple[dict[str, str], str]:
+    """Checksums of the bytes at each place, and of those in between."""
+    variables = {
+        name: digest(image[start : start + size]) for name, (start, size) in places.items()
+    }
+    gaps, done = [], 0
+    for start, size in sorted(places.values()):
+        gaps.append(image[done:start])
+        done = start + size
+    return variables, digest(*gaps, image[done:])
+
+
+def _read_netcdf(source: Path) -> tuple[xr.Dataset, bool]:
+    content = read_file(source)
+    sealed = _check_table(source, content)
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            refused = _foreign_to_netcdf(file, len(content))
+            marked = _MARK in file.attrs
+        if refused:
+            raise ValueError(f"refused, {refused}")
+        if marked and not sealed:
+            raise ValueError(
+                "its checksums are missing: it was cut off, or rewritten by another program"
+            )
+        with xr.open_dataset(
+            io.BytesIO(content), engine="h5netcdf", mask_and_scale=not sealed, decode_times=False
+        ) as stored:
+            dataset = stored.load()
+    except Exception as error:  # xarray, h5netcdf and h5py raise many types for a damaged file
+        raise ValueError(f"{source} cannot be read as nc: {error}") from error
+    dataset.attrs.pop(_MARK, None)
+    return dataset.drop_encoding(), sealed
+
+
+def _check_table(source: Path, content: bytes) -> bool:
+    """Hold the file against the table at its end; False if it has none."""
+    end = _END.fullmatch(content[-_END_SIZE:])
+    if end is None:
+        return False
+    start = len(content) - _END_SIZE - int(end[1])
+    try:
+        table = json.loads(content[max(start, 0) : -_END_SIZE])
+        places = {str(name): (int(a), int(b)) for name, (a, b, _) in table["variables"].items()}
+        variables, rest = _sums(memoryview(content)[:start], places)
+        broken = [
+            name for name, (_, _, known) in table["variables"].items() if variables[name] != known
+        ]
+        intact = not broken and rest == table["rest"] and start == table["size"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{source} is damaged: its table of checksums cannot be read ({error})"
+        ) from error
+    if not intact:
+        where = f"the values of {', '.join(broken)}" if broken else "its structure or attributes"
+        raise ValueError(f"{source} is damaged: {where} are not what was written")
+    return True
+
+
+def _foreign_to_netcdf(file: Any, size: int) -> str:
+    """What :func:`write_dataset` would not have written, or nothing; reads no values."""
+    total = 0
+    for name in file:
+        link = file.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            return f"{name} is a link to another place ({type(link).__name__})"
+        if file.get(name, getclass=True) is not h5py.Dataset:
+            return f"{name} is no array"
+        item = file[name]
+        made = item.id.get_create_plist()
+        if made.get_external_count():
+            return f"the values of {name} lie in another file"
+        if made.get_layout() == h5py.h5d.VIRTUAL:
+            return f"the values of {name} are virtual, put together from other files"
+        if made.get_nfilters():
+            return f"{name} is stored with filters (compressed, say)"
+        text = h5py.check_string_dtype(item.dtype) is not None
+        if not text and item.dtype.kind not in "iufb":
+            return f"{name} has values of type {item.dtype}"
+        if item.attrs.get("NAME", b"") != b"" and _is_scale(item):
+            continue
+        stored, wanted = item.id.get_storage_size(), item.size * item.id.get_type().get_size()
+        if made.get_layout() != h5py.h5d.CONTIGUOUS or stored != wanted:
+            return f"{name} is not stored in one piece"
+        total += stored
+        if total > size:
+            return f"its variables take {total} bytes, more than the file has"
+    return ""
+
+
+def _is_scale(item: Any) -> bool:
+    """Whether this is a dimension without values, which nobody reads."""
+    name = item.attrs["NAME"]
+    return isinstance(name, bytes) and name.startswith(_SCALE) and item.id.get_storage_size() == 0
+
+
+def _zarr(dataset: xr.Dataset) -> dict[str, Any]:
+    """Names and contents of the files of a store."""
+    from zarr.storage import MemoryStore
+
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind not in "iufb":
+            raise ValueError(
+                f"{name} holds {variable.dtype}: zarr takes numbers here, .nc texts too"
+            )
+    plain: dict[Any, Any] = {
+        name: {"_FillValue": None, "compressors": None, "chunks": variable.shape}
+        for name, variable in dataset.variables.items()
+    }
+    buffers: dict[str, Any] = {}
+    # an interrupt of a store of files would leave threads that go on writing
+    dataset.to_zarr(
+        MemoryStore(buffers),
+        zarr_format=3,
+        consolidated=False,
+        encoding=plain,
+        write_empty_chunks=True,
+    )
+    files = {name: np.asarray(buffer.as_numpy_array()) for name, buffer in buffers.items()}
+    return seal_store(files)
+
+
+def _read_zarr(source: Path) -> tuple[xr.Dataset, bool]:
+    sealed = check_store(source)
+    try:
+        with xr.open_zarr(
+            source, zarr_format=3, consolidated=False, chunks=None, mask_and_scale=not sealed,
+            decode_times=False,
+        ) as stored:  # fmt: skip
+            dataset = stored.load()
+    except Exception as error:
+        raise ValueError(f"{source} cannot be read as zarr: {error}") from error
+    dataset.attrs.pop(SEAL, None)
+    return dataset.drop_encoding(), sealed

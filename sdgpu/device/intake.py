@@ -1,0 +1,131 @@
+"""Files that others sent: read whole and once, no device nor pipe, no more memory than they may ask for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+__all__ = ["check_zip", "read_file", "read_npz"]
+
+_DEFLATE = 1032  # no stream of deflate unpacks to more times its size
+_PLENTY = 1 << 30  # bytes that a file may unpack to
+_RATIO = 100  # or so many times its own size, which no data that are worth keeping reach
+_HEADERS: dict[tuple[int, int], Callable[[Any], tuple[Any, bool, np.dtype]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Read a plain file, or one that a link names; never wait for a pipe.
+
+    Raises
+    ------
+    OSError
+        If there is none, it may not be read, or it is no plain file; names it.
+    """
+    with _open(path) as file:
+        return file.read()
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Read all arrays of an npz file: plain numbers and texts, never objects.
+
+    Before an array is made, its header must agree with the sizes in the directory of the file, and those
+    with the size of the file, so a small file cannot ask for much memory. The CRC-32 of every array is
+    checked to its last byte.
+
+    Raises
+    ------
+    OSError
+        If there is none, or it may not be read; names it.
+    ValueError
+        If it is damaged, no npz file, or holds objects; names `path` and the array.
+    """
+    with _open(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                check_zip(archive, os.fstat(file.fileno()).st_size)
+                return {
+                    info.filename.removesuffix(".npy"): _array(archive, info)
+                    for info in archive.infolist()
+                }
+        except _DAMAGE as error:
+            raise ValueError(
+                f"{path} is no npz file of plain arrays, or a damaged one: {error or type(error).__name__}"
+            ) from error
+
+
+# what zipfile, zlib and NumPy make of bytes that are no archive of arrays; MemoryError: of a false size
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError, KeyError, IndexError,
+    OverflowError, AttributeError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
+)  # fmt: skip
+
+
+def check_zip(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive of `size` bytes that unpacks to more than such a file can hold.
+
+    Raises
+    ------
+    ValueError
+        Names the entry.
+    """
+    packed = unpacked = 0
+    for info in archive.infolist():
+        packed, unpacked = packed + info.compress_size, unpacked + info.file_size
+        most = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(
+                f"{info.filename} is packed by method {info.compress_type}, not deflate"
+            )
+        if packed > size or info.file_size > most:
+            raise ValueError(
+                f"{info.filename} should have {info.file_size} bytes, more than a file of {size} holds"
+            )
+    if unpacked > max(_PLENTY, _RATIO * size):
+        raise ValueError(
+            f"it unpacks to {unpacked} bytes, {unpacked // max(size, 1)} times its size"
+        )
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    name = info.filename
+    with archive.open(info) as entry:
+        version = np.lib.format.read_magic(entry)
+        if version not in _HEADERS:
+            raise ValueError(f"{name} has format {version} of npy, which plain arrays do not need")
+        shape, _, dtype = _HEADERS[version](entry)
+        if dtype.hasobject or dtype.names is not None:
+            raise ValueError(f"{name} holds objects or records ({dtype}), not plain numbers")
+        wanted = dtype.itemsize
+        for length in shape:
+            wanted *= length  # whole numbers of Python: no overflow
+        if min(shape, default=0) < 0 or wanted != info.file_size - entry.tell():
+            raise ValueError(
+                f"{name} announces {wanted} bytes of values and holds {info.file_size - entry.tell()}"
+            )
+    with archive.open(info) as entry:
+        array = np.lib.format.read_array(entry, allow_pickle=False)
+        if entry.read(1):  # to the end, where the CRC is compared
+            raise ValueError(f"{name} is longer than its header says")
+    return array
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
+    # a pipe would be waited for: opened without waiting, it is refused
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{path} is a folder: a file is wanted")
+        raise OSError(errno.EINVAL, f"{path} is no plain file")
+    return os.fdopen(handle, "rb")

@@ -1,0 +1,212 @@
+"""The layout of the zarr stores that we write: known before any of it is opened, sealed by checksums.
+
+A store is a folder with ``zarr.json``, and for each variable a folder with ``zarr.json`` and its values in
+one piece ``c/0/..``, format 3, uncompressed. The attributes of the store hold the size and checksum of
+every file. Nothing else may lie in it: no link, no other format, no codec that could be made to run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdgpu.device.intake import read_file
+from sdgpu.device.storage import digest
+
+__all__ = ["SEAL", "check_ours", "check_store", "seal_store"]
+
+#: Attribute of the store that holds the checksums.
+SEAL = "sdgpu"
+_VERSION = 1
+_ROOT = "zarr.json"
+_PLACE = re.compile(r"(?P<name>[^/]+)/(zarr\.json|c(/0)*)")
+_TYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+          "float16", "float32", "float64"}  # fmt: skip
+_PARTS = {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "attributes",
+          "dimension_names", "zarr_format", "node_type", "storage_transformers"}  # fmt: skip
+_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+_UNSEALED = (
+    1 << 26
+)  # bytes of variables of one value throughout, which older versions did not store
+
+
+def seal_store(files: Mapping[str, np.ndarray]) -> dict[str, bytes | np.ndarray]:
+    """Add the checksums of all files (name to bytes) to the attributes of the store."""
+    root = json.loads(files[_ROOT].tobytes())
+    others = {name: content for name, content in files.items() if name != _ROOT}
+    sums = {name: [len(content), digest(content.data)] for name, content in others.items()}
+    seal = {"version": _VERSION, "root": digest(_canonical(root)), "files": sums}
+    root.setdefault("attributes", {})[SEAL] = seal
+    return {**others, _ROOT: json.dumps(root, indent=2).encode()}
+
+
+def check_ours(folder: Path) -> None:
+    """Check that a folder is a store that this package wrote and nothing more, so that it may be replaced.
+
+    Raises
+    ------
+    ValueError
+        Names what else it is or holds.
+    """
+    files = _list(folder)
+    root = _json(folder, _ROOT)
+    attributes = root.get("attributes")
+    sealed = isinstance(attributes, dict) and SEAL in attributes
+    if not sealed and f"train_mse/{_ROOT}" not in files:  # which older versions always wrote
+        raise ValueError(f"{folder} is a zarr store with other contents")
+
+
+def check_store(folder: Path) -> bool:
+    """Check all of a store before it is opened: files, checksums, layout. False if it has no checksums.
+
+    Raises
+    ------
+    ValueError
+        Names the folder and what is damaged, missing or foreign.
+    """
+    files = _list(folder)
+    root = _json(folder, _ROOT)
+    attributes = root.get("attributes", {})
+    seal = attributes.pop(SEAL, None) if isinstance(attributes, dict) else None
+    if seal is not None:
+        _check_seal(folder, files, root, seal)
+    _expect(folder, _ROOT, root, node_type="group", zarr_format=3)
+    if root.keys() - {"attributes", "zarr_format", "node_type"} and root.get(
+        "consolidated_metadata"
+    ):
+        raise ValueError(f"{folder} is refused: {_ROOT} holds more than a group's attributes")
+    names = {name.partition("/")[0] for name in files if name != _ROOT}
+    unstored = sum(
+        _check_array(folder, name, files, sealed=seal is not None) for name in sorted(names)
+    )
+    if unstored > _UNSEALED:
+        raise ValueError(f"{folder} is refused: {unstored} bytes of its variables are not in it")
+    return seal is not None
+
+
+def _list(folder: Path) -> set[str]:
+    """Names of all files; nothing but files of the layout may be there."""
+    found = set()
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(place, name)
+            shown = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                raise ValueError(f"{folder} holds the link {shown}, which leads elsewhere")
+            if name in folders:
+                continue
+            if not path.is_file() or not (shown == _ROOT or _PLACE.fullmatch(shown)):
+                raise ValueError(f"{folder} holds {shown}, which is no part of such a store")
+            found.add(shown)
+    if _ROOT not in found:
+        raise ValueError(f"{folder} is no zarr store of format 3: {_ROOT} is missing")
+    return found
+
+
+def _check_seal(folder: Path, files: set[str], root: Any, seal: Any) -> None:
+    try:
+        known, whole, version = dict(seal["files"]), seal["root"], seal["version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is damaged: its checksums cannot be read ({error})") from error
+    if version != _VERSION:
+        raise ValueError(f"{folder} has format {version}: this version reads {_VERSION}")
+    problems = [f"{name} is missing" for name in sorted(known.keys() - files)]
+    problems += [f"{name} is too many" for name in sorted(files - known.keys() - {_ROOT})]
+    for name in sorted(files & known.keys()):
+        content = read_file(folder / name)
+        if [len(content), digest(content)] != known[name]:
+            problems.append(f"{name} is not what was written")
+    if digest(_canonical(root)) != whole:
+        problems.append(f"the attributes in {_ROOT} are not what was written")
+    if problems:
+        raise ValueError(f"{folder} is damaged: {'; '.join(problems)}")
+
+
+def _check_array(folder: Path, name: str, files: set[str], *, sealed: bool) -> int:
+    """Hold one variable against the layout; the bytes that it has without being stored."""
+    about = f"{name}/{_ROOT}"
+    if about not in files:
+        raise ValueError(f"{folder} is damaged: {about} is missing")
+    meta = _json(folder, about)
+    _expect(folder, about, meta, node_type="array", zarr_format=3)
+    shape, kind = meta.get("shape"), meta.get("data_type")
+    lengths = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if not lengths or not isinstance(kind, str) or kind not in _TYPES:
+        raise ValueError(f"{folder} is refused: {name} has values of type {kind}, shape {shape}")
+    codecs, dims = meta.get("codecs"), meta.get("dimension_names")
+    compressed = isinstance(codecs, list) and len(codecs) == 2 and _is_zstd(codecs[1])
+    own = [_BYTES] if np.dtype(kind).itemsize > 1 else [_BYTES, {"name": "bytes"}]
+    plain = isinstance(codecs, list) and bool(codecs) and (codecs[0] in own)
+    if not plain or not (len(codecs) == 1 or (compressed and not sealed)):
+        raise ValueError(f"{folder} is refused: {name} is stored by the codecs {codecs}")
+    if compressed is sealed:
+        raise ValueError(f"{folder} is damaged: its checksums are missing")
+    _expect(
+        folder, about, meta,
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": shape}},
+        chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}},
+    )  # fmt: skip
+    names = dims or []  # a single number has none
+    named = isinstance(names, list) and len(names) == len(shape)
+    named = named and all(isinstance(dim, str) for dim in names)
+    scalar = not isinstance(meta.get("fill_value"), (list, dict))
+    if meta.keys() - _PARTS or meta.get("storage_transformers") or not named or not scalar:
+        raise ValueError(f"{folder} is refused: {about} holds what no variable of ours has")
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    place = "/".join([name, "c", *("0" for _ in shape)])
+    own_files = {file for file in files if file.startswith(f"{name}/")}
+    if place not in files and not sealed:
+        return size  # older versions did not store a variable that is one value throughout
+    if own_files != {about, place}:
+        raise ValueError(f"{folder} is damaged: {name} needs {place} and nothing more")
+    content = read_file(folder / place)
+    found = _zstd_size(content) if compressed else len(content)
+    if found != size:
+        raise ValueError(f"{folder} is damaged: {place} holds {found} bytes, not {size}")
+    return 0
+
+
+def _is_zstd(codec: Any) -> bool:
+    return isinstance(codec, dict) and codec.get("name") == "zstd"
+
+
+def _zstd_size(content: bytes) -> int:
+    """How many bytes a frame of Zstandard says that it unpacks to (RFC 8878, 3.1.1.1); -1: unknown."""
+    if content[:4] != b"\x28\xb5\x2f\xfd" or len(content) < 6:
+        return -1
+    flags = content[4]
+    single = flags >> 5 & 1
+    width = (single, 2, 4, 8)[flags >> 6]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
+    if width == 0 or start + width > len(content):
+        return -1
+    return int.from_bytes(content[start : start + width], "little") + (256 if width == 2 else 0)
+
+
+def _json(folder: Path, name: str) -> Any:
+    try:
+        found = json.loads(read_file(folder / name))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{folder} is damaged: {name} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{folder} is damaged: {name} is no dictionary")
+    return found
+
+
+def _expect(folder: Path, name: str, meta: Mapping[str, Any], **wanted: Any) -> None:
+    for key, value in wanted.items():
+        if meta.get(key) != value:
+            raise ValueError(
+                f"{folder} is refused: {key} of {name} is {meta.get(key)}, not {value}"
+            )
+
+
+def _canonical(root: Any) -> str:
+    return json.dumps(root, sort_keys=True)

@@ -1,0 +1,523 @@
+"""Files of sweeps: every damage named, nothing executed, no other file read, old ones kept whole."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+import sdgpu
+from sdgpu.datafiles import read_dataset, write_dataset
+from sdgpu.device import storage
+
+ENDINGS = [".nc", ".zarr"]
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    rng = np.random.default_rng(3)
+    X, Y = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
+    fitted = sdgpu.fit(X[:20], Y[:20], sdgpu.Gaussian(0.5), lams=[0.1, 1.0], method="eigh")
+    return fitted.sweep(X[20:], Y[20:], alphas=[0.0, 0.3, 1.0], steps=3)
+
+
+@pytest.fixture(params=ENDINGS)
+def saved(request, sweep, tmp_path):
+    path = tmp_path / f"sweep{request.param}"
+    sweep.save(path)
+    return path
+
+
+def files_of(path):
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_bit_comes_back(tmp_path, ending):
+    """Those of NaN and of both zeros too."""
+    bits = np.random.default_rng(0).integers(0, 2**63, 60).astype(np.uint64) * 2 + 1
+    bits[:4] = 0x7FF8000000000001, 0xFFF8000000000000, 0x8000000000000000, 0
+    values = bits.view(np.float64).reshape(3, 20)
+    dataset = xr.Dataset(
+        {"a": (("x", "y"), values), "b": ("y", np.zeros(20)), "s": ((), 3.0)},
+        coords={"x": [1, 2, 3], "z": ("x", np.arange(3.0, dtype=np.float32))},
+        attrs={"text": "K", "number": 3, "real": 0.1, "nothing": float("nan")},
+    )
+    write_dataset(dataset, tmp_path / f"a{ending}")
+    again = read_dataset(tmp_path / f"a{ending}")
+    assert again.identical(dataset)
+    assert again["a"].values.tobytes() == values.tobytes()
+    again.attrs.clear()
+    write_dataset(again, tmp_path / f"b{ending}")  # what was read can be written
+    assert read_dataset(tmp_path / f"b{ending}").identical(again)
+
+
+def test_others_read_our_files(saved, sweep):
+    """The checksums are in nobody's way."""
+    engine = (
+        {"engine": "h5netcdf"}
+        if saved.suffix == ".nc"
+        else {"engine": "zarr", "consolidated": False}
+    )
+    with xr.open_dataset(saved, **engine) as found:
+        for name in sweep.dataset.variables:
+            assert found[name].equals(sweep.dataset[name])
+
+
+def outcome(path, whole):
+    """Either an error that names the file, or the very numbers."""
+    try:
+        found = sdgpu.open_sweep(path).dataset
+    except ValueError as error:
+        return "named" if str(path) in str(error) else f"without a name: {error}"
+    for name in whole.variables:
+        assert found[name].values.tobytes() == whole[name].values.tobytes()
+    return "harmless"
+
+
+def flipped(content, rng):
+    found, at = bytearray(content), rng.integers(len(content))
+    found[at] ^= 1 << rng.integers(8)
+    return bytes(found)
+
+
+def cut(content, rng):
+    return content[: rng.integers(len(content))]
+
+
+def zeroed(content, rng):
+    start, length = rng.integers(len(content)), rng.integers(1, 600)
+    return (
+        content[:start] + b"\0" * len(content[start : start + length]) + content[start + length :]
+    )
+
+
+@pytest.mark.parametrize("damage", [flipped, cut, zeroed])
+@pytest.mark.filterwarnings("ignore:.*has no checksums")
+def test_damage_is_named_or_harmless(saved, sweep, damage):
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(100):
+        file = rng.choice(files_of(saved))
+        content = file.read_bytes()
+        damaged = damage(content, rng)
+        file.write_bytes(damaged)
+        found.append(outcome(saved, sweep.dataset) if damaged != content else "named")
+        file.write_bytes(content)
+    assert set(found) <= {"named", "harmless"}
+    assert found.count("named") >= 95
+
+
+def test_damaged_variables_are_named(saved, sweep):
+    """A flip in the values of a variable names that variable, and no other."""
+    raw = sweep.dataset["star_mse"].values.tobytes()
+    hits = 0
+    for file in files_of(saved):
+        content = file.read_bytes()
+        at = content.find(raw)
+        if at < 0:
+            continue
+        hits += 1
+        file.write_bytes(content[: at + 9] + bytes([content[at + 9] ^ 4]) + content[at + 10 :])
+        with pytest.raises(ValueError, match=r"is damaged: .*star_mse") as caught:
+            sdgpu.open_sweep(saved)
+        assert "joint" not in str(caught.value)
+        file.write_bytes(content)
+    assert hits == 1
+
+
+def test_a_missing_part_of_a_store_is_damage(sweep, tmp_path):
+    path = tmp_path / "sweep.zarr"
+    sweep.save(path)
+    for file in files_of(path):
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(ValueError, match=f"{file.relative_to(path)} is missing"):
+            sdgpu.open_sweep(path)
+        file.write_bytes(content)
+    assert sdgpu.open_sweep(path).dataset.identical(sweep.dataset)
+
+
+def test_lost_checksums_are_no_old_file(sweep, tmp_path):
+    sweep.save(tmp_path / "a.nc")
+    content = (tmp_path / "a.nc").read_bytes()
+    (tmp_path / "a.nc").write_bytes(content[: content.rfind(b"\nsdgpu ")])
+    with pytest.raises(ValueError, match="checksums are missing"):
+        sdgpu.open_sweep(tmp_path / "a.nc")
+    sweep.save(tmp_path / "a.zarr")
+    root = tmp_path / "a.zarr" / "zarr.json"
+    root.write_text(root.read_text().replace('"sdgpu"', '"sdgpv"'))
+    with pytest.raises(ValueError, match="checksums are missing"):
+        sdgpu.open_sweep(tmp_path / "a.zarr")
+
+
+def test_files_of_older_versions_are_opened_with_a_warning(sweep, tmp_path):
+    sweep.dataset.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    sweep.dataset.to_zarr(tmp_path / "a.zarr", consolidated=False)
+    for name in ("a.nc", "a.zarr"):
+        with pytest.warns(UserWarning, match=f"{name} has no checksums"):
+            found = sdgpu.open_sweep(tmp_path / name)
+        assert found.dataset.identical(sweep.dataset)
+        found.save(tmp_path / name)  # over the old one
+        assert sdgpu.open_sweep(tmp_path / name).dataset.identical(sweep.dataset)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_other_dimensions_are_refused(sweep, tmp_path, ending):
+    for name in ("mse", "joint_alpha", "limit_mse"):
+        turned = sweep.dataset.assign({name: sweep.dataset[name].transpose()})
+        write_dataset(turned, tmp_path / f"a{ending}")
+        with pytest.raises(ValueError, match=f"{name} has dimensions"):
+            sdgpu.open_sweep(tmp_path / f"a{ending}")
+
+
+# -- what others may send
+
+
+class Canary:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_planted_pickle_does_not_run(sweep, tmp_path):
+    """zarr v2, objects, pickle as the filter: numcodecs below 0.16.6 loads it."""
+    canary, path = tmp_path / "canary", tmp_path / "x.zarr"
+    payload = pickle.dumps([[Canary(canary)], "|O", [1]])
+    names = [*sweep.dataset.data_vars, *sweep.dataset.coords]
+    for filters in ([{"id": "pickle", "protocol": 5}], [{"id": "json2"}], None):
+        shutil.rmtree(path, ignore_errors=True)
+        for name in names:
+            (path / name).mkdir(parents=True)
+            about = {
+                "zarr_format": 2, "shape": [1], "chunks": [1], "dtype": "|O", "compressor": None,
+                "fill_value": None, "filters": filters, "order": "C",
+            }  # fmt: skip
+            (path / name / ".zarray").write_text(json.dumps(about))
+            (path / name / ".zattrs").write_text('{"_ARRAY_DIMENSIONS": ["lam"]}')
+            (path / name / "0").write_bytes(payload)
+        (path / ".zgroup").write_text('{"zarr_format": 2}')
+        with pytest.raises(ValueError, match="is no part of such a store"):
+            sdgpu.open_sweep(path)
+        with pytest.raises(ValueError, match="will not be replaced"):
+            sweep.save(path)
+    pickle.loads(payload)  # the canary sings where it is let
+    assert canary.exists()
+
+
+SHARDING = {
+    "name": "sharding_indexed",
+    "configuration": {
+        "chunk_shape": [1, 1, 1], "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "index_codecs": [], "index_location": "end",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"codecs": [SHARDING]}, "codecs"),
+        ({"codecs": [{"name": "numcodecs.pickle"}]}, "codecs"),
+        ({"codecs": [{"name": "bytes", "configuration": {"endian": "big"}}]}, "codecs"),
+        ({"data_type": "variable_length_bytes"}, "values of type"),
+        ({"data_type": {"name": "object"}}, "values of type"),
+        ({"shape": [2, 3, 10**12]}, "chunk_grid"),
+        ({"shape": [-2, 3, 3]}, "shape"),
+        (
+            {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1]}}},
+            "chunk_grid",
+        ),
+        ({"chunk_key_encoding": {"name": "v2"}}, "chunk_key_encoding"),
+        ({"zarr_format": 2}, "zarr_format"),
+        ({"node_type": "group"}, "node_type"),
+        ({"storage_transformers": [{"name": "x"}]}, "no variable of ours"),
+        ({"fill_value": {"x": 1}}, "no variable of ours"),
+        ({"dimension_names": None}, "no variable of ours"),
+        ({"extra": 1}, "no variable of ours"),
+    ],
+)
+def test_stores_with_other_layouts_are_refused(sweep, tmp_path, change, word):
+    """With checksums that fit: whoever made it can count them too."""
+    from sdgpu.device.stores import SEAL, seal_store
+
+    path = tmp_path / "x.zarr"
+    sweep.save(path)
+    about = path / "mse" / "zarr.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | change))
+    root = json.loads((path / "zarr.json").read_text())
+    del root["attributes"][SEAL]
+    (path / "zarr.json").write_text(json.dumps(root))
+    contents = {
+        file.relative_to(path).as_posix(): np.frombuffer(file.read_bytes(), np.uint8)
+        for file in files_of(path)
+    }
+    for name, content in seal_store(contents).items():
+        (path / name).write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=word):
+        sdgpu.open_sweep(path)
+
+
+def test_links_and_pipes_in_a_store_are_refused(sweep, tmp_path):
+    path, secret = tmp_path / "x.zarr", tmp_path / "secret"
+    sweep.save(path)
+    values = path / "mse" / "c" / "0" / "0" / "0"
+    secret.write_bytes(values.read_bytes())
+    values.unlink()
+    values.symlink_to(secret)
+    with pytest.raises(ValueError, match=r"the link mse/c/0/0/0"):
+        sdgpu.open_sweep(path)
+    values.unlink()
+    os.mkfifo(values)
+    with pytest.raises(ValueError, match=r"mse/c/0/0/0, which is no part"):
+        sdgpu.open_sweep(path)
+    os.mkfifo(tmp_path / "pipe.nc")
+    with pytest.raises(OSError, match="is no plain file"):
+        sdgpu.open_sweep(tmp_path / "pipe.nc")
+
+
+def external(file, secret):
+    file.create_dataset("mse", (2,), "f8", external=[(str(secret), 0, 16)])
+
+
+def external_link(file, secret):
+    file["mse"] = h5py.ExternalLink(str(secret), "/mse")
+
+
+def soft_link(file, secret):
+    file["mse"] = h5py.SoftLink("/gcv")
+
+
+def virtual(file, secret):
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource(str(secret), "mse", (2,))
+    file.create_virtual_dataset("mse", layout)
+
+
+def compressed(file, secret):
+    file.create_dataset("mse", data=np.zeros(2), compression="gzip")
+
+
+def chunked(file, secret):
+    file.create_dataset("mse", data=np.zeros(2), chunks=(1,))
+
+
+def group(file, secret):
+    file.create_group("mse")
+
+
+def named_type(file, secret):
+    file["mse"] = np.dtype("f8")
+
+
+def objects(file, secret):
+    file.create_dataset("mse", data=np.array([file.ref], dtype=h5py.ref_dtype))
+
+
+def records(file, secret):
+    file.create_dataset("mse", data=np.zeros(2, dtype=[("a", "f8")]))
+
+
+def bytes_of_variable_length(file, secret):
+    file.create_dataset("mse", (2,), dtype=h5py.vlen_dtype(np.uint8))
+
+
+def huge(file, secret):
+    file.create_dataset("mse", (10**12,), "f8")
+
+
+@pytest.mark.parametrize(
+    ("plant", "word"),
+    [
+        (external, "lie in another file"), (external_link, "link to another place"),
+        (soft_link, "link to another place"), (virtual, "virtual"), (compressed, "filters"),
+        (chunked, "one piece"), (group, "no array"), (named_type, "no array"),
+        (objects, "values of type"), (records, "values of type"),
+        (bytes_of_variable_length, "values of type"), (huge, "one piece"),
+    ],
+)  # fmt: skip
+def test_netcdf_with_other_contents_is_refused(tmp_path, plant, word):
+    secret, path = tmp_path / "secret", tmp_path / "x.nc"
+    with h5py.File(secret, "w") as file:
+        file["mse"] = np.arange(2.0)
+    with h5py.File(path, "w") as file:
+        plant(file, secret)
+        if plant is not huge:
+            file["gcv"] = np.zeros(2)
+    with pytest.raises(ValueError, match=rf"x.nc cannot be read as nc: refused, .*mse.*{word}"):
+        sdgpu.open_sweep(path)
+
+
+def test_variables_that_share_their_bytes_are_refused(tmp_path):
+    """A small file with a thousand names for the same values would fill the memory."""
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        file["a"] = np.zeros(10**5)
+        for i in range(3):
+            file[f"b{i}"] = file["a"]
+    with pytest.raises(ValueError, match="more than the file has"):
+        read_dataset(tmp_path / "x.nc")
+
+
+# -- writing
+
+
+@pytest.mark.parametrize(
+    "inside", [["notes.txt"], ["a/zarr.json", "zarr.json"], ["mse/data.bin", "zarr.json"]]
+)
+def test_a_folder_that_is_no_sweep_is_not_replaced(sweep, tmp_path, inside):
+    path = tmp_path / "thesis.zarr"
+    for name in inside:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text('{"zarr_format": 3, "node_type": "group"}')
+    with pytest.raises(ValueError, match=r"thesis.zarr .*will not be replaced"):
+        sweep.save(path)
+    assert all((path / name).exists() for name in inside)
+
+
+def test_a_sweep_with_more_in_its_folder_is_not_replaced(sweep, tmp_path):
+    path = tmp_path / "a.zarr"
+    sweep.save(path)
+    (path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"a.zarr holds notes.txt, .*will not be replaced"):
+        sweep.save(path)
+    (path / "notes.txt").unlink()
+    sweep.save(path)
+    (tmp_path / "b.zarr").mkdir()  # empty: nothing is lost
+    sweep.save(tmp_path / "b.zarr")
+    (tmp_path / "c.zarr").touch()
+    with pytest.raises(ValueError, match="is a file: a zarr store is a folder"):
+        sweep.save(tmp_path / "c.zarr")
+
+
+FULL = """
+import resource, signal, sys
+import numpy as np
+import xarray as xr
+from sdgpu.datafiles import write_dataset
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+dataset = xr.Dataset({"mse": ("x", np.zeros(100_000))})
+if sys.argv[2] == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for path in sys.argv[1] + "/a.nc", sys.argv[1] + "/a.zarr":
+    try:
+        write_dataset(dataset, path)
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("how", ["limit", "disk"])
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path, how):
+    if how == "disk":
+        mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("a small file system can be mounted by root alone")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", FULL, str(tmp_path), how],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        reported = done.stdout.splitlines()
+        for ending, line in zip(ENDINGS, reported, strict=True):
+            assert f"{tmp_path}/a{ending} cannot be written" in line
+        assert os.listdir(tmp_path) == []
+    finally:
+        if how == "disk":
+            subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_ctrl_c_while_writing_is_not_masked(sweep, tmp_path, monkeypatch, ending):
+    path = tmp_path / f"a{ending}"
+    sweep.save(path)
+    flush = storage._flush
+    calls = []
+
+    def interrupted(file):
+        calls.append(file)
+        if len(calls) == (3 if ending == ".zarr" else 1):
+            signal.raise_signal(signal.SIGINT)
+        flush(file)
+
+    monkeypatch.setattr(storage, "_flush", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.save(path)
+    assert sdgpu.open_sweep(path).dataset.identical(sweep.dataset)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+import xarray as xr
+from sdgpu import datafiles
+from sdgpu.device.storage import clean_leftovers
+from sdgpu.device.stores import check_store
+
+target, rng = Path(sys.argv[1]), random.Random(5)
+dataset = xr.Dataset({name: ("x", np.arange(2000.0)) for name in ("mse", "train_mse")})
+ready, tell = os.pipe()
+
+def save_all_the_time():
+    datafiles.write_dataset(dataset, target)
+    # made once: the kills are to come while it is written
+    image, files = datafiles._netcdf(dataset), datafiles._zarr(dataset)
+    datafiles._netcdf, datafiles._zarr = (lambda _: image), (lambda _: files)
+    os.write(tell, b"1")
+    while True:
+        datafiles.write_dataset(dataset, target)
+
+for i in range(int(sys.argv[2])):
+    number = (signal.SIGKILL, signal.SIGTERM)[i % 2]
+    child = os.fork()
+    if child == 0:
+        try:
+            save_all_the_time()
+        finally:
+            os._exit(1)
+    os.read(ready, 1)
+    time.sleep(rng.uniform(0.0, 0.03))
+    os.kill(child, number)
+    os.waitpid(child, 0)
+    clean_leftovers(target)
+    assert {*os.listdir(target.parent)} <= {target.name}
+    if target.suffix == ".zarr":
+        assert check_store(target)
+    else:
+        assert datafiles._check_table(target, target.read_bytes())
+print("whole")
+"""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_kills_while_saving(tmp_path, ending):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / f"a{ending}"), "25"],
+        capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.stdout == "whole\n", done.stderr
+
+
+def test_unreadable_is_not_damaged(saved, monkeypatch):
+    from sdgpu.device import intake
+
+    def refused(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(intake.os, "open", refused)  # root may read everything
+    with pytest.raises(PermissionError, match="Permission denied"):
+        sdgpu.open_sweep(saved)
