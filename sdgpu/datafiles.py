@@ -39,6 +39,7 @@ _MARK = "sdgpu_checksums"  # attribute that says that they must be there
 _WHERE = "at the end of the file"
 _END = re.compile(rb"\nsdgpu (\d{10})\n")  # length of the table of checksums before it
 _END_SIZE = 18
+_TEXT = 16  # bytes of the place of a text in HDF5
 _SCALE = b"This is a netCDF dimension but not a netCDF variable"  # holds no data
 
 
@@ -261,13 +262,24 @@ def _foreign_to_netcdf(file: Any, size: int) -> str:
             return f"{name} has values of type {item.dtype}"
         if item.attrs.get("NAME", b"") != b"" and _is_scale(item):
             continue
-        stored, wanted = item.id.get_storage_size(), item.size * item.id.get_type().get_size()
+        each = _TEXT if text else item.dtype.itemsize
+        stored, wanted = item.id.get_storage_size(), item.size * each
         if made.get_layout() != h5py.h5d.CONTIGUOUS or stored != wanted:
             return f"{name} is not stored in one piece"
-        total += stored
+        total += stored + (_length(item, size) if text else 0)
         if total > size:
             return f"its variables take {total} bytes, more than the file has"
     return ""
+
+
+def _length(item: Any, most: int) -> int:
+    """Bytes of all texts, read one by one: many may lie in the same place; stops beyond `most`."""
+    total = 0
+    for index in np.ndindex(item.shape):
+        total += len(item[index])
+        if total > most:
+            break
+    return total
 
 
 def _is_scale(item: Any) -> bool:

@@ -51,6 +51,8 @@ def test_every_bit_comes_back(tmp_path, ending):
         coords={"x": [1, 2, 3], "z": ("x", np.arange(3.0, dtype=np.float32))},
         attrs={"text": "K", "number": 3, "real": 0.1, "nothing": float("nan")},
     )
+    if ending == ".nc":
+        dataset = dataset.assign_coords(t=["0.1", "\u03b1"], u=("y", ["algorithm1"] * 20))
     write_dataset(dataset, tmp_path / f"a{ending}")
     again = read_dataset(tmp_path / f"a{ending}")
     assert again.identical(dataset)
@@ -368,6 +370,23 @@ def test_variables_that_share_their_bytes_are_refused(tmp_path):
             file[f"b{i}"] = file["a"]
     with pytest.raises(ValueError, match="more than the file has"):
         read_dataset(tmp_path / "x.nc")
+
+
+def test_texts_that_share_their_bytes_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        item = file.create_dataset("mse", (40,), h5py.string_dtype())
+        item[0] = "x" * 1000
+        place, raw = item.id.get_offset(), 16
+    content = bytearray((tmp_path / "x.nc").read_bytes())
+    content[place : place + 40 * raw] = content[place : place + raw] * 40
+    (tmp_path / "x.nc").write_bytes(content)
+    with pytest.raises(ValueError, match="more than the file has"):
+        read_dataset(tmp_path / "x.nc")
+
+
+def test_texts_are_for_netcdf(tmp_path):
+    with pytest.raises(ValueError, match=r"t holds <U1: zarr takes numbers here, .nc texts too"):
+        write_dataset(xr.Dataset({"t": ("x", ["a", "b"])}), tmp_path / "a.zarr")
 
 
 # -- writing

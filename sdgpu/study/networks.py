@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from sdgpu.datafiles import read_dataset
 from sdgpu.device.timing import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains
 from sdgpu.nn.chain import rule_name
@@ -179,12 +180,13 @@ def open_experiment(folder: str | Path) -> xr.Dataset:
     ------
     FileNotFoundError
         If there are none.
+    ValueError
+        If the file is damaged, or not one that :func:`run_experiment` writes.
     """
     path = Path(folder) / "results.nc"
     if not path.is_file():
         raise FileNotFoundError(f"there are no results in {folder}: {path.name} is missing")
-    with xr.open_dataset(path, engine="h5netcdf") as stored:
-        return stored.load()
+    return read_dataset(path)
 
 
 @dataclass(frozen=True)
