@@ -26,6 +26,7 @@ __all__ = [
     "served_lam",
 ]
 
+ROUNDED = 1e-6  # a grid in float32 serves the numbers that it was rounded from
 SUBSETS = 20_000  # of coefficients that are tried, at most
 
 
@@ -224,9 +225,9 @@ def served_lam(lams: np.ndarray, lam: object) -> float:
             raise ValueError(f"lam is missing: the fit serves {len(lams)} of them, name one")
         return float(lams[0])
     ridge, smallest = positive("lam", lam), float(lams.min())
-    if ridge < smallest * (1 - 1e-12):
+    if ridge < smallest * (1 - ROUNDED):
         raise ValueError(
-            f"lam={ridge:g} is below the smallest fitted one, {smallest:g}: "
+            f"lam={ridge:g} is below the smallest fitted one, {smallest:.9g}: "
             "fit again with lams that reach down to it"
         )
     return ridge

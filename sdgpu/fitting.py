@@ -14,7 +14,7 @@ import numpy as np
 
 from sdgpu.answers import Answers, Solved, Spectral
 from sdgpu.checks import integer, lam_grid
-from sdgpu.device.arrays import Template, dtype_name, inputs, may_share, targets
+from sdgpu.device.arrays import dtype_name, may_share, pair
 from sdgpu.device.backend import (
     Backend,
     NumpyBackend,
@@ -22,11 +22,12 @@ from sdgpu.device.backend import (
     resolve,
     to_numpy,
 )
+from sdgpu.device.conversion import rounded_to
 from sdgpu.device.memory import budget, require, show
 from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
-from sdgpu.kernels.given import NEGATIVE
+from sdgpu.kernels.given import NEGATIVE, FunctionKernel
 from sdgpu.leverages import Estimated
 from sdgpu.model import Fit
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
@@ -160,11 +161,8 @@ def fit(
         raise ValueError(
             f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
         )
-    rows = inputs(X, "X")
-    n, d = int(rows.shape[0]), int(rows.shape[1])
-    wanted, flat = targets(Y, "Y", rows=n)
-    c = int(wanted.shape[1])
-    template = Template.of(rows, wanted, flat)
+    rows, wanted, template = pair(X, Y)
+    (n, d), c = (int(size) for size in rows.shape), int(wanted.shape[1])
     backend = resolve(device, rows)
     allowed = budget(memory, backend.name)
     if plan is None:
@@ -177,9 +175,8 @@ def fit(
         asked = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
         plan = follow(plan, {"n": n, "d": d, "c": c}, ridges, asked)
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
-    data = _Data(
-        chosen, _private(backend.asarray(rows), X, chosen), wanted, dtype_name(rows), backend
-    )
+    own, rounded = _private(backend.asarray(rows), X, chosen), _rounded(chosen, X, rows, backend)
+    data = _Data(chosen, own, wanted, rounded, backend)
     watch = Stopwatch(backend.synchronize, progress=progress)
     saved = None
     if checkpoint is not None:
@@ -205,7 +202,7 @@ class _Data:
     kernel: Kernel
     X: Any
     Y: Any
-    dtype: str  # in which X came
+    dtype: str  # in which X came, or in which the caller's kernel was made
     home: Backend
     _made: dict[str, DenseOperator] = field(default_factory=dict)
 
@@ -366,6 +363,16 @@ def _checkpoint(
         block=plan.block, rank=plan.rank, seed=seed, version=FORMAT,
     )  # fmt: skip
     return Checkpoint(Path(path), owner)
+
+
+def _rounded(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:
+    """The precision in which kernel values are known: that of a kernel that the caller made."""
+    if isinstance(kernel, Precomputed):
+        return rounded_to(X) or dtype_name(rows)
+    if isinstance(kernel, FunctionKernel):
+        first = backend.asarray(rows[:1, ...])
+        return min(kernel.precision(first), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
+    return dtype_name(rows)
 
 
 def _private(array: Any, given: Any, kernel: Kernel) -> Any:

@@ -16,8 +16,8 @@ from sdgpu.checks import (
     positive,
     schedule,
 )  # fmt: skip
-from sdgpu.device.arrays import targets
 from sdgpu.device.backend import give_back, to_numpy
+from sdgpu.device.conversion import column_names
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
@@ -72,12 +72,11 @@ class Fit(Questions):
         ValueError
             For a method other than "eigh": a basis that grew from targets serves them alone.
         """
-        wanted, flat = targets(Y, "Y", rows=self.info.n)
-        self._model.template.check(wanted, "Y")
+        wanted, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
         spectrum = self._own_spectrum("other targets").with_targets(
             self._model.backend.asarray(wanted)
         )
-        template = replace(self._model.template, flat=flat)
+        template = replace(self._model.template, flat=flat, outputs=column_names(Y))
         info = replace(self.info, c=int(wanted.shape[1]))
         model = replace(self._model, template=template)
         return replace(self, info=info, _answers=Spectral(spectrum), _model=model)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sdgpu.answers import Answers, Chain, ClosedForm
 from sdgpu.checks import integer, positive
-from sdgpu.device.arrays import Template, inputs, targets
+from sdgpu.device.arrays import Template, targets
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.device.memory import require
 from sdgpu.distill.filters import dual_filter
@@ -35,9 +35,7 @@ class Model:
 
     def predict(self, dual: Any, X_new: Any) -> Any:
         """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
-        features = int(self.operator.X.shape[1])
-        new = inputs(X_new, "X_new", features=features, empty=True)
-        self.template.check(new, "X_new")
+        new = self.template.rows(X_new, "X_new", int(self.operator.X.shape[1]), empty=True)
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(new.shape[0]) * columns, f"a prediction of {new.shape[0]:,} rows")
         cross = self.operator.cross(self.backend.asarray(new))
@@ -206,8 +204,7 @@ def _variance(
             "method='eigh'"
         )
     nu = path.lam if noise is None else positive("noise", noise)
-    new = inputs(X_new, "X_new", features=int(model.operator.X.shape[1]), empty=True)
-    model.template.check(new, "X_new")
+    new = model.template.rows(X_new, "X_new", int(model.operator.X.shape[1]), empty=True)
     cross = model.operator.cross(model.backend.asarray(new))
     if prior is None and model.operator.given:
         raise ValueError(

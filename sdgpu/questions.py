@@ -10,7 +10,6 @@ import numpy as np
 from sdgpu.answers import Answers, Spectral
 from sdgpu.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.checks import grid as number_grid
-from sdgpu.device.arrays import inputs, targets
 from sdgpu.device.memory import require
 from sdgpu.device.timing import Progress
 from sdgpu.kernels import Kernel
@@ -96,9 +95,9 @@ class Questions:
 
     def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
         """Check validation data and bring them to the device."""
-        rows = inputs(X_val, "X_val", features=int(self._model.operator.X.shape[1]))
-        truth, _ = targets(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=self.info.c)
-        self._model.template.check(rows, "X_val")
-        self._model.template.check(truth, "Y_val")
+        template = self._model.template
+        rows = template.rows(X_val, "X_val", int(self._model.operator.X.shape[1]))
+        m = int(rows.shape[0])
+        truth, _ = template.truth(Y_val, "Y_val", rows=m, outputs=self.info.c)
         backend = self._model.backend
         return self._model.operator.cross(backend.asarray(rows)), backend.asarray(truth)

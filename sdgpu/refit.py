@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdgpu.checks import positive, schedule
-from sdgpu.device.arrays import Template, inputs, targets
+from sdgpu.device.arrays import pair
 from sdgpu.device.backend import Backend, resolve
 from sdgpu.device.memory import budget, require
 from sdgpu.distill.recursion import recursion
@@ -69,11 +69,9 @@ def refit_path(
     ----------
     Borup and Andersen (2021), equations (3)-(5).
     """
-    rows = inputs(X, "X")
-    wanted, flat = targets(Y, "Y", rows=int(rows.shape[0]))
+    rows, wanted, template = pair(X, Y)
     lam = positive("lam", lam)
     weights = schedule(alphas, steps, outputs=int(wanted.shape[1]))
-    template = Template.of(rows, wanted, flat)
     backend = resolve(device, rows)
     n = int(rows.shape[0])
     allowed = budget(memory, backend.name)

@@ -339,3 +339,16 @@ def test_cuda_tensors_stay_on_cuda():
     X, Y, X_val, _ = (torch.tensor(a, device="cuda") for a in data(n=100))
     path = sdgpu.fit(X, Y, KERNEL, lams=0.5).path(steps=3)
     assert path.predict(X_val).device == X.device
+
+
+def test_a_grid_in_float32_serves_the_numbers_it_was_rounded_from():
+    X, Y, *_ = data()
+    lams = np.array([1e-3, 0.1, 0.7, 1.0], dtype=np.float32)  # some are rounded up, some down
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=lams)
+    for lam in (0.001, lams[0], float(lams[0])):
+        assert_near(fitted.path(lam).fitted, fitted.path(0.001).fitted, rtol=1e-6)
+    assert sdgpu.fit(X, Y, KERNEL, lams=0.7).path(np.float32(0.7)).lam == float(np.float32(0.7))
+    with pytest.raises(
+        ValueError, match=r"lam=0.00099 is below the smallest fitted one, 0.00100000005"
+    ):
+        fitted.path(0.00099)

@@ -1,27 +1,32 @@
 """The one door for arrays: what comes in is checked here, and what goes out leaves through here.
 
 Accepted are NumPy, PyTorch (any device), CuPy, every array that follows the array API standard,
-every DLPack exporter, and whatever NumPy can read as numbers (lists, pandas, xarray). A result is
-given back in the library, on the device and in the precision of the input.
+every DLPack exporter, and what is read into NumPy: lists, JAX, dask, pandas, polars, xarray
+(:mod:`sdgpu.device.conversion`). A result is given back in the library, on the device and in the
+precision of the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.device.conversion import as_array, column_names, same_columns
+
 __all__ = [
     "Array",
     "Template",
     "as_data",
+    "beside",
     "dtype_name",
     "inputs",
     "library",
     "may_share",
+    "pair",
     "same_place",
     "slices",
     "targets",
@@ -55,7 +60,8 @@ def library(array: Array) -> str:
         return "torch"
     if compat.is_cupy_array(array):
         return "cupy"
-    return compat.array_namespace(array).__name__.split(".")[-1]
+    # "jax.numpy" is not NumPy
+    return compat.array_namespace(array).__name__.removeprefix("array_api_compat.").split(".")[0]
 
 
 def where_is(array: Array) -> str:
@@ -82,7 +88,7 @@ def as_data(value: object, name: str) -> Array:
     ValueError
         If it holds NaN or infinity.
     """
-    array = _as_array(value, name)
+    array = as_array(value, name)
     xp = compat.array_namespace(array)
     kind = dtype_name(array)
     if kind.startswith("complex"):
@@ -178,11 +184,15 @@ class Template:
         "float32" or "float64", the wider one of inputs and targets.
     flat : bool
         Whether the targets were 1-D: then the axis c is dropped from every result.
+    columns, outputs : tuple of str, optional
+        Names of the columns of X and Y where these were tables.
     """
 
     sample: Array
     dtype: str
     flat: bool
+    columns: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, X: Array, Y: Array, flat: bool) -> Template:
@@ -194,9 +204,57 @@ class Template:
         empty = xp.zeros((0, X.shape[1]), dtype=X.dtype, device=compat.device(X))
         return cls(empty, dtype, flat)
 
-    def check(self, array: Array, name: str) -> None:
-        """Raise ValueError unless `array` is of the library and on the device of the fit."""
+    def rows(self, value: object, name: str, features: int, *, empty: bool = False) -> Array:
+        """Check new inputs (m, d): numbers, features, names of columns, library and device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`inputs`, and for other columns or another order, another library or device.
+        """
+        array = inputs(value, name, empty=empty)
+        same_columns(self.columns, value, name, "X")
+        if array.shape[1] != features:
+            raise ValueError(f"{name} has {array.shape[1]} features, but the fit has {features}")
+        return self._here(value, array, name)
+
+    def truth(
+        self, value: object, name: str, *, rows: int, outputs: int | None = None
+    ) -> tuple[Array, bool]:
+        """Check targets for this fit, as :func:`targets`, with columns, library and device."""
+        array, flat = targets(value, name, rows=rows, outputs=outputs)
+        if array.shape[1] > 1 and outputs is not None:
+            same_columns(self.outputs, value, name, "Y")
+        return self._here(value, array, name), flat
+
+    def _here(self, value: object, array: Array, name: str) -> Array:
+        array = beside(value, array, self.sample)
         same_place(self.sample, array, "X", name)
+        return array
+
+
+def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
+    """Check training data: rows (n, d), targets (n, c), and where their results go.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`inputs` and :func:`targets`, and for two libraries or devices.
+    """
+    rows = inputs(X, "X")
+    wanted, flat = targets(Y, "Y", rows=int(rows.shape[0]))
+    rows, wanted = beside(X, rows, wanted), beside(Y, wanted, rows)
+    template = Template.of(rows, wanted, flat)
+    return rows, wanted, replace(template, columns=column_names(X), outputs=column_names(Y))
+
+
+def beside(value: object, array: Array, like: Array) -> Array:
+    """The array of a list, which has no library of its own, in that of another array."""
+    if not isinstance(value, (list, tuple)) or library(like) == library(array):
+        return array
+    xp = compat.array_namespace(like)
+    dtype = xp.float32 if _without_float64(like) else getattr(xp, dtype_name(array))
+    return xp.asarray(array, dtype=dtype, device=compat.device(like))
 
 
 def may_share(array: Array, given: object) -> bool:
@@ -241,65 +299,6 @@ def same_place(first: Array, second: Array, first_name: str, second_name: str) -
             f"{first_name} is {here}, {second_name} is {there}: "
             "bring both to one library and one device first"
         )
-
-
-def _as_array(value: object, name: str) -> Array:
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} is a masked array: drop the masked rows, or pass {name}.filled(...)"
-        )
-    if compat.is_array_api_obj(value):
-        if isinstance(value, np.ndarray):
-            return _numeric(value, name)
-        if getattr(value, "is_sparse", False) or "sparse" in str(getattr(value, "layout", "")):
-            raise TypeError(f"{name} is sparse: pass {name}.to_dense()")
-        return value.detach() if compat.is_torch_array(value) else value
-    if hasattr(value, "tocsr") or hasattr(value, "todense"):
-        raise TypeError(f"{name} is sparse ({type(value).__name__}): pass {name}.toarray()")
-    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-        return _from_dlpack(value, name)
-    if value is None or isinstance(value, (str, bytes, dict, set)):
-        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
-    if hasattr(value, "dtypes") and hasattr(value, "to_numpy"):
-        return _frame(value, name)
-    try:
-        return _numeric(np.asarray(value), name)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from error
-
-
-def _numeric(array: np.ndarray, name: str) -> np.ndarray:
-    """Refuse what is no number, with the remedy for the usual cases."""
-    if array.dtype.kind in "biufc":
-        if array.dtype.kind == "f" and (array.dtype.itemsize > 8 or not array.dtype.isnative):
-            array = array.astype(np.float32 if array.dtype.itemsize == 4 else np.float64)
-        return np.asarray(array)  # drops subclasses such as np.matrix, which multiply differently
-    if array.dtype.kind == "O":
-        raise TypeError(f"{name} has dtype object: convert it first, {name}.astype(float)")
-    raise TypeError(f"{name} has dtype {array.dtype}: encode strings and dates as numbers first")
-
-
-def _frame(value: Any, name: str) -> np.ndarray:
-    """Read a pandas frame or series whose columns are all numbers, nullable ones included."""
-    kinds = [value.dtype] if value.ndim == 1 else list(value.dtypes)
-    if all(getattr(kind, "kind", "O") in "biuf" for kind in kinds):
-        if all(kind == np.float32 for kind in kinds):
-            return value.to_numpy()
-        return value.to_numpy(dtype=np.float64, na_value=np.nan)
-    return _numeric(np.asarray(value), name)
-
-
-def _from_dlpack(value: Any, name: str) -> Array:
-    """Import a DLPack capsule without a copy: on the CPU as NumPy, on a GPU as torch."""
-    kind, _ = value.__dlpack_device__()
-    if int(kind) in (1, 3):  # kDLCPU, kDLCUDAHost
-        return np.from_dlpack(value)
-    import torch
-
-    try:
-        return torch.from_dlpack(value)
-    except (RuntimeError, BufferError) as error:
-        raise TypeError(f"{name} cannot be imported through DLPack: {error}") from error
 
 
 def _without_float64(array: Array) -> bool:

@@ -70,7 +70,7 @@ def as_kernel(
     degree: int = 3,
     coef0: float = 1.0,
 ) -> Kernel:
-    """Turn a kernel, a name or a function of two matrices into a kernel.
+    """Turn a kernel, a name or a function of two matrices, or of two rows, into a kernel.
 
     Parameters
     ----------

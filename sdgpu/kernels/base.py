@@ -13,7 +13,8 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.checks import positive
-from sdgpu.device.arrays import inputs, same_place, slices
+from sdgpu.device.arrays import beside, inputs, same_place, slices
+from sdgpu.device.conversion import column_names, same_columns
 from sdgpu.kernels.statistics import Rows, l1_distance, product, recompute_near
 
 __all__ = [
@@ -79,10 +80,11 @@ class Kernel(ABC):
         TypeError, ValueError
             For input that is not two matrices of finite real rows of one library, device and d.
         """
-        A = inputs(A, "A", empty=True)
+        given, A = A, inputs(A, "A", empty=True)
         if B is None:
             return gram(self, self.rows(A, column_means(A)))
-        B = inputs(B, "B", features=A.shape[1], empty=True)
+        same_columns(column_names(given), B, "B", "A")
+        B = beside(B, inputs(B, "B", features=A.shape[1], empty=True), A)
         same_place(A, B, "A", "B")
         B = compat.array_namespace(A).astype(B, A.dtype, copy=False)
         centre = column_means(B)

@@ -15,8 +15,8 @@ from sdgpu.kernels.statistics import Rows
 __all__ = ["FunctionKernel", "Precomputed", "check_symmetric"]
 
 # Asymmetry and negative eigenvalues up to this size, relative to the largest, pass as rounding.
-ASYMMETRY = {"float64": 1e-8, "float32": 1e-4}
-NEGATIVE = {"float64": 1e-6, "float32": 1e-4}
+ASYMMETRY = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
+NEGATIVE = {"float64": 1e-6, "float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FunctionKernel(Kernel):
     function : callable
         (a, d), (b, d) -> (a, b), in the library of its arguments. It must be symmetric and positive
         semi-definite; it is called once for each tile, and the symmetry is checked on every
-        diagonal tile.
+        diagonal tile. The form of scikit-learn, (d,), (d,) -> number, works too, by a call for each pair.
     """
 
     function: Callable[[Any, Any], Any]
@@ -41,14 +41,8 @@ class FunctionKernel(Kernel):
         return Rows(X, X)
 
     def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
-        tile = self.function(a.left, b.left)
-        wanted = (len(a), len(b))
-        if tuple(getattr(tile, "shape", ())) != wanted:
-            raise ValueError(
-                f"the kernel function returned shape {getattr(tile, 'shape', None)} for {wanted}: "
-                "it must return one value for each pair of rows"
-            )
-        if library(tile) != library(a.left) or not dtype_name(tile).startswith("float"):
+        tile = self._values(a.left, b.left)
+        if library(tile) != library(a.left) or "float" not in dtype_name(tile):
             raise TypeError(
                 f"the kernel function returned {dtype_name(tile)} numbers of {library(tile)}: it must "
                 f"return floats of {library(a.left)}, the library of its arguments"
@@ -62,9 +56,53 @@ class FunctionKernel(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
-        singles = [self.function(rows.left[i : i + 1, :], rows.left[i : i + 1, :])[0, 0]
+        singles = [self._values(rows.left[i : i + 1, :], rows.left[i : i + 1, :])[0, 0]
                    for i in range(len(rows))]  # fmt: skip
-        return xp.stack(singles) if singles else rows.left[:, 0]
+        return xp.astype(xp.stack(singles), rows.left.dtype) if singles else rows.left[:, 0]
+
+    def precision(self, X: Any) -> str:
+        """Name of the dtype of its values for rows (1, d), or that of the rows if that is less precise."""
+        order = ("bfloat16", "float16", "float32", "float64")
+        own, given = dtype_name(self._values(X, X)), dtype_name(X)
+        return min(own, given, key=order.index) if own in order else given
+
+    def _values(self, A: Any, B: Any) -> Any:
+        """Values (a, b), whichever form the function has."""
+        wanted = (int(A.shape[0]), int(B.shape[0]))
+        try:
+            found = self.function(A, B)
+            shape = tuple(getattr(found, "shape", ()))
+            # a product of (a, d) and (d, d) has that shape by chance
+            if shape == wanted and (wanted[1] != A.shape[1] or self._is_of_matrices(A, B)):
+                return found
+        except Exception:
+            if not self._is_of_rows(A, B):
+                raise
+        if not self._is_of_rows(A, B):
+            raise ValueError(
+                f"the kernel function returned shape {shape} for {wanted}: it must return one value for "
+                "each pair of rows"
+            )
+        xp, (a, b) = compat.array_namespace(A), wanted
+        values = [[float(self.function(A[i, :], B[j, :])) for j in range(b)] for i in range(a)]
+        return xp.asarray(values, dtype=A.dtype, device=compat.device(A))
+
+    def _is_of_matrices(self, A: Any, B: Any) -> bool:
+        """Whether a row more in B is a column more in the result."""
+        xp = compat.array_namespace(A)
+        try:
+            found = self.function(A[:1, :], xp.concat([B, B[:1, :]], axis=0))
+        except Exception:
+            return False
+        return tuple(getattr(found, "shape", ())) == (1, int(B.shape[0]) + 1)
+
+    def _is_of_rows(self, A: Any, B: Any) -> bool:
+        """Whether two rows give a number."""
+        try:
+            found = self.function(A[0, :], B[0, :])
+            return tuple(getattr(found, "shape", ())) == () and isinstance(float(found), float)
+        except Exception:
+            return False
 
 
 @dataclass(frozen=True)
