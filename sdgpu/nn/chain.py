@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from sdgpu.checks import choice, integer, schedule
+from sdgpu.device.storage import write_file
 from sdgpu.device.timing import Progress
 from sdgpu.distill.losses import merge_rows
 from sdgpu.distill.weights import greedy_weights
@@ -27,7 +28,6 @@ from sdgpu.nn.evaluate import Score, predict, score
 from sdgpu.nn.parallel import join
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
-from sdgpu.nn.store import write
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 
@@ -341,7 +341,7 @@ class Lab:
         if self.folder is not None and join(self.data.train.pixels.device).rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(chain.rows(), indent=2) + "\n"
-            write(self.folder / "chain.json", text.encode())
+            write_file(self.folder / "chain.json", text.encode())
 
 
 def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Module:

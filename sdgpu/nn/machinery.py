@@ -12,7 +12,7 @@ from torch import nn
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.config import Config
 
-__all__ = ["clock", "compiled", "numerics", "optimiser", "seed_draws"]
+__all__ = ["clock", "compiled", "not_finite", "numerics", "optimiser", "seed_draws"]
 
 
 def optimiser(
@@ -88,6 +88,15 @@ def numerics(config: Config, device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
         if cuda:
             torch.set_float32_matmul_precision(precision)
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters and buffers with NaN or infinity."""
+    return [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+    ]
 
 
 def seed_draws(device: torch.device, seed: int) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import atexit
 import errno
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import distributed, nn
 
-__all__ = ["World", "join"]
+__all__ = ["World", "join", "ranks"]
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,68 @@ class World:
         if self.size > 1:
             distributed.barrier()
 
-    def first(self, action: Callable[[], None], device: torch.device) -> None:
-        """Let rank 0 do something with files; all wait for it, and all stop if it cannot.
+    def first(self, action: Callable[[], bytes | None], device: torch.device) -> bytes | None:
+        """Let rank 0 do something with files; all wait for it, get what it returns, or stop with it.
 
         Raises
         ------
-        OSError
-            That of rank 0; on the others, that there was one.
+        OSError, ValueError
+            Whatever rank 0 raises; on the others its text, as an OSError if it was one.
         """
-        failure: OSError | None = None
+        if self.size == 1:
+            return action()
+        found, failure = None, None
         if self.rank == 0:
             try:
-                action()
-            except OSError as error:
+                found = action()
+            except Exception as error:
                 failure = error
-        failed = self.sum(torch.tensor(float(failure is not None), device=device))
+                found = str(error).encode()
+        kind = 2 + isinstance(failure, OSError) if failure else int(found is not None)
+        head = torch.tensor([kind, len(found or b"")], device=device)
+        distributed.broadcast(head, src=0)
+        kind, length = (int(number) for number in head.cpu())
+        body = torch.empty(length, dtype=torch.uint8, device=device)
+        if found:
+            body.copy_(torch.frombuffer(bytearray(found), dtype=torch.uint8))
+        if length:
+            distributed.broadcast(body, src=0)
         if failure is not None:
             raise failure
-        if failed > 0:
-            raise OSError(errno.EIO, "rank 0 could not write")
+        if self.rank > 0:
+            found = body.cpu().numpy().tobytes() if kind else None
+        if kind < 2:
+            return found
+        text = f"rank 0: {(found or b'').decode()}"
+        raise OSError(errno.EIO, text) if kind == 3 else ValueError(text)
+
+    def agree(self, parts: Mapping[str, str], device: torch.device) -> None:
+        """Refuse processes that were given different things.
+
+        Parameters
+        ----------
+        parts : mapping of name to text
+            What must be the same text everywhere.
+        device : torch.device
+
+        Raises
+        ------
+        ValueError
+            On all ranks; names the first part that differs.
+        """
+        if self.size == 1:
+            return
+        own = [zlib.crc32(text.encode()) for text in parts.values()]
+        mine = torch.tensor(own, dtype=torch.int64, device=device)
+        first = mine.clone()
+        distributed.broadcast(first, src=0)
+        others = self.sum((mine != first).to(torch.int64)).tolist()
+        for name, count in zip(parts, others, strict=True):
+            if count:
+                raise ValueError(
+                    f"{count} of {self.size} processes were given another {name} than the first: they must "
+                    "be started with the same arguments on the same data"
+                )
 
     def check(self, batch: int, accumulate: int, n: int) -> None:
         """Refuse a size of the world that does not divide the work.
@@ -96,15 +140,42 @@ def join(device: torch.device) -> World:
     ------
     RuntimeError
         If the other processes cannot be reached.
+    ValueError
+        If the environment says something else than numbers.
     """
     if not distributed.is_available():
         return World()
     if not distributed.is_initialized():
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if ranks()["WORLD_SIZE"] == 1:
             return World()
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
     return World(distributed.get_rank(), distributed.get_world_size())
+
+
+def ranks() -> dict[str, int]:
+    """The numbers that ``torchrun`` sets: RANK, LOCAL_RANK and WORLD_SIZE; 0, 0 and 1 alone.
+
+    Raises
+    ------
+    ValueError
+        If one of them is no number, or a rank is not below the size.
+    """
+    found = {}
+    for name, alone in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name, str(alone))
+        if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) < 1):
+            raise ValueError(
+                f"the environment says {name}={text!r}, which must be a whole number: unset it, or start "
+                "the processes with torchrun"
+            )
+        found[name] = int(text)
+    if found["RANK"] >= found["WORLD_SIZE"] > 1:
+        raise ValueError(
+            f"the environment says RANK={found['RANK']} of WORLD_SIZE={found['WORLD_SIZE']}: ranks count "
+            "from 0; start the processes with torchrun"
+        )
+    return found
 
 
 def _leave() -> None:

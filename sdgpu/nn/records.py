@@ -98,13 +98,19 @@ def rows(epoch: Epoch) -> Iterator[dict[str, float]]:
 class Board:
     """TensorBoard's log of a run; without a folder nothing at all.
 
+    Parameters
+    ----------
+    folder : Path or None
+    after : int
+        Epochs that are done: what an earlier run wrote beyond them is hidden, for they come again.
+
     Raises
     ------
     ImportError
         If tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, after: int = 0) -> None:
         self._writer: Any = None
         if folder is None:
             return
@@ -115,7 +121,7 @@ class Board:
                 "tensorboard=True needs the package tensorboard: pip install tensorboard, or leave it "
                 "False; log.csv holds the same numbers"
             ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def add(self, epoch: Epoch) -> None:
         """Write one epoch."""

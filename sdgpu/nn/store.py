@@ -1,17 +1,19 @@
 """Files of a training: a checkpoint that is complete or not there at all, logs, configuration.
 
-A file is written under a temporary name, flushed to the disk and renamed, so a process killed at any
-moment leaves the last complete one. Checkpoints are read with ``weights_only=True``: nothing in them is
-executed. One that belongs to another model, configuration or data is refused with the reason.
+Everything is written by :func:`~sdgpu.device.storage.write_file`, so a process killed at any moment leaves
+the last complete file. A checkpoint is a file of ``torch.save`` with a checksum of all of it in the comment
+of its archive, which other readers skip; JSON files carry theirs as a field. Both are checked before
+anything in them is used, and checkpoints are read with ``weights_only=True``: nothing in them is executed.
+A checkpoint that belongs to another model, configuration or data is refused with the reason.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import os
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,55 +21,34 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Store", "digest", "shapes", "write"]
+from sdgpu.device import storage
+from sdgpu.device.storage import folder_lock, write_file
+from sdgpu.nn.parallel import World
 
-FORMAT = 1
+__all__ = [
+    "Store",
+    "check_seal",
+    "difference",
+    "digest",
+    "read_json",
+    "seal",
+    "shapes",
+    "write_json",
+]
 
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises
-    ------
-    OSError
-        If the disk is full, say: what stood there before is untouched, and the message says so.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"{path} cannot be written ({error.strerror or error}), what stood there is untouched: make "
-            "room and call again with resume=True",
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename last; where folders cannot be opened the system does it by itself."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+FORMAT = 2
+CHECKPOINT = "checkpoint.pt"
+_END = b"PK\5\6"  # of a zip archive, 22 bytes before its comment
+_COMMENT = 6 + 5 + 32  # bytes of "sdgpu ", "xxh3:" and the digits
 
 
 def digest(*tensors: torch.Tensor) -> str:
-    """SHA-256 of the shapes, types and bytes of tensors."""
-    total = hashlib.sha256()
+    """Checksum of the shapes, types and bytes of tensors."""
+    parts: list[Any] = []
     for tensor in tensors:
-        total.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        parts += [f"{tuple(tensor.shape)} {tensor.dtype}", raw]
+    return storage.digest(*parts)
 
 
 def shapes(model: nn.Module) -> dict[str, str]:
@@ -75,6 +56,65 @@ def shapes(model: nn.Module) -> dict[str, str]:
     return {
         name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()
     }
+
+
+def seal(archive: memoryview) -> tuple[memoryview, bytes]:
+    """The parts of a zip archive with its checksum as the comment."""
+    assert bytes(archive[-22:-18]) == _END, "not the end of an archive without a comment"
+    body = archive[:-2]  # without the length of the comment
+    return body, _COMMENT.to_bytes(2, "little") + f"sdgpu {storage.digest(body)}".encode()
+
+
+def check_seal(content: bytes) -> None:
+    """Refuse an archive whose checksum is missing or another.
+
+    Raises
+    ------
+    ValueError
+    """
+    body, comment = memoryview(content)[: -_COMMENT - 2], content[-_COMMENT:]
+    if not comment.startswith(b"sdgpu xxh3:"):
+        raise ValueError("it does not end with its checksum")
+    if comment != f"sdgpu {storage.digest(body)}".encode():
+        raise ValueError("its checksum is another")
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write an object of JSON with a checksum of its fields.
+
+    Raises
+    ------
+    OSError
+        As :func:`~sdgpu.device.storage.write_file`.
+    """
+    text = json.dumps({**fields, "checksum": _checksum(fields)}, indent=2)
+    write_file(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_json` wrote.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it is damaged or something else; names the file.
+    """
+    content = path.read_bytes()
+    try:
+        fields = json.loads(content)
+        if not isinstance(fields, dict) or "checksum" not in fields:
+            raise ValueError("it has no checksum")
+        if fields.pop("checksum") != _checksum(fields):
+            raise ValueError("its checksum is another")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or was not written by sdgpu ({error})") from error
+    return fields
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return storage.digest(json.dumps(fields, sort_keys=True))
 
 
 @dataclass(frozen=True)
@@ -95,35 +135,65 @@ class Store:
     @property
     def checkpoint(self) -> Path:
         """Of the training state."""
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The saved state on `device`, or None if there is none.
+    @contextmanager
+    def held(self, config: str, resume: bool) -> Iterator[None]:
+        """Make the folder, hold it against other trainings, and write ``config.json``.
+
+        Parameters
+        ----------
+        config : str
+            The configuration as JSON.
+        resume : bool
+            False removes the checkpoint that is there.
 
         Raises
         ------
+        BlockingIOError
+            If another training holds the folder.
+        OSError
+            If it cannot be written.
+        ValueError
+            If it holds a ``config.json`` of something else.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(self.folder, "training"):
+            if not resume:
+                self.checkpoint.unlink(missing_ok=True)
+            path = self.folder / "config.json"
+            if path.exists() and not _looks_like(path, json.loads(config)):
+                raise ValueError(
+                    f"{path} is not of a training, and stays: name another folder, or remove the file"
+                )
+            write_file(path, config.encode())
+            yield
+
+    def load(self, world: World, device: torch.device) -> dict[str, Any] | None:
+        """The saved state on `device`, or None if there is none.
+
+        The first process reads, and the others get what it read: they need not see the folder.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
         ValueError
             If the file is damaged or belongs to another model, configuration, data or targets.
         """
-        if not self.checkpoint.exists():
+        found: list[dict[str, Any]] = []
+
+        def read() -> bytes | None:
+            if not self.checkpoint.exists():
+                return None
+            content = self.checkpoint.read_bytes()
+            found.append(self._parse(content, device))
+            return content
+
+        content = world.first(read, device)
+        if content is None:
             return None
-        try:
-            state = torch.load(self.checkpoint, map_location=device, weights_only=True)
-            owner = state["owner"]
-            if state["format"] != FORMAT:
-                raise ValueError(f"format {state['format']}, this version reads {FORMAT}")
-        except Exception as error:  # torch reports damage by half a dozen exceptions
-            raise ValueError(
-                f"checkpoint {self.checkpoint} is damaged ({error}): remove it to start again"
-            ) from error
-        for part, mine in self.owner.items():
-            if owner.get(part) != mine:
-                raise ValueError(
-                    f"checkpoint {self.checkpoint} belongs to another {part}"
-                    f"{_difference(owner.get(part), mine)}: name another folder, or remove the file "
-                    "to start again"
-                )
-        return state
+        return found[0] if found else _unpack(content, device)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state.
@@ -131,11 +201,16 @@ class Store:
         Raises
         ------
         OSError
-            See :func:`write`.
+            See :func:`~sdgpu.device.storage.write_file`: the checkpoint before is intact.
         """
         buffer = io.BytesIO()  # torch would report a full disk by other errors
         torch.save({"format": FORMAT, "owner": dict(self.owner), **state}, buffer)
-        write(self.checkpoint, buffer.getvalue())
+        write_file(self.checkpoint, *seal(buffer.getbuffer()))
+
+    def where(self, epoch: int, batch: int) -> str:
+        """Say what has been saved at a position."""
+        after = f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
+        return f"the last good checkpoint is {self.checkpoint}, after {after}"
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the log anew: it has few rows, and a killed run cannot leave one twice."""
@@ -145,13 +220,52 @@ class Store:
             table = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-            write(self.folder / "log.csv", text.getvalue().encode())
+            write_file(self.folder / "log.csv", text.getvalue().encode())
+
+    def _parse(self, content: bytes, device: torch.device) -> dict[str, Any]:
+        try:
+            check_seal(content)
+            state = _unpack(content, device)
+            owner, written = state["owner"], state["format"]
+        except Exception as error:  # torch reports damage by half a dozen exceptions
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is damaged, or was not written by this version ({error}): "
+                "remove it to start again"
+            ) from error
+        if written != FORMAT:
+            raise ValueError(
+                f"checkpoint {self.checkpoint} has format {written}, this version reads {FORMAT}: name "
+                "another folder, or remove the file to start again"
+            )
+        for part, mine in self.owner.items():
+            if owner.get(part) != mine:
+                raise ValueError(
+                    f"checkpoint {self.checkpoint} belongs to another {part}"
+                    f"{difference(owner.get(part), mine)}: name another folder, or remove the file "
+                    "to start again"
+                )
+        return state
 
 
-def _difference(theirs: Any, mine: Any) -> str:
+def _unpack(content: bytes, device: torch.device) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return state
+
+
+def _looks_like(path: Path, fields: Mapping[str, Any]) -> bool:
+    """Whether a file is a JSON object with at least half of these fields: of this version or another."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(stored, dict) and 2 * len(stored.keys() & fields.keys()) >= len(fields)
+
+
+def difference(theirs: Any, mine: Any) -> str:
     """The first field that differs, in brackets."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         for name in sorted({*theirs, *mine}):
             if theirs.get(name) != mine.get(name):
-                return f" ({name}: {theirs.get(name)!r} there, {mine.get(name)!r} here)"
+                there, here = (repr(side.get(name))[:60] for side in (theirs, mine))
+                return f" ({name}: {there} there, {here} here)"
     return ""

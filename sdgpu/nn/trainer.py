@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.augment import stream
+from sdgpu.nn.brake import Brake
 from sdgpu.nn.checking import check_graphs, check_model, check_targets
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, predict, score
 from sdgpu.nn.loss import data_loss, penalty
-from sdgpu.nn.machinery import clock, compiled, numerics, seed_draws
+from sdgpu.nn.machinery import clock, compiled, not_finite, numerics, seed_draws
 from sdgpu.nn.parallel import World, join
 from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
-from sdgpu.nn.store import Store, digest, shapes, write
+from sdgpu.nn.store import Store, digest, shapes
 from sdgpu.nn.targets import Feed, Teacher
 from sdgpu.nn.update import Update
 
@@ -64,7 +66,8 @@ def train(
         u for each row; a teacher and the weight alpha; or None, the one-hot labels (step 1).
     config : Config
     folder : path, optional
-        For checkpoint.pt, config.json and log.csv; made if it is missing.
+        For checkpoint.pt, config.json and log.csv; made if it is missing, and held against other
+        trainings. Under several processes the first one alone reads and writes it.
     progress : callable, optional
         Hears an :class:`~sdgpu.device.timing.Event` when the losses are looked at.
     resume : bool, default True
@@ -84,7 +87,10 @@ def train(
     FloatingPointError
         If a loss is NaN or infinite; names the stage, epoch, batch and the last good checkpoint.
     OSError
-        If a checkpoint cannot be written; the one before is intact.
+        If a checkpoint cannot be written; the one before is intact. BlockingIOError if another training
+        holds the folder.
+    KeyboardInterrupt
+        With a folder, Ctrl-C waits for the end of the batch, which is saved; a second one does not wait.
     RuntimeError
         If the teacher changed.
 
@@ -104,12 +110,12 @@ def train(
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
     student = copy.deepcopy(model).to(device)
-    with numerics(config, device):
+    with ExitStack() as held, numerics(config, device):
         check_model(student, images, config)
         feed = Feed(images, targets, config, next(student.parameters()).dtype)
         run = _Run(student, data, feed, config, world, stage, clock(device, progress))
         if folder is not None:
-            run.open(Path(folder), resume)
+            run.open(Path(folder), resume, held)
         return run.to_the_end()
 
 
@@ -129,6 +135,8 @@ class _Run:
     index: int = 0  # of the next batch
     seconds: float = 0.0
     saved: str = "there is no checkpoint"
+    finished: bool = False  # before this call
+    brake: Brake = field(default_factory=Brake)
     history: list[Epoch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -154,6 +162,9 @@ class _Run:
         self.hits = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
         self.checked = 0
         self.board = Board(None)
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        # a mask of -inf is meant so
+        self.exempt = {*not_finite(self.model)} - trained
 
     def to_the_end(self) -> TrainResult:
         self.model.train()
@@ -161,8 +172,8 @@ class _Run:
         while self.epoch < self.config.epochs:
             self._one_epoch()
         self.feed.check_teacher()
-        self._save()
-        self.board.close()
+        if not self.finished:
+            self._save()
         self.model = own_batch_norm(self.model).train(False)
         done = self.config.epochs * self.n
         speed = done / self.seconds if self.seconds else math.inf
@@ -180,12 +191,14 @@ class _Run:
         while self.index < self.batches:
             self._one_batch()
             self.index += 1
-            if self.index % every == 0 or self.index == self.batches:
+            pulled = self.brake.pulled and self.world.size == 1
+            if self.index % every == 0 or self.index == self.batches or pulled:
                 self._look()
                 if self.index < self.batches and self._due():
                     self.seconds += self._now() - started
                     self._save()
                     started = self._now()
+                    self._stop_if_asked()
         self.seconds += self._now() - started
         self.world.share_buffers(self.model)
         self._record()
@@ -194,6 +207,7 @@ class _Run:
         self.hits.zero_()
         if self.epoch < self.config.epochs and self._due():
             self._save()
+            self._stop_if_asked()
 
     def _one_batch(self) -> None:
         config = self.config
@@ -296,8 +310,8 @@ class _Run:
         self.history.append(Epoch(self.epoch + 1, rate, *numbers, self.seconds))
         self.board.add(self.history[-1])
 
-    def open(self, folder: Path, resume: bool) -> None:
-        """Prepare the folder; go on from its checkpoint if there is one and `resume`."""
+    def open(self, folder: Path, resume: bool, held: ExitStack) -> None:
+        """Hold the folder while `held` lasts; go on from its checkpoint if there is one and `resume`."""
         train = self.data.train
         owner = {
             "config": self.config.binding(),
@@ -307,20 +321,27 @@ class _Run:
             "initialisation": digest(*self.model.state_dict().values()),
         }
         self.store = store = Store(folder, owner)
+        same = {part: json.dumps(owner[part]) for part in ("config", "model", "data")}
+        self.world.agree(same, self.device)
 
-        def prepare() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not resume:
-                store.checkpoint.unlink(missing_ok=True)
+        def load() -> None:
+            state = store.load(self.world, self.device) if resume else None
+            if state is not None:
+                self._restore(state)
+                self.finished = self.epoch == self.config.epochs
 
-        self.world.first(prepare, self.device)
-        state = store.load(self.device)
-        if state is not None:
-            self._restore(state)
-        text = self.config.to_json().encode()
-        self.world.first(lambda: write(folder / "config.json", text), self.device)
+        def hold() -> None:
+            held.enter_context(store.held(self.config.to_json(), resume))
+
+        load()
+        if self.finished:
+            return  # nothing is written, so it may lie where nothing can be
+        self.world.first(hold, self.device)
+        load()  # again, for another process may have held it up to here
+        held.enter_context(self.brake)
         if self.world.rank == 0:
-            self.board = Board(folder if self.config.tensorboard else None)
+            self.board = Board(folder if self.config.tensorboard else None, after=self.epoch)
+            held.callback(self.board.close)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -337,25 +358,35 @@ class _Run:
             self.losses.copy_(state["losses"])
             self.hits.copy_(state["hits"])
         self.history = [epoch_from(row) for row in state["history"]]
-        self.saved = self._where()
+        assert self.store is not None
+        self.saved = self.store.where(self.epoch, self.index)
 
     def _due(self) -> bool:
-        """Whether to save now; the clock of rank 0 decides for all."""
+        """Whether to save now: the clock of rank 0 decides for all, and an interrupt of any."""
         if self.store is None:
             return False
         due = time.monotonic() - self.last_save >= self.config.save_seconds
+        self.stopping = self.brake.pulled
         if self.world.size == 1:
-            return due
-        flag = torch.tensor(float(due and self.world.rank == 0), device=self.device)
-        return bool(self.world.sum(flag) > 0)
+            return due or self.stopping
+        flags = [float(due and self.world.rank == 0), float(self.stopping)]
+        clock, stop = self.world.sum(torch.tensor(flags, device=self.device)).tolist()
+        self.stopping = stop > 0
+        return clock + stop > 0
+
+    def _stop_if_asked(self) -> None:
+        """End on an interrupt that waited for what has just been saved."""
+        if self.stopping:
+            self.brake.release()
+            raise KeyboardInterrupt  # another process was asked, or a handler did not raise
 
     def _save(self) -> None:
         if self.store is None:
             return
         finished = self.epoch == self.config.epochs
         # weights that are not finite never replace good ones
-        for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        for name in not_finite(self.model):
+            if name not in self.exempt:
                 raise FloatingPointError(
                     f"{self.stage}: {name} is not finite after epoch {self.epoch + (self.index > 0)}, "
                     f"batch {self.index}; {self.saved}. {_REMEDY}"
@@ -366,6 +397,7 @@ class _Run:
         if self.world.rank == 0:
             state = {
                 "model": self.model.state_dict(),
+                "members": getattr(self.model, "members", None),
                 # a finished run needs none: two thirds of the file
                 "optimiser": None if finished else self.update.optimiser.state_dict(),
                 "scaler": None if finished else self.update.scaler.state_dict(),
@@ -378,7 +410,7 @@ class _Run:
                 "history": [dataclasses.asdict(row) for row in self.history],
             }
         self._write(state)
-        self.saved = self._where()
+        self.saved = self.store.where(self.epoch, self.index)
         self.last_save = time.monotonic()
 
     def _write(self, state: dict[str, Any]) -> None:
@@ -387,22 +419,16 @@ class _Run:
 
         def save() -> None:
             store.save(state)
-            self.saved = self._where()
+            self.saved = store.where(self.epoch, self.index)
             store.log(row for epoch in history for row in rows(epoch))
 
         try:
             self.world.first(save, self.device)
         except OSError as error:
-            raise OSError(error.errno, f"{self.stage}: {error.strerror}; {self.saved}") from error
-
-    def _where(self) -> str:
-        assert self.store is not None
-        after = (
-            f"epoch {self.epoch}"
-            if self.index == 0
-            else f"batch {self.index} of epoch {self.epoch + 1}"
-        )
-        return f"the last good checkpoint is {self.store.checkpoint}, after {after}"
+            raise OSError(
+                error.errno,
+                f"{self.stage}: {error.strerror}; {self.saved}: make room and call again with resume=True",
+            ) from error
 
     def _now(self) -> float:
         self.watch.synchronize()

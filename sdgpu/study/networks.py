@@ -25,12 +25,13 @@ import torch
 import xarray as xr
 
 from sdgpu.datafiles import read_dataset
+from sdgpu.device.storage import write_file
 from sdgpu.device.timing import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
 from sdgpu.nn.parallel import World, join
-from sdgpu.nn.store import digest, write
+from sdgpu.nn.store import digest
 from sdgpu.study.experiments import Experiment
 from sdgpu.sweep import write_dataset
 
@@ -306,7 +307,7 @@ class _Archive:
         def prepare() -> None:
             (self.folder / "chains").mkdir(parents=True, exist_ok=True)
             fields = {"experiment": json.loads(self.experiment.to_json()), "data": mine}
-            write(stored, (json.dumps(fields, indent=2) + "\n").encode())
+            write_file(stored, (json.dumps(fields, indent=2) + "\n").encode())
 
         self._first(prepare)
 
@@ -358,13 +359,13 @@ class _Archive:
     def keep(self, chain: Chain) -> None:
         """Write a finished chain."""
         text = json.dumps(chain.rows(), indent=2) + "\n"
-        self._first(lambda: write(self._chain(chain.seed, chain.rule), text.encode()))
+        self._first(lambda: write_file(self._chain(chain.seed, chain.rule), text.encode()))
 
     def results(self, rows: Rows, dataset: xr.Dataset) -> None:
         """Write the tables."""
 
         def both() -> None:
-            write(self.folder / "results.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+            write_file(self.folder / "results.csv", pd.DataFrame(rows).to_csv(index=False).encode())
             write_dataset(dataset, self.folder / "results.nc")
 
         self._first(both)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sdgpu.device.storage import LOCK
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.targets import Teacher
@@ -115,7 +116,7 @@ def test_a_finished_run_is_returned_at_once_and_files_stand_beside_it(tmp_path):
     lines = (tmp_path / "log.csv").read_text().splitlines()
     assert len(lines) == 1 + CONFIG.epochs
     assert lines[0].startswith("epoch,rate,train_loss")
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [LOCK]
     anew = train(mlp(), data(), None, CONFIG, folder=tmp_path, progress=events.append, resume=False)
     assert len(events) == 9
     assert same_bits(first.model, anew.model)
@@ -149,18 +150,18 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     real, files = os.fsync, []
 
     def full(handle):
-        files.append(os.readlink(f"/proc/self/fd/{handle}").endswith("checkpoint.pt.tmp"))
+        files.append(".checkpoint.pt." in os.readlink(f"/proc/self/fd/{handle}"))
         if files[-1] and sum(files) == 5:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    message = r"checkpoint\.pt cannot be written \(No space.*resume=True; the last good .*batch 1 of epoch 2"
+    message = r"checkpoint\.pt cannot be written \(No space.*; the last good .*batch 1 of epoch 2: make room"
     with pytest.raises(OSError, match=message) as found:
         train(mlp(), data(), None, CONFIG, folder=tmp_path)
     assert found.value.errno == errno.ENOSPC
     monkeypatch.undo()
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [LOCK]
     torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     rest = train(mlp(), data(), None, CONFIG, folder=tmp_path)
     assert same_bits(rest.model, train(mlp(), data(), None, CONFIG).model)
