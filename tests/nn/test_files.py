@@ -113,8 +113,10 @@ for attempt in range(50):
         try:
             with terminable():
                 os.write(started, b"1")
+                resume = True
                 while True:
-                    train(mlp(), data(), None, CONFIG, folder=folder, resume=draw.random() < 0.9)
+                    train(mlp(), data(), None, CONFIG, folder=folder, resume=resume)
+                    resume = False
         except KeyboardInterrupt:
             os._exit(130)
     os.read(ready, 1)
