@@ -11,6 +11,7 @@ import numpy as np
 from sdgpu.answers import Chain
 from sdgpu.checks import integer, number, positive, schedule
 from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.device.timing import Progress
 from sdgpu.distill.constrained import (
     ConstrainedSteps,
@@ -90,6 +91,7 @@ class _Filters:
         return self.spectrum.combine(self.model.backend.asarray(filters[..., None]))
 
 
+@underflow_is_zero
 def constrained_path(
     X: Any,
     Y: Any,
@@ -173,6 +175,7 @@ def constrained_path(
     return constrain(fitted, eps=eps, alpha=alpha, steps=steps)
 
 
+@underflow_is_zero
 def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> ConstrainedPath:
     """Distil a fit that knows all its eigenvalues: other tolerances and weights without a decomposition.
 

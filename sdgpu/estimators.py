@@ -208,7 +208,7 @@ class _Regression(MultiOutputMixin, RegressorMixin):
         X, y = validate_data(
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
-        self._learn(X, y.astype(X.dtype, copy=False))
+        self._learn(X, y)  # in its own precision: dates have more digits than float32
         return self
 
     def predict(self, X: Any) -> np.ndarray:

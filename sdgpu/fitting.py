@@ -24,6 +24,7 @@ from sdgpu.device.backend import (
 )
 from sdgpu.device.conversion import rounded_to
 from sdgpu.device.memory import budget, require, show
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
@@ -50,6 +51,7 @@ _DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "
 _PROBES = 32  # rows whose training equation is checked after a fit
 
 
+@underflow_is_zero
 def fit(
     X: Any,
     Y: Any,

@@ -18,6 +18,7 @@ from sdgpu.checks import (
 )  # fmt: skip
 from sdgpu.device.backend import give_back, to_numpy
 from sdgpu.device.conversion import column_names
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
@@ -51,6 +52,7 @@ class Fit(Questions):
     """
 
     @cached_property
+    @underflow_is_zero
     def spectrum(self) -> Spectrum:
         """Eigenvalues (k,) ascending, basis (n, k), Z (k, c), in float64, in the caller's library."""
         own, template = self._own_spectrum("fit.spectrum"), self._model.template
@@ -64,6 +66,7 @@ class Fit(Questions):
             basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
         return Spectrum(eigenvalues, basis, Z, own.below_rounding, own.most_negative, own.method)
 
+    @underflow_is_zero
     def with_targets(self, Y: Any) -> Fit:
         """The same fit with other targets (n,) or (n, c), for n^2 c multiplications.
 
@@ -81,6 +84,7 @@ class Fit(Questions):
         model = replace(self._model, template=template)
         return replace(self, info=info, _answers=Spectral(spectrum), _model=model)
 
+    @underflow_is_zero
     def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
         """Steps 1..T at one lam, without a solve (Theorem 4.1).
 
@@ -113,6 +117,7 @@ class Fit(Questions):
         weights = schedule(alphas, steps, outputs=self.info.c)
         return Path(ridge, weights, self._answers.chain(ridge, weights), self._model)
 
+    @underflow_is_zero
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
         """Infinitely many steps with a fixed weight: ridge with lam / alpha, equation (17).
 
@@ -132,6 +137,7 @@ class Fit(Questions):
         effective = ridge / alpha if alpha else np.inf
         return Limit(ridge, alpha, effective, rate, self._answers, self._model)
 
+    @underflow_is_zero
     def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
         """B(1..T) of Lemma 4.2, (T, k) in the order of the eigenvalues; equation (12).
 
@@ -143,6 +149,7 @@ class Fit(Questions):
         B = train_filter(eigenvalues, ridge, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
+    @underflow_is_zero
     def loo(
         self,
         lam: float | None = None,
@@ -184,6 +191,7 @@ class Fit(Questions):
         error = self._model.backend.asarray(np.zeros(tuple(found.shape)) + spread)
         return tuple(give_back(self._model.template, x) for x in (found, error))
 
+    @underflow_is_zero
     def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
         """The one-shot weight of step 2 by generalised cross-validation, without a grid.
 
@@ -221,6 +229,7 @@ class Fit(Questions):
         values = (getattr(found, f.name)[0] for f in fields(OneShot))
         return OneShot(*(value if per_output else float(value) for value in values))
 
+    @underflow_is_zero
     def gcv_sweep(self, lams: Any = None, alphas: Any = None, steps: int = 10) -> Sweep:
         """Generalised cross-validation of every (lam, alpha, step), from the training data alone.
 
@@ -241,6 +250,7 @@ class Fit(Questions):
         found = Sweep(training_dataset(ridges, weights, steps, own))
         return found.labelled(self.info, self.kernel, watch.seconds["sweep"])
 
+    @underflow_is_zero
     def optimal_alphas(
         self,
         X_val: Any = None,
@@ -278,6 +288,7 @@ class Fit(Questions):
         seen = self._judged(X_val, Y_val, lams, steps, per_output)
         return chosen_greedily(seen, clip=clip)
 
+    @underflow_is_zero
     def joint_alphas(
         self,
         X_val: Any = None,
@@ -324,6 +335,7 @@ class Fit(Questions):
         seen = self._judged(X_val, Y_val, lams, steps, False, parts)
         return chosen_jointly(seen, ridge=penalty, box=bounds, terms=terms)
 
+    @underflow_is_zero
     def sweep(
         self,
         X_val: Any = None,

@@ -13,6 +13,7 @@ from sdgpu.checks import integer, positive
 from sdgpu.device.arrays import Template, targets
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.device.memory import require
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.spectrum import flat_product
@@ -33,6 +34,7 @@ class Model:
         """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
         require(16 * numbers, self.memory, what, "ask for fewer steps, rows or outputs at once")
 
+    @underflow_is_zero
     def predict(self, dual: Any, X_new: Any) -> Any:
         """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
         new = self.template.rows(X_new, "X_new", int(self.operator.X.shape[1]), empty=True)
@@ -50,10 +52,12 @@ class Predictor:
     _dual: Any = field(repr=False)
 
     @property
+    @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients (n, c), in the caller's library."""
         return give_back(self._model.template, self._dual, copy=True)
 
+    @underflow_is_zero
     def predict(self, X_new: Any) -> Any:
         """Predictions at new rows (m, d): (m, c)."""
         return self._model.predict(self._dual, X_new)
@@ -72,15 +76,18 @@ class Functions:
         return len(self.alphas) + 1
 
     @cached_property
+    @underflow_is_zero
     def fitted(self) -> Any:
         """Predictions y(1..T) at the training points, (T, n, c); equation (6)."""
         return give_back(self._model.template, self._chain.fitted, copy=True)
 
     @cached_property
+    @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients of steps 1..T, (T, n, c); f(x; tau) = kappa(x, X) dual[tau - 1]."""
         return give_back(self._model.template, self._chain.dual, copy=True)
 
+    @underflow_is_zero
     def predict(self, X_new: Any) -> Any:
         """Predictions f(x; 1..T) at new rows, equations (4) and (7).
 
@@ -119,6 +126,7 @@ class Path(Functions):
     _chain: Chain = field(repr=False)
     _model: Model = field(repr=False)
 
+    @underflow_is_zero
     def variance(self, X_new: Any, *, noise: float | None = None, prior: Any = None) -> Variance:
         """Predictive variances of steps 1..T at new rows; formulas in :mod:`sdgpu.distill.variance`.
 
@@ -147,6 +155,7 @@ class Path(Functions):
         """
         return _variance(self, self._model, self._chain, X_new, noise, prior)
 
+    @underflow_is_zero
     def predictor(self, step: int | None = None) -> Predictor:
         """One step (the last by default) as a small object that only predicts."""
         chosen = self.steps if step is None else integer("step", step, 1)
@@ -177,15 +186,18 @@ class Limit:
     _model: Model = field(repr=False)
 
     @cached_property
+    @underflow_is_zero
     def fitted(self) -> Any:
         """y(inf) at the training points, (n, c); equation (17)."""
         return give_back(self._model.template, self._both[1], copy=True)
 
     @cached_property
+    @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients (K + lam / alpha I)^-1 Y, (n, c)."""
         return give_back(self._model.template, self._both[0], copy=True)
 
+    @underflow_is_zero
     def predict(self, X_new: Any) -> Any:
         """f(x; inf) at new rows (m, d): (m, c)."""
         return self._model.predict(self._both[0], X_new)

@@ -11,6 +11,7 @@ from sdgpu.checks import positive, schedule
 from sdgpu.device.arrays import pair
 from sdgpu.device.backend import Backend, resolve
 from sdgpu.device.memory import budget, require
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.distill.recursion import recursion
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.operators.dense import DenseOperator
@@ -20,6 +21,7 @@ from sdgpu.solvers.cholesky import Cholesky
 __all__ = ["refit_path"]
 
 
+@underflow_is_zero
 def refit_path(
     X: Any,
     Y: Any,

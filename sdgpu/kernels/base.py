@@ -15,6 +15,7 @@ import numpy as np
 from sdgpu.checks import positive
 from sdgpu.device.arrays import beside, inputs, same_place, slices
 from sdgpu.device.conversion import column_names, same_columns
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels.statistics import Rows, l1_distance, product, recompute_near
 
 __all__ = [
@@ -62,6 +63,7 @@ class Kernel(ABC):
         """Rows of a tile: `tile`, which suits the cache, or more where evaluating a row is dear."""
         return tile
 
+    @underflow_is_zero
     def __call__(self, A: Any, B: Any = None) -> Any:
         """Gram matrix kappa(A, B) in the library, device and dtype of A.
 

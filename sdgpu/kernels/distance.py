@@ -17,6 +17,7 @@ import numpy as np
 from sdgpu.checks import integer, number, positive
 from sdgpu.device.arrays import inputs
 from sdgpu.device.backend import to_numpy
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.statistics import (
     Rows,
@@ -160,6 +161,7 @@ class Matern(Profile):
         return _ones(rows)
 
 
+@underflow_is_zero
 def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     """Median Euclidean distance between rows: the usual first guess of a width.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
 from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.base import TILE, column_means, gram
 from sdgpu.kernels.given import check_symmetric
@@ -115,12 +116,14 @@ class DenseOperator:
         """K (n, n), kept."""
         return self.X if self.given else self.gram()
 
+    @underflow_is_zero
     def gram(self) -> Any:
         """A new K (n, n) that the caller may overwrite."""
         if self.given:
             return compat.array_namespace(self.X).asarray(self.X, copy=True)
         return gram(self.kernel, self.rows, tile=self.tile)
 
+    @underflow_is_zero
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c)."""
         return self.matrix @ V
@@ -133,10 +136,12 @@ class DenseOperator:
         new = xp.astype(new, self.X.dtype, copy=False)
         return Cross(self.kernel, self.kernel.rows(new, self.centre), self.rows, self.tile)
 
+    @underflow_is_zero
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""
         return self.kernel.diagonal(self.rows)
 
+    @underflow_is_zero
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx)), without making K."""
         xp = compat.array_namespace(self.X)
@@ -173,6 +178,7 @@ class Cross:
         for rows in slices(m, height):
             yield rows, self._given(rows)
 
+    @underflow_is_zero
     def matmat(self, V: Any) -> Any:
         """kappa(X_new, X) V: (n, c) -> (m, c)."""
         xp = compat.array_namespace(V)
@@ -184,10 +190,12 @@ class Cross:
     def __matmul__(self, V: Any) -> Any:
         return self.matmat(V)
 
+    @underflow_is_zero
     def diag(self) -> Any:
         """kappa(x, x) of the new rows, (m,)."""
         return self.kernel.diagonal(self.new)
 
+    @underflow_is_zero
     def dense(self) -> Any:
         """The matrix (m, n)."""
         return self._given(slice(0, self.shape[0]))

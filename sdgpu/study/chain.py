@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.model import Fit
 from sdgpu.study.datasets import Split
 
 __all__ = ["chain_dataset"]
 
 
+@underflow_is_zero
 def chain_dataset(fitted: Fit, data: Split, alphas: Any, steps: int) -> xr.Dataset:
     """Predictions and mean squared errors of steps 1..T on all three parts.
 

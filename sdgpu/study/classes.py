@@ -16,6 +16,7 @@ from scipy.special import log_softmax, softmax
 
 from sdgpu.checks import choice, integer, positive, schedule
 from sdgpu.device.backend import to_numpy
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.distill.scores import probabilities
 from sdgpu.model import Fit
 
@@ -48,6 +49,7 @@ class ClassPath:
         return np.asarray(to_numpy(model.predict(model.backend.asarray(self.dual), X_new)))
 
 
+@underflow_is_zero
 def pseudo_label_path(
     fitted: Fit, Y: Any, lam: float, alphas: Any = 0.0, steps: int = 2, *, teacher: str = "hard",
     temperature: float = 1.0,
@@ -89,6 +91,7 @@ def pseudo_label_path(
     return ClassPath(np.stack(duals), np.stack(fits), fitted)
 
 
+@underflow_is_zero
 def logistic_path(
     fitted: Fit, Y: Any, lam: float, alphas: Any = 0.0, steps: int = 2, *, tol: float = 1e-8
 ) -> ClassPath:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.device.timing import Progress
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
@@ -73,6 +74,7 @@ def default_lams(n: int, count: int = 30) -> np.ndarray:
     return np.geomspace(1e-6, 1.0, count) * n
 
 
+@underflow_is_zero
 def compare(
     data: Split,
     kernel: Kernel,

@@ -28,6 +28,7 @@ import numpy as np
 
 from sdgpu.checks import integer, number, positive
 from sdgpu.device.arrays import as_data, inputs
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 
@@ -145,6 +146,7 @@ def hierarchical(
     return _within(Y, codes, checked, c, rate, seed, iid)
 
 
+@underflow_is_zero
 def adversarial(
     Y: np.ndarray, rate: float, scores: np.ndarray, *, classes: int | None = None
 ) -> Noisy:
@@ -308,6 +310,7 @@ def class_groups(X: np.ndarray, Y: np.ndarray, count: int) -> tuple[tuple[int, .
     return tuple(sorted(found))
 
 
+@underflow_is_zero
 def left_out_scores(X: Any, Y: np.ndarray, kernel: Kernel | str, lam: float) -> np.ndarray:
     """Scores of a kernel ridge classifier that has not seen the row, for :func:`adversarial`.
 

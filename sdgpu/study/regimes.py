@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from sdgpu.checks import grid, integer, positive
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.distill.asymptotics import linear_risk
 from sdgpu.distill.risk import RiskTriangles
 from sdgpu.distill.weights import greedy_weights, joint_weights
@@ -29,6 +30,7 @@ from sdgpu.study.risk import expected_risk, standard_error
 __all__ = ["label_noise_weights", "linear_features"]
 
 
+@underflow_is_zero
 def label_noise_weights(
     X: Any,
     Y: Any,
@@ -125,6 +127,7 @@ _LABELS = {
 }
 
 
+@underflow_is_zero
 def linear_features(
     spectrum: Any,
     signal: Any,

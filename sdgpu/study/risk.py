@@ -25,6 +25,7 @@ import xarray as xr
 
 from sdgpu.checks import grid, integer, lam_grid
 from sdgpu.device.arrays import inputs, targets
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.risk import RiskTriangles, risk_at_points
 from sdgpu.distill.schedules import grid_tails
@@ -47,6 +48,7 @@ class _Point:
     alphas: np.ndarray
 
 
+@underflow_is_zero
 def expected_risk(
     fitted: Fit,
     F: np.ndarray,
@@ -91,6 +93,7 @@ def expected_risk(
     return risk_at_points(spectrum.eigenvalues, spectrum.Z, projected, F_new, ridges, steps)
 
 
+@underflow_is_zero
 def risk_curves(
     X: Any,
     F: Any,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.model import Fit
@@ -32,6 +33,7 @@ class Choice:
     test_mse: float
 
 
+@underflow_is_zero
 def select(data: Split, kernel: Kernel, lams: np.ndarray, *, steps: int = 10) -> list[Choice]:
     """Choose on the training part by every rule, and judge on the test part.
 

@@ -28,6 +28,7 @@ from torch.func import functional_call
 from sdgpu.checks import grid, integer, positive
 from sdgpu.device.arrays import inputs, targets
 from sdgpu.device.backend import to_numpy
+from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import NTK, EmpiricalNTK, Kernel
 
@@ -82,6 +83,7 @@ class TangentComparison:
         return _norm(network - kernel) / _norm(kernel)
 
 
+@underflow_is_zero
 def compare_tangent(
     X_train: Any, Y_train: Any, X_test: Any, Y_test: Any, *, lam: float, width: int = 512,
     depth: int = 2, alphas: Any = (0.0, 0.5, 1.0), steps: int = 4, seeds: Sequence[int] = (0, 1, 2),
