@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import sdgpu
+from sdgpu.device.rounding import mean_and_spread
 from sdgpu.study.classes import logistic_path, pseudo_label_path
 from sdgpu.study.compare import compare
 from sdgpu.study.datasets import Dataset, split
+from sdgpu.study.noise import noise_std
 from sdgpu.study.regimes import label_noise_weights
 from sdgpu.study.risk import expected_risk
 from sdgpu.study.selection import select
@@ -91,3 +93,73 @@ def test_studies_and_estimators_where_numpy_raises():
 def test_overflow_is_still_the_callers():
     with np.errstate(over="raise"), pytest.raises(FloatingPointError):
         sdgpu.Linear()(np.full((2, 2), 1e200))
+
+
+CONSTANTS = [0.1, 14.62, 1 / 3, 2e7 + 0.1, 1e-300, 1e200, -0.7]
+
+
+@pytest.mark.parametrize("value", CONSTANTS)
+@pytest.mark.parametrize("rows", [5, 1000, 100_003])
+def test_what_is_constant_has_no_spread(value, rows):
+    mean, spread = mean_and_spread(np.full((rows, 2), value))
+    assert (mean == value).all()
+    assert (spread == 0).all()
+
+
+def test_what_differs_by_rounding_alone_has_no_spread():
+    values = np.array([[0.3, 1.0], [0.1 + 0.2, 1 + 1e-9], [0.3, 1.0]])
+    spread = mean_and_spread(values)[1]
+    assert spread[0] == 0
+    np.testing.assert_allclose(spread[1], np.sqrt(2) / 3 * 1e-9, rtol=1e-6)
+
+
+def test_spreads_are_those_of_numpy():
+    values = np.random.default_rng(3).standard_normal((50, 4)) * [1, 1e-9, 1e9, 1] + [0, 1, 0, 1e6]
+    mean, spread = mean_and_spread(values)
+    np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(spread, values.std(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", CONSTANTS)
+def test_constant_features_and_targets_stay_small(value):
+    """One test row that differs was 1e12 standard deviations away."""
+    rng = np.random.default_rng(5)
+    X = np.column_stack([rng.standard_normal(100), np.full(100, value)])
+    parts = split(Dataset("made", X, np.full((100, 1), value)))
+    assert (parts.X_train[:, 1] == 0).all()
+    assert (parts.Y_train == 0).all()
+    assert (parts.Y_test == 0).all()
+    if abs(value) < 100:
+        odd = X.copy()
+        order = np.random.default_rng(0).permutation(100)
+        odd[order[0], 1] = value + 0.5  # a test row
+        differing = split(Dataset("made", odd, X[:, :1])).X_test[:, 1]
+        np.testing.assert_allclose(np.sort(differing)[[0, -1]], [0, 0.5])
+    with pytest.raises(ValueError, match="constant targets"):
+        noise_std(np.full((1000, 2), value), 2.0)
+
+
+def test_rows_that_differ_by_rounding_have_no_distance():
+    X = np.array([[0.1 + 0.2, 14.62], [0.3, 14.62], [0.3, 14.62]])
+    for array in (X, X.astype(np.float32) * np.float32(1 + 2**-23)):
+        with pytest.raises(ValueError, match="fewer than two different rows"):
+            sdgpu.median_distance(array)
+    far = np.array([[0.3], [0.1 + 0.2], [1.3], [1.3]])
+    for size in (1.0, 1e-170, 1e170):
+        np.testing.assert_allclose(sdgpu.median_distance(size * far), size, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make", [sdgpu.SelfDistillationRegressor, sdgpu.SelfDistillationRegressorCV]
+)
+def test_targets_keep_their_digits_beside_float32(make):
+    X = np.linspace(-1, 1, 40)[:, None]
+    dates = 2e7 + np.round(100 * X[:, 0])  # float32 knows even numbers only
+    chosen = {"lam": 1e-6} if make is sdgpu.SelfDistillationRegressor else {"random_state": 0}
+    wide, narrow = (
+        make(gamma=1.0, steps=1, **chosen).fit(A, dates) for A in (X, X.astype(np.float32))
+    )
+    assert narrow.predict(X.astype(np.float32)).dtype == np.float64
+    np.testing.assert_allclose(
+        narrow.predict(X.astype(np.float32)), wide.predict(X), rtol=0, atol=0.1
+    )

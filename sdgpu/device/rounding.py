@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
-import array_api_compat as compat
 import numpy as np
 
-__all__ = ["scale_of", "underflow_is_zero"]
+__all__ = ["mean_and_spread", "underflow_is_zero"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,33 +29,32 @@ def underflow_is_zero(function: Callable[P, R]) -> Callable[P, R]:
     return quiet
 
 
-def scale_of(deviation: Any, largest: Any, *, rows: int = 1) -> Any:
-    """What to divide deviations from a mean by: their spread, or 1 where it is rounding alone.
+def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column; the latter is 0 where they differ by rounding alone.
 
-    The mean of n equal numbers v is off by a few eps |v|, so that their standard deviation is not 0.
+    The mean of n equal numbers is off by some eps of them, so that their standard deviation is not 0 and
+    what is divided by it explodes. Deviations are taken from the first row, which is exact for equal
+    numbers, and count from 4 eps of the largest on.
 
     Parameters
     ----------
-    deviation : array (..)
-        Standard deviations, norms or distances, in the precision in which they were computed.
-    largest : array (..)
-        The largest |value| that they come from.
-    rows : int, default 1
-        Numbers in each sum.
+    values : array (n, ..), n >= 1
+        Floats; their precision is that of the rounding.
 
     Returns
     -------
-    array (..)
-        `deviation` where it exceeds 4 eps sqrt(rows) `largest`, else 1.
+    pair of arrays (..)
 
     Examples
     --------
-    >>> values = np.full(1000, 14.62)
-    >>> bool(values.std() > 0), float(scale_of(values.std(), 14.62, rows=1000))
-    (True, 1.0)
+    >>> values = np.full((1000, 1), 14.62)
+    >>> bool(values.std() > 0)
+    True
+    >>> mean_and_spread(values)
+    (array([14.62]), array([0.]))
     """
-    xp = compat.array_namespace(np.asarray(deviation) if np.isscalar(deviation) else deviation)
-    deviation = xp.asarray(deviation)
-    eps = float(xp.finfo(deviation.dtype).eps)
-    known = deviation > 4 * eps * rows**0.5 * largest
-    return xp.where(known, deviation, xp.ones_like(deviation))
+    first = values[0]
+    moved = values - first
+    spread = np.std(moved, axis=0)
+    known = spread > 4 * np.finfo(values.dtype).eps * np.max(np.abs(values), axis=0)
+    return first + np.where(known, np.mean(moved, axis=0), 0.0), np.where(known, spread, 0.0)

@@ -15,7 +15,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.checks import integer, number, positive
-from sdgpu.device.arrays import inputs
+from sdgpu.device.arrays import dtype_name, inputs
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
@@ -194,17 +194,20 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     """
     array = inputs(X, "X")
     integer("max_rows", max_rows, 2)
-    host = to_numpy(array).astype(np.float64)
+    host = np.array(to_numpy(array), dtype=np.float64)
     if host.shape[0] > max_rows:
         chosen = np.random.default_rng(seed).choice(host.shape[0], max_rows, replace=False)
         host = host[np.sort(chosen)]
+    size = float(np.max(np.abs(host))) or 1.0  # squares of tiny or huge numbers leave the range
+    host /= size
     rows = distance_rows(host - host.mean(axis=0))
     squared = recompute_near(product(rows, rows), rows, rows)
     pairs = squared[np.triu_indices(len(rows), k=1)]
-    pairs = pairs[pairs > 0]
+    rounding = 4 * float(np.finfo(dtype_name(array)).eps)  # rows that differ by no more are equal
+    pairs = pairs[pairs > rounding**2 * np.max(np.sum(host * host, axis=1))]
     if pairs.size == 0:
         raise ValueError("X has fewer than two different rows: there is no median distance")
-    return float(np.median(np.sqrt(pairs)))
+    return size * float(np.median(np.sqrt(pairs)))
 
 
 def _ones(rows: Rows) -> Any:

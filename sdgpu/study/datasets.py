@@ -11,6 +11,7 @@ import numpy as np
 
 from sdgpu.checks import integer, number
 from sdgpu.device.arrays import inputs, targets
+from sdgpu.device.rounding import mean_and_spread
 
 __all__ = ["Dataset", "Split", "load", "split"]
 
@@ -171,7 +172,7 @@ def split(data: Dataset, *, validation: float = 0.2, test: float = 0.2, seed: in
 
 
 def _standardise(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    mean, deviation = values[rows].mean(axis=0), values[rows].std(axis=0)
+    mean, deviation = mean_and_spread(values[rows])
     return (values - mean) / np.where(deviation > 0, deviation, 1.0)
 
 

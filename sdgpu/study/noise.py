@@ -28,7 +28,7 @@ import numpy as np
 
 from sdgpu.checks import integer, number, positive
 from sdgpu.device.arrays import as_data, inputs
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.device.rounding import mean_and_spread, underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 
@@ -228,7 +228,7 @@ def noise_std(Y: np.ndarray, snr: float) -> float:
     ValueError
         For snr <= 0, or targets that are constant: they have no signal.
     """
-    power = float(np.mean(np.var(np.asarray(Y, dtype=np.float64), axis=0)))
+    power = float(np.mean(mean_and_spread(np.asarray(Y, dtype=np.float64))[1] ** 2))
     ratio = positive("snr", snr)
     if power == 0:
         raise ValueError(f"snr={snr} of constant targets: they have no signal, give std")

@@ -144,7 +144,8 @@ def loss_heatmap(sweep: Sweep, *, title: str = "") -> Figure:
     data = sweep.dataset
     best, ridge = sweep.best(), sweep.best("ridge")
     filled = data["mse"].fillna(np.inf)
-    excess = (100 * (filled.min("step") / best.mse - 1)).clip(*EXCESS)
+    least = max(best.mse, np.finfo(float).tiny)  # a loss of 0 has no per cent
+    excess = (100 * (filled.min("step") / least - 1)).clip(*EXCESS)
     # equal up to rounding, as all steps are at alpha = 1: the first of them
     first = (filled <= filled.min("step") * (1 + 1e-12)).argmax("step")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
