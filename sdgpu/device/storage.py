@@ -68,7 +68,7 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
     Yields
     ------
     Path
-        Does not exist yet. Its last part is "new": writers that look at the ending must be told.
+        Does not exist yet; has the name of `path`, in a folder of its own.
 
     Raises
     ------
@@ -79,7 +79,8 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: a file is wanted")
     with _named(path), _workplace(target) as place:
-        new = place / _NEW
+        (place / _NEW).mkdir()  # a folder, for writers that make temporary files beside theirs
+        new = place / _NEW / target.name
         yield new
         kept = target.stat().st_mode if target.exists() else place.stat().st_mode & 0o666
         new.chmod(stat.S_IMODE(kept))

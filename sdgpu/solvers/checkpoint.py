@@ -1,17 +1,16 @@
-"""Checkpoints of a growing basis: safetensors, complete or not at all, never executed.
+"""Checkpoints of a growing basis: safetensors with a checksum, complete or not at all, never executed.
 
-A file is written under a temporary name beside its own and renamed, so that a process killed at any
-moment leaves the last complete one. It carries the fingerprint of what it belongs to, and one that
-belongs to something else is refused with the reason.
+A file is written whole (:mod:`sdgpu.device.storage`), so that a process killed at any moment leaves the
+last complete one. It carries the fingerprint of what it belongs to and a checksum of all its numbers: one
+that belongs to something else or is damaged is refused with the reason.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sdgpu.device.backend import to_numpy
+from sdgpu.device.storage import atomic_file, check_writable, digest
 
 __all__ = ["Checkpoint", "State", "fingerprint"]
 
 INTERVAL = 30.0  # seconds between saves
 SHARE = 0.1  # of the time that saving may take
+_BLANK = f"xxh3:{'':-<32}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,9 @@ class Checkpoint:
             raise ValueError(f"checkpoint={str(self.path)!r} must end in .safetensors")
         if not self.path.absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of checkpoint={str(self.path)!r} does not exist")
+        if self.path.exists() and not self.path.is_file():
+            raise ValueError(f"checkpoint={str(self.path)!r} is no plain file: name another")
+        check_writable(self.path)
 
     def load(self) -> State | None:
         """The state in the file, or None if there is no file.
@@ -82,17 +86,27 @@ class Checkpoint:
         Raises
         ------
         ValueError
-            If the file is damaged, or belongs to other data, kernel, precision, method or version.
+            If the file is damaged, was written by a version without checksums, or belongs to other data,
+            kernel, precision, method or version.
+        OSError
+            If it may not be read.
         """
         if not self.path.exists():
             return None
+        self.path.open("rb").close()  # what may not be read is not damaged
         try:
             with safe_open(self.path, framework="numpy") as stored:
                 about = stored.metadata() or {}
                 arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             theirs, passes = json.loads(about["owner"]), int(about["passes"])
             state = State(arrays["Q"], arrays["R"], arrays["T"], passes)
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            if not isinstance(theirs, dict):
+                raise TypeError("its owner is no dictionary")
+            if "checksum" not in about:
+                raise ValueError("it has no checksum: an older version wrote it")
+            if about["checksum"] != _checksum(state, about["owner"]):
+                raise ValueError("its numbers are not those that were written")
+        except (SafetensorError, KeyError, TypeError, ValueError, MemoryError, OSError) as error:
             raise ValueError(
                 f"checkpoint {self.path} is damaged ({error}): remove it to start again"
             ) from error
@@ -110,25 +124,38 @@ class Checkpoint:
             self.save(state)
 
     def save(self, state: State) -> None:
-        """Write the state under a temporary name and rename it.
+        """Write the state in place of the last one.
 
         Raises
         ------
         OSError
-            If the disk is full, say; the previous file is untouched.
+            If the disk is full, say: names the file; the previous one is untouched.
         """
         start = time.monotonic()
-        about = {"owner": json.dumps(self.owner), "passes": str(state.passes)}
         arrays = {name: np.ascontiguousarray(getattr(state, name)) for name in ("Q", "R", "T")}
-        folder = self.path.absolute().parent
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{self.path.name}-")
-        os.close(handle)
-        try:
-            save_file(arrays, temporary, metadata=about)
-            os.replace(temporary, self.path)
-        except SafetensorError as error:
-            raise OSError(f"checkpoint {self.path} cannot be written: {error}") from error
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        owner = json.dumps(self.owner)
+        about = {"owner": owner, "passes": str(state.passes), "checksum": _BLANK}
+        with atomic_file(self.path) as temporary, ThreadPoolExecutor(1) as beside:
+            # counted while the disk writes, and put in its place afterwards: else 6 % of a save
+            counted = beside.submit(_checksum, State(**arrays, passes=state.passes), owner)
+            try:
+                save_file(arrays, temporary, metadata=about)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            _fill_in(temporary, counted.result())
         self._last = time.monotonic()
         self._cost = self._last - start
+
+
+def _fill_in(path: Path, checksum: str) -> None:
+    """Put the checksum where the header was left blank."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        place = file.read(length).index(_BLANK.encode())
+        file.seek(8 + place)
+        file.write(checksum.encode())
+
+
+def _checksum(state: State, owner: str) -> str:
+    """Of everything that a resumed fit relies on."""
+    return digest(owner, str(state.passes), state.Q, state.R, state.T)

@@ -16,12 +16,14 @@ algebra.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Stopwatch
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.basis import GrowingBasis, Residuals
@@ -131,8 +133,8 @@ class Subspace:
     ) -> SubspaceResult:
         """Make the spectrum for targets Y (n, c) and the regularisations lams (L,).
 
-        With a checkpoint the basis is saved as it grows, and on an interrupt; a second call goes on
-        from it.
+        With a checkpoint the basis is saved as it grows, and on an interrupt (Ctrl-C or SIGTERM); a
+        second call goes on from it.
         """
         before = checkpoint.load() if checkpoint else None
         sketch = None
@@ -142,7 +144,7 @@ class Subspace:
                     operator, self.rank, self.backend, seed=self.seed, watch=watch,
                     enough=float(lams.min()),
                 )  # fmt: skip
-        with watch.stage("passes"):
+        with watch.stage("passes"), terminable() if checkpoint else nullcontext():
             return self._grow(operator, Y, np.sort(lams), sketch, watch, checkpoint, before)
 
     def _grow(

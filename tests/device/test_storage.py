@@ -60,6 +60,7 @@ def test_a_write_is_whole_and_leaves_nothing_else(kind, tmp_path):
 def fail_halfway(writing, failure):
     with writing as new:
         (new / "half" if new.is_dir() else new).write_bytes(b"half")
+        (new.parent / "beside").write_bytes(b"of the writer")
         raise failure
 
 
@@ -137,7 +138,8 @@ def test_leftovers_of_the_dead_go_and_nothing_else(kind, tmp_path):
     target = tmp_path / "a.out"
     dead = tmp_path / ".a.out.1-0123abcd.sdgpu-tmp"  # process 1 lives: the lock decides
     dead.mkdir()
-    (dead / "new").write_bytes(b"half")
+    (dead / "new").mkdir()
+    (dead / "new" / ".tmp123").write_bytes(b"half")
     kept = [".a.out.1-0123abcd.sdgpu-tmp.txt", ".b.out.1-0123abcd.sdgpu-tmp", ".a.out.tmp", "new"]
     for name in kept:
         (tmp_path / name).mkdir()
