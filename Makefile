@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-nn test lint bench gpu-check clean
+.PHONY: demo demo-nn test test-random lint bench gpu-check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
@@ -20,6 +20,11 @@ demo-nn: $(READY)  ## the paper's experiment with networks, small: digits, five 
 
 test: $(READY)  ## all tests, doctests and the code of the README
 	$(BIN)/python -m pytest -n auto
+
+test-random: $(READY)  ## the tests ten times, in another order each time
+	for seed in 1 2 3 4 5 6 7 8 9 10; do \
+	  $(BIN)/python -m pytest -n auto --random-order-bucket=global --random-order-seed=$$seed || exit 1; \
+	done
 
 lint: $(READY)  ## style, types and the import floors
 	$(BIN)/ruff check .
