@@ -35,22 +35,27 @@ print((resident("VmHWM:") - before) / (8 * n * n))
 
 
 @pytest.mark.parametrize(
-    ("n", "method", "operator", "memory"),
+    ("n", "d", "method", "operator", "memory"),
     [
-        (3000, "eigh", "dense", "1GB"), (6000, "subspace", "dense", "400MB"),
-        (6000, "subspace", "tiled", "80MB"), (6000, "lanczos", "tiled", "70MB"),
-        (20_000, "subspace", "tiled", "280MB"), (12_000, "cg", "dense", "1.2GB"),
+        (3000, 4, "eigh", "dense", "1GB"), (6000, 4, "subspace", "dense", "400MB"),
+        (6000, 4, "subspace", "tiled", "100MB"), (6000, 4, "lanczos", "tiled", "90MB"),
+        (20_000, 4, "subspace", "tiled", "300MB"), (12_000, 4, "cg", "dense", "1.2GB"),
+        (500, 20_000, "eigh", "dense", "300MB"), (3000, 1000, "subspace", "tiled", "150MB"),
     ],
 )  # fmt: skip
-def test_memory_is_a_promise(n: int, method: str, operator: str, memory: str, device: str) -> None:
+def test_memory_is_a_promise(
+    n: int, d: int, method: str, operator: str, memory: str, device: str
+) -> None:
     """The resident set of a process grows by less than was allowed, and by less than was planned."""
     if device != "cpu":
         pytest.skip("the resident set tells nothing of a GPU")
-    command = [sys.executable, "-m", "benchmarks.memory_probe", str(n), method, operator, memory]
+    command = [
+        sys.executable, "-m", "benchmarks.memory_probe", str(n), str(d), method, operator, memory
+    ]  # fmt: skip
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     used, planned, status = run.stdout.split(maxsplit=2)
     question = (
-        f"fit(memory={memory!r}) of {n:,} rows, {method}, {operator}: peak ({status.split()[0]})"
+        f"fit(memory={memory!r}) of {n:,} x {d:,}, {method}, {operator}: peak ({status.split()[0]})"
     )
     megabytes = [f"{float(value) / 1e6:.0f} MB" for value in (used, planned)]
     REPORT.rows.append((question, megabytes[0], f"{megabytes[1]} planned", "", f"<= {memory}"))

@@ -26,6 +26,8 @@ LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
 SMALLEST_BASIS = 6  # blocks of a basis that restarts
 RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
 PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
+PACKED = 40_000_000  # the most that BLAS packs: measured, 500 x 20,000
+TORCH = 8_000_000  # buffers of torch's and its libraries' first products: measured, 1,000 x 4
 MOST_PASSES = 1000  # that an eigendecomposition may be worth
 WORKERS = 4  # share of the memory that the buffers of threads may take: 1 / WORKERS
 
@@ -95,9 +97,15 @@ def _eigh(task: Task, rates: Rates) -> Option:
     seconds = 4.2 * n**3 / rates.products * (1 + 700 / n) + n * n / 2 / rates.powers
     # X and its ready rows; a given K is its own X
     rows = n if task.given else task.d * (1 + task.copies)
-    size = Eigh.peak_bytes(n) + 8 * n * (rows + 3 * task.c)
+    operands = 8 * n * (n + rows)
+    size = Eigh.peak_bytes(n) + 8 * n * (rows + 3 * task.c) + _packed(operands)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
     return Option("eigh", "dense", "float64", 0, 0, n, seconds, size, 1, reason)
+
+
+def _packed(operands: int) -> int:
+    """Bytes for which a product of so large matrices is packed, by all threads of a BLAS."""
+    return min(PACKED, operands // 4)
 
 
 def _krylov(task: Task, rates: Rates) -> list[Option]:
@@ -202,6 +210,7 @@ class Work:
             least = tiles(1)
             threads = min(task.cores, 1 + max(share - least, 0) // max(tiles(2) - least, 1))
             held += tiles(threads)
+        held += TORCH + _packed(8 * n * self.d * self.copies)
         if self.method == "cg":
             held += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
         return threads, held

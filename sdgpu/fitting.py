@@ -289,10 +289,11 @@ def _grow(
         if plan.method == "cg":
             # the tiles that are kept are needed again, for every lam that is asked for later
             solved = Resolvents(
-                held, backend, Y, plan.tol, plan.steps, grown.space, grown.sketch, watch
-            )
+                held, backend, backend.xp.asarray(Y, copy=True), plan.tol, plan.steps, grown.space,
+                grown.sketch, watch, own=frozenset(map(float, lams)),
+            )  # fmt: skip
             with watch.stage("cg"):
-                solved.duals(lams, plan.steps)
+                solved.solve(lams, plan.steps)
             solved.warns = True
             answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations

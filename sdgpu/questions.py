@@ -12,6 +12,7 @@ from sdgpu.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.checks import grid as number_grid
 from sdgpu.device.memory import require
 from sdgpu.device.timing import Progress
+from sdgpu.distill.limits import limit_nodes
 from sdgpu.kernels import Kernel
 from sdgpu.leverages import left_out_numbers
 from sdgpu.path import Model
@@ -52,7 +53,10 @@ class Questions:
         require(
             8 * variables * points, allowed, f"a grid of {points:,} points", "use a coarser grid"
         )
-        self._afford_steps(len(ridges), steps, 1)
+        limits = 0
+        if not isinstance(self._answers, Spectral):  # each limit is a solve
+            limits = len(limit_nodes(np.array([self._answers.largest]), ridges, weights).lams)
+        self._afford_steps(len(ridges), steps, 1, limits)
         return ridges, weights, steps
 
     def _own_spectrum(self, what: str) -> Spectrum:
@@ -63,11 +67,11 @@ class Questions:
             )
         return self._answers.spectrum
 
-    def _afford_steps(self, lams: int, steps: int, outputs: int) -> None:
+    def _afford_steps(self, lams: int, steps: int, outputs: int, limits: int = 0) -> None:
         """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
         numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
         if not isinstance(self._answers, Spectral):  # the solutions, and their differences
-            numbers += 3 * self.info.n * self.info.c * lams * steps
+            numbers += 3 * self.info.n * self.info.c * (lams * steps + limits)
         self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
 
     def _lam(self, lam: float | None) -> float:

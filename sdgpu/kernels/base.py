@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from sdgpu.checks import positive
 from sdgpu.device.arrays import beside, inputs, same_place, slices
 from sdgpu.device.conversion import column_names, same_columns
 from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.kernels.statistics import Rows, l1_distance, product, recompute_near
+from sdgpu.kernels.statistics import BLOCK, Rows, l1_distance, product, recompute_near
 
 __all__ = [
     "Kernel",
@@ -26,6 +26,7 @@ __all__ = [
     "Sum",
     "gram",
     "lengthscales",
+    "ready_rows",
     "row_copies",
     "scaled_rows",
 ]
@@ -263,6 +264,40 @@ class Scaled(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)
+
+
+def ready_rows(
+    kernel: Kernel, X: Any, centre: Any, finish: Callable[[Rows], Rows] = lambda rows: rows
+) -> Rows:
+    """finish(kernel.rows(X, centre)), in blocks of rows where these are independent.
+
+    Making wide rows ready takes several copies of them, which are then copies of a block.
+    """
+    (n, d), xp = X.shape, compat.array_namespace(X)
+    height = max(1, BLOCK // d)
+    if n <= height or not isinstance(kernel, Profile):
+        return finish(kernel.rows(X, centre))
+
+    def room(like: Any) -> Any:
+        shape = (n, *like.shape[1:])
+        return xp.empty(shape, dtype=like.dtype, device=compat.device(like))
+
+    whole = None
+    for part in slices(n, height):
+        block = finish(kernel.rows(X[part, :], centre))
+        if whole is None:
+            left = room(block.left)
+            right = left if block.right is block.left else room(block.right)
+            whole = Rows(left, right, None if block.norms is None else room(block.norms))
+        whole.left[part, ...] = block.left
+        if whole.right is not whole.left:
+            whole.right[part, ...] = block.right
+        if whole.norms is not None:
+            whole.norms[part] = block.norms
+        if block.far:
+            whole = replace(whole, far=True)
+    assert whole is not None
+    return whole
 
 
 def row_copies(kernel: Kernel) -> int:

@@ -23,7 +23,6 @@ from sdgpu.kernels.statistics import (
     Rows,
     clip_,
     distance_rows,
-    distance_rows_of,
     exp2_,
     exp_,
     product,
@@ -67,10 +66,8 @@ class Gaussian(Profile):
 
     def rows(self, X: Any, centre: Any) -> Rows:
         # the statistic is -gamma log2(e) |x - x'|^2: the profile is a single 2^t
-        factor = math.sqrt(self.gamma * math.log2(math.e))
-        return distance_rows_of(
-            X, lambda part: scaled_rows(part, centre, self.lengthscale) * factor, self.sign
-        )
+        values = scaled_rows(X, centre, self.lengthscale)
+        return distance_rows(values * math.sqrt(self.gamma * math.log2(math.e)), self.sign)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(clip_(tile, None, 0.0))
@@ -139,10 +136,7 @@ class Matern(Profile):
 
     def rows(self, X: Any, centre: Any) -> Rows:
         # the statistic is s^2 = 2 nu r^2
-        factor = math.sqrt(2 * self.nu)
-        return distance_rows_of(
-            X, lambda part: scaled_rows(part, centre, self.lengthscale) * factor
-        )
+        return distance_rows(scaled_rows(X, centre, self.lengthscale) * math.sqrt(2 * self.nu))
 
     @property
     def exact_near(self) -> bool:

@@ -12,7 +12,6 @@ on NumPy, torch, CuPy, array-api-strict and on the lazy tensors of KeOps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,26 +63,15 @@ class Rows:
 
 def distance_rows(values: Any, sign: float = 1.0) -> Rows:
     """Rows whose product is sign * |x - x'|^2; the values should be centred."""
-    return distance_rows_of(values, lambda part: part, sign)
-
-
-def distance_rows_of(X: Any, make: Callable[[Any], Any], sign: float = 1.0) -> Rows:
-    """The same for the values make(X), made in blocks of rows: wide X are not copied on the way."""
-    xp = compat.array_namespace(X)
-    (n, d), device = X.shape, compat.device(X)
-    left, right = (xp.empty((n, d + 2), dtype=X.dtype, device=device) for _ in range(2))
-    largest = 0.0
-    for part in slices(n, max(1, BLOCK // d)):
-        values = make(X[part, :])
-        squares = xp.sum(values * values, axis=1)
-        left[part, :d], right[part, :d] = -2 * sign * values, values
-        left[part, d], right[part, d + 1] = sign * squares, squares
-        largest = max(largest, float(xp.max(squares)))
-    left[:, d + 1], right[:, d] = sign, 1.0
+    xp = compat.array_namespace(values)
+    squares = xp.sum(values * values, axis=1)[:, None]
+    ones = xp.ones_like(squares)
+    left = xp.concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
     # the expansion is off by about eps |x|^2: what an exponent can bear depends on the precision
-    eps = float(xp.finfo(X.dtype).eps)
+    eps = float(xp.finfo(values.dtype).eps)
+    largest = float(xp.max(squares)) if squares.shape[0] else 0.0
     far = eps * largest > (1e-12 if eps < 1e-10 else 1e-5)
-    return Rows(left, right, far=far)
+    return Rows(left, xp.concat([values, ones, squares], axis=1), far=far)
 
 
 def inner_rows(values: Any) -> Rows:

@@ -14,9 +14,9 @@ from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
-from sdgpu.kernels.base import TILE, column_means, gram
+from sdgpu.kernels.base import TILE, Profile, column_means, gram, ready_rows
 from sdgpu.kernels.given import check_symmetric
-from sdgpu.kernels.statistics import Rows
+from sdgpu.kernels.statistics import BLOCK, Rows
 from sdgpu.results import without_caches
 
 __all__ = ["Cross", "DenseOperator", "Operator"]
@@ -104,7 +104,7 @@ class DenseOperator:
     @cached_property
     def rows(self) -> Rows:
         """The rows of X made ready once."""
-        return self.kernel.rows(self.X, self.centre)
+        return ready_rows(self.kernel, self.X, self.centre)
 
     @cached_property
     def centre(self) -> Any:
@@ -149,8 +149,15 @@ class DenseOperator:
         if self.given:
             return xp.take(self.X, picked, axis=1)
         chosen = self.kernel.rows(xp.take(self.X, picked, axis=0), self.centre)
-        # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
-        return Cross(self.kernel, chosen, self.rows, self.tile).dense().T
+        if "rows" in self.__dict__ or not isinstance(self.kernel, Profile):
+            # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
+            return Cross(self.kernel, chosen, self.rows, self.tile).dense().T
+        # a few columns need no ready rows of all X, which are two copies of it
+        parts = []
+        for part in slices(self.n, max(1, BLOCK // int(self.X.shape[1]))):
+            rows = self.kernel.rows(self.X[part, :], self.centre)
+            parts.append(Cross(self.kernel, chosen, rows, self.tile).dense().T)
+        return xp.concat(parts, axis=0)
 
 
 @dataclass(frozen=True, eq=False)

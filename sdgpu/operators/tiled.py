@@ -13,7 +13,7 @@ import importlib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
 from sdgpu.device.backend import Backend, TorchBackend, backend_of
 from sdgpu.device.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
-from sdgpu.kernels.base import column_means
+from sdgpu.kernels.base import column_means, ready_rows
 from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
 from sdgpu.results import without_caches
@@ -126,7 +126,8 @@ class TiledOperator:
         tile = min(TILE_CPU, n)
         kept = size * n * (n + tile) // 2 if keep else 0
         room = workers * (3 * 8 * tile * tile + 16 * n * c)  # sums of both sides
-        rows = copies * n * (d + 2) * (8 if size == 8 else 8 + size)
+        # those of a sum or product of kernels are rounded when all are made
+        rows = copies * n * (d + 2) * (size if copies <= 2 or size == 8 else 8 + size)
         return kept + room + rows + 24 * n * c
 
     @cached_property
@@ -216,8 +217,9 @@ class TiledOperator:
     def _ready(self, X: Any) -> Rows:
         import torch
 
-        rows = self.kernel.rows(X, self._centre)
-        return rows if self.precision == "float64" else _cast(rows, torch.float32)
+        if self.precision == "float64":
+            return ready_rows(self.kernel, X, self._centre)
+        return ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Rows]]:
@@ -378,6 +380,6 @@ def _cast(rows: Rows, dtype: Any) -> Rows:
         return None if array is None else array.to(dtype).contiguous()
 
     parts = tuple(_cast(part, dtype) for part in rows.parts)
-    return replace(
-        rows, left=to(rows.left), right=to(rows.right), norms=to(rows.norms), parts=parts
-    )
+    left = to(rows.left)
+    right = left if rows.right is rows.left else to(rows.right)
+    return replace(rows, left=left, right=right, norms=to(rows.norms), parts=parts)

@@ -16,6 +16,7 @@ If r_i is the residual of the i-th solve, the predictions of step i are off by a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,10 @@ ROWS = 32  # rows of a solve: more share a pass, but each needs five vectors of 
 
 @dataclass(eq=False)
 class Resolvents:
-    """Solutions w_1 .. w_T for any lam, made when they are asked for and kept.
+    """Solutions w_1 .. w_T for any lam, made when they are asked for.
+
+    Those of the fit's own lam are kept; of others the chains and the single solves (limits) that were
+    made last.
 
     Attributes
     ----------
@@ -60,6 +64,8 @@ class Resolvents:
         Of the worst solve.
     warns : bool
         Whether a solve that misses its goal warns.
+    own : frozenset of float
+        The lam whose solutions are kept.
     """
 
     operator: Operator
@@ -75,6 +81,7 @@ class Resolvents:
     iterations: int = 0
     status: str = "converged"
     warns: bool = False
+    own: frozenset[float] = frozenset()
     _values: np.ndarray = field(init=False, repr=False)
     _vectors: np.ndarray = field(init=False, repr=False)
     _kept: dict[float, list[Any]] = field(init=False, repr=False, default_factory=dict)
@@ -104,16 +111,33 @@ class Resolvents:
     def duals(self, lams: np.ndarray, steps: int) -> Any:
         """w_1 .. w_T of every lam, (L, T, n, c)."""
         wanted = [float(lam) for lam in np.atleast_1d(lams)]
-        c = int(self.Y.shape[1])
+        self.solve(wanted, steps)
+        xp, shape = self.backend.xp, (len(wanted), steps, *map(int, self.Y.shape))
+        found = xp.empty(shape, dtype=xp.float64, device=self.backend.device)
+        for i, lam in enumerate(wanted):
+            for step in range(steps):
+                found[i, step, ...] = self._kept[lam][step].T
+        return found
+
+    def solve(self, lams: Iterable[float], steps: int) -> None:
+        """Make the solutions that are missing."""
+        wanted, c = list(dict.fromkeys(map(float, lams))), int(self.Y.shape[1])
+        if any(len(self._kept.get(m, ())) < steps for m in wanted):
+            self._forget(set(wanted), steps)
         with only_torch():
             for step in range(steps):
-                missing = [m for m in dict.fromkeys(wanted) if len(self._kept.get(m, ())) <= step]
+                missing = [m for m in wanted if len(self._kept.get(m, ())) <= step]
                 # a limit of a negative alpha has a negative ridge, beyond all eigenvalues
-                for own in ([m for m in missing if m > 0], [m for m in missing if m < 0]):
-                    for part in slices(len(own), max(1, ROWS // c)):
-                        self._solve(np.array(own[part]), step)
-        xp = self.backend.xp
-        return xp.stack([xp.stack([w.T for w in self._kept[lam][:steps]]) for lam in wanted])
+                for some in ([m for m in missing if m > 0], [m for m in missing if m < 0]):
+                    for part in slices(len(some), max(1, ROWS // c)):
+                        self._solve(np.array(some[part]), step)
+
+    def _forget(self, wanted: set[float], steps: int) -> None:
+        """Make room: single solves take the place of single ones, chains that of chains."""
+        for lam in set(self._kept) - wanted:
+            if lam not in self.own and (len(self._kept[lam]) > 1) == (steps > 1):
+                for store in (self._kept, self._sums):
+                    del store[lam]
 
     def fitted(self, lams: np.ndarray, steps: int) -> Any:
         """y_1 .. y_T of every lam, (L, T, n, c)."""
