@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,28 +36,48 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         return file.read()
 
 
-def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read all arrays of an npz file: plain numbers and texts, never objects.
+def read_npz(
+    path: str | os.PathLike[str], wanted: Collection[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read arrays of an npz file: plain numbers and texts, never objects.
 
     Before an array is made, its header must agree with the sizes in the directory of the file, and those
     with the size of the file, so a small file cannot ask for much memory. The CRC-32 of every array is
     checked to its last byte.
+
+    Parameters
+    ----------
+    path : path
+    wanted : names
+        Of arrays; others are not read.
+
+    Returns
+    -------
+    arrays : dict of array
+        Those of the wanted ones that the file has.
+    names : list of str
+        All that it has.
 
     Raises
     ------
     OSError
         If there is none, or it may not be read; names it.
     ValueError
-        If it is damaged, no npz file, or holds objects; names `path` and the array.
+        If it is damaged, no npz file, or a wanted array holds objects; names `path` and the array.
     """
     with _open(path) as file:
         try:
+            count = _count(file)
             with zipfile.ZipFile(file) as archive:
-                check_zip(archive, os.fstat(file.fileno()).st_size)
-                return {
-                    info.filename.removesuffix(".npy"): _array(archive, info)
-                    for info in archive.infolist()
-                }
+                if count is not None and count != len(archive.infolist()):
+                    raise ValueError(
+                        f"it should have {count} arrays, {len(archive.infolist())} are there"
+                    )
+                entries = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+                read = [one for name, one in entries.items() if name in wanted]
+                check_zip(read, os.fstat(file.fileno()).st_size)
+                arrays = {one.filename.removesuffix(".npy"): _array(archive, one) for one in read}
+                return arrays, sorted(entries)
         except _DAMAGE as error:
             raise ValueError(
                 f"{path} is no npz file of plain arrays, or a damaged one: {error or type(error).__name__}"
@@ -71,8 +91,8 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def check_zip(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse an archive of `size` bytes that unpacks to more than such a file can hold.
+def check_zip(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
+    """Refuse entries of an archive of `size` bytes that unpack to more than such a file can hold.
 
     Raises
     ------
@@ -80,7 +100,7 @@ def check_zip(archive: zipfile.ZipFile, size: int) -> None:
         Names the entry.
     """
     packed = unpacked = 0
-    for info in archive.infolist():
+    for info in entries:
         packed, unpacked = packed + info.compress_size, unpacked + info.file_size
         most = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -95,6 +115,14 @@ def check_zip(archive: zipfile.ZipFile, size: int) -> None:
         raise ValueError(
             f"it unpacks to {unpacked} bytes, {unpacked // max(size, 1)} times its size"
         )
+
+
+def _count(file: BinaryIO) -> int | None:
+    """How many entries the last record of an archive speaks of, which zipfile does not look at."""
+    file.seek(max(0, os.fstat(file.fileno()).st_size - 22))
+    last = file.read(22)
+    count = int.from_bytes(last[10:12], "little")
+    return count if last[:4] == b"PK\x05\x06" and len(last) == 22 and count < 0xFFFF else None
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sdgpu.checks import choice, integer, number
+from sdgpu.device.intake import read_npz
 from sdgpu.nn import cifar
 from sdgpu.nn.images import (
     Data,
@@ -126,19 +125,12 @@ def _read(name: str, folder: str | Path | None) -> tuple[Images, Images | None]:
 def _npz(path: Path) -> tuple[Images, Images | None]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no npz file of plain arrays, or a damaged one: {error}"
-        ) from error
-    wanted = ["images", "labels"]
-    if {"test_images", "test_labels"} & arrays.keys():
-        wanted += ["test_images", "test_labels"]
+    train, test = ("images", "labels"), ("test_images", "test_labels")
+    arrays, names = read_npz(path, (*train, *test))
+    wanted = (*train, *test) if {*test} & arrays.keys() else train
     missing = [key for key in wanted if key not in arrays]
     if missing:
-        raise ValueError(f"{path} has no array {' and no '.join(missing)}, only {sorted(arrays)}")
+        raise ValueError(f"{path} has no array {' and no '.join(missing)}, only {names}")
     images = images_from_arrays(
         arrays["images"], arrays["labels"], channels_last=True, name=str(path)
     )

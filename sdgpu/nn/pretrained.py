@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from sdgpu.device.intake import check_zip
 
 __all__ = ["load_weights"]
 
@@ -32,6 +35,8 @@ def load_weights(model: nn.Module, path: str | Path, *, adapt_fc: bool = False) 
     ------
     FileNotFoundError
         If there is no such file.
+    PermissionError
+        If it may not be read.
     ValueError
         If the file is damaged or holds more than weights, or a name or shape differs.
     """
@@ -55,11 +60,13 @@ def _shape(weights: dict[str, Tensor], name: str) -> torch.Size | None:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    path.open("rb").close()  # what may not be read is not damaged
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
+        _check_archive(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as it has layers
         first = str(error).partition("\n")[0]
@@ -71,6 +78,22 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} must hold a state_dict, names with tensors: save that of the model"
         )
     return stored
+
+
+def _check_archive(path: Path) -> None:
+    """Compare sizes and checksums of a file of torch, which torch itself does not."""
+    if not zipfile.is_zipfile(path):  # the form before torch 1.6 has none
+        return
+    with zipfile.ZipFile(path) as archive:
+        packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise ValueError(f"{packed[0].filename} is packed, which torch does not do")
+        check_zip(archive.infolist(), path.stat().st_size)
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(
+            f"{broken} fails its checksum (or was saved under set_crc32_options(False): save it again)"
+        )
 
 
 def _check_weights(path: Path, own: dict[str, Tensor], stored: dict[str, Tensor]) -> None:

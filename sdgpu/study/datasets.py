@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from sdgpu.checks import integer, number
 from sdgpu.device.arrays import inputs, targets
+from sdgpu.device.intake import read_npz
 from sdgpu.device.rounding import mean_and_spread
 
 __all__ = ["Dataset", "Split", "load", "split"]
@@ -249,12 +249,9 @@ def _csv(path: Path, target: str | None, classify: bool) -> tuple[np.ndarray, np
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            key = "Y" if "Y" in stored else "y"
-            missing = [name for name in ("X", key) if name not in stored]
-            if missing:
-                raise ValueError(f"{path} has no array {' and no '.join(missing)}")
-            return stored["X"], stored[key]
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is no npz file, or a damaged one: {error}") from error
+    arrays, names = read_npz(path, ("X", "Y", "y"))
+    key = "Y" if "Y" in arrays else "y"
+    missing = [name for name in ("X", key) if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} has no array {' and no '.join(missing)}, only {names}")
+    return arrays["X"], arrays[key]

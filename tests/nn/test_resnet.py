@@ -1,7 +1,9 @@
 """Networks against torchvision's names and shapes, written out here anew; seeds; files of weights."""
 
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -299,6 +301,49 @@ def test_weights_that_do_not_fit(tmp_path):
     for name in ("cut.pth", "cut.safetensors"):
         with pytest.raises(ValueError, match="is damaged, or holds more than weights"):
             load_weights(model, tmp_path / name)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_damaged_weights_are_named(tmp_path, legacy):
+    """A file of torch carries CRC-32 of its parts, which torch itself does not look at."""
+    path, rng, silent = tmp_path / "w.pth", np.random.default_rng(8), 0
+    source = torch.nn.Sequential(torch.nn.Linear(20, 5), torch.nn.Linear(5, 2))
+    torch.save(source.state_dict(), path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    for trial in range(60):
+        found, at = bytearray(content), rng.integers(len(content))
+        if trial % 2 or legacy:  # the older form has no checksums: cuts alone
+            del found[at:]
+        else:
+            found[at] ^= 1 << rng.integers(8)
+        path.write_bytes(found)
+        target = torch.nn.Sequential(torch.nn.Linear(20, 5), torch.nn.Linear(5, 2))
+        try:
+            load_weights(target, path)
+        except ValueError as error:
+            silent += str(path) not in str(error)
+        else:
+            silent += not equal(source, target)
+    assert silent == 0
+
+
+def test_weights_that_ask_for_memory_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"")
+        archive.writestr("archive/data/0", bytes(10**6))
+    with pytest.raises(ValueError, match="packed, which torch does not do"):
+        load_weights(make_model("resnet18"), tmp_path / "w.pth")
+
+
+def test_unreadable_weights_are_not_damaged(tmp_path, monkeypatch):
+    (tmp_path / "w.pth").touch()
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied", "w.pth")
+
+    monkeypatch.setattr(type(tmp_path), "open", refused)  # root may read everything
+    with pytest.raises(PermissionError):
+        load_weights(make_model("resnet18"), tmp_path / "w.pth")
 
 
 def test_weights_never_run_code(tmp_path):

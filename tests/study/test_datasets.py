@@ -69,7 +69,10 @@ def test_impossible_shares(shares):
 
 def test_files_never_execute_anything(tmp_path):
     np.savez(tmp_path / "bad.npz", X=np.array([{"a": 1}], dtype=object), y=np.ones(1))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ValueError, match=r"bad.npz .*X.npy holds objects"):
+        load(str(tmp_path / "bad.npz"))
+    np.savez(tmp_path / "bad.npz", X=np.ones((4, 2)))
+    with pytest.raises(ValueError, match=r"has no array y, only \['X'\]"):
         load(str(tmp_path / "bad.npz"))
     np.savez(tmp_path / "one.npz", X=np.ones((4, 2)), y=np.ones(4))
     with pytest.raises(ValueError, match="only one class"):
