@@ -17,12 +17,14 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.func import functional_call, vjp, vmap
 
+from sdgpu.device.precision import tf32
 from sdgpu.kernels.factors import BLOCK, Factors, WeightFactors
 from sdgpu.kernels.watching import Use, Watch, trial
 
@@ -146,7 +148,7 @@ class Linearised:
             return y, self._parts(signals, general, inputs)
 
         try:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with tf32(False) if X.is_cuda else nullcontext():
                 y, parts = vmap(row)(X.clone() if X.is_inference() else X)
         except torch.cuda.OutOfMemoryError:
             raise

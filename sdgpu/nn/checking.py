@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import warnings
 from typing import Any
 
 import torch
@@ -9,38 +12,85 @@ from torch import nn
 
 from sdgpu.nn.augment import normalise
 from sdgpu.nn.config import Config
-from sdgpu.nn.evaluate import autocast, inference
+from sdgpu.nn.evaluate import autocast, float_type, inference
+from sdgpu.nn.loss import check_outputs
+from sdgpu.nn.machinery import resting, start_training
 from sdgpu.nn.targets import Teacher
 
-__all__ = ["check_graphs", "check_model", "check_targets"]
+__all__ = ["check_device", "check_networks", "check_request"]
+
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def check_graphs(config: Config, device: torch.device) -> None:
-    """Refuse CUDA graphs elsewhere than on CUDA.
-
-    Raises
-    ------
-    ValueError
-    """
-    if config.cuda_graphs and device.type != "cuda":
-        raise ValueError(f"cuda_graphs=True needs the images on a CUDA device, not on {device}")
-
-
-def check_targets(targets: Any, images: Any, members: int | None) -> None:
-    """Refuse targets that do not fit the images.
+def check_request(model: Any, images: Any, targets: Any, config: Config, folder: Any) -> None:
+    """Refuse what does not fit together, before anything is made.
 
     Raises
     ------
     TypeError, ValueError
-        For labels out of range, another shape, or entries that are not finite.
+        For a model that is none, a batch that exceeds the images, labels out of range, targets of another
+        shape or not finite, and what :func:`check_device` refuses.
     """
+    if config.batch > len(images):
+        raise ValueError(f"batch={config.batch} exceeds the n={len(images)} training images")
+    if config.tensorboard and folder is None:
+        raise ValueError("tensorboard=True needs folder=, where its logs are written")
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, not {type(model).__name__}: make_model makes one"
+        )
+    _check_targets(targets, images, config, getattr(model, "members", None))
+    check_device(config, images.pixels.device)
+
+
+def check_networks(student: nn.Module, images: Any, targets: Any, config: Config) -> None:
+    """Refuse a student or a teacher that cannot do with the images what it must.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they lie on different devices, if outputs are not one for each class, in evaluation or in
+        training mode, if there is nothing to train, or if a last part of one row has no statistics.
+    """
+    members = getattr(student, "members", None)
+    _check_model(student, images, config, "the model", members)
+    _check_trained(student, images, config, members)
+    if isinstance(targets, Teacher):
+        _check_model(targets.model, images, config, "the teacher", None)
+
+
+def check_device(config: Config, device: torch.device) -> None:
+    """Refuse what a device cannot do.
+
+    Raises
+    ------
+    ValueError
+        For CUDA graphs elsewhere than on CUDA, or deterministic products on it without the variable of
+        the environment that cuBLAS reads.
+    """
+    if config.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=True needs the images on a CUDA device, not on {device}")
+    known = (":4096:8", ":16:8")
+    if config.deterministic and device.type == "cuda" and os.environ.get(CUBLAS) not in known:
+        raise ValueError(
+            f"deterministic=True on CUDA needs {CUBLAS}={known[0]} in the environment before the process "
+            f"starts, but it is {os.environ.get(CUBLAS)!r}: set it, or deterministic=False"
+        )
+
+
+def _check_targets(targets: Any, images: Any, config: Config, members: int | None) -> None:
+    """Refuse targets that do not fit the images; warn of a loss without a minimum."""
     n, c = len(images), images.classes
     low, high = int(images.labels.min()), int(images.labels.max())
     if low < 0 or high >= c:
         raise ValueError(
             f"labels run from {low} to {high}, but classes={c}: they must be in 0..{c - 1}"
         )
-    if targets is None or isinstance(targets, Teacher):
+    if targets is None:
+        return
+    if isinstance(targets, Teacher):
+        if not 0 <= targets.alpha <= 1:
+            _warn_of_loss(config, f"alpha={targets.alpha:g}")
         return
     if not isinstance(targets, torch.Tensor):
         raise TypeError(
@@ -51,21 +101,65 @@ def check_targets(targets: Any, images: Any, members: int | None) -> None:
         raise ValueError(f"targets have shape {tuple(targets.shape)}, but must have shape {shape}")
     if not bool(torch.isfinite(targets).all()):
         raise ValueError("targets must be finite: NaN or infinity found")
+    least = float(targets.min())
+    if least < -1e-3:  # rounding of probabilities is far from that
+        _warn_of_loss(config, f"a target of {least:.3g}")
 
 
-def check_model(model: nn.Module, images: Any, config: Config) -> None:
-    """Refuse a model whose outputs are not one for each class.
+def _warn_of_loss(config: Config, what: str) -> None:
+    if config.loss == "cross-entropy":
+        warnings.warn(
+            f"loss='cross-entropy' with {what} has no minimum: it falls for ever as a probability with a "
+            "negative target tends to 0. Use alpha in [0, 1], or loss='squared'",
+            stacklevel=5,
+        )
 
-    Raises
-    ------
-    ValueError
-        With both numbers.
-    """
-    sample = normalise(images.pixels[:1], images.mean, images.std, next(model.parameters()).dtype)
-    with inference(model), autocast(config, sample.device):
-        found = model(sample).shape
-    if found[-1] != images.classes or found[-2:-1] != (1,):
+
+def _check_model(
+    model: nn.Module, images: Any, config: Config, name: str, members: int | None
+) -> None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device != images.pixels.device:
+            raise ValueError(
+                f"{name} has weights on {tensor.device}, but the images are on {images.pixels.device}: "
+                f"move one of them with .to({str(images.pixels.device)!r})"
+            )
+    with inference(model), autocast(config, images.pixels.device):
+        found = model(_sample(model, images, 1))
+    _check_outputs(found, 1, images.classes, members, name)
+
+
+def _check_trained(model: nn.Module, images: Any, config: Config, members: int | None) -> None:
+    """Try the smallest part of a batch in training mode, on a copy of the model."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
+    part = config.batch // config.accumulate
+    rows = len(images) % config.batch % part or part
+    rows = min(rows, 2)
+    probe = start_training(copy.deepcopy(model), resting(model))
+    with torch.no_grad(), autocast(config, images.pixels.device):
+        try:
+            found = probe(_sample(model, images, rows))
+        except ValueError as error:
+            if rows > 1:
+                raise
+            raise ValueError(
+                f"the last part of an epoch has one row (n={len(images)}, batch={config.batch}, "
+                f"accumulate={config.accumulate}), which this model cannot be trained on ({error}): choose "
+                "another batch, or one image more or less"
+            ) from error
+    _check_outputs(found, rows, images.classes, members, "the model in training mode")
+
+
+def _sample(model: nn.Module, images: Any, rows: int) -> torch.Tensor:
+    return normalise(images.pixels[:rows], images.mean, images.std, float_type(model))
+
+
+def _check_outputs(found: Any, rows: int, classes: int, members: Any, name: str) -> None:
+    check_outputs(found)
+    shape = (rows, classes) if members is None else (members, rows, classes)
+    if tuple(found.shape) != shape:
         raise ValueError(
-            f"the model gives outputs of shape {tuple(found)} for one image, but classes="
-            f"{images.classes}: it must give one number for each class"
+            f"{name} gives outputs of shape {tuple(found.shape)} for {rows} image{'s' * (rows > 1)}, but "
+            f"classes={classes}: it must give one number for each class"
         )

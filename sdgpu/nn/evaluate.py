@@ -16,7 +16,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.loss import predictions
 from sdgpu.nn.parallel import World
 
-__all__ = ["Score", "autocast", "checksum", "inference", "predict", "score"]
+__all__ = ["Score", "autocast", "checksum", "float_type", "inference", "predict", "score"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ def autocast(config: Config, device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "off")
 
 
+def float_type(model: nn.Module) -> torch.dtype:
+    """Of a model's first floating parameter, else of its first floating buffer; float32 without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
 def predict(
     model: nn.Module, images: Any, config: Config | None = None, *, world: World | None = None
 ) -> torch.Tensor:
@@ -66,7 +74,7 @@ def predict(
         On the device of the images; nothing of it changes.
     images : Images
     config : Config, optional
-        Its activation, temperature, amp, channels_last and eval_batch.
+        Its activation, temperature, channels_last and eval_batch. Its amp counts for the training alone.
     world : World, optional
         Processes that share the rows.
 
@@ -74,12 +82,18 @@ def predict(
     -------
     tensor (n, c), or (members, n, c) for a stack
         float32, or float64 for a model in float64. Cost: one forward pass.
+
+    Raises
+    ------
+    TypeError
+        If the model gives something else than a tensor.
     """
     config, world = config or Config(), world or World()
     pixels, mine = images.pixels, world.shard(len(images))
-    dtype = next(model.parameters()).dtype
+    dtype = float_type(model)
     parts = []
-    with inference(model), autocast(config, pixels.device):
+    # whatever the training is in: alpha-hat and the losses of steps are differences of such outputs
+    with inference(model), torch.autocast(pixels.device.type, enabled=False):
         # a rank without rows asks for one all the same: the outputs have a shape
         for start in range(mine.start, mine.stop, config.eval_batch) or (0,):
             rows = pixels[start : min(start + config.eval_batch, mine.stop) or 1]
@@ -111,7 +125,10 @@ def score(P: torch.Tensor, images: Any) -> Score:
 def checksum(model: nn.Module) -> str:
     """SHA-256 of every parameter and buffer, with names, shapes and types: equal means equal bits."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         host = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(host.view(torch.uint8).numpy().data)

@@ -11,6 +11,9 @@ and the last term knows no weights: one target is enough, and no teacher in the 
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,6 +24,7 @@ __all__ = [
     "LOSSES",
     "PENALTIES",
     "add_script_gradient",
+    "check_outputs",
     "data_loss",
     "distillation_loss",
     "mixed_target",
@@ -53,8 +57,8 @@ def predictions(
 
     Raises
     ------
-    ValueError
-        For an unknown activation or a temperature <= 0.
+    TypeError, ValueError
+        If the logits are no tensor; for an unknown activation or a temperature <= 0.
     """
     scaled = _scaled(logits, choice("activation", activation, ACTIVATIONS), temperature)
     return scaled.softmax(dim=-1) if activation == "softmax" else scaled
@@ -74,7 +78,8 @@ def mixed_target(
     alpha : float
         Weight of the ground truth, any finite number.
     hard : bool, default False
-        Replace each row of the teacher by the one-hot row of its largest entry.
+        Replace each row of the teacher by the one-hot row of its largest entry; one with NaN or infinity
+        by NaN.
 
     Raises
     ------
@@ -88,7 +93,9 @@ def mixed_target(
             "row for each input and one column for each class"
         )
     if hard:
-        teacher = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
+        largest = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
+        # a row that is not finite stays so, for argmax would make a class of it; no wait for the device
+        teacher = torch.where(teacher.isfinite().all(dim=-1, keepdim=True), largest, math.nan)
     return alpha * Y + (1 - alpha) * teacher
 
 
@@ -129,7 +136,7 @@ def data_loss(
         "identity", which has no probabilities.
     """
     choice("loss", loss, LOSSES)
-    if logits.shape != target.shape:
+    if check_outputs(logits).shape != target.shape:
         raise ValueError(
             f"target has shape {tuple(target.shape)}, but the model gives {tuple(logits.shape)}: a row "
             "for each input, a column for each class"
@@ -235,8 +242,26 @@ def add_script_gradient(model: nn.Module, decay: float, *, covers: str = "all") 
                 parameter.grad.add_((flat * scale).reshape(parameter.shape))
 
 
+def check_outputs(found: Any) -> torch.Tensor:
+    """Refuse outputs of a model that are no tensor of floats.
+
+    Raises
+    ------
+    TypeError
+        For tuples, dictionaries, objects with fields; for whole numbers.
+    """
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(
+            f"the model gives {type(found).__name__}, but must give one tensor, a row of outputs for each "
+            "input: wrap it in a module whose forward returns that tensor alone (such as .logits or [0])"
+        )
+    if not found.is_floating_point():
+        raise TypeError(f"the model gives {found.dtype}, which has no derivative")
+    return found
+
+
 def _scaled(logits: torch.Tensor, activation: str, temperature: float) -> torch.Tensor:
     positive("temperature", temperature)
-    if logits.dtype in (torch.float16, torch.bfloat16):
+    if check_outputs(logits).dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     return logits if temperature == 1 else logits / temperature

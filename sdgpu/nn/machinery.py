@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdgpu.device.precision import tf32
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.config import Config
 
-__all__ = ["clock", "compiled", "not_finite", "numerics", "optimiser", "seed_draws"]
+__all__ = [
+    "clock",
+    "compiled",
+    "frozen",
+    "not_finite",
+    "numerics",
+    "optimiser",
+    "passing_buffers",
+    "resting",
+    "restore",
+    "seed_draws",
+    "start_training",
+]
 
 
 def optimiser(
@@ -67,27 +80,76 @@ def numerics(config: Config, device: torch.device) -> Iterator[None]:
     """TF32, cuDNN's choices and determinism of `config`; the caller's settings and generator return."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    precision = torch.get_float32_matmul_precision()
     cuda = device.type == "cuda"
     try:
         if config.deterministic:
             torch.use_deterministic_algorithms(True)
-        if cuda:
-            torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),
-            torch.backends.cudnn.flags(
-                enabled=True,
-                benchmark=not config.deterministic,
-                deterministic=config.deterministic,
-                allow_tf32=config.tf32,
-            ),
+            _cuda_choices(config) if cuda else nullcontext(),
         ):
             yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        if cuda:
-            torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def _cuda_choices(config: Config) -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    try:
+        cudnn.benchmark, cudnn.deterministic = not config.deterministic, config.deterministic
+        with tf32(config.tf32):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+def resting(model: nn.Module) -> frozenset[str]:
+    """Names of the parts that stay in evaluation mode while a model is trained.
+
+    Those that are in it while the model itself is not: the caller has frozen them. Of a model that is in
+    evaluation mode as a whole, normalisations whose weights are frozen.
+    """
+    if model.training:
+        return frozenset(name for name, part in model.named_modules() if not part.training)
+    return frozenset(
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+        and part.weight is not None
+        and not any(p.requires_grad for p in part.parameters())
+    )
+
+
+def start_training(model: nn.Module, rest: Iterable[str]) -> nn.Module:
+    """Put a model in training mode, but for the parts in `rest`."""
+    rest = set(rest)
+    for name, part in model.named_modules():
+        part.training = name not in rest
+    return model
+
+
+def frozen(model: nn.Module) -> set[str]:
+    """Names of the parameters that are not trained."""
+    return {name for name, p in model.named_parameters() if not p.requires_grad}
+
+
+def passing_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that are no part of ``state_dict``: training may change them all the same."""
+    kept = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+
+
+@torch.no_grad()
+def restore(
+    model: nn.Module, state: dict[str, torch.Tensor], passing: dict[str, torch.Tensor]
+) -> None:
+    """Put back what ``state_dict`` and :func:`passing_buffers` gave."""
+    model.load_state_dict(state)
+    buffers = dict(model.named_buffers())
+    for name, value in passing.items():
+        buffers[name].copy_(value)
 
 
 def not_finite(model: nn.Module) -> list[str]:

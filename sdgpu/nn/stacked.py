@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from sdgpu.checks import integer
 from sdgpu.device.timing import Progress
 from sdgpu.nn.config import Config
+from sdgpu.nn.likeness import difference
+from sdgpu.nn.machinery import resting, start_training
 from sdgpu.nn.records import Epoch, TrainResult
 from sdgpu.nn.trainer import train
 
@@ -41,12 +43,15 @@ class Stack(nn.Module):
     ----------
     members : int
         K.
+    skeleton : list of one Module
+        Whose code the members share.
 
     Raises
     ------
     ValueError
-        If the models differ in kind, or have a layer that cannot be stacked: dropout, whose draws
-        would not be those of separate training, or batch norm without momentum, which reads a counter.
+        If the models differ in more than the values of parameters and buffers, or have a layer that
+        cannot be stacked: dropout, whose draws would not be those of separate training, or batch norm
+        without momentum, which reads a counter.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
@@ -66,30 +71,39 @@ class Stack(nn.Module):
             self.register_parameter(own, nn.Parameter(stacked, requires_grad=name not in frozen))
         for name, own in self._buffer_names:
             self.register_buffer(own, buffers[name].detach())
-        # in a tuple, so that torch does not count it as a part: it lends its code, not its numbers
-        self._skeleton = (copy.deepcopy(models[0]).to("meta"),)
+        # in a list, so that torch does not count it as a part: it lends its code, not its numbers
+        self.skeleton = [copy.deepcopy(models[0]).to("meta")]
+        # tied tensors are one here, but the move has made them several there
+        self._aliases = [
+            *_aliases(models[0].named_parameters(remove_duplicate=False)),
+            *_aliases(models[0].named_buffers(remove_duplicate=False)),
+        ]
+        self._rest = resting(models[0])
+        self._everything = frozenset(name for name, _ in models[0].named_modules())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs (K, b, c) of inputs (b, ...) that all members see."""
-        skeleton = self._skeleton[0]
-        skeleton.train(self.training)
+        skeleton = self.skeleton[0]
+        start_training(skeleton, self._rest if self.training else self._everything)
         parameters = {name: self.get_parameter(own) for name, own in self._names}
         buffers = {name: self.get_buffer(own) for name, own in self._buffer_names}
 
         def one(p: dict[str, Any], b: dict[str, Any]) -> torch.Tensor:
-            return functional_call(skeleton, (p, b), (inputs,))
+            given = p | b
+            tied = {name: given[first] for name, first in self._aliases}
+            return functional_call(skeleton, given | tied, (inputs,), tie_weights=False)
 
         return vmap(one, randomness="error")(parameters, buffers)
 
+    @torch.no_grad()
     def split(self, like: nn.Module) -> list[nn.Module]:
         """The members as networks of their own, copies of `like` with the weights of each."""
         result = []
         for member in range(self.members):
-            state = {name: self.get_parameter(own)[member] for name, own in self._names}
-            state |= {name: self.get_buffer(own)[member] for name, own in self._buffer_names}
             model = copy.deepcopy(like).to(next(iter(self.parameters())).device)
-            missing = model.load_state_dict(state, strict=False).missing_keys
-            assert not missing, missing
+            tensors = dict((*model.named_parameters(), *model.named_buffers()))
+            for name, own in (*self._names, *self._buffer_names):
+                tensors[name].copy_(getattr(self, own)[member])
             result.append(model.train(self.training))
         return result
 
@@ -198,6 +212,14 @@ def train_stacked(
     ]
 
 
+def _aliases(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, str]]:
+    """Further names of tensors, each with the first name of the same one."""
+    first: dict[int, str] = {}
+    for name, tensor in named:
+        if first.setdefault(id(tensor), name) != name:
+            yield name, first[id(tensor)]
+
+
 def _of_member(epoch: Epoch, member: int) -> Epoch:
     fields = {
         field.name: value[member] if isinstance(value, tuple) else value
@@ -208,17 +230,13 @@ def _of_member(epoch: Epoch, member: int) -> Epoch:
 
 
 def _check_same(models: Sequence[nn.Module]) -> None:
-    first = _kind(models[0])
     for number, model in enumerate(models):
-        if type(model) is not type(models[0]) or _kind(model) != first:
+        found = difference(models[0], model)
+        if found is not None:
             raise ValueError(
-                f"models[{number}] is of another kind than models[0]: a stack needs the same "
-                "architecture, with parameters of the same shapes and types"
+                f"models[{number}] is of another kind than models[0]: they differ in {found}, but a stack "
+                "needs networks that differ in the values of their parameters and buffers alone"
             )
-
-
-def _kind(model: nn.Module) -> dict[str, tuple[Any, ...]]:
-    return {name: (tuple(t.shape), t.dtype) for name, t in model.state_dict().items()}
 
 
 def _check_layers(model: nn.Module) -> None:

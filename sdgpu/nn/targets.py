@@ -34,6 +34,11 @@ class Teacher:
         A trained network on the device of the data. It is evaluated, never changed.
     alpha : float
         Weight of the ground truth, any finite number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is no Module, or alpha is not finite.
     """
 
     model: nn.Module
@@ -41,6 +46,15 @@ class Teacher:
 
     def __post_init__(self) -> None:
         number("alpha", self.alpha)
+        if not isinstance(self.model, nn.Module):
+            remedy = "give a torch.nn.Module"
+            if isinstance(self.model, torch.Tensor):
+                remedy = "of predictions make targets, mixed_target(Y, predictions(logits), alpha)"
+            if isinstance(self.model, str):
+                remedy = "a name has no trained weights, give the network: make_model, load_weights"
+            raise TypeError(
+                f"the teacher's model must be a network, not {type(self.model).__name__}: {remedy}"
+            )
 
 
 @dataclass(eq=False)
@@ -78,11 +92,10 @@ class Feed:
         self._before = checksum(self.targets.model)
         self.teacher = self.targets.model
         if mode == "cached":
-            told = predict(self.teacher, self.images, self.config)
-            self._mixed = self._mix(Y, told)
+            self._mixed = self._mix(Y, _finite(predict(self.teacher, self.images, self.config)))
         elif mode == "views":
             told = torch.stack([self._on_view(view) for view in range(self.config.views)])
-            self._mixed = self._mix(Y, told)
+            self._mixed = self._mix(Y, _finite(told))
         elif mode == "paper-script":
             self.teacher = copy.deepcopy(self.teacher).train()  # a copy drifts, not the caller's
 
@@ -174,7 +187,7 @@ class Feed:
     def _on_view(self, view: int) -> torch.Tensor:
         assert self.teacher is not None
         parts = self._whole_view(view).split(self.config.eval_batch)
-        with inference(self.teacher), autocast(self.config, self.images.pixels.device):
+        with inference(self.teacher), torch.autocast(self.images.pixels.device.type, enabled=False):
             return torch.cat([self._f(self.teacher(part)) for part in parts])
 
     def _f(self, logits: torch.Tensor) -> torch.Tensor:
@@ -184,3 +197,14 @@ class Feed:
     def _mix(self, Y: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         assert isinstance(self.targets, Teacher)
         return mixed_target(Y, told, self.targets.alpha, hard=self.config.hard).to(self.dtype)
+
+
+def _finite(told: torch.Tensor) -> torch.Tensor:
+    """Predictions of a teacher, if they are numbers."""
+    bad = int((~torch.isfinite(told)).any(dim=-1).sum())
+    if bad:
+        raise ValueError(
+            f"the teacher predicts NaN or infinity for {bad} of {told[..., 0].numel()} images: look at its "
+            "weights, and whether it was trained with this normalisation"
+        )
+    return told

@@ -24,11 +24,22 @@ from torch.nn.parallel import DistributedDataParallel
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.augment import stream
 from sdgpu.nn.brake import Brake
-from sdgpu.nn.checking import check_graphs, check_model, check_targets
+from sdgpu.nn.checking import check_networks, check_request
 from sdgpu.nn.config import Config
-from sdgpu.nn.evaluate import autocast, predict, score
+from sdgpu.nn.evaluate import autocast, checksum, float_type, predict, score
 from sdgpu.nn.loss import data_loss, penalty
-from sdgpu.nn.machinery import clock, compiled, not_finite, numerics, seed_draws
+from sdgpu.nn.machinery import (
+    clock,
+    compiled,
+    frozen,
+    not_finite,
+    numerics,
+    passing_buffers,
+    resting,
+    restore,
+    seed_draws,
+    start_training,
+)
 from sdgpu.nn.parallel import World, join
 from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
@@ -100,19 +111,14 @@ def train(
     pass over the data beforehand, one in the loop a forward pass for every step.
     """
     images = data.train
-    if config.batch > len(images):
-        raise ValueError(f"batch={config.batch} exceeds the n={len(images)} training images")
-    if config.tensorboard and folder is None:
-        raise ValueError("tensorboard=True needs folder=, where its logs are written")
-    check_targets(targets, images, getattr(model, "members", None))
     device = images.pixels.device
-    check_graphs(config, device)
+    check_request(model, images, targets, config, folder)
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
     student = copy.deepcopy(model).to(device)
     with ExitStack() as held, numerics(config, device):
-        check_model(student, images, config)
-        feed = Feed(images, targets, config, next(student.parameters()).dtype)
+        check_networks(student, images, targets, config)
+        feed = Feed(images, targets, config, float_type(student))
         run = _Run(student, data, feed, config, world, stage, clock(device, progress))
         if folder is not None:
             run.open(Path(folder), resume, held)
@@ -149,9 +155,9 @@ class _Run:
         self.update = Update(self.model, config, device)
         members = getattr(self.model, "members", None)
         forward: nn.Module = self.model
+        self.rest = resting(self.model)
         if self.world.size > 1:
-            if members is None:  # under torch.func no sum crosses the ranks
-                self.model = forward = share_batch_norm(self.model)
+            self.model = forward = share_batch_norm(self.model)
             forward = DistributedDataParallel(
                 forward, device_ids=[device] if device.type == "cuda" else None
             )
@@ -167,11 +173,12 @@ class _Run:
         self.exempt = {*not_finite(self.model)} - trained
 
     def to_the_end(self) -> TrainResult:
-        self.model.train()
+        start_training(self.model, self.rest)
         self.last_save = time.monotonic()
         while self.epoch < self.config.epochs:
             self._one_epoch()
         self.feed.check_teacher()
+        self._check_finite()
         if not self.finished:
             self._save()
         self.model = own_batch_norm(self.model).train(False)
@@ -317,8 +324,10 @@ class _Run:
             "config": self.config.binding(),
             "model": shapes(self.model),
             "data": digest(train.pixels, train.labels),
+            "normalisation": {"mean": list(train.mean), "std": list(train.std)},
+            "frozen": sorted(frozen(self.model) | {f"mode of {name}" for name in self.rest}),
             "targets": self.feed.owner(),
-            "initialisation": digest(*self.model.state_dict().values()),
+            "initialisation": checksum(self.model),
         }
         self.store = store = Store(folder, owner)
         same = {part: json.dumps(owner[part]) for part in ("config", "model", "data")}
@@ -344,10 +353,10 @@ class _Run:
             held.callback(self.board.close)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        restore(self.model, state["model"], state["buffers"])
         drifting = self.feed.drifting()
         if drifting is not None:
-            drifting.load_state_dict(state["teacher"])
+            restore(drifting, state["teacher"], state["teacher_buffers"])
         if state["optimiser"] is not None:
             self.update.optimiser.load_state_dict(state["optimiser"])
             self.update.scaler.load_state_dict(state["scaler"])
@@ -380,17 +389,19 @@ class _Run:
             self.brake.release()
             raise KeyboardInterrupt  # another process was asked, or a handler did not raise
 
-    def _save(self) -> None:
-        if self.store is None:
-            return
-        finished = self.epoch == self.config.epochs
-        # weights that are not finite never replace good ones
+    def _check_finite(self) -> None:
         for name in not_finite(self.model):
             if name not in self.exempt:
                 raise FloatingPointError(
                     f"{self.stage}: {name} is not finite after epoch {self.epoch + (self.index > 0)}, "
                     f"batch {self.index}; {self.saved}. {_REMEDY}"
                 )
+
+    def _save(self) -> None:
+        if self.store is None:
+            return
+        finished = self.epoch == self.config.epochs
+        self._check_finite()  # weights that are not finite never replace good ones
         losses, hits = self.world.sum(self.losses.clone()), self.world.sum(self.hits.clone())
         drifting = self.feed.drifting()
         state: dict[str, Any] = {}
@@ -398,10 +409,12 @@ class _Run:
             state = {
                 "model": self.model.state_dict(),
                 "members": getattr(self.model, "members", None),
+                "buffers": passing_buffers(self.model),
                 # a finished run needs none: two thirds of the file
                 "optimiser": None if finished else self.update.optimiser.state_dict(),
                 "scaler": None if finished else self.update.scaler.state_dict(),
                 "teacher": None if drifting is None else drifting.state_dict(),
+                "teacher_buffers": {} if drifting is None else passing_buffers(drifting),
                 "epoch": self.epoch,
                 "batch": self.index,
                 "seconds": self.seconds,

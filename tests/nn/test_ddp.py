@@ -6,13 +6,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.parallel import World
+from sdgpu.nn.stacked import train_stacked
+from sdgpu.nn.trainer import train
 from tests.nn.problems import convnet, data, mlp, state
 
 CONFIG = Config(epochs=2, batch=10, lr=0.02, decay=0.01, crop_pad=1, save_seconds=0.0)
@@ -22,7 +26,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp, state
-from tests.nn.test_ddp import configs, run
+from tests.nn.test_ddp import Odd, configs, draws, run, stacked
 from sdgpu.nn.parallel import join
 from sdgpu.nn.trainer import train
 
@@ -30,6 +34,17 @@ world = join(torch.device("cpu"))
 for name, config in configs().items():
     chain = run(name, sys.argv[1] + "/" + name)
     torch.save([state(model) for model in chain.models], f"{sys.argv[1]}/{name}-{world.rank}.pt")
+torch.save([state(r.model) for r in stacked()], f"{sys.argv[1]}/stack-{world.rank}.pt")
+masks = run("dropout").models
+torch.save([state(model) for model in masks], f"{sys.argv[1]}/dropout-{world.rank}.pt")
+seen = draws()
+torch.save(seen, f"{sys.argv[1]}/draws-{world.rank}.pt")
+try:
+    train(Odd(), data(), None, config)
+except RuntimeError as error:
+    assert "Unlike is a batch norm with a forward pass of its own" in str(error), error
+else:
+    raise AssertionError("a batch norm of another kind was not refused")
 try:
     train(mlp(), data(), None, config.__class__(epochs=1, batch=9))
 except ValueError as error:
@@ -62,14 +77,94 @@ def configs():
         "parts": dataclasses.replace(CONFIG, accumulate=5, teacher="online"),
         "script": dataclasses.replace(CONFIG, **script),
         "norm": dataclasses.replace(CONFIG, accumulate=5),
+        "subclass": CONFIG,
+        "twice": CONFIG,
     }
 
 
+class ActivatedNorm(nn.BatchNorm2d):
+    """Batch norm with an activation in its forward pass, as networks of others have it."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.PReLU()
+
+    def forward(self, x):
+        self.num_batches_tracked.add_(int(self.training))
+        mean, variance = self.running_mean, self.running_var
+        args = (self.weight, self.bias, self.training, self.momentum, self.eps)
+        return self.act(nn.functional.batch_norm(x, mean, variance, *args))
+
+
+class Unlike(nn.BatchNorm2d):
+    """Batch norm by a formula of its own, whose statistics no one can share."""
+
+    def forward(self, x):
+        return (x - x.mean((0, 2, 3), keepdim=True)) * self.weight[:, None, None]
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = convnet()
+        self.inner[1] = Unlike(4).double()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Twice(nn.Module):
+    """One batch norm in two places, under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = convnet()
+        self.again = self.inner[1]
+
+    def forward(self, x):
+        return self.inner[2:](self.again(self.inner[:2](x)))
+
+
+def network(name):
+    if name == "subclass":
+        model = convnet()
+        model[1] = ActivatedNorm(4).double()
+        return model
+    return {"norm": convnet, "twice": Twice, "dropout": lambda: mlp(dropout=0.5)}.get(name, mlp)()
+
+
+class Peeping(nn.Module):
+    """Keeps the masks of its dropout."""
+
+    kept: ClassVar[list] = []
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.drop = mlp(), nn.Dropout(0.5)
+
+    def forward(self, x):
+        mask = self.drop(torch.ones(len(x), 16, dtype=x.dtype))
+        if self.training and torch.is_grad_enabled():
+            self.kept.append(mask.clone())
+        return self.inner(x * mask.reshape(x.shape))
+
+
+def draws():
+    """Masks of dropout in the batches of one epoch, on this rank."""
+    Peeping.kept.clear()
+    train(Peeping(), data(), None, dataclasses.replace(CONFIG, epochs=1))
+    return list(Peeping.kept)
+
+
+def stacked():
+    generator = torch.Generator().manual_seed(5)
+    U = torch.randn(2, 24, 3, generator=generator, dtype=torch.float64).softmax(dim=-1)
+    return train_stacked([convnet(), convnet(1)], data(), U, CONFIG)
+
+
 def run(name, folder=None):
-    model = convnet() if name == "norm" else mlp()
-    return distill_chain(
-        model, data(), configs()[name], steps=2, alphas="algorithm1", folder=folder
-    )
+    config = configs().get(name, CONFIG)
+    return distill_chain(network(name), data(), config, steps=2, alphas="algorithm1", folder=folder)
 
 
 def test_two_processes_are_one(tmp_path):
@@ -101,6 +196,19 @@ def test_two_processes_are_one(tmp_path):
         assert (tmp_path / name / "step-2" / "checkpoint.pt").exists()
         alone = run(name, tmp_path / name)
         torch.testing.assert_close(state(alone.models[-1]), truth[-1], rtol=1e-8, atol=1e-9)
+    # a stack has one batch norm for each member, over the rows of both ranks
+    members = [state(result.model) for result in stacked()]
+    for rank in range(2):
+        found = torch.load(tmp_path / f"stack-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, members, rtol=1e-8, atol=1e-9)
+    # ranks have weights in common and draws of their own
+    models, masks = (
+        [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+        for name in ("dropout", "draws")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(*models, strict=True))
+    assert len(masks[0]) == 3
+    assert not any(torch.equal(a, b) for a, b in zip(*masks, strict=True))
 
 
 def test_shards_are_a_partition():
