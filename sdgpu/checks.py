@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 __all__ = [
+    "ROUNDED",
     "check_growth",
     "choice",
     "coefficient_box",

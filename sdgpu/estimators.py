@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+# a kernel matrix in half precision is known to few digits, which its checks must know
+_FLOATS = (np.float64, np.float32, np.float16)
+
+
 class _Distiller(BaseEstimator):
     """What the four estimators share: the kernel, the fit and the prediction of one step."""
 
@@ -90,7 +94,7 @@ class _Given(_Distiller):
         self.device = device
 
     def _learn(self, X: np.ndarray, Y: np.ndarray) -> None:
-        self._dtype = X.dtype
+        self._dtype = np.result_type(X.dtype, np.float32)
         fitted = self._decompose(X, Y, positive("lam", self.lam), self._kernel(X))
         self.info_ = fitted.info
         self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
@@ -131,7 +135,7 @@ class _Chosen(_Distiller):
         self.random_state = random_state
 
     def _learn(self, X: np.ndarray, Y: np.ndarray, labels: np.ndarray | None = None) -> None:
-        self._dtype = X.dtype
+        self._dtype = np.result_type(X.dtype, np.float32)
         n = X.shape[0]
         choice("over", self.over, ("fixed", "ridge", "star", "clipped", "joint"))
         choice("selection", self.selection, ("validation", "loo", "gcv"))
@@ -205,9 +209,7 @@ class _Regression(MultiOutputMixin, RegressorMixin):
 
     def fit(self, X: Any, y: Any) -> Any:
         """Fit to X (n, d) and targets (n,) or (n, c)."""
-        X, y = validate_data(
-            self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
-        )
+        X, y = validate_data(self, X, y, dtype=_FLOATS, multi_output=True, y_numeric=True)
         self._learn(X, y)  # in its own precision: dates have more digits than float32
         return self
 
@@ -221,7 +223,7 @@ class _Classification(ClassifierMixin):
 
     def fit(self, X: Any, y: Any) -> Any:
         """Fit to X (n, d) and labels (n,): regression on one-hot rows."""
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        X, y = validate_data(self, X, y, dtype=_FLOATS)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import choice, integer, lam_grid, positive
+from sdgpu.checks import ROUNDED, choice, integer, lam_grid, positive
 from sdgpu.costs import Option, Task
 from sdgpu.device.backend import Backend, resolve
 from sdgpu.device.memory import budget, largest_rows, show
@@ -223,9 +223,10 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str
                 f"plan= was made for {name} = {getattr(plan, name):,} {what}, but the data have "
                 f"{own:,}: make one with sdgpu.plan({name}={own}, ..)"
             )
-    if lams.min() < plan.lam * (1 - 1e-12):
+    if lams.min() < plan.lam * (1 - ROUNDED):
         raise ValueError(
-            f"plan= was made for lams >= {plan.lam:g}, but the smallest of lams= is {lams.min():g}: "
+            f"plan= was made for lams >= {plan.lam:.9g}, but the smallest of lams= is "
+            f"{lams.min():g}: "
             "make one with sdgpu.plan(lams=..) of these"
         )
     for name, value in asked.items():

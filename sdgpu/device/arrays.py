@@ -133,7 +133,8 @@ def inputs(value: object, name: str, *, features: int | None = None, empty: bool
     array = as_data(value, name)
     shape = tuple(array.shape)
     if array.ndim != 2:
-        remedy = f"; for one feature use {name}.reshape(-1, 1)" if array.ndim == 1 else ""
+        column = "to_frame()" if hasattr(value, "to_frame") else "reshape(-1, 1)"
+        remedy = f"; for one feature use {name}.{column}" if array.ndim == 1 else ""
         raise ValueError(
             f"{name} must be two-dimensional (rows, features), got shape {shape}{remedy}"
         )

@@ -329,3 +329,12 @@ def test_names_follow_other_targets_and_single_columns():
 )
 def test_names_of_columns(value, names):
     assert column_names(value) == names
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor, pd.Series])
+def test_one_feature_has_a_remedy_that_works(make):
+    x = make(X[:, 0])
+    with pytest.raises(ValueError, match="for one feature use") as error:
+        predicted(x, Y, NEW)
+    column = eval(str(error.value).split("use ")[-1], {"X": x})
+    assert sdgpu.fit(column, list(Y), KERNEL).info.d == 1

@@ -92,3 +92,16 @@ def test_indefinite_matrices_are_refused_in_every_precision():
         K = torch.diag(torch.tensor([1.0, 1.0, -0.5], dtype=kind))
         with pytest.raises(ValueError, match="not positive semi-definite"):
             sdgpu.fit(K, torch.ones(3), "precomputed")
+
+
+@pytest.mark.filterwarnings("ignore:inaccurate")
+def test_estimators_know_the_precision_of_a_matrix():
+    X = np.random.default_rng(0).standard_normal((50, 3))
+    K, y = sdgpu.Gaussian(0.01)(X).astype(np.float16), X[:, 0]
+    for make in (sdgpu.SelfDistillationRegressor, sdgpu.SelfDistillationRegressorCV):
+        assert make(kernel="precomputed").fit(K, y).score(K, y) > 0.2
+    assert (
+        sdgpu.SelfDistillationClassifier(kernel="precomputed").fit(K, y > 0).score(K, y > 0) > 0.9
+    )
+    model = sdgpu.SelfDistillationRegressor().fit(X.astype(np.float16), y)
+    assert_near(model.predict(X), sdgpu.SelfDistillationRegressor().fit(X, y).predict(X), 4e-3)
