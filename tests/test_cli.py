@@ -1,5 +1,7 @@
 """The command line as a user types it: output, files, and one-line errors."""
 
+import signal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +42,9 @@ def table(tmp_path, rng):
     frame.drop(columns="label").replace({"b": {frame["b"][3]: None}}).to_csv(
         tmp_path / "gaps.csv", index=False
     )
+    for name in ("notes.zarr/thesis.txt", "folder.png/x"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
     (tmp_path / "head.csv").write_text("a,b,c\n")
     (tmp_path / "nothing.csv").write_text("")
     return tmp_path
@@ -128,8 +133,8 @@ def test_help_shows_an_example(run, command):
         (("sweep", "other.npz"), "has no array X and no y"),
         (("sweep", "diabetes", "--lams", "1:2"), "lams='1:2'"),
         (("sweep", "uneven.npz"), "has 50 rows, but its inputs have 60"),
-        (("sweep", "cut.npz"), "cut.npz is no npz file, or a damaged one"),
-        (("sweep", "empty.npz"), "empty.npz is no npz file, or a damaged one"),
+        (("sweep", "cut.npz"), "cut.npz is no npz file of plain arrays, or a damaged one"),
+        (("sweep", "empty.npz"), "empty.npz is no npz file of plain arrays, or a damaged one"),
         (("sweep", "gaps.csv"), "gaps.csv has missing cells in b (1)"),
         (("sweep", "labels.csv"), "pass --classify if they are labels"),
         (("sweep", "head.csv"), "head.csv has 0 rows of 3 columns"),
@@ -144,6 +149,17 @@ def test_help_shows_an_example(run, command):
         (("sweep", "diabetes", "--gamma", "wide"), "gamma='wide'"),
         (("sweep", "diabetes", "--out", "x.pkl"), "file ending"),
         (("sweep", "diabetes", "--out", "no/x.nc"), "folder of no/x.nc does not exist"),
+        (
+            ("sweep", "diabetes", "--out", "notes.zarr"),
+            "notes.zarr holds thesis.txt, which is no part",
+        ),
+        (
+            ("fit", "diabetes", "--out", "notes.zarr"),
+            "it was not written by sdgpu and will not be replaced",
+        ),
+        (("sweep", "diabetes", "--figure", "folder.png"), "is a folder: name a file"),
+        (("sweep", "diabetes", "--out=~nobody-of-this-name/x.nc"), "home folder is not known"),
+        (("demo", "--out", "numbers.csv"), "numbers.csv is a file"),
         (("fit", "diabetes", "--lam", "-1"), "lam=-1.0 must be > 0"),
         (("sweep", "diabetes", "--rows", "1000"), "rows=1000, but diabetes has 442"),
         (("sweep", "diabetes", "--method", "lanczo"), "did you mean 'lanczos'"),
@@ -160,3 +176,53 @@ def test_errors_are_one_line_without_a_traceback(run, table, arguments, words, c
     assert "error:" in shown
     assert words in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fit", "diabetes", "--out", "x.nc"), ("sweep", "diabetes", "--out", "x.zarr"),
+        ("sweep", "diabetes", "--figure", "x.png"), ("demo", "--out", "x"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_found_before_the_work(run, monkeypatch, capfd, arguments):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    def work(*_, **__):
+        raise AssertionError("worked before it looked")
+
+    monkeypatch.setattr("sdgpu.study.datasets.load", work)
+    monkeypatch.setattr("sdgpu.study.example.paper_example", work)
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)  # root may write everywhere
+    output = " ".join((run(*arguments, code=2) + capfd.readouterr().err).split())
+    assert "error: x" in output
+    assert "cannot be written (Permission denied)" in output
+
+
+def test_the_home_folder(run, tmp_path, monkeypatch):
+    """Shells leave ~ alone after an =."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run(
+        "sweep",
+        "diabetes",
+        "--lams=1",
+        "--alphas=0.5",
+        "--steps=2",
+        "--out=~/x.nc",
+        "--figure=~/x.png",
+    )
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"x.nc", "x.png"}
+    assert not (tmp_path / "~").exists()
+
+
+def test_sigterm_is_ctrl_c(run, monkeypatch):
+    """Files are closed and nothing is left; the shell sees that it was stopped."""
+
+    def stopped(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("sdgpu.study.datasets.load", stopped)
+    run("sweep", "diabetes", "--out", "x.nc", code=130)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

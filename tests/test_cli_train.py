@@ -150,6 +150,7 @@ def test_memory_of_the_device(run, monkeypatch):
         (("digits", "--teacher", "online", "--stacked"), "needs teacher='cached'"),
         (("digits", "--alphas", "0.5", "--clip"), "clip=True concerns Algorithm 1 alone"),
         (("pictures.npz",), "there is no file pictures.npz"),
+        (("digits", "--out", "/proc/run"), "/proc/run/experiment.json cannot be written"),
     ],
 )
 def test_errors_are_one_line_without_a_traceback(run, arguments, words, capfd):

@@ -16,7 +16,9 @@ from sdgpu.cli.terminal import (
     Method,
     Tol,
     bars,
+    check_figure,
     console,
+    home,
     new_table,
     numbers,
     write_figure,
@@ -42,18 +44,22 @@ Seed = Annotated[int, typer.Option(help="seed of the split")]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="folder for pictures and results")] = Path("out"),
+    out: Annotated[
+        Path, typer.Option(callback=home, help="folder for pictures and results")
+    ] = Path("out"),
     steps: Annotated[int, typer.Option(help="largest number of steps on the real data")] = 10,
 ) -> None:
     """Run the paper's example and a full sweep on two real data sets.
 
     [bold]Example:[/] sdgpu demo --out out
     """
+    from sdgpu.device.storage import check_writable
     from sdgpu.study import plots
     from sdgpu.study.compare import compare
     from sdgpu.study.datasets import SHIPPED, load, split
     from sdgpu.study.example import paper_example
 
+    check_writable(out / "sweep.nc")
     out.mkdir(parents=True, exist_ok=True)
     example = paper_example()
     _print_example(example)
@@ -96,7 +102,8 @@ def fit(
     operator: Held = "auto",
     tol: Tol = 1e-6,
     out: Annotated[
-        Path | None, typer.Option(help="write predictions and losses (.nc, .zarr)")
+        Path | None,
+        typer.Option(callback=home, help="write predictions and losses (.nc, .zarr)"),
     ] = None,
 ) -> None:
     """Fit one chain of steps and print its losses on train, validation and test rows.
@@ -149,23 +156,24 @@ def sweep(
     method: Method = "auto",
     operator: Held = "auto",
     tol: Tol = 1e-6,
-    out: Annotated[Path | None, typer.Option(help="write the sweep (.nc or .zarr)")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=home, help="write the sweep (.nc or .zarr)")
+    ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="write the heat map (.png, .pdf, .svg)")
+        Path | None, typer.Option(callback=home, help="write the heat map (.png, .pdf, .svg)")
     ] = None,
 ) -> None:
     """Evaluate every lam, weight and step from one decomposition, and compare four ways to choose.
 
     [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --out sweep.nc --figure heat.png
     """
-    from sdgpu.checks import choice
     from sdgpu.study.compare import compare
     from sdgpu.sweep import check_target
 
     if out is not None:
         check_target(out)
     if figure is not None:
-        choice("figure ending", figure.suffix, (".png", ".pdf", ".svg", ".jpg"))
+        check_figure(figure)
     ridges = None if lams is None else numbers("lams", lams, geometric=True)
     weights = numbers("alphas", alphas)
     parts = _parts(data, target, classify, seed, rows)

@@ -18,6 +18,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from typer.core import TyperGroup
 
+from sdgpu.checks import choice
+from sdgpu.device.storage import atomic_file, check_writable, terminable
+
 if TYPE_CHECKING:
     from sdgpu.device.timing import Event
     from sdgpu.device.timing import Progress as Hook
@@ -31,8 +34,10 @@ __all__ = [
     "Method",
     "Tol",
     "bars",
+    "check_figure",
     "console",
     "errors",
+    "home",
     "new_table",
     "numbers",
     "write_figure",
@@ -52,17 +57,37 @@ Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for ex
 
 
 class Friendly(TyperGroup):
-    """Report what the library refuses as one line, without a traceback."""
+    """Report what the library refuses as one line, without a traceback; take SIGTERM for Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with terminable():
+                return super().invoke(ctx)
         except (
             ValueError, TypeError, MemoryError, OSError, ImportError, FloatingPointError
         ) as error:  # fmt: skip
             who = f"process {RANK}: " if RANK else ""
-            errors.print(f"{who}[bold red]error:[/] {escape(str(error))}", highlight=False)
+            # "[Errno 28]" says nothing to a reader; a message of ours names the file itself
+            ours = isinstance(error, OSError) and error.filename is None and error.strerror
+            text = escape(str(ours or error))
+            errors.print(f"{who}[bold red]error:[/] {text}", highlight=False)
             raise typer.Exit(2) from error
+
+
+def home(path: Path | None) -> Path | None:
+    """Make ``~`` in an option the home folder: shells do not where an = comes before it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such user.
+    """
+    if path is None:
+        return None
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the home folder is not known ({error})") from error
 
 
 def numbers(name: str, text: str, *, geometric: bool = False) -> np.ndarray:
@@ -127,8 +152,17 @@ def new_table(*heads: str, title: str) -> Table:
     return table
 
 
+def check_figure(path: Path) -> None:
+    """Find out before the work whether a figure can be written."""
+    choice("figure ending", path.suffix, (".png", ".pdf", ".svg", ".jpg"))
+    if path.is_dir():
+        raise ValueError(f"figure={str(path)!r} is a folder: name a file")
+    check_writable(path)
+
+
 def write_figure(figure: Any, path: Path) -> None:
     """Save a figure, in a folder that is made if it is missing, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=150)
     console.print(f"wrote {escape(str(path))}")

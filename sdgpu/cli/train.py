@@ -17,6 +17,7 @@ from sdgpu.cli.terminal import (
     bars,
     console,
     errors,
+    home,
     new_table,
     numbers,
     write_figure,
@@ -55,7 +56,8 @@ Preset = Annotated[
     str | None, typer.Option(help="digits, cifar10-resnet20 or cifar10-resnet50 (the paper's)")
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="folder of this experiment (default: runs/ and its name)")
+    Path | None,
+    typer.Option(callback=home, help="folder of this experiment (default: runs/ and its name)"),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume/--fresh", help="go on with what the folder holds, or remove it")
@@ -68,7 +70,12 @@ Alphas = Annotated[
 ]
 Clip = Annotated[bool | None, _chains("clip alpha-hat to 0 .. 1")]
 Seeds = Annotated[str | None, _chains("by commas, for example 0,1,2,3")]
-DataFolder = Annotated[Path | None, _images("where the files of CIFAR are", "--data")]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", callback=home, help="where the files of CIFAR are", rich_help_panel=_IMAGES
+    ),
+]
 Val = Annotated[str | None, _images("validation images: a share or a number")]
 Rows = Annotated[int | None, _images("use so many of the images that are not for the test")]
 TestToo = Annotated[
@@ -159,11 +166,14 @@ def train(
 
     [bold]Example:[/] sdgpu train --preset cifar10-resnet50 --data ~/cifar --amp bf16 --channels-last
     """
+    from sdgpu.device.storage import check_writable
     from sdgpu.study.networks import run_experiment
     from sdgpu.study.plots import accuracy_figure
 
     experiment = _experiment(context.params)
     folder = out or Path("runs") / Path(experiment.name).stem
+    if RANK == 0:
+        check_writable(folder / "experiment.json")
     try:
         with bars(stages=2) as hook, _out_of_memory():
             found = run_experiment(
