@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.device.memory import largest_rows, show
+from sdgpu.device.memory import largest_rows, library_addresses, show
 from sdgpu.operators.tiled import TiledOperator
 from sdgpu.rates import Rates
 from sdgpu.solvers.eigh import Eigh
@@ -210,6 +210,7 @@ class Work:
             least = tiles(1)
             threads = min(task.cores, 1 + max(share - least, 0) // max(tiles(2) - least, 1))
             held += tiles(threads)
+        held += library_addresses(threads)
         held += TORCH + _packed(8 * n * self.d * self.copies)
         if self.method == "cg":
             held += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)

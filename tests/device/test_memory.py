@@ -1,5 +1,9 @@
 """Sizes, budgets and the clock."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from sdgpu.device.memory import available, budget, largest_rows, parse_bytes, require, show
@@ -39,6 +43,39 @@ def test_container_limits_count(monkeypatch, tmp_path):
     assert available() == 0
     limit.write_text("max\n")
     assert available() > 10**6
+
+
+LIMITED = """
+import resource, sys
+import numpy as np, psutil, sdgpu
+rng = np.random.default_rng(0)
+X, y = rng.standard_normal((1200, 4)), rng.standard_normal(1200)
+for kind, field in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
+    limit = getattr(resource, kind)
+    for room in (40, 90, 110, 130, 150, 200):
+        used = getattr(psutil.Process().memory_info(), field)
+        resource.setrlimit(limit, (used + room * 10**6, -1))
+        for memory in (None, "8GB"):
+            try:
+                sdgpu.fit(X, y, "rbf", 12.0, method=sys.argv[1], memory=memory)
+                print(kind, "fits")
+            except MemoryError as error:
+                print(kind, "refused" if "may be used" in str(error) else f"died: {error}")
+        resource.setrlimit(limit, (-1, -1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits of the process that hold")
+def test_a_limit_on_the_process_is_seen_before_the_work():
+    """``ulimit -v``: refused by name, or done; never an allocation that fails in the middle."""
+    root = Path(__file__).parent.parent.parent
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", LIMITED, "eigh"],
+                         capture_output=True, text=True, cwd=root)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    for kind in ("RLIMIT_AS", "RLIMIT_DATA"):
+        found = [line for line in run.stdout.splitlines() if line.startswith(kind)]
+        assert set(found) == {f"{kind} fits", f"{kind} refused"}
+        assert len(found) == 12
 
 
 def test_require_says_both_sizes():
