@@ -331,6 +331,7 @@ class Fit(Questions):
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         penalty, parts = positive("ridge", ridge, zero=True), integer("folds", folds, 1)
         bounds = coefficient_box(box, terms, steps)
+        self._afford_joint(1, steps, parts + (parts > 1))
         self._afford_steps(1, steps, parts)
         seen = self._judged(X_val, Y_val, lams, steps, False, parts)
         return chosen_jointly(seen, ridge=penalty, box=bounds, terms=terms)
@@ -381,6 +382,7 @@ class Fit(Questions):
         """
         # scores of classes: 18 sums, their means and themselves
         ridges, weights, steps = self._grid(lams, alphas, steps, 8 + 40 * classes)
+        self._afford_joint(len(ridges), steps)
         if X_val is None and Y_val is None:
             self._afford_left_out(steps)
             cross, truth = None, self._answers.targets

@@ -22,6 +22,8 @@ from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = ["Questions"]
 
+JOINT = 1e11  # operations in units of T^4: a minute or two (T = 200: 1.4 s)
+
 
 @dataclass(frozen=True, eq=False)
 class Questions:
@@ -73,6 +75,16 @@ class Questions:
         if not isinstance(self._answers, Spectral):  # the solutions, and their differences
             numbers += 3 * self.info.n * self.info.c * (lams * steps + limits)
         self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
+
+    def _afford_joint(self, lams: int, steps: int, parts: int = 1) -> None:
+        """Refuse joint optima that would take minutes: one factorisation for each number of steps."""
+        if lams * parts * steps**4 > JOINT:
+            most = int((JOINT / (lams * parts)) ** 0.25)
+            raise ValueError(
+                f"steps={steps}: the joint optima of so many steps take about {lams * parts} x steps^4 "
+                f"operations, minutes and more; use at most {most} steps, or optimal_alphas, which "
+                "takes steps^3"
+            )
 
     def _lam(self, lam: float | None) -> float:
         return served_lam(self.lams, lam)

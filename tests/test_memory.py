@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import torch
 import sdgpu
 from sdgpu.answers import Solved
 from sdgpu.device import arrays
+from sdgpu.device.backend import TorchBackend, to_numpy
 from sdgpu.device.memory import parse_bytes
 from sdgpu.operators import TiledOperator
+from sdgpu.solvers.basis import GrowingBasis
 
 ROOT = Path(__file__).parent.parent
 
@@ -152,3 +155,37 @@ def test_kept_tiles_survive_a_halving(rng, monkeypatch):
     for _ in range(2):
         np.testing.assert_allclose(operator.matmat(V), wanted, atol=1e-10 * np.abs(wanted).max())
     assert {tuple(tile.shape) for tile in operator._kept.values()} == {(300, 300), (100, 300), (100, 100)}  # fmt: skip
+
+
+def test_joint_optima_that_take_minutes_are_refused_before_the_work(data):
+    fitted = sdgpu.fit(*data, "rbf", [1.0, 2.0])
+    for ask in (
+        lambda: fitted.joint_alphas(lam=1.0, steps=2000),
+        lambda: fitted.sweep(alphas=[0.5], steps=2000),
+    ):
+        start = time.perf_counter()
+        with pytest.raises(ValueError, match="steps=2000: the joint optima"):
+            ask()
+        assert time.perf_counter() - start < 1
+
+
+def test_a_checkpoint_of_one_block_resumes_with_one_block_of_residuals(rng):
+    """A Krylov basis keeps the residuals of its newest block alone; a compressed one those of all rows."""
+    n, backend = 40, TorchBackend("cpu")
+    K = np.diag(np.arange(1.0, n + 1))
+    first = GrowingBasis(n, 12, backend, krylov=True)
+    blocks = []
+    for passes in (1, 2):
+        block = rng.standard_normal((4, n)) if passes == 1 else first.R
+        new = first.new_directions(backend.asarray(block))
+        first.append(new, new @ backend.asarray(K))
+        blocks.append(first.state(passes))
+    first.compress(np.eye(8)[:5])
+    blocks.append(first.state(2))
+    for state, krylov, rows in zip(blocks, (True, True, False), (4, 4, 5), strict=True):
+        again = GrowingBasis(n, 12, backend, krylov=True)
+        again.restore(state)
+        assert again.krylov == krylov
+        assert tuple(again.R.shape) == (rows, n)
+        assert int(again._R.shape[0]) == (rows if krylov else 12)
+        np.testing.assert_array_equal(to_numpy(again.R), state.R)
