@@ -218,8 +218,8 @@ def _convolved(
 
 def _count_sketch(entries: int, q: int, generator: torch.Generator, like: torch.Tensor) -> _Map:
     """A map of rows (b, entries) to (b, q): each entry goes to one place, with a sign."""
-    places = torch.randint(q, (entries,), generator=generator).to(like.device)
-    signs = (2 * torch.randint(2, (entries,), generator=generator) - 1).to(like)
+    places = torch.randint(q, (entries,), generator=generator, device="cpu").to(like.device)
+    signs = (2 * torch.randint(2, (entries,), generator=generator, device="cpu") - 1).to(like)
 
     def counted(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(len(values), q).index_add_(1, places, values * signs)

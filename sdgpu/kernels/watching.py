@@ -190,9 +190,9 @@ def trial(
             with watch if k == 0 else nullcontext():
                 y = _run(module, constants, trained, X[k : k + 1].clone())
             outputs = _outputs(y, output)
-            weights = torch.randn(outputs, generator=generator, dtype=torch.float64)
+            weights = torch.randn(outputs, generator=generator, dtype=torch.float64, device="cpu")
             if output is not None:
-                weights = torch.eye(outputs, dtype=torch.float64)[output]
+                weights = torch.eye(outputs, dtype=torch.float64, device="cpu")[output]
             target = (y[0] * weights.to(y)).sum()
             if not target.requires_grad:
                 continue

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from sdgpu.checks import choice, integer
 
-__all__ = ["Augment", "normalise", "order", "stream"]
+__all__ = ["Augment", "constants", "normalise", "order", "scaled", "stream"]
 
 STREAMS = ("init", "order", "augment")
 
@@ -80,7 +80,7 @@ def order(n: int, seed: int, epoch: int, device: str | torch.device = "cpu") -> 
     """
     integer("epoch", epoch, 0)
     generator = stream(seed, "order", epoch)
-    return torch.randperm(integer("n", n, 1), generator=generator).to(device)
+    return torch.randperm(integer("n", n, 1), generator=generator, device="cpu").to(device)
 
 
 def normalise(
@@ -116,6 +116,21 @@ def normalise(
     ValueError
         If they have not four axes, `mean` or `std` has not C entries, or a `std` is not > 0.
     """
+    return scaled(pixels, constants(pixels, mean, std, dtype), dtype, channels_last=channels_last)
+
+
+def constants(
+    pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
+) -> Tensor:
+    """Factors and summands (2, C, 1, 1) of :func:`normalise`, on the device of the pixels.
+
+    A copy from the host, which waits for the device: made once, not for every batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`normalise`.
+    """
     _check_pixels(pixels)
     if not dtype.is_floating_point:
         raise TypeError(f"dtype={dtype} cannot hold normalised pixels: give torch.float32")
@@ -127,9 +142,15 @@ def normalise(
     work = torch.float64 if dtype == torch.float64 else torch.float32
     scale = [1 / (255 * deviation) for deviation in std]
     shift = [-centre / deviation for centre, deviation in zip(mean, std, strict=True)]
-    constants = torch.tensor([scale, shift], dtype=work).to(pixels.device)[:, :, None, None]
+    return torch.tensor([scale, shift], dtype=work, device=pixels.device)[:, :, None, None]
+
+
+def scaled(
+    pixels: Tensor, constants: Tensor, dtype: torch.dtype, *, channels_last: bool = False
+) -> Tensor:
+    """:func:`normalise` with its :func:`constants` at hand."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    values = pixels.to(work, memory_format=layout)
+    values = pixels.to(constants.dtype, memory_format=layout)
     return torch.addcmul(constants[1], values, constants[0]).to(dtype)
 
 
@@ -205,15 +226,18 @@ class Augment:
             As :func:`normalise`.
         """
         _check_pixels(pixels)
-        rows, columns = self._sources(pixels, generator)
-        view = _gather(pad(pixels, (self.crop_pad,) * 4), rows, columns)
+        view = self.view(pixels, generator)
         return normalise(view, mean, std, dtype, channels_last=channels_last)
+
+    def view(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """The same view of each image (b, C, H, W) before the normalisation, uint8."""
+        rows, columns = self._sources(pixels, generator)
+        return _gather(pad(pixels, (self.crop_pad,) * 4), rows, columns)
 
     def _sources(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Row (b, H) and column (b, W) of the padded image that each place of a view shows."""
         b, _, height, width = pixels.shape
-        offsets, mirrored = self.draw(b, generator)
-        offsets, mirrored = offsets.to(pixels.device), mirrored.to(pixels.device)
+        offsets, mirrored = _sent(*self.draw(b, generator), pixels.device)
         rows = torch.arange(height, device=pixels.device)
         columns = torch.arange(width, device=pixels.device)
         columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
@@ -228,6 +252,17 @@ class Augment:
         offsets = torch.randint(places, (2, b), generator=generator, device=device)
         mirrored = torch.randint(2, (b,), generator=generator, device=device).bool()
         return offsets, mirrored & self.flip
+
+
+def _sent(offsets: Tensor, mirrored: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The draws on a device: one copy, from memory that the device reads while the host goes on."""
+    if offsets.device == device:
+        return offsets, mirrored
+    drawn = torch.cat([offsets, mirrored[None]])
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    drawn = drawn.to(device, non_blocking=True)
+    return drawn[:2], drawn[2].bool()
 
 
 def _gather(padded: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.nn.augment import normalise
+from sdgpu.nn.augment import constants, scaled
 from sdgpu.nn.config import Config
 from sdgpu.nn.loss import predictions
 from sdgpu.nn.parallel import World
@@ -91,15 +91,13 @@ def predict(
     config, world = config or Config(), world or World()
     pixels, mine = images.pixels, world.shard(len(images))
     dtype = float_type(model)
-    parts = []
+    parts, factors = [], constants(pixels, images.mean, images.std, dtype)
     # whatever the training is in: alpha-hat and the losses of steps are differences of such outputs
     with inference(model), torch.autocast(pixels.device.type, enabled=False):
         # a rank without rows asks for one all the same: the outputs have a shape
         for start in range(mine.start, mine.stop, config.eval_batch) or (0,):
             rows = pixels[start : min(start + config.eval_batch, mine.stop) or 1]
-            inputs = normalise(
-                rows, images.mean, images.std, dtype, channels_last=config.channels_last
-            )
+            inputs = scaled(rows, factors, dtype, channels_last=config.channels_last)
             logits = model(inputs)
             parts.append(
                 predictions(logits, activation=config.activation, temperature=config.temperature)

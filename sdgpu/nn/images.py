@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdgpu.checks import integer, number
+from sdgpu.nn.parallel import ranks
 
 __all__ = [
     "Data",
@@ -418,17 +419,27 @@ def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) ->
 def find_device(device: str | torch.device) -> torch.device:
     """Return the device of a name; "auto" is CUDA if there is one.
 
+    Under ``torchrun`` "auto" and "cuda" are a device of its own for each process of a machine.
+
     Raises
     ------
     ValueError
-        For an unknown name, or CUDA where there is none.
+        For an unknown name, CUDA where there is none, or fewer devices than processes.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is not known: use 'cpu', 'cuda', 'auto'") from error
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}, but torch sees no CUDA device: use 'cpu' or 'auto'")
+    if target.type == "cuda" and target.index is None and ranks()["WORLD_SIZE"] > 1:
+        local, count = ranks()["LOCAL_RANK"], torch.cuda.device_count()
+        if local >= count:
+            raise ValueError(
+                f"device={device!r} for process {local} of this machine, which sees {count} CUDA devices: "
+                "start as many processes as there are devices"
+            )
+        return torch.device("cuda", local)
     return target

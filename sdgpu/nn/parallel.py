@@ -148,6 +148,8 @@ def join(device: torch.device) -> World:
     if not distributed.is_initialized():
         if ranks()["WORLD_SIZE"] == 1:
             return World()
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # NCCL works on the current one
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
     return World(distributed.get_rank(), distributed.get_world_size())

@@ -347,7 +347,7 @@ def make_model(
             f"{type(name_or_factory).__name__}: a network that exists has its weights already"
         )
     initial = stream(seed, "init").initial_seed()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # only the CPU's: torch.manual_seed would also reach the generators of CUDA
         torch.default_generator.manual_seed(initial)
         model = factory()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sdgpu.checks import number
-from sdgpu.nn.augment import Augment, normalise, order, stream
+from sdgpu.nn.augment import Augment, constants, order, scaled, stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, checksum, inference, predict
 from sdgpu.nn.loss import mixed_target, predictions
@@ -84,6 +84,8 @@ class Feed:
 
     def __post_init__(self) -> None:
         self._augment = Augment(self.config.crop_pad, self.config.flip)
+        images = self.images
+        self._constants = constants(images.pixels, images.mean, images.std, self.dtype)
         Y, mode = self.images.one_hot(self.dtype), self.config.teacher
         if not isinstance(self.targets, Teacher):
             given = Y if self.targets is None else self.targets
@@ -169,11 +171,11 @@ class Feed:
     def _one_view(self, rows: torch.Tensor, *position: int) -> torch.Tensor:
         images, last = self.images, self.config.channels_last
         pixels = images.pixels[rows]
-        if not (self.config.crop_pad or self.config.flip):
-            return normalise(pixels, images.mean, images.std, self.dtype, channels_last=last)
-        # drawn on the CPU: the same views on every device
-        generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
-        return self._augment(pixels, images.mean, images.std, generator, self.dtype, last)
+        if self.config.crop_pad or self.config.flip:
+            # drawn on the CPU: the same views on every device
+            generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
+            pixels = self._augment.view(pixels, generator)
+        return scaled(pixels, self._constants, self.dtype, channels_last=last)
 
     def _whole_view(self, view: int) -> torch.Tensor:
         """One augmented view of all inputs, in their own order: made once for an epoch."""

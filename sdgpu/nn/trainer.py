@@ -225,17 +225,16 @@ class _Run:
         self._seed(1 + self.world.rank)
         self.update.begin()
         size = len(rows)
-        parts = torch.arange(size).split(config.batch // config.accumulate)
-        for number, part in enumerate(parts):
-            first = int(part[0])
-            mine = self.world.shard(len(part))
+        step = config.batch // config.accumulate
+        for first in range(0, size, step):
+            last = first + step >= size
+            mine = self.world.shard(min(step, size - first))
             own = slice(first + mine.start, first + mine.stop)
-            last = number + 1 == len(parts)
             hold = self.world.size > 1 and not last
             with self.forward.no_sync() if hold else nullcontext():
                 told = None if target is None else target[..., own, :]
                 self._backward(inputs[own], told, rows[own], size)
-            if config.cuda_graphs and number == 0 and not last:
+            if config.cuda_graphs and first == 0 and not last:
                 self.update.keep_gradients()
         self.update.step(rate)
 
@@ -293,7 +292,7 @@ class _Run:
 
     def _record(self) -> None:
         config, val = self.config, self.data.val
-        sizes = torch.full((self.batches,), float(config.batch), dtype=torch.float64)
+        sizes = torch.full((self.batches,), float(config.batch), dtype=torch.float64, device="cpu")
         sizes[-1] = self.n - (self.batches - 1) * config.batch
         losses = self.world.sum(self.losses.clone()).cpu()
         counted = torch.isfinite(losses)  # in float16 those that overflowed are left out

@@ -180,7 +180,9 @@ def wide_network(d: int, c: int, *, width: int, depth: int, seed: int) -> torch.
 class _Layer(torch.nn.Module):
     def __init__(self, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(fan_out, fan_in, generator=generator))
+        self.weight = torch.nn.Parameter(
+            torch.randn(fan_out, fan_in, generator=generator, device="cpu")
+        )
         self.scale = math.sqrt(2 / fan_in)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -202,7 +204,7 @@ class _Training:
         self.network, self.lam, self.tol, self.most = network, lam, tol, most
         self.width = next(network.parameters()).shape[0]
         self.start = {name: value.detach() for name, value in network.named_parameters()}
-        self.X, self.Y = (torch.tensor(part, dtype=torch.float32) for part in (X, Y))
+        self.X, self.Y = (torch.tensor(part, dtype=torch.float32, device="cpu") for part in (X, Y))
         self.before = self.output(self.start, self.X)
         curvature = MARGIN * self._curvature() + lam
         low, high = math.sqrt(lam), math.sqrt(curvature)
@@ -217,7 +219,7 @@ class _Training:
 
     def chain(self, alpha: float, steps: int, X_new: np.ndarray) -> tuple[np.ndarray, ...]:
         """g on the training rows (T, n, c) and on new rows (T, m, c), and residuals (T,)."""
-        new = torch.tensor(X_new, dtype=torch.float32)
+        new = torch.tensor(X_new, dtype=torch.float32, device="cpu")
         before = self.output(self.start, new)
         train: list[torch.Tensor] = []
         test, residuals = [], []
