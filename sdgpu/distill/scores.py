@@ -64,10 +64,10 @@ def score_terms(values: Any, P: Any, truth: Any) -> tuple[Any, Any, Any, Any]:
         One-hot.
     """
     xp = compat.array_namespace(values)
-    top = xp.max(values, axis=-2)
-    right = xp.sum(values * truth, axis=-2) >= top
-    equal = xp.astype(values == top[..., None, :], xp.int8)
-    if bool(xp.any(right & (xp.sum(equal, axis=-2) > 1))):  # rare, and argmax is slow
+    largest = values == xp.max(values, axis=-2, keepdims=True)
+    right = xp.any(largest & (truth > 0), axis=-2)
+    # some are equal, which is rare; and argmax is slow
+    if int(xp.count_nonzero(largest)) > compat.size(right):
         right = xp.argmax(values, axis=-2) == xp.argmax(truth, axis=0)
     own = xp.sum(P * truth, axis=-2)
     brier = xp.sum(P * P, axis=-2) - 2 * own + 1
