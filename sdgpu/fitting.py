@@ -79,8 +79,9 @@ def fit(
     Parameters
     ----------
     X : array_like (n, d)
-        Training inputs: NumPy, torch (any device), CuPy, any array API or DLPack array, pandas. With
-        kernel="precomputed", K itself (n, n).
+        Training inputs: NumPy, torch (any device), CuPy, any array API or DLPack array; lists, pandas,
+        polars, JAX and dask are read into NumPy. Columns of a table that have names are remembered: new
+        tables must have them in this order. With kernel="precomputed", K itself (n, n).
     Y : array_like (n,) or (n, c)
         Targets, in the same library and on the same device.
     kernel : Kernel, str or callable, default "rbf"

@@ -94,8 +94,9 @@ class Functions:
         Parameters
         ----------
         X_new : array_like (m, d)
-            In the library and on the device of the training data; m = 0 is allowed. With a
-            precomputed kernel its values (m, n) between new and training rows.
+            In the library and on the device of the training data; m = 0 is allowed. A table with other
+            columns than that of the fit, or in another order, is refused. With a precomputed kernel its
+            values (m, n) between new and training rows.
 
         Returns
         -------
