@@ -26,6 +26,7 @@ __all__ = [
     "inputs",
     "library",
     "may_share",
+    "new_rows",
     "pair",
     "same_place",
     "slices",
@@ -213,11 +214,9 @@ class Template:
         TypeError, ValueError
             As :func:`inputs`, and for other columns or another order, another library or device.
         """
-        array = inputs(value, name, empty=empty)
-        same_columns(self.columns, value, name, "X")
-        if array.shape[1] != features:
-            raise ValueError(f"{name} has {array.shape[1]} features, but the fit has {features}")
-        return self._here(value, array, name)
+        return new_rows(
+            value, name, self.sample, columns=self.columns, features=features, empty=empty
+        )
 
     def truth(
         self, value: object, name: str, *, rows: int, outputs: int | None = None
@@ -247,6 +246,31 @@ def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
     rows, wanted = beside(X, rows, wanted), beside(Y, wanted, rows)
     template = Template.of(rows, wanted, flat)
     return rows, wanted, replace(template, columns=column_names(X), outputs=column_names(Y))
+
+
+def new_rows(
+    value: object,
+    name: str,
+    X: Array,
+    *,
+    columns: tuple[str, ...] | None,
+    features: int,
+    empty: bool,
+) -> Array:
+    """Check rows (m, d) that go with others, X, whose columns may have had names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`inputs`, and for other columns or another order, another library or device.
+    """
+    array = inputs(value, name, empty=empty)
+    same_columns(columns, value, name, "X")
+    if array.shape[1] != features:
+        raise ValueError(f"{name} has {array.shape[1]} features, but the fit has {features}")
+    array = beside(value, array, X)
+    same_place(X, array, "X", name)
+    return array
 
 
 def beside(value: object, array: Array, like: Array) -> Array:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
+from sdgpu.device.arrays import dtype_name, inputs, new_rows, slices
 from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.conversion import column_names
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.base import TILE, Profile, column_means, gram, ready_rows
@@ -78,9 +79,13 @@ class DenseOperator:
     given_dtype: str | None = None
     checked: bool = field(default=False, repr=False)
 
+    _names: tuple[str, ...] | None = field(init=False, repr=False, default=None)
+
     def __post_init__(self) -> None:
         if not self.checked:
-            object.__setattr__(self, "X", inputs(self.X, "X"))
+            X = inputs(self.X, "X")
+            object.__setattr__(self, "_names", column_names(self.X))
+            object.__setattr__(self, "X", X)
         if self.given:
             if self.X.shape[0] != self.X.shape[1]:
                 raise ValueError(f"a precomputed kernel must be square, got {tuple(self.X.shape)}")
@@ -130,8 +135,8 @@ class DenseOperator:
 
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n); X_new (m, d), or (m, n) values if precomputed."""
-        new = inputs(X_new, "X_new", features=int(self.X.shape[1]), empty=True)
-        same_place(self.X, new, "X", "X_new")
+        d = int(self.X.shape[1])
+        new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
         xp = compat.array_namespace(self.X)
         new = xp.astype(new, self.X.dtype, copy=False)
         return Cross(self.kernel, self.kernel.rows(new, self.centre), self.rows, self.tile)

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from sdgpu.checks import choice, integer
-from sdgpu.device.arrays import dtype_name, inputs, same_place, slices
+from sdgpu.device.arrays import dtype_name, inputs, new_rows, slices
 from sdgpu.device.backend import Backend, TorchBackend, backend_of
+from sdgpu.device.conversion import column_names
 from sdgpu.device.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.base import column_means, ready_rows
@@ -86,12 +87,15 @@ class TiledOperator:
     workers: int | None = None
     checked: bool = field(default=False, repr=False)
 
+    _names: tuple[str, ...] | None = field(init=False, repr=False, default=None)
+
     def __post_init__(self) -> None:
         if isinstance(self.kernel, Precomputed):
             raise TypeError("a precomputed kernel is a matrix already: use DenseOperator")
         X = self.X if self.checked else inputs(self.X, "X")
         precision = dtype_name(X) if self.precision is None else self.precision
         choice("precision", precision, PRECISIONS)
+        object.__setattr__(self, "_names", column_names(self.X))
         object.__setattr__(self, "X", X)
         object.__setattr__(self, "precision", precision)
         if self.tile is not None:
@@ -150,8 +154,8 @@ class TiledOperator:
 
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
-        new = inputs(X_new, "X_new", features=int(self.X.shape[1]), empty=True)
-        same_place(self.X, new, "X", "X_new")
+        d = int(self.X.shape[1])
+        new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
         ready = self._ready(self._torch.asarray(new))
         return Cross(self.kernel, ready, self.rows, self._size, self._backend)
 

@@ -12,6 +12,7 @@ import xarray as xr
 import sdgpu
 from sdgpu.device.arrays import as_data, library
 from sdgpu.device.conversion import column_names
+from sdgpu.operators import DenseOperator, TiledOperator
 from tests.problems import assert_near
 
 KERNEL = sdgpu.Gaussian(0.5)
@@ -280,6 +281,8 @@ QUESTIONS = {
         FRAME, TARGETS, KERNEL, eps=0.5
     ).predict(new),
     "kernel": lambda f, new, truth: KERNEL(FRAME, new),
+    "dense": lambda f, new, truth: DenseOperator(KERNEL, FRAME).cross(new).dense(),
+    "tiled": lambda f, new, truth: TiledOperator(KERNEL, FRAME).cross(new).dense(),
 }
 
 
@@ -298,7 +301,7 @@ def test_columns_keep_their_names(question):
         with pytest.raises(ValueError, match=words):
             ask(fitted, new, NEW_TARGETS)
     # what was fitted without names takes any
-    if question not in ("constrained", "kernel"):
+    if question not in ("constrained", "kernel", "dense", "tiled"):
         assert_near(np.asarray(ask(sdgpu.fit(X, Y, KERNEL), NEW_FRAME, NEW_TARGETS)), wanted)
     if question in ("sweep", "optimal_alphas", "joint_alphas"):
         with pytest.raises(ValueError, match="Y_val has the columns of Y in another order"):
