@@ -121,7 +121,11 @@ def test_fit(change, error, words):
         (lambda f: f.path(0.2, steps=10**9), MemoryError, "a path of 1000000000 steps"),
         (lambda f: f.diagonal(0.2, steps=10**9), MemoryError, "diagonals of 1000000000 steps"),
         (lambda f: f.optimal_alphas(X_VAL, Y_VAL, 0.2, steps=10**7), MemoryError, "10000000 steps"),
-        (lambda f: f.joint_alphas(X_VAL, Y_VAL, 0.2, steps=10**7), MemoryError, "10000000 steps"),
+        (
+            lambda f: f.joint_alphas(X_VAL, Y_VAL, 0.2, steps=10**7),
+            ValueError,
+            "steps=10000000: the joint",
+        ),
     ],
 )
 def test_questions_to_a_fit(fitted, call, error, words):
