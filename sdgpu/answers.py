@@ -70,7 +70,11 @@ class Answers(Protocol):
 
     @property
     def largest(self) -> float:
-        """Largest eigenvalue of K."""
+        """Largest eigenvalue of K, or a number below it."""
+
+    @property
+    def largest_bound(self) -> float:
+        """The same, or a number above it: what decides whether a limit exists."""
 
     @property
     def rows(self) -> int:
@@ -131,6 +135,11 @@ class Spectral:
         """Largest eigenvalue of K."""
         eigenvalues = self.spectrum.eigenvalues
         return float(eigenvalues[-1]) if eigenvalues.shape[0] else 0.0
+
+    @property
+    def largest_bound(self) -> float:
+        """The same: nothing that is answered lies outside of the basis."""
+        return self.largest
 
     @property
     def rows(self) -> int:
@@ -226,6 +235,11 @@ class Solved:
         return self.resolvents.largest
 
     @property
+    def largest_bound(self) -> float:
+        """From above."""
+        return self.resolvents.largest_bound
+
+    @property
     def rows(self) -> int:
         """n."""
         return int(self.resolvents.Y.shape[0])
@@ -246,7 +260,7 @@ class Solved:
     @property
     def targets(self) -> Any:
         """As they were given."""
-        return self.backend.asarray(self.resolvents.Y)
+        return self.backend.asarray(self.resolvents.targets)
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """The first solve, equation (3)."""
@@ -259,11 +273,13 @@ class Solved:
 
     def limit(self, lam: float, alpha: float) -> tuple[Any, Any]:
         """One solve with lam / alpha, equation (17)."""
-        if alpha == 0:  # the collapse
+        with np.errstate(over="ignore"):
+            ridge = np.inf if alpha == 0 else np.float64(lam) / alpha
+        if np.isinf(ridge):  # the collapse
             xp, shape = self.backend.xp, self.resolvents.Y.shape
             zero = xp.zeros(tuple(shape), dtype=xp.float64, device=self.backend.device)
             return zero, zero
-        at = np.array([lam / alpha])
+        at = np.array([ridge])
         return self.duals(at, 1)[0, 0, ...], self.fits(at, 1)[0, 0, ...]
 
     def expand(
@@ -279,9 +295,7 @@ class Solved:
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
         """See :mod:`sdgpu.distill.loo`."""
         xp, fits = self.backend.xp, self.fits(lams, steps)
-        truth = xp.broadcast_to(
-            self.backend.asarray(self.resolvents.Y), (len(lams), 1, *fits.shape[2:])
-        )
+        truth = xp.broadcast_to(self.targets, (len(lams), 1, *fits.shape[2:]))
         return left_out(xp.concat([truth, fits], axis=1), self.leverages, lams)
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
@@ -293,7 +307,7 @@ class Solved:
     def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """From the predictions at the training points."""
         xp = self.backend.xp
-        truth = xp.reshape(self.backend.asarray(self.resolvents.Y), (-1,))
+        truth = xp.reshape(self.targets, (-1,))
         parts = []
         for lam in lams:
             basis = differences(self.fits(np.array([lam]), steps))[0, ...]  # (T, n, c)

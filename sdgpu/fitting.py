@@ -13,6 +13,14 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.answers import Answers, Solved, Spectral
+from sdgpu.certificate import (
+    CONTRADICTION,
+    evaluation_error,
+    exact_status,
+    noise,
+    probe,
+    spectral_rounding,
+)
 from sdgpu.checks import integer, lam_grid
 from sdgpu.device.arrays import dtype_name, may_share, pair
 from sdgpu.device.backend import (
@@ -20,10 +28,9 @@ from sdgpu.device.backend import (
     NumpyBackend,
     TorchBackend,
     resolve,
-    to_numpy,
 )
 from sdgpu.device.conversion import rounded_to
-from sdgpu.device.memory import budget, require, show
+from sdgpu.device.memory import budget, require
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
@@ -40,6 +47,7 @@ from sdgpu.solvers.eigh import Eigh, refuse_indefinite
 from sdgpu.solvers.probes import GROUPS, TOL, Probes
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace, SubspaceResult
+from sdgpu.solvers.units import Units
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["fit"]
@@ -48,7 +56,6 @@ FORMAT = 1  # of checkpoints
 START = 4  # passes that grow a basis for the first guesses of conjugate gradients
 # arguments of `fit` that a plan decides
 _DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "steps": 10}
-_PROBES = 32  # rows whose training equation is checked after a fit
 
 
 @underflow_is_zero
@@ -229,10 +236,11 @@ class _Again:
     plan: Plan
     data: _Data
     backend: Backend
+    units: Units
 
     def __call__(self) -> Any:
         keep = self.plan.operator == "dense"
-        return _operator(self.plan, self.data.dense(self.backend), keep=keep)
+        return self.units.scaled(_operator(self.plan, self.data.dense(self.backend), keep=keep))
 
 
 def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
@@ -253,9 +261,10 @@ def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple
     dense, Y = data.dense(backend), backend.asarray(data.Y)
     spectrum = Eigh(backend).decompose(dense, Y, watch)
     answers = Spectral(spectrum)
-    residual = _probe(answers, dense, Y, ridge)
-    status = _status(spectrum, residual, ridge, plan.bytes)
-    return answers, _info(plan, data, spectrum, watch, 1, 0, residual, residual, status)
+    residual, seen = probe(answers, dense, Y, ridge)
+    error = max(seen, spectral_rounding(spectrum, ridge, plan.steps, noise(dense)))
+    status = exact_status(spectrum, residual, error, ridge, plan.bytes)
+    return answers, _info(plan, data, spectrum, watch, 1, 0, error, residual, status)
 
 
 def _grow(
@@ -268,30 +277,28 @@ def _grow(
     backend = TorchBackend("cpu") if isinstance(home, NumpyBackend) else home
     dense, Y = data.dense(backend), backend.asarray(data.Y)
     held = _operator(plan, dense, keep=plan.operator == "dense")
+    units = Units.of(held, Y)
+    scaled, ridges = units.scaled(held), lams / units.kernel
     solver = Subspace(
         backend, plan.tol, plan.block, plan.rank, plan.steps, max_size=plan.max_size, seed=seed,
-        patience=plan.patience,
+        patience=plan.patience, noise=noise(dense),
     )  # fmt: skip
     if plan.method == "cg":
         solver = replace(solver, max_passes=START)
     with only_torch() if backend is not home else nullcontext():
-        grown = solver.decompose(held, Y, lams, watch, saved)
+        Y = Y / backend.asarray(units.targets)
+        grown = solver.decompose(scaled, Y, ridges, watch, saved)
         if grown.given_up:
             return None
         spectrum, error, status = grown.spectrum, grown.error, grown.status
         passes = iterations = grown.passes
-        own = (home.asarray(x) for x in (spectrum.eigenvalues, spectrum.basis, spectrum.Z))
-        eigenvalues, basis, Z = own
-        estimates = _estimates(plan, data, backend, grown, lams, count, seed, watch)
-        answers: Answers = Spectral(
-            replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z, method=plan.method),
-            estimates if len(eigenvalues) < dense.n else None,
-        )
+        estimates = _estimates(plan, data, backend, grown, units, lams, count, seed, watch)
+        answers: Answers = _answers(plan, home, spectrum, units, estimates, dense.n)
         if plan.method == "cg":
             # the tiles that are kept are needed again, for every lam that is asked for later
             solved = Resolvents(
-                held, backend, backend.xp.asarray(Y, copy=True), plan.tol, plan.steps, grown.space,
-                grown.sketch, watch, own=frozenset(map(float, lams)),
+                scaled, backend, Y, units, plan.tol, plan.steps, grown.space, grown.sketch, watch,
+                solver.noise, own=frozenset(map(float, lams)),
             )  # fmt: skip
             with watch.stage("cg"):
                 solved.solve(lams, plan.steps)
@@ -299,36 +306,60 @@ def _grow(
             answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations
         dense, ridge = data.dense(home), float(lams.min())
-        residual = _probe(answers, dense, home.asarray(data.Y), ridge)
+        residual, seen = probe(answers, dense, home.asarray(data.Y), ridge)
         if plan.precision != "float64":
             # The solver's bound holds for K as it was evaluated. Twice what is seen of the difference:
             # it comes from a few rows only.
-            error += 2 * _rounding(answers, held, dense, plan.precision, ridge)
-    if error > plan.tol and status.startswith("converged"):
+            error += 2 * evaluation_error(answers, held, dense, plan.precision, ridge)
+    if status.startswith("converged") and not error <= plan.tol:
         status = (
             f"limited by dtype={plan.precision!r}: relative error about {error:.1e}; use 'float64'"
         )
+    if np.isnan(seen):
+        status, error = "overflow: the dual coefficients are beyond float64; rescale Y", np.inf
+    elif not seen <= CONTRADICTION * max(error, plan.tol):
+        status = (
+            f"contradicted: {seen:.1e} of the predictions is left as a residual where the solver says "
+            f"{error:.1e}; use method='eigh', and remove a checkpoint that was read ({status})"
+        )
+        error = max(error, seen)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
-    if spectrum.most_negative < -NEGATIVE[rounded] * answers.largest:
-        refuse_indefinite(dense, spectrum.most_negative, answers.largest)
+    if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * answers.largest:
+        refuse_indefinite(dense, spectrum.most_negative * units.kernel, answers.largest)
     info = _info(plan, data, spectrum, watch, passes, iterations, error, residual, status)
     return answers, info
 
 
+def _answers(
+    plan: Plan, home: Backend, spectrum: Spectrum, units: Units, estimates: Estimated, n: int
+) -> Spectral:
+    """What a grown spectrum answers, out of the units of its solver."""
+    eigenvalues = home.asarray(spectrum.eigenvalues) * units.kernel
+    Z = home.asarray(spectrum.Z) * home.asarray(units.targets)
+    own = replace(
+        spectrum, eigenvalues=eigenvalues, basis=home.asarray(spectrum.basis), Z=Z,
+        most_negative=spectrum.most_negative * units.kernel, method=plan.method,
+    )  # fmt: skip
+    return Spectral(own, estimates if len(eigenvalues) < n else None)
+
+
 def _estimates(
-    plan: Plan, data: _Data, backend: Backend, grown: SubspaceResult, lams: np.ndarray, count: int,
-    seed: int, watch: Stopwatch,
+    plan: Plan, data: _Data, backend: Backend, grown: SubspaceResult, units: Units, lams: np.ndarray,
+    count: int, seed: int, watch: Stopwatch,
 ) -> Estimated:  # fmt: skip
     """What will stand for the eigenvectors that the basis has not seen; no work yet."""
     # A probe need not be as right as a prediction: float32 leaves an error near 1e-10 n / lam.
     right = 1e-10 * data.X.shape[0] / float(lams.min()) <= TOL
     precision = "float32" if right and plan.operator == "tiled" else plan.precision
     rough = replace(plan, precision=precision)
+    # rows that matter are those with large errors in the targets' own units
+    weights = backend.asarray(units.targets / units.targets.max())
+    known = replace(grown.spectrum, Z=grown.spectrum.Z * weights)
     probes = Probes(
-        _Again(rough, data, backend), backend, grown.sketch, grown.spectrum, lams, plan.steps, count,
-        seed, watch,
+        _Again(rough, data, backend, units), backend, grown.sketch, known, lams / units.kernel,
+        plan.steps, count, seed, watch,
     )  # fmt: skip
-    return Estimated(probes, data.home)
+    return Estimated(probes, data.home, units.kernel)
 
 
 def _info(
@@ -387,58 +418,3 @@ def _private(array: Any, given: Any, kernel: Kernel) -> Any:
     if isinstance(kernel, Precomputed) or not may_share(array, given):
         return array
     return compat.array_namespace(array).asarray(array, copy=True)
-
-
-def _probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> float:
-    """Check (K + lam I) dual = Y on a few rows of K that are computed anew in float64.
-
-    Returns the largest residual relative to max |Y|.
-    """
-    few = slice(0, min(Y.shape[1], 16))
-    xp = compat.array_namespace(Y)
-    # a hopeless lam overflows here, which is the answer
-    with np.errstate(over="ignore", invalid="ignore"):
-        dual, _ = answers.ridge(lam, few)
-        picked = _picked(operator.n)
-        index = xp.asarray(picked, device=compat.device(Y))
-        product = operator.columns(picked).T @ dual
-        error = to_numpy(
-            product + lam * xp.take(dual, index, axis=0) - xp.take(Y[:, few], index, axis=0)
-        )
-        largest = float(xp.max(xp.abs(Y[:, few])))
-        return float(np.max(np.abs(error))) / largest if largest else 0.0
-
-
-def _rounding(
-    answers: Answers, held: Any, operator: DenseOperator, precision: str, lam: float
-) -> float:
-    """Estimate of ||(K - K~) dual|| / ||fit|| for K~ as it is evaluated and multiplied, from a few rows."""
-    few = slice(0, min(answers.outputs, 16))
-    dual, fitted = (to_numpy(array) for array in answers.ridge(lam, few))
-    picked = _picked(operator.n)
-    rough = to_numpy(held.columns(picked)).T
-    if precision == "float32":
-        product = (rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
-    else:
-        product = rough @ dual
-    error = to_numpy(operator.columns(picked)).T @ dual - product
-    rows = np.sqrt(operator.n / len(picked)) * np.linalg.norm(error, axis=0)
-    fit = np.linalg.norm(fitted, axis=0)
-    return float(np.max(np.divide(rows, fit, out=np.zeros_like(fit), where=fit > 0), initial=0.0))
-
-
-def _picked(n: int) -> np.ndarray:
-    """A few rows, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, _PROBES).round().astype(int))
-
-
-def _status(spectrum: Spectrum, residual: float, lam: float, peak: int) -> str:
-    eigenvalues = to_numpy(spectrum.eigenvalues)
-    rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
-    noise = len(eigenvalues) * np.finfo(float).eps * float(eigenvalues[-1])
-    if not residual <= 1e-6 or lam < noise:
-        return (
-            f"inaccurate at lam = {lam:g}: relative residual {residual:.1e}, and the eigenvalues of K "
-            f"carry rounding of {noise:.1e}; lam is too small for float64: raise it; {rounding}"
-        )
-    return f"exact to {max(residual, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"

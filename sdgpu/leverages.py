@@ -114,10 +114,13 @@ class Estimated:
     probes : Probes
     backend : Backend
         Where the diagonals are wanted.
+    unit : float
+        Of K and lam in the probes.
     """
 
     probes: Probes
     backend: Backend
+    unit: float = 1.0
     exact: ClassVar[bool] = False
     copies: ClassVar[int] = GROUPS + 1
 
@@ -132,7 +135,9 @@ class Estimated:
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """The mean over all groups, and over all but one."""
-        known, each = (self.backend.asarray(x) for x in self.probes.diagonals(lams, steps))
+        known, each = (
+            self.backend.asarray(x) for x in self.probes.diagonals(lams / self.unit, steps)
+        )
         groups, total = int(each.shape[0]), compat.array_namespace(each).sum(each, axis=0)
         without = [self._made(known + (total - each[g, ...]) / (groups - 1), lams)
                    for g in range(groups)]  # fmt: skip
@@ -144,17 +149,17 @@ class Estimated:
 
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """One estimate for each probe."""
-        return self.probes.traces(lams, steps)
+        return self.probes.traces(lams / self.unit, steps)
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Of the space in which they were evaluated."""
-        return self.probes.bias(lams, steps)
+        return self.probes.bias(lams / self.unit, steps)
 
     def _made(self, powers: Any, lams: np.ndarray) -> Diagonals:
         """With H_ii kept where it must be, between 0 and K_ii / (K_ii + lam)."""
         xp = self.backend.xp
         own = self.backend.asarray(self.probes.diagonal)
-        ridge = self.backend.asarray(lams)[:, None]
+        ridge = self.backend.asarray(lams / self.unit)[:, None]
         leverage = xp.minimum(xp.maximum(powers[:, 0, :], 0 * own), own / (own + ridge))
         stacked = [xp.ones_like(leverage), leverage]
         stacked += [powers[:, q, :] for q in range(1, int(powers.shape[1]))]

@@ -127,12 +127,19 @@ class Fit(Questions):
             If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
         ridge, alpha = self._lam(lam), number("alpha", alpha)
-        largest = np.array([self._answers.largest])
-        rate = float(limit_rate(largest, ridge, alpha))
-        if not bool(limit_exists(largest, ridge, alpha)):
+        known = [np.array([x]) for x in (self._answers.largest, self._answers.largest_bound)]
+        slowest, rate = (float(limit_rate(largest, ridge, alpha)) for largest in known)
+        exists, certain = (bool(limit_exists(largest, ridge, alpha)) for largest in known)
+        if not exists:
             raise ValueError(
-                f"alpha={alpha:g} has no limit at lam={ridge:g}: the steps grow by {rate:.4g} each; "
+                f"alpha={alpha:g} has no limit at lam={ridge:g}: the steps grow by {slowest:.4g} each; "
                 "alphas in [0, 2) always converge"
+            )
+        if not certain:
+            raise ValueError(
+                f"alpha={alpha:g} may have no limit at lam={ridge:g}: the steps grow by {slowest:.4g} to "
+                f"{rate:.4g} each, and method={self.info.method!r} knows the largest eigenvalue no better; "
+                "fit with method='eigh', or take alpha in [0, 2)"
             )
         effective = ridge / alpha if alpha else np.inf
         return Limit(ridge, alpha, effective, rate, self._answers, self._model)

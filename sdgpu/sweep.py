@@ -272,7 +272,7 @@ def run_sweep(
     Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device; without `cross` each
     training row is judged by the fit without it.
     """
-    largest = np.array([answers.largest])  # whether a limit exists depends on it alone
+    largest = np.array([answers.largest_bound])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
         asked, grid = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)

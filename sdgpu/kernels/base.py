@@ -64,6 +64,10 @@ class Kernel(ABC):
         """Rows of a tile: `tile`, which suits the cache, or more where evaluating a row is dear."""
         return tile
 
+    def rounding(self, rows: Rows) -> float:
+        """Bound on the relative error of an entry of K, over eps of the rows' dtype."""
+        return 4.0
+
     @underflow_is_zero
     def __call__(self, A: Any, B: Any = None) -> Any:
         """Gram matrix kappa(A, B) in the library, device and dtype of A.
@@ -192,6 +196,10 @@ class _Combination(Kernel):
         operands = zip(self.kernels, rows.parts, strict=True)
         return max(kernel.tile_rows(part, tile) for kernel, part in operands)
 
+    def rounding(self, rows: Rows) -> float:
+        operands = zip(self.kernels, rows.parts, strict=True)
+        return sum(kernel.rounding(part) for kernel, part in operands)
+
     def diagonal(self, rows: Rows) -> Any:
         operands = zip(self.kernels, rows.parts, strict=True)
         return reduce(type(self).join, (kernel.diagonal(part) for kernel, part in operands))
@@ -243,6 +251,21 @@ class Profile(Kernel):
         """Whether the profile has a kink at distance 0."""
         return False
 
+    def rounding(self, rows: Rows) -> float:
+        """From the statistic: |x - x'|^2 as a product is off by eps |x|^2.
+
+        Near pairs are recomputed. A square root divides the error by the distance, which of the others is
+        at least eps^(1/6) |x|, and the profile falls off before |x| is large.
+        """
+        width = int(rows.left.shape[1])
+        if self.statistic != "product" or not self.distance or not width:
+            return 4.0 + width**0.5
+        xp = compat.array_namespace(rows.right)
+        largest = float(xp.max(rows.right[:, -1])) if len(rows) else 0.0
+        if self.exact_near:
+            return 4.0 + 200.0 * min(largest**0.5, 400.0)
+        return 4.0 + min(largest, 1e5)
+
 
 @dataclass(frozen=True)
 class Scaled(Kernel):
@@ -261,6 +284,9 @@ class Scaled(Kernel):
 
     def tile_rows(self, rows: Rows, tile: int) -> int:
         return self.kernel.tile_rows(rows, tile)
+
+    def rounding(self, rows: Rows) -> float:
+        return self.kernel.rounding(rows)
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)

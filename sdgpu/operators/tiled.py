@@ -223,7 +223,13 @@ class TiledOperator:
 
         if self.precision == "float64":
             return ready_rows(self.kernel, X, self._centre)
-        return ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
+        single = ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
+        if not _finite(single) and _finite(self.kernel.rows(X[:1], self._centre)):
+            raise ValueError(
+                f"the rows of {self.kernel!r} overflow in dtype={self.precision!r}: use dtype='float64', "
+                "or rescale X"
+            )
+        return single
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Rows]]:
@@ -377,6 +383,14 @@ class _Room:
         if height == width == self._size:
             return self._full_wide
         return self._wide[: height * width].view(height, width)
+
+
+def _finite(rows: Rows) -> bool:
+    """Whether all numbers of ready rows are finite."""
+    import torch
+
+    own = [x for x in (rows.left, rows.right, rows.norms) if x is not None]
+    return all(bool(torch.isfinite(x).all()) for x in own) and all(map(_finite, rows.parts))
 
 
 def _cast(rows: Rows, dtype: Any) -> Rows:

@@ -11,17 +11,29 @@ know how good they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
+from sdgpu.device.arrays import slices
 from sdgpu.device.backend import Backend, small_eigh, to_numpy
+from sdgpu.device.scaling import unit
+from sdgpu.distill.losses import merge_rows
 from sdgpu.solvers.checkpoint import State
 
-__all__ = ["GrowingBasis", "Residuals", "orthonormal_rows"]
+__all__ = ["GrowingBasis", "Residuals", "orthonormal_rows", "relative_to", "unit_rows"]
 
 DROP = 1e-12  # relative squared size of a direction that repeats others
+NOISE = 1e-14  # relative size of what rounding leaves of a row that is in the span already
+LEAST = 16 * float(
+    np.finfo(float).eps
+)  # what rounding leaves of a row outside of the span that holds it
+FAINT = (
+    1e-6  # predictions below this share of the largest that the targets could have count as zero
+)
+ROWS = 64  # residuals that are formed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +50,19 @@ class Residuals:
         ||r_1 + .. + r_i||: the sum telescopes to -R'c_i.
     fitted : array (L, T, c)
         ||K w_i||, the size of the predictions u_i at the training points.
+    duals : array (L, T, c)
+        ||w_i||, which says what rounding may do (:mod:`sdgpu.distill.rounding_bounds`).
+    sizes : array (L, 1, c)
+        What errors are relative to: ||y_1||, but at least 1e-6 of ||Y|| delta_max / (delta_max + lam).
+        Later steps may be smaller by any factor.
     """
 
     norms: np.ndarray
     combinations: np.ndarray
     sums: np.ndarray | None
     fitted: np.ndarray
+    duals: np.ndarray
+    sizes: np.ndarray
 
 
 class GrowingBasis:
@@ -58,9 +77,14 @@ class GrowingBasis:
     krylov : bool
         Whether each block is the residual of the one before: then R vanishes but for the newest
         block, and only that is kept, until the basis is compressed.
+    diagonal : float, default 0
+        Largest entry of the diagonal of K: ||K|| is no less, whatever the basis has seen of it.
     """
 
-    def __init__(self, n: int, capacity: int, backend: Backend, *, krylov: bool) -> None:
+    def __init__(
+        self, n: int, capacity: int, backend: Backend, *, krylov: bool, diagonal: float = 0.0
+    ) -> None:
+        self.diagonal = diagonal
         self.backend = backend
         self.krylov = krylov
         self.whole = True  # False while a block is being added: an interrupt then leaves no state
@@ -68,6 +92,25 @@ class GrowingBasis:
         self.T = np.zeros((0, 0))
         self._Q = self._room(capacity, n)
         self._R = self._room(0 if krylov else capacity, n)
+
+    @property
+    def n(self) -> int:
+        """Length of a row."""
+        return int(self._Q.shape[1])
+
+    @property
+    def width(self) -> int:
+        """Rows of the residuals of the newest block, all of which a Krylov space goes on with."""
+        return int(self._R.shape[0]) if self.krylov else 0
+
+    def norm(self, values: np.ndarray) -> float:
+        """||K|| from below: the largest Ritz value, or entry of the diagonal."""
+        return max(self.diagonal, float(values.max(initial=0.0)))
+
+    @property
+    def spread(self) -> float:
+        """||R||^2 in the Frobenius norm: what the Gram matrix of R is right to, over eps."""
+        return float(self.backend.xp.sum(self.R * self.R))
 
     @property
     def Q(self) -> Any:  # noqa: N802 - the field's name
@@ -79,9 +122,31 @@ class GrowingBasis:
         """Q K - T Q of all rows (k, n), or of the newest block."""
         return self._R if self.krylov else self._R[: self.k, :]
 
-    def new_directions(self, block: Any) -> Any:
-        """Orthonormal rows for the part of `block` (b, n) that is new; dependent rows are dropped."""
-        return orthonormal_rows(block, self.Q, self.backend)
+    def new_directions(self, block: Any, *, whole: Any = None, least: float = 0.0) -> Any:
+        """Orthonormal rows for the part of `block` (b, n) that is new; dependent rows are dropped.
+
+        Parameters
+        ----------
+        whole : array (c, n), optional
+            Rows that must be in the span afterwards to their last digit: targets, and residuals of which
+            nothing is kept. Directions of them are added until at most `least` of each is left outside.
+        least : float, default 0
+            Rounding of their products is not looked for either.
+        """
+        found = orthonormal_rows(block, [self.Q], self.backend)
+        xp = self.backend.xp
+        for _ in range(3 if whole is not None else 0):
+            # most rows are in the span of the new ones: those of the basis are looked at only for the rest
+            left = whole - (whole @ found.T) @ found
+            left = left - (left @ self.Q.T) @ self.Q
+            outside, lengths = (np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (left, whole))
+            some = np.flatnonzero(outside > least + LEAST * lengths)
+            if not some.size or self.k + int(found.shape[0]) >= self.n:
+                break
+            rest = xp.take(left, xp.asarray(some, device=self.backend.device), axis=0)
+            more = orthonormal_rows(rest, [self.Q, found], self.backend)
+            found = xp.concat([found, more], axis=0)
+        return found[: min(self.n - self.k, int(found.shape[0])), :]
 
     def append(self, new: Any, product: Any) -> None:
         """Add orthonormal rows (b, n), orthogonal to Q, with `product` = new K (b, n)."""
@@ -108,8 +173,12 @@ class GrowingBasis:
 
     def combine(self, combinations: np.ndarray) -> Any:
         """Residual rows (b, n) of combinations (b, k) in the basis Q."""
+        return self._times(combinations, self.R)
+
+    def _times(self, combinations: np.ndarray, rows: Any) -> Any:
+        """Combinations (b, k) in the basis Q of R, or of a factor that stands for it."""
         own = combinations[:, self.k - int(self.R.shape[0]) :]
-        return self.backend.asarray(np.ascontiguousarray(own)) @ self.R
+        return self.backend.asarray(np.ascontiguousarray(own)) @ rows
 
     def compress(self, directions: np.ndarray) -> None:
         """Keep the span of some directions (r, k) in the basis Q, to make room; no pass is needed.
@@ -170,6 +239,9 @@ class GrowingBasis:
         """Residual norms of every lam (L,), step 1..T and output for targets Y (c, n).
 
         Without `sums` those are not computed: half of the work for many lam and steps.
+
+        The norms come from the Gram matrix of R: right where they are more than about 1e-8 of its terms,
+        which is enough to choose what to add. Before a result is believed, :meth:`certified`.
         """
         z = vectors.T @ to_numpy(self.Q @ Y.T)  # (k, c)
         # from R itself: updated products R R' would lose the residuals in the rounding of the first
@@ -179,17 +251,48 @@ class GrowingBasis:
         current = scale[:, None, :] * z.T  # (L, c, k)
         a = (values * scale)[:, None, :]
         combinations = np.empty((len(lams), steps, *z.T.shape))
-        fitted = np.empty(combinations.shape[:-1])
-        combinations[:, 0] = -current
-        fitted[:, 0] = np.linalg.norm(values * current, axis=-1)
-        for i in range(1, steps):
-            following = a * current
-            combinations[:, i] = current - following
-            fitted[:, i] = np.linalg.norm(values * following, axis=-1)
-            current = following
+        fitted, duals = (np.empty(combinations.shape[:-1]) for _ in range(2))
+        before = np.zeros_like(current)
+        for i in range(steps):
+            combinations[:, i] = before - current
+            fitted[:, i] = np.linalg.norm(values * current, axis=-1)
+            duals[:, i] = np.linalg.norm(current, axis=-1)
+            before, current = current, a * current
         norms = _lengths(combinations, gram)
         total = _lengths(np.cumsum(combinations, axis=1), gram) if sums else None
-        return Residuals(norms, combinations, total, fitted)
+        sizes = relative_to(fitted[:, :1], np.linalg.norm(z, axis=0), self.norm(values), lams)
+        return Residuals(norms, combinations, total, fitted, duals, sizes)
+
+    def certified(self, seen: Residuals, vectors: np.ndarray, some: np.ndarray) -> Residuals:
+        """The same with the norms of some lam (indices) taken from the residuals themselves.
+
+        a'R R'a from the Gram matrix loses half of the digits where the terms of R'a cancel: a residual that
+        is 1e-8 of its terms may seem to be 0. R'a itself is right to the rounding of R.
+
+        Notes
+        -----
+        2 n k multiplications for each residual, of which there are len(some) T c, or for 2 k of them if
+        they are more: then by a triangular factor of R'.
+        """
+        norms, sums = seen.norms.copy(), None if seen.sums is None else seen.sums.copy()
+        of = self._triangle() if norms[some].size > 2 * self.k else self.R
+        width = max(1, ROWS // norms.shape[1])
+        for i in some:
+            for outputs in slices(norms.shape[2], width):
+                own = seen.combinations[i][:, outputs]  # (T, c', k)
+                rows = self._times(own.reshape(-1, own.shape[-1]) @ vectors.T, of)
+                norms[i][:, outputs] = _norms(rows, own.shape[:-1])
+                if sums is not None:
+                    total = np.cumsum(own, axis=0).reshape(-1, own.shape[-1])
+                    sums[i][:, outputs] = _norms(self._times(total @ vectors.T, of), own.shape[:-1])
+        return replace(seen, norms=norms, sums=sums)
+
+    def _triangle(self) -> Any:
+        """F (b, b) with ||F'a|| = ||R'a|| for every a: no digit is lost to R R'."""
+        found, rows = None, self.R.T
+        for part in slices(int(rows.shape[0]), max(4 * int(rows.shape[1]), 1024)):
+            found = merge_rows(found, rows[part, :])
+        return found.T if found is not None else self.R
 
     def _reserve(self, rows: int) -> None:
         held = int(self._Q.shape[0])
@@ -207,6 +310,20 @@ class GrowingBasis:
         return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
 
 
+def relative_to(
+    fitted: np.ndarray, targets: np.ndarray, largest: float, lams: np.ndarray
+) -> np.ndarray:
+    """What errors are relative to: ||y_1|| (L, 1, c), or what counts as zero beside ||Y|| (c,)."""
+    shrunk = (largest / (largest + lams))[:, None, None]
+    return np.maximum(fitted, FAINT * shrunk * targets)
+
+
+def _norms(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Lengths of rows (b, n), in the shape that they are counted in."""
+    xp = compat.array_namespace(rows)
+    return np.sqrt(to_numpy(xp.sum(rows * rows, axis=1))).reshape(shape)
+
+
 def _lengths(rows: np.ndarray, gram: np.ndarray) -> np.ndarray:
     """sqrt(a' G a) for each vector a of the last axis; one of the first axis at a time, to save memory."""
     squares = np.empty(rows.shape[:-1])
@@ -216,20 +333,24 @@ def _lengths(rows: np.ndarray, gram: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0.0))
 
 
-def orthonormal_rows(block: Any, Q: Any, backend: Backend) -> Any:
-    """Orthonormalise rows (b, n) against orthonormal Q (k, n) and each other; drop dependent ones.
+def orthonormal_rows(block: Any, bases: list[Any], backend: Backend) -> Any:
+    """Orthonormalise rows (b, n) against orthonormal bases (k, n) and each other; drop dependent ones.
 
     Two rounds of projection and symmetric orthogonalisation: the second repairs what rounding left
     of the first. Distillation targets are nearly parallel, so dropping is the normal case.
+
+    Rows are brought to length one before, so that neither small nor large ones lose their squares. One of
+    which only rounding is left is no direction: made long again it would not be orthogonal.
     """
     xp = backend.xp
-    for _ in range(2):
-        if Q.shape[0]:
+    block = unit_rows(block, backend)
+    for least in (NOISE, 0.1):
+        for Q in bases:
             block = block - (block @ Q.T) @ Q
         if block.shape[0] == 0:
             return block
         lengths = np.sqrt(to_numpy(xp.sum(block * block, axis=1)))
-        some = np.flatnonzero(lengths > 0)
+        some = np.flatnonzero(lengths > least)
         if some.size == 0:
             return block[:0, :]
         index = xp.asarray(some, device=backend.device)
@@ -239,3 +360,16 @@ def orthonormal_rows(block: Any, Q: Any, backend: Backend) -> Any:
         turn = (vectors[:, kept] / np.sqrt(values[kept])).T
         block = backend.asarray(np.ascontiguousarray(turn)) @ block
     return block
+
+
+def unit_rows(block: Any, backend: Backend) -> Any:
+    """Rows (b, n) of length one; those of zeros are left out."""
+    xp = backend.xp
+    if block.shape[0] == 0:
+        return block
+    largest = to_numpy(xp.max(xp.abs(block), axis=1))
+    some = np.flatnonzero(largest > 0)
+    units = np.asarray([unit(x) for x in largest[some]])
+    block = xp.take(block, xp.asarray(some, device=backend.device), axis=0)
+    block = block / backend.asarray(units)[:, None]
+    return block / xp.sqrt(xp.sum(block * block, axis=1))[:, None]

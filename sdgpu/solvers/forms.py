@@ -91,7 +91,11 @@ def grow_forms(
     space = GrowingBasis(n, min(largest, (2 + SPREAD) * s), backend, krylov=sketch is None)
     block = _start(backend, sketch, G, lams)
     for passes in range(1, MAX_PASSES + 1):
-        new = space.new_directions(block)[: largest - space.k, :]
+        whole = space.R if space.krylov and space.k else None
+        new = space.new_directions(block, whole=whole)
+        if space.krylov and space.k + int(new.shape[0]) > largest:
+            break  # a residual block that is cut is known to no one
+        new = new[: largest - space.k, :]
         if not new.shape[0]:
             break
         space.append(new, backend.asarray(operator.matmat(new.T)).T)

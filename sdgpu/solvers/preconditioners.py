@@ -63,6 +63,8 @@ class Sketch:
     def solve(self, R: Any, lam: float | Any) -> Any:
         """(F'F + lam I)^-1 R for rows R (b, n); lam a number, or one for each row (b,)."""
         xp = compat.array_namespace(R)
+        if self.rank == 0:
+            return R / xp.reshape(xp.asarray(lam, dtype=R.dtype, device=compat.device(R)), (-1, 1))
         ridge = xp.reshape(xp.asarray(lam, dtype=R.dtype, device=compat.device(R)), (-1, 1))
         along = xp.astype(xp.astype(R, self.F.dtype) @ self.F.T, R.dtype)
         small = (along @ self.vectors / (self.eigenvalues + ridge)) @ self.vectors.T
@@ -74,9 +76,14 @@ class Sketch:
         return Z + (exact - Z @ self.top.T) @ self.top
 
     @property
-    def smallest(self) -> float:
-        """Smallest eigenvalue of the sketch: about what it leaves of K."""
-        return float(self.eigenvalues[0])
+    def largest(self) -> float:
+        """Largest eigenvalue of F'F, 0 for rank 0."""
+        return float(self.eigenvalues[-1]) if self.rank else 0.0
+
+    @property
+    def rank(self) -> int:
+        """r, 0 where K is negligible beside every lam."""
+        return int(self.F.shape[0])
 
 
 def pivoted_cholesky(
@@ -136,6 +143,9 @@ def pivoted_cholesky(
         left[pivots] = 0.0
         watch.report("sketch", size, rank)
     F = F[:size, :]
+    if size == 0:  # K is 0, or below `enough` altogether
+        empty = xp.zeros((0, n), dtype=xp.float64, device=backend.device)
+        return Sketch(F, empty[:, 0], empty[:, :0], trace, empty)
     eigenvalues, vectors = backend.eigh(backend.asarray(F @ F.T))
     host = to_numpy(eigenvalues)
     count = min(TOP, int(np.count_nonzero(host > 1e-5 * host[-1])))

@@ -16,8 +16,8 @@ If r_i is the residual of the i-th solve, the predictions of step i are off by a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,16 @@ from sdgpu.device.arrays import slices
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.rounding_bounds import rounding_bound
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis
+from sdgpu.solvers.basis import GrowingBasis, relative_to
 from sdgpu.solvers.cg import CG, Solved
 from sdgpu.solvers.preconditioners import Sketch
+from sdgpu.solvers.units import Units
 
 __all__ = ["Resolvents"]
 
+FLOOR = 8.0  # a residual that is this far below the bound on rounding is all rounding
 ROWS = 32  # rows of a solve: more share a pass, but each needs five vectors of n numbers
 
 
@@ -48,6 +51,8 @@ class Resolvents:
     operator : Operator
     backend : Backend
     Y : array (n, c)
+        In the units below, like `operator`, `space` and `sketch`.
+    units : Units
     tol : float
         Relative error of the predictions to reach.
     steps : int
@@ -56,6 +61,8 @@ class Resolvents:
         Where solves start.
     sketch : Sketch or None
         The preconditioner.
+    noise : float
+        As that of :class:`sdgpu.solvers.subspace.Subspace`.
     error : float
         Bound on the relative error of all predictions so far, for K as the operator evaluates it.
     passes, iterations : int
@@ -71,11 +78,13 @@ class Resolvents:
     operator: Operator
     backend: Backend
     Y: Any
+    units: Units
     tol: float
     steps: int
     space: GrowingBasis
     sketch: Sketch | None
     watch: Stopwatch
+    noise: float = 1e-14
     error: float = 0.0
     passes: int = 0
     iterations: int = 0
@@ -86,6 +95,7 @@ class Resolvents:
     _vectors: np.ndarray = field(init=False, repr=False)
     _kept: dict[float, list[Any]] = field(init=False, repr=False, default_factory=dict)
     _sums: dict[float, np.ndarray] = field(init=False, repr=False, default_factory=dict)
+    _lengths: dict[float, list[np.ndarray]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._values, self._vectors = self.space.ritz()
@@ -97,7 +107,27 @@ class Resolvents:
 
     @property
     def largest(self) -> float:
-        """Largest eigenvalue of K, as the basis sees it."""
+        """Largest eigenvalue of K as the basis sees it: from below."""
+        return self._top * self.units.kernel
+
+    @cached_property
+    def largest_bound(self) -> float:
+        """Largest eigenvalue of K from above: what the basis sees, or all that it leaves of the trace.
+
+        With K = [T, R'; R, C] in the basis and beyond it, ||K|| <= max(||T||, ||C||) + ||R||, and ||C|| is
+        at most its trace.
+        """
+        xp = self.backend.xp
+        outside = float(xp.sum(self.backend.asarray(self.operator.diag()))) - self._values.sum()
+        return float(max(self._top, outside) + np.sqrt(self.space.spread)) * self.units.kernel
+
+    @property
+    def targets(self) -> Any:
+        """Y as it was given, (n, c)."""
+        return self.Y * self.backend.asarray(self.units.targets)
+
+    @property
+    def _top(self) -> float:
         return float(self._values[-1]) if len(self._values) else 0.0
 
     @property
@@ -105,22 +135,23 @@ class Resolvents:
         """The status with the bound on the error."""
         reached = f"relative error of the predictions at most {self.error:.1e}"
         state, _, rest = self.status.partition(": ")
-        more = f"; worst solve: {rest}" if state != "converged" else ""
+        if state == "converged" and not self.error <= self.tol:
+            state = "limited by rounding"
+        more = f"; worst solve: {rest}" if rest and state != "converged" else ""
         return f"{state}: {reached} after {self.passes} passes of conjugate gradients{more}"
 
     def duals(self, lams: np.ndarray, steps: int) -> Any:
         """w_1 .. w_T of every lam, (L, T, n, c)."""
-        wanted = [float(lam) for lam in np.atleast_1d(lams)]
-        self.solve(wanted, steps)
-        xp, shape = self.backend.xp, (len(wanted), steps, *map(int, self.Y.shape))
-        found = xp.empty(shape, dtype=xp.float64, device=self.backend.device)
-        for i, lam in enumerate(wanted):
-            for step in range(steps):
-                found[i, step, ...] = self._kept[lam][step].T
-        return found
+        wanted = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
+        self.solve(lams, steps)
+        return self._stacked(
+            [[self._dual(lam, i) for i in range(steps)] for lam in wanted],
+            self.units.targets / self.units.kernel,
+        )
 
-    def solve(self, lams: Iterable[float], steps: int) -> None:
+    def solve(self, lams: Any, steps: int) -> None:
         """Make the solutions that are missing."""
+        lams = np.atleast_1d(lams) / self.units.kernel
         wanted, c = list(dict.fromkeys(map(float, lams))), int(self.Y.shape[1])
         if any(len(self._kept.get(m, ())) < steps for m in wanted):
             self._forget(set(wanted), steps)
@@ -134,72 +165,109 @@ class Resolvents:
 
     def _forget(self, wanted: set[float], steps: int) -> None:
         """Make room: single solves take the place of single ones, chains that of chains."""
+        own = {lam / self.units.kernel for lam in self.own}
         for lam in set(self._kept) - wanted:
-            if lam not in self.own and (len(self._kept[lam]) > 1) == (steps > 1):
-                for store in (self._kept, self._sums):
+            if lam not in own and (len(self._kept[lam]) > 1) == (steps > 1):
+                for store in (self._kept, self._sums, self._lengths):
                     del store[lam]
 
     def fitted(self, lams: np.ndarray, steps: int) -> Any:
         """y_1 .. y_T of every lam, (L, T, n, c)."""
-        xp = self.backend.xp
-        found, before = [], self.Y
-        W = self.duals(lams, steps)
-        ridge = self.backend.asarray(np.atleast_1d(lams))[:, None, None]
-        for step in range(steps):
-            before = before - ridge * W[:, step, ...]
-            found.append(before)
-        return xp.stack(found, axis=1)
+        self.solve(lams, steps)
+        wanted = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
+        steps_of = range(1, steps + 1)
+        return self._stacked(
+            [[self._fit(lam, i) for i in steps_of] for lam in wanted], self.units.targets
+        )
+
+    def _stacked(self, rows: list[list[Any]], units: np.ndarray) -> Any:
+        """Rows (c, n) of every lam and step as (L, T, n, c), out of the units of the solver."""
+        xp, column = self.backend.xp, self.backend.asarray(units)[:, None]
+        shape = (len(rows), len(rows[0]), *map(int, self.Y.shape))
+        found = xp.empty(shape, dtype=xp.float64, device=self.backend.device)
+        for i, own in enumerate(rows):
+            for j, row in enumerate(own):
+                found[i, j, ...] = (row * column).T
+        return found
+
+    def _keeps_fits(self, lam: float) -> bool:
+        """Whether y_i is kept, not w_i: where lam is large y_i = y_{i-1} - lam w_i would cancel."""
+        return lam > self._top
+
+    def _dual(self, lam: float, step: int) -> Any:
+        """w of solve number `step` (from 0), rows (c, n)."""
+        if self._keeps_fits(lam):
+            return (self._fit(lam, step) - self._fit(lam, step + 1)) / lam
+        return self._kept[lam][step]
+
+    def _fit(self, lam: float, step: int) -> Any:
+        """y_step, rows (c, n); y_0 = Y."""
+        if step and self._keeps_fits(lam):
+            return self._kept[lam][step - 1]
+        rows = self.Y.T
+        for w in self._kept.get(lam, [])[:step]:
+            rows = rows - lam * w
+        return rows
 
     def _solve(self, lams: np.ndarray, step: int) -> None:
         """Solve number `step` (from 0) of some lam, whose earlier ones are known."""
         xp, c = self.backend.xp, int(self.Y.shape[1])
         ridges = np.repeat(lams, c)
-        B = xp.concat([self._target(float(lam), step) for lam in lams], axis=0)
+        B = xp.concat([self._fit(float(lam), step) for lam in lams], axis=0)
         small = self._galerkin(lams, step)  # (L c, k)
         start = self._spread(small, self.space.Q)
         # K start = Q'T small + R' small: what a pass would give, from what is known
         ritz = small * self._values
-        residual = (
-            B - self._spread(ritz, self.space.Q) - self.space.combine(small @ self._vectors.T)
-        )
-        residual = residual - self.backend.asarray(ridges)[:, None] * start
+        image = self._spread(ritz, self.space.Q) + self.space.combine(small @ self._vectors.T)
+        column = self.backend.asarray(ridges)[:, None]
+        residual = B - image - column * start
         sizes, sign = self._sizes(lams).ravel(), float(np.sign(lams[0]))
         sketch = self.sketch
+        # no solution is better than the rounding of K w
+        least = np.finfo(float).eps ** 2 * np.sqrt(to_numpy(xp.sum(B * B, axis=1)))  # where K is 0
+        floor = rounding_bound(
+            np.linalg.norm(small, axis=1)[:, None, None], self.space.norm(self._values), self.noise
+        )
 
         def precondition(R: Any, own: np.ndarray) -> Any:
             return R if sketch is None else sign * sketch.solve(R, sign * own)
 
-        # -(K + lam) is positive definite for such a ridge, and what conjugate gradients solve then
+        # What is left to correct, so that neither w nor K w is known as a difference of large numbers.
+        # -(K + lam) is positive definite for a negative lam, and what conjugate gradients solve then.
         solved = CG(self.backend, self.tol).solve(
-            lambda V: sign * self.backend.asarray(self.operator.matmat(V.T)).T, sign * B, sign * ridges,
-            precondition=precondition if sketch else None, start=start, residual=sign * residual,
-            goals=self.tol * sizes / self.steps, progress=self._heard(step),
+            lambda V: sign * self.backend.asarray(self.operator.matmat(V.T)).T, sign * residual,
+            sign * ridges,
+            precondition=precondition if sketch else None,
+            goals=np.maximum(self.tol * sizes / self.steps, floor[:, 0, 0] / FLOOR + least),
+            progress=self._heard(step),
         )  # fmt: skip
+        R = sign * solved.R
+        images = image + residual - R - column * solved.W
         for i, lam in enumerate(lams):
             mine = slice(i * c, (i + 1) * c)
-            self._kept.setdefault(float(lam), []).append(solved.W[mine, :])
-            left = np.sqrt(to_numpy(xp.sum(solved.R[mine, :] ** 2, axis=1)))
+            solution = start[mine, :] + solved.W[mine, :]
+            kept = images[mine, :] if self._keeps_fits(float(lam)) else solution
+            self._kept.setdefault(float(lam), []).append(kept)
+            left, own = (np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (R[mine, :], solution))
             self._sums[float(lam)] = self._sums.get(float(lam), np.zeros(c)) + left
+            self._lengths.setdefault(float(lam), []).append(own)
         self._note(solved, lams)
 
     def _note(self, solved: Solved, lams: np.ndarray) -> None:
         self.passes += solved.passes
         self.iterations += solved.iterations
         sums = np.stack([self._sums[float(lam)] for lam in lams])
-        sizes = self._sizes(lams)
+        lengths = np.stack([np.stack(self._lengths[float(lam)]) for lam in lams])  # (L, t, c)
+        grown = rounding_bound(lengths, self.space.norm(self._values), self.noise)[:, -1]
+        if lams[0] < 0:  # beyond all eigenvalues, but not far
+            grown = grown * np.abs(lams / (lams + self._top))[:, None]
+        sums, sizes = sums + grown, self._sizes(lams)
         relative = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
         self.error = max(self.error, float(relative.max(initial=0.0)))
         if not solved.status.startswith("converged"):
             self.status = solved.status
             if self.warns:
                 warnings.warn(f"lam = {lams.min():g}: {solved.status}", stacklevel=2)
-
-    def _target(self, lam: float, step: int) -> Any:
-        """y_{step}, rows (c, n): Y less what the earlier solves have taken."""
-        rows = self.Y.T
-        for w in self._kept.get(lam, [])[:step]:
-            rows = rows - lam * w
-        return rows
 
     def _galerkin(self, lams: np.ndarray, step: int) -> np.ndarray:
         """Galerkin solutions in the Ritz basis, (L c, k); see the text of the basis."""
@@ -209,9 +277,15 @@ class Resolvents:
         return (small[:, None, :] * z.T).reshape(-1, len(self._values))
 
     def _sizes(self, lams: np.ndarray) -> np.ndarray:
-        """||y_1|| of the Galerkin solutions (L, c): what the residuals are relative to."""
+        """||y_1|| of the Galerkin solutions (L, c), if not zero: what the residuals are relative to."""
         small = self._galerkin(lams, 0) * self._values
-        return np.linalg.norm(small, axis=1).reshape(len(lams), -1)
+        fitted = np.linalg.norm(small, axis=1).reshape(len(lams), 1, -1)
+        return relative_to(fitted, self._norms, self.space.norm(self._values), np.abs(lams))[:, 0]
+
+    @cached_property
+    def _norms(self) -> np.ndarray:
+        """||Y||, (c,)."""
+        return np.sqrt(to_numpy(self.backend.xp.sum(self.Y * self.Y, axis=0)))
 
     def _spread(self, small: np.ndarray, rows: Any) -> Any:
         """Combinations (b, k) in the Ritz basis as rows (b, n)."""

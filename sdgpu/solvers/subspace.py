@@ -25,8 +25,9 @@ import numpy as np
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Stopwatch
+from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis, Residuals
+from sdgpu.solvers.basis import GrowingBasis, Residuals, unit_rows
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
 from sdgpu.spectrum import Spectrum
@@ -37,6 +38,8 @@ PATIENCE = 15  # passes after which an error that has not fallen below STALLED o
 STALLED = 0.7
 EARLY = 0.05  # larger errors may wander before they fall
 WIDE = 4  # blocks of the first pass
+GRAM = 8.0  # sqrt of the backward error of a Gram matrix over eps, generously
+FIRM = 0.01  # of the tolerance: a bound below that need not be known better
 LOOK = 8  # passes of block Lanczos without a look at the error, at most
 
 
@@ -52,7 +55,7 @@ class SubspaceResult:
         Products with K, each of a whole block.
     error : float
         Bound on the relative error of the training predictions, the largest over lam, steps and
-        outputs, for K as the operator evaluates it.
+        outputs, for K as the operator evaluates it: of the space and of rounding.
     status : str
         A sentence that says what to try if the tolerance was missed.
     space : GrowingBasis
@@ -93,6 +96,8 @@ class Subspace:
         need, and grows again.
     seed : int, default 0
         Of the random columns and of the sketch.
+    noise : float, optional
+        Relative backward error of products and of K, :func:`sdgpu.distill.rounding_bounds.backward_error`.
     patience : float, default infinity
         Passes after which something else would have been done: give up as soon as it is clear that
         more are needed.
@@ -111,6 +116,7 @@ class Subspace:
     max_passes: int = 200
     max_size: int | None = None
     seed: int = 0
+    noise: float = 1e-14
     patience: float = np.inf
 
     @staticmethod
@@ -144,6 +150,8 @@ class Subspace:
                     operator, self.rank, self.backend, seed=self.seed, watch=watch,
                     enough=float(lams.min()),
                 )  # fmt: skip
+            # K is negligible beside every lam: there is nothing to precondition
+            sketch = sketch if sketch.rank else None
         with watch.stage("passes"), terminable() if checkpoint else nullcontext():
             return self._grow(operator, Y, np.sort(lams), sketch, watch, checkpoint, before)
 
@@ -160,10 +168,13 @@ class Subspace:
         rows, backend = Y.T, self.backend  # (c, n)
         limit = min(operator.n, self.max_size or operator.n)
         room = min(limit, 20 * self.block)
-        space = GrowingBasis(operator.n, room, backend, krylov=sketch is None)
+        diagonal = float(backend.xp.max(backend.asarray(operator.diag())))
+        space = GrowingBasis(operator.n, room, backend, krylov=sketch is None, diagonal=diagonal)
         run = _Progress(self, limit, operator.n)
         if before is None:
-            new = space.new_directions(self._start(rows, lams, sketch))
+            new = space.new_directions(
+                self._start(rows, lams, sketch), whole=unit_rows(rows, backend)
+            )
         else:
             space.restore(before)
             run.passes, new = before.passes, rows[:0, :]
@@ -174,27 +185,27 @@ class Subspace:
                     new = new[: min(limit - space.k, int(new.shape[0])), :]
                     space.append(new, backend.asarray(operator.matmat(new.T)).T)
                     run.passes += 1
-                if space.krylov and not run.due(space.k):
+                width = max(self.block, space.width)
+                if space.krylov and not run.due(space.k + width):
                     watch.report("passes", run.passes, run.forecast, run.error)
                     if checkpoint:
                         checkpoint.offer(space.state(run.passes))
-                    new = space.new_directions(space.R)
+                    new = self._next_krylov(space)
                     if new.shape[0]:
                         continue
                 values, vectors = space.ritz()
-                seen = space.residuals(values, vectors, rows, lams, self.steps)
+                seen = self._seen(space, values, vectors, rows, lams, sketch, run)
                 errors = seen.norms * _scale(seen)
-                run.note(float(np.max(_bounds(seen, errors))))
                 watch.report("passes", run.passes, run.forecast, run.error)
                 if run.over(space.k):
                     break
                 if checkpoint:
                     checkpoint.offer(space.state(run.passes))
                 block = self._next(space, vectors, seen, errors, lams, sketch)
-                if space.k + self.block > limit < operator.n:
+                if space.k + width > limit < operator.n:
                     space.compress(self._worth_keeping(space, values, vectors, seen, rows, lams))
                     run.restarts += 1
-                new = space.new_directions(block)
+                new = self._next_krylov(space) if space.krylov else space.new_directions(block)
                 if not new.shape[0] or space.k >= limit:
                     break
         except KeyboardInterrupt:
@@ -208,7 +219,30 @@ class Subspace:
         spectrum = _spectrum(space, values, vectors, rows, self)
         full = not new.shape[0] or space.k >= operator.n or run.stalled
         status = run.status(space.k, full)
-        return SubspaceResult(spectrum, run.passes, run.error, status, space, sketch, run.given_up)
+        error = run.error + run.rounding
+        return SubspaceResult(spectrum, run.passes, error, status, space, sketch, run.given_up)
+
+    def _seen(
+        self, space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, rows: Any,
+        lams: np.ndarray, sketch: Sketch | None, run: _Progress,
+    ) -> Residuals:  # fmt: skip
+        """The residuals, with their bounds noted; certified before they are believed."""
+        seen = space.residuals(values, vectors, rows, lams, self.steps)
+        bounds, scale = _bounds(seen), _scale(seen)
+        top = max(space.norm(values), sketch.largest if sketch else 0.0)
+        rounding = rounding_bound(seen.duals, top, self.noise) * scale
+        run.rounding = float(rounding.max(initial=0.0))
+        run.goal = max(self.tol, run.rounding)
+        if bounds.max(initial=0.0) <= run.goal:
+            # what the Gram matrix may have lost; for large lam that is nothing
+            lost = GRAM * np.sqrt(np.finfo(float).eps * space.spread) * seen.duals * scale
+            lost = np.cumsum(lost, axis=1)
+            some = np.flatnonzero((bounds + lost).max(axis=(1, 2)) > FIRM * self.tol)
+            seen = space.certified(seen, vectors, some)
+            lost[some] = 0.0
+            bounds = _bounds(seen) + lost
+        run.note(float(bounds.max(initial=0.0)))
+        return seen
 
     def _worth_keeping(
         self, space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, seen: Residuals,
@@ -268,6 +302,14 @@ class Subspace:
         residuals = space.combine(small)
         return residuals if sketch is None else sketch.solve(residuals, lams[which[0]])
 
+    @staticmethod
+    def _next_krylov(space: GrowingBasis) -> Any:
+        """All of the last residual block but rounding: what is left out of it would be known to no one."""
+        top = float(np.abs(np.diag(space.T)).max())
+        return space.new_directions(
+            space.R, whole=space.R, least=4 * float(np.finfo(float).eps) * top
+        )
+
 
 class _Progress:
     """How far a basis has come, and whether it is time to stop."""
@@ -277,6 +319,7 @@ class _Progress:
         self.passes = self.restarts = self.next_look = 0
         self.history: list[float] = []
         self.given_up = False
+        self.rounding, self.goal = 0.0, solver.tol  # no basis is better than rounding lets it be
 
     @property
     def error(self) -> float:
@@ -298,9 +341,9 @@ class _Progress:
         needed = self.passes * np.log(self.solver.tol) / np.log(self.error)
         return int(min(max(needed, self.passes), self.solver.max_passes))
 
-    def due(self, size: int) -> bool:
-        """Whether to look at the error of a Krylov space, which can grow without."""
-        full = size + self.solver.block > self.limit
+    def due(self, next_size: int) -> bool:
+        """Whether to look at the error of a Krylov space, which can grow without to its next size."""
+        full = next_size > self.limit
         return self.passes >= self.next_look or full or self.passes >= self.solver.max_passes
 
     def note(self, error: float) -> None:
@@ -313,18 +356,23 @@ class _Progress:
         """Whether to stop, with or without success."""
         # passes, not seconds: what else runs on the machine must not decide
         slow = self.passes >= max(8, 0.2 * self.solver.patience)
-        if slow and self.error > self.solver.tol:
+        if slow and self.error > self.goal:
             self.given_up = self.forecast > self.solver.patience
-        return self.error <= self.solver.tol or self.stalled or self.given_up or size >= self.n
+        return self.error <= self.goal or self.stalled or self.given_up or size >= self.n
 
     def status(self, size: int, full: bool) -> str:
         """A sentence for the result."""
-        tol = self.solver.tol
+        tol, total = self.solver.tol, self.error + self.rounding
         again = f" and {self.restarts} restarts" if self.restarts else ""
-        bound = f"relative error of the predictions at most {self.error:.1e}"
+        bound = f"relative error of the predictions at most {total:.1e}"
         reached = f"{bound} after {self.passes} passes{again}"
-        if self.error <= tol:
+        if total <= tol:
             return f"converged: {reached}, {size} basis vectors"
+        if self.error <= self.goal:
+            return (
+                f"limited by rounding: {reached}, of which {self.rounding:.1e} is what float64 may leave "
+                f"at the smallest lam; tol = {tol:.1e}: raise the smallest lam or tol"
+            )
         if self.given_up:
             return f"given up: {reached}; an eigendecomposition takes less time"
         missed = f"not converged: {reached}, tol = {tol:.1e}"
@@ -344,18 +392,19 @@ class _Progress:
         )
 
 
-def _bounds(seen: Residuals, errors: np.ndarray) -> np.ndarray:
+def _bounds(seen: Residuals) -> np.ndarray:
     """Bounds on the relative errors of the predictions u_1..u_T: (L, T, c).
 
     K e_i = sum_{j<=i} A^(i-j+1) r_j with A = K (K + lam)^-1, so ||K e_i|| <= sum_j ||r_j||. By parts, with
     s_j = r_1 + .. + r_j, it is also A s_i - sum_{m<i} A^m (1 - A) s_(i-m), and a^m (1 - a) is at most
     g_m = m^m / (m + 1)^(m + 1) on [0, 1]. The first is better for large lam, the second for small.
     """
-    first = np.cumsum(errors, axis=1)
-    sums = seen.sums * _scale(seen)
+    scale = _scale(seen)
+    first = np.cumsum(seen.norms * scale, axis=1)
+    sums = seen.sums * scale
     second = sums.copy()
     for m in range(1, sums.shape[1]):
-        second[:, m:] += m**m / (m + 1) ** (m + 1) * sums[:, :-m]
+        second[:, m:] += decay(m) * sums[:, :-m]
     return np.minimum(first, second)
 
 
@@ -366,9 +415,8 @@ def _independent(rows: np.ndarray) -> np.ndarray:
 
 
 def _scale(seen: Residuals) -> np.ndarray:
-    """1 / ||y_1||, (L, 1, c): later steps may be smaller by any factor. 0 where the targets are 0."""
-    size = seen.fitted[:, :1]
-    return np.where(size > 0, 1 / np.maximum(size, np.finfo(float).tiny), 0.0)
+    """1 over what errors are relative to, (L, 1, c); 0 where the targets are 0."""
+    return np.divide(1.0, seen.sizes, out=np.zeros_like(seen.sizes), where=seen.sizes > 0)
 
 
 def _spectrum(

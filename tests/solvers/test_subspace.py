@@ -16,6 +16,7 @@ from sdgpu.solvers.cg import CG
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace
+from sdgpu.solvers.units import Units
 from tests.problems import assert_near, refits
 
 N = 300
@@ -115,7 +116,7 @@ def test_orthonormal_rows_of_nearly_dependent_ones(rank, held, seed):
     Q = np.linalg.qr(rng.standard_normal((40, held)))[0].T
     base = rng.standard_normal((rank, 40))
     block = np.vstack([base, base + 1e-13 * rng.standard_normal(base.shape), np.zeros((1, 40))])
-    new = orthonormal_rows(block, Q, NumpyBackend())
+    new = orthonormal_rows(block, [Q], NumpyBackend())
     assert new.shape == (rank, 40)
     assert_allclose(new @ new.T, np.eye(rank), atol=1e-12)
     assert_allclose(new @ Q.T, 0, atol=1e-12)
@@ -169,7 +170,7 @@ def test_what_cannot_be_reached_is_said(problem):
     noisy = Subspace(NumpyBackend(), 1e-16, block=8, max_passes=80).decompose(
         single, Y, lams, watch()
     )
-    assert noisy.status.startswith("not converged")
+    assert noisy.status.startswith(("not converged", "limited by rounding"))
 
 
 def test_sketch_explains_what_its_tail_says(problem, backend):
@@ -264,8 +265,9 @@ def test_resolvents(problem, backend, rank, passes):
     operator = DenseOperator(Gaussian(0.3), backend.asarray(X))
     grown = Subspace(backend, 1e-8, block=6, rank=rank, steps=4, max_passes=max(passes, 1))
     base = grown.decompose(operator, backend.asarray(Y), lams, watch())
+    units = Units(1.0, np.ones(Y.shape[1]))
     found = Resolvents(
-        operator, backend, backend.asarray(Y), 1e-8, 4, base.space, base.sketch, watch()
+        operator, backend, backend.asarray(Y), units, 1e-8, 4, base.space, base.sketch, watch()
     )
     for grid in (lams, np.array([1.7e-3 * N])):
         duals, fitted = to_numpy(found.duals(grid, 4)), to_numpy(found.fitted(grid, 4))
@@ -289,7 +291,8 @@ def test_resolvents_that_miss_say_so(problem):
     base = Subspace(backend, 1e-12, block=4, max_passes=1).decompose(
         single, Y, np.array([1e-3]), watch()
     )
-    found = Resolvents(single, backend, Y, 1e-12, 2, base.space, None, watch(), warns=True)
+    units = Units(1.0, np.ones(Y.shape[1]))
+    found = Resolvents(single, backend, Y, units, 1e-12, 2, base.space, None, watch(), warns=True)
     with pytest.warns(UserWarning, match="stagnated|not converged"):
         found.duals(np.array([1e-3]), 1)
     assert not found.summary.startswith("converged")

@@ -1,0 +1,128 @@
+"""How far to trust a fit: rounding, the precision of K, and the training equation on rows of K computed anew.
+
+A solver bounds what its space leaves out. This is the rest of the certificate, and the check that no
+solver can make of itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.answers import Answers
+from sdgpu.device.backend import to_numpy
+from sdgpu.device.memory import show
+from sdgpu.device.scaling import column_units
+from sdgpu.distill.rounding_bounds import backward_error, dual_lengths, rounding_bound
+from sdgpu.operators import DenseOperator
+from sdgpu.solvers.basis import relative_to
+from sdgpu.spectrum import Spectrum
+
+__all__ = [
+    "CONTRADICTION",
+    "evaluation_error",
+    "exact_status",
+    "noise",
+    "probe",
+    "spectral_rounding",
+]
+
+EXACT = 1e-6  # an eigendecomposition that is no better warns
+CONTRADICTION = 2.0  # residuals that exceed the certificate by this factor decide the status
+PROBES = 32  # rows whose training equation is checked after a fit
+
+
+def spectral_rounding(spectrum: Spectrum, lam: float, steps: int, noise: float) -> float:
+    """What rounding may do to the predictions, relative to those of step 1; largest at the smallest lam."""
+    delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
+    top = float(delta[-1])
+    unit = 1.0 if 1e-100 < top < 1e100 else np.ldexp(1.0, int(np.frexp(top)[1]))
+    delta, lam, Z = delta / unit, lam / unit, Z / column_units(Z)
+    with np.errstate(over="ignore", under="ignore"):  # a hopeless lam, which is the answer
+        lengths = dual_lengths(delta, Z, np.array([lam]), steps)
+    fitted = np.linalg.norm((delta / (delta + lam))[:, None] * Z, axis=0)[None, None, :]
+    sizes = relative_to(fitted, np.linalg.norm(Z, axis=0), float(delta[-1]), np.array([lam]))
+    bound = rounding_bound(lengths, float(delta[-1]), noise).max(axis=(0, 1))
+    return _over(bound, sizes[0, 0])
+
+
+def noise(dense: DenseOperator) -> float:
+    """Relative backward error of K and of what is done with it, in float64."""
+    return backward_error(dense.n, 1.0 if dense.given else dense.kernel.rounding(dense.rows))
+
+
+def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:
+    """Check (K + lam I) dual = Y on a few rows of K that are computed anew in float64.
+
+    Returns the largest residual r relative to max |Y|, and ||r|| of these rows relative to the predictions:
+    no bound on their error is below that. Both are the largest over outputs.
+    """
+    few = slice(0, min(Y.shape[1], 16))
+    xp = compat.array_namespace(Y)
+    # a hopeless lam overflows here, which is the answer
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        picked = _picked(operator.n)
+        index = xp.asarray(picked, device=compat.device(Y))
+        units = column_units(Y[:, few])
+        dual, fitted = (to_numpy(x) for x in answers.ridge(lam, few))
+        truth = to_numpy(xp.take(Y[:, few], index, axis=0)) / units
+        product = to_numpy(operator.columns(picked)).T @ (dual / units)
+        error = product + lam * (dual[picked] / units) - truth
+        largest = to_numpy(xp.max(xp.abs(Y[:, few]), axis=0)) / units
+        lengths = np.linalg.norm(to_numpy(Y[:, few]) / units, axis=0)
+        fits = np.linalg.norm(fitted / units, axis=0)[None, None, :]
+        sizes = relative_to(fits, lengths, answers.largest, np.array([lam]))
+        worst = _over(np.abs(error).max(axis=0), largest)
+        finite = bool(np.isfinite(dual).all())
+        return worst, _over(np.linalg.norm(error, axis=0), sizes[0, 0]) if finite else float("nan")
+
+
+def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
+    """Largest errors / sizes; 0 where there is nothing to be relative to."""
+    relative = np.divide(errors, sizes, out=np.zeros_like(errors), where=sizes > 0)
+    return float(relative.max(initial=0.0))
+
+
+def evaluation_error(
+    answers: Answers, held: Any, operator: DenseOperator, precision: str, lam: float
+) -> float:
+    """Estimate of ||(K - K~) dual|| / ||fit|| for K~ as it is evaluated and multiplied, from a few rows."""
+    few = slice(0, min(answers.outputs, 16))
+    dual, fitted = (to_numpy(array) for array in answers.ridge(lam, few))
+    units = column_units(dual)  # float32 may not hold them
+    dual, fitted = dual / units, fitted / units
+    picked = _picked(operator.n)
+    rough = to_numpy(held.columns(picked)).T
+    if precision == "float32":
+        product = (rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
+    else:
+        product = rough @ dual
+    error = to_numpy(operator.columns(picked)).T @ dual - product
+    rows = np.sqrt(operator.n / len(picked)) * np.linalg.norm(error, axis=0)
+    if precision == "float32":  # and the products of the solver, which few rows of one may not show
+        eps = float(np.finfo(np.float32).eps)
+        rows = np.maximum(rows, eps * answers.largest * np.linalg.norm(dual, axis=0))
+    return _over(rows, np.linalg.norm(fitted, axis=0))
+
+
+def _picked(n: int) -> np.ndarray:
+    """A few rows, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, PROBES).round().astype(int))
+
+
+def exact_status(spectrum: Spectrum, residual: float, error: float, lam: float, peak: int) -> str:
+    """A sentence about an eigendecomposition, from its residual and error at the smallest lam."""
+    eigenvalues = to_numpy(spectrum.eigenvalues)
+    rounding = f"{spectrum.below_rounding} of {len(eigenvalues)} eigenvalues are below rounding"
+    noise = len(eigenvalues) * np.finfo(float).eps * float(eigenvalues[-1])
+    if not max(residual, error) <= EXACT or lam < noise:
+        return (
+            f"inaccurate at lam = {lam:g}: relative residual {residual:.1e}, and rounding may move the "
+            f"predictions by {error:.1e} of those of step 1; the eigenvalues of K carry rounding of "
+            f"{noise:.1e}; lam is too small for float64: raise it; {rounding}"
+        )
+    return (
+        f"exact to {max(error, np.finfo(float).eps):.1e} at lam = {lam:g}; {rounding}; {show(peak)}"
+    )
