@@ -1,4 +1,4 @@
-"""How far to trust a fit: rounding, the precision of K, and the training equation on rows of K computed anew.
+"""How far to trust a fit: rounding, the precision of K, and the equations on rows of K computed anew.
 
 A solver bounds what its space leaves out. This is the rest of the certificate, and the check that no
 solver can make of itself.
@@ -21,9 +21,9 @@ from sdgpu.solvers.basis import relative_to
 from sdgpu.spectrum import Spectrum
 
 __all__ = [
-    "CONTRADICTION",
     "evaluation_error",
     "exact_status",
+    "judged",
     "noise",
     "probe",
     "spectral_rounding",
@@ -70,11 +70,13 @@ def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tupl
         truth = to_numpy(xp.take(Y[:, few], index, axis=0)) / units
         product = to_numpy(operator.columns(picked)).T @ (dual / units)
         error = product + lam * (dual[picked] / units) - truth
-        largest = to_numpy(xp.max(xp.abs(Y[:, few]), axis=0)) / units
+        most = to_numpy(xp.max(xp.abs(Y[:, few]), axis=0)) / units
         lengths = np.linalg.norm(to_numpy(Y[:, few]) / units, axis=0)
         fits = np.linalg.norm(fitted / units, axis=0)[None, None, :]
-        sizes = relative_to(fits, lengths, answers.largest, np.array([lam]))
-        worst = _over(np.abs(error).max(axis=0), largest)
+        # what the solver has seen of K may be nothing at all
+        largest = max(answers.largest, float(xp.max(operator.diag())))
+        sizes = relative_to(fits, lengths, largest, np.array([lam]))
+        worst = _over(np.abs(error).max(axis=0), most)
         finite = bool(np.isfinite(dual).all())
         return worst, _over(np.linalg.norm(error, axis=0), sizes[0, 0]) if finite else float("nan")
 
@@ -110,6 +112,21 @@ def evaluation_error(
 def _picked(n: int) -> np.ndarray:
     """A few rows, evenly spread."""
     return np.unique(np.linspace(0, n - 1, PROBES).round().astype(int))
+
+
+def judged(status: str, error: float, seen: float, tol: float, precision: str) -> tuple[str, float]:
+    """Status and error of a grown fit when the precision of K and the residuals `seen` have been heard."""
+    if status.startswith("converged") and not error <= tol:
+        status = f"limited by dtype={precision!r}: relative error about {error:.1e}; use 'float64'"
+    if np.isnan(seen):
+        return "overflow: the dual coefficients are beyond float64; rescale Y", np.inf
+    if not seen <= CONTRADICTION * max(error, tol):
+        status = (
+            f"contradicted: {seen:.1e} of the predictions is left as a residual where the solver says "
+            f"{error:.1e}; use method='eigh', and remove a checkpoint that was read ({status})"
+        )
+        error = max(error, seen)
+    return status, error
 
 
 def exact_status(spectrum: Spectrum, residual: float, error: float, lam: float, peak: int) -> str:

@@ -14,9 +14,9 @@ import numpy as np
 
 from sdgpu.answers import Answers, Solved, Spectral
 from sdgpu.certificate import (
-    CONTRADICTION,
     evaluation_error,
     exact_status,
+    judged,
     noise,
     probe,
     spectral_rounding,
@@ -311,18 +311,7 @@ def _grow(
             # The solver's bound holds for K as it was evaluated. Twice what is seen of the difference:
             # it comes from a few rows only.
             error += 2 * evaluation_error(answers, held, dense, plan.precision, ridge)
-    if status.startswith("converged") and not error <= plan.tol:
-        status = (
-            f"limited by dtype={plan.precision!r}: relative error about {error:.1e}; use 'float64'"
-        )
-    if np.isnan(seen):
-        status, error = "overflow: the dual coefficients are beyond float64; rescale Y", np.inf
-    elif not seen <= CONTRADICTION * max(error, plan.tol):
-        status = (
-            f"contradicted: {seen:.1e} of the predictions is left as a residual where the solver says "
-            f"{error:.1e}; use method='eigh', and remove a checkpoint that was read ({status})"
-        )
-        error = max(error, seen)
+    status, error = judged(status, error, seen, plan.tol, plan.precision)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
     if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * answers.largest:
         refuse_indefinite(dense, spectrum.most_negative * units.kernel, answers.largest)
