@@ -53,12 +53,21 @@ def as_array(value: object, name: str) -> Any:
         )
     if hasattr(value, "to_pandas") and hasattr(value, "combine_chunks"):
         value = value.to_pandas()  # pyarrow
-    if hasattr(value, "to_numpy") and (hasattr(value, "dtypes") or hasattr(value, "dtype")):
-        return _table(value, name)
+    if hasattr(value, "__next__"):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}, which can be read once: pass list({name})"
+        )
+    if hasattr(value, "to_numpy") and not hasattr(value, "dims"):  # xarray has dims
+        series = hasattr(value, "dtype") and len(getattr(value, "shape", ())) == 1
+        if series or hasattr(value, "dtypes"):
+            return _table(value, name)
     try:
-        return _numeric(np.asarray(value), name)
+        array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array of numbers: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{name} cannot be read as an array: {error}") from error
+    return _numeric(array, name, value)
 
 
 def rounded_to(value: Any) -> str | None:
@@ -123,8 +132,11 @@ def _some(names: Any) -> str:
     return shown + (", .." if len(names) > SHOWN else "")
 
 
-def _numeric(array: np.ndarray, name: str) -> np.ndarray:
+def _numeric(array: np.ndarray, name: str, given: object = None) -> np.ndarray:
     """Refuse what is no number, with the remedy for the usual cases."""
+    floats = f"{name}.astype(float)"
+    if given is not None and not hasattr(given, "astype"):
+        floats = f"numpy.asarray({name}, dtype=float)"
     kind = array.dtype.kind
     if kind == "V" and "float" in array.dtype.name:  # bfloat16 and the like, of ml_dtypes
         array, kind = array.astype(np.float32), "f"
@@ -152,10 +164,8 @@ def _numeric(array: np.ndarray, name: str) -> np.ndarray:
     elif not _readable(array):
         _refuse_text(array, f"{name} has dtype {array.dtype}: it")
     if kind == "O":
-        raise TypeError(f"{name} has dtype object: convert it first, {name}.astype(float)")
-    raise TypeError(
-        f"{name} has dtype {array.dtype}: encode strings as numbers first, {name}.astype(float)"
-    )
+        raise TypeError(f"{name} has dtype object: convert it first, {floats}")
+    raise TypeError(f"{name} has dtype {array.dtype}: encode strings as numbers first, {floats}")
 
 
 def _readable(values: np.ndarray) -> bool:

@@ -230,6 +230,10 @@ def test_a_column_that_is_no_number_is_named_with_a_remedy_that_works(column, wo
         (np.array([[1, None]], dtype=object), r"X.astype\(float\)"),
         (np.array([[1, "b"]], dtype=object), "dtype object: column 1 holds 'b'"),
         (["a", "b"], "it holds 'a'"),
+        ([["1", "2"]], r"numpy.asarray\(X, dtype=float\)"),
+        ([[1, None]], r"numpy.asarray\(X, dtype=float\)"),
+        ((one for one in [1.0, 2.0]), r"X is a generator, .*list\(X\)"),
+        (xr.DataArray([["a", "1"]]), "column 0 holds 'a'"),
         (pd.Series(["a", "b"]), "it holds text"),
         (np.array(["2020-01-01", "2020-01-03"], dtype="datetime64[D]"), "dates"),
         (np.array([1, 2], dtype="timedelta64[s]"), "timedelta64"),
@@ -306,6 +310,17 @@ def test_columns_keep_their_names(question):
     if question in ("sweep", "optimal_alphas", "joint_alphas"):
         with pytest.raises(ValueError, match="Y_val has the columns of Y in another order"):
             ask(fitted, NEW_FRAME, NEW_TARGETS[["v", "u"]])
+
+
+def test_xarray():
+    named = {"dims": ("row", "feature"), "coords": {"feature": ["a", "b"]}}
+    one, new = (xr.DataArray(A, **named) for A in (X, NEW))
+    assert_near(predicted(one, xr.DataArray(Y), new), WANTED)
+    assert_near(predicted(X, xr.DataArray(Y[:, 0]), NEW), WANTED[..., 0])
+    with pytest.raises(ValueError, match="another order"):
+        predicted(one, Y, new[:, ::-1])
+    with pytest.raises(TypeError, match="X cannot be read as an array: .*to_dataarray"):
+        predicted(xr.Dataset({"a": ("row", X[:, 0])}), Y, NEW)
 
 
 def test_names_follow_other_targets_and_single_columns():
