@@ -9,6 +9,9 @@ threads would queue six times a tile, nor a second pool of threads.
 bounds a pass is the count of its arithmetic instructions, 14 for each vector of values, so a t that
 rounding made a little positive is left as it is: the value is then off by that rounding, like any other.
 
+Compiled code is kept on disk; a new process then needs half a second. Where no folder can be written it
+is compiled anew, in three: NUMBA_CACHE_DIR may name one that can.
+
 Import it where it is used: without numba (extra ``fast``), or where torch exports no product, everything
 works by torch's own passes.
 """
@@ -35,9 +38,23 @@ __all__ = ["gemm_address", "products", "share", "values"]
 
 njit = numba.njit
 
+
+def _can_be_kept() -> bool:
+    """Whether numba finds a folder to keep compiled code in: beside this file, or in the user's cache."""
+
+    def small(x: Any) -> Any:
+        return x
+
+    try:
+        njit(cache=True)(small)
+    except RuntimeError:  # nothing can be written, as in a container
+        return False
+    return True
+
+
 # no reassociation: the rounding by adding and subtracting a large number has to stay
 _STRICT = {"nnan", "ninf", "nsz", "contract"}
-_OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "cache": True}
+_OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "cache": _can_be_kept()}
 _PLAIN, _TURNED = ord("N"), ord("T")
 
 

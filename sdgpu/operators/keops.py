@@ -7,12 +7,16 @@ time limit, so that a machine without a compiler says so and goes on.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sdgpu.kernels import ArcCosine, Kernel, Product, Scaled, Sum
@@ -38,8 +42,25 @@ def why_not() -> str:
     if importlib.util.find_spec("pykeops") is None:
         return "KeOps is not installed: pip install 'sdgpu[keops]'"
     if not _ANSWER:
+        _find_a_folder()
         _ANSWER.append(_probe())
     return _ANSWER[0]
+
+
+def _find_a_folder() -> None:
+    """A folder of this process's own for what KeOps compiles, where the user's cannot be written."""
+    if os.environ.get("KEOPS_CACHE_FOLDER"):
+        return
+    try:
+        usual = Path.home() / ".cache"
+        usual.mkdir(parents=True, exist_ok=True)
+        writable = os.access(usual, os.W_OK)
+    except (OSError, RuntimeError):  # no home at all
+        writable = False
+    if not writable:
+        folder = tempfile.mkdtemp(prefix="sdgpu-keops-")  # nobody else's: what is in it is run
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["KEOPS_CACHE_FOLDER"] = folder
 
 
 def _probe() -> str:
