@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = ["Event", "Progress", "Stopwatch"]
+
+FEWEST = 3  # reports of a stage from which the time left is told
+MOST = 512  # reports that are remembered
 
 
 class Event(NamedTuple):
@@ -18,11 +22,11 @@ class Event(NamedTuple):
     stage : str
         For example "gram", "eigh", "sketch", "passes", "sweep".
     done, total : int
-        Work done and in all; for "passes" the total is a forecast.
+        Work done and in all; for "passes" the total is a forecast, or the most that there may be.
     error : float
         Relative error of the predictions so far; NaN where none is known.
     seconds_left : float
-        Of this stage, if it goes on as it did; NaN where nothing is done yet.
+        Of this stage, if it goes on as it did; NaN while there is nothing to tell it from.
     """
 
     stage: str
@@ -61,7 +65,7 @@ class Stopwatch:
     synchronize: Callable[[], None]
     seconds: dict[str, float] = field(default_factory=dict)
     progress: Progress | None = None
-    _started: dict[str, tuple[float, int]] = field(default_factory=dict, repr=False)
+    _heard: dict[str, list[tuple[float, int]]] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         """For pickle: without the hook, which belongs to the process that set it."""
@@ -71,17 +75,42 @@ class Stopwatch:
         """Context manager that adds its duration under `name` and reports it to the hook."""
         return _Stage(self, name)
 
-    def report(self, name: str, done: int, total: int, error: float = float("nan")) -> None:
-        """Pass progress to the hook, if there is one, with the time left."""
+    def report(
+        self, name: str, done: int, total: int, error: float = float("nan"), *, known: bool = True
+    ) -> None:
+        """Pass progress to the hook, if there is one, with the time left if the total is known."""
         if self.progress is None:
             return
         now = time.perf_counter()
         # a stage counts from when it was first heard of
-        started, before = self._started.setdefault(name, (now, done))
-        if done < before:
-            started, before = self._started[name] = (now, done)
-        left = (now - started) / (done - before) * (total - done) if done > before else float("nan")
+        past = self._heard.setdefault(name, [])
+        if past and done < past[-1][1]:
+            past.clear()
+        if not past or done > past[-1][1]:
+            past.append((now, done))
+        if len(past) > MOST:
+            del past[1:-1:2]
+        left = _seconds_left(past, total) if known else math.nan
         self.progress(Event(name, done, total, error, left))
+
+
+def _seconds_left(past: list[tuple[float, int]], total: int) -> float:
+    """For what is left of `total`, from the times at which so much was done.
+
+    What comes later often costs more: bases and sketches grow. The cost of a unit is taken to go on
+    growing as it did from the first half to the second.
+    """
+    (start, first), (now, done) = past[0], past[-1]
+    if done >= total:
+        return 0.0
+    if len(past) < FEWEST:
+        return math.nan
+    half = past[len(past) // 2]
+    before = (half[0] - start) / (half[1] - first)
+    each = (now - half[0]) / (done - half[1])
+    left, apart = total - done, (done - first) / 2
+    growth = max(each - before, 0.0) / apart
+    return left * (each + growth * (apart + left) / 2)
 
 
 @dataclass

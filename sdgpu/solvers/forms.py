@@ -104,7 +104,7 @@ def grow_forms(
         scale = _scale(values, vectors.T @ to_numpy(space.Q @ G.T), lams) if relative else 1.0
         error = _second_order(seen.norms) / scale
         reached = float(error.max() if relative else error.mean(axis=-1).max() / n)
-        watch.report("probes", passes, passes + 1, reached)
+        watch.report("probes", passes, passes + 1, reached, known=False)
         if reached <= tol or space.k >= largest:
             break
         if sketch is None:

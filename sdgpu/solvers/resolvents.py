@@ -293,6 +293,8 @@ class Resolvents:
 
     def _heard(self, step: int) -> Any:
         def progress(iteration: int, residual: float) -> None:
-            self.watch.report(f"cg, step {step + 1}", iteration, iteration + 1, residual)
+            self.watch.report(
+                f"cg, step {step + 1}", iteration, iteration + 1, residual, known=False
+            )
 
         return progress

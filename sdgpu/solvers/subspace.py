@@ -29,6 +29,7 @@ from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.basis import GrowingBasis, Residuals, unit_rows
 from sdgpu.solvers.checkpoint import Checkpoint, State
+from sdgpu.solvers.forecast import Decay
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
 from sdgpu.spectrum import Spectrum
 
@@ -187,7 +188,7 @@ class Subspace:
                     run.passes += 1
                 width = max(self.block, space.width)
                 if space.krylov and not run.due(space.k + width):
-                    watch.report("passes", run.passes, run.forecast, run.error)
+                    run.tell(watch)
                     if checkpoint:
                         checkpoint.offer(space.state(run.passes))
                     new = self._next_krylov(space)
@@ -196,7 +197,7 @@ class Subspace:
                 values, vectors = space.ritz()
                 seen = self._seen(space, values, vectors, rows, lams, sketch, run)
                 errors = seen.norms * _scale(seen)
-                watch.report("passes", run.passes, run.forecast, run.error)
+                run.tell(watch)
                 if run.over(space.k):
                     break
                 if checkpoint:
@@ -318,6 +319,7 @@ class _Progress:
         self.solver, self.limit, self.n = solver, limit, n
         self.passes = self.restarts = self.next_look = 0
         self.history: list[float] = []
+        self.decay = Decay(solver.tol)
         self.given_up = False
         self.rounding, self.goal = 0.0, solver.tol  # no basis is better than rounding lets it be
 
@@ -341,6 +343,12 @@ class _Progress:
         needed = self.passes * np.log(self.solver.tol) / np.log(self.error)
         return int(min(max(needed, self.passes), self.solver.max_passes))
 
+    def tell(self, watch: Stopwatch) -> None:
+        """Report the progress, with a forecast where there is one."""
+        expected = self.decay.expected
+        total = self.solver.max_passes if expected is None else max(expected, self.passes)
+        watch.report("passes", self.passes, total, self.error, known=expected is not None)
+
     def due(self, next_size: int) -> bool:
         """Whether to look at the error of a Krylov space, which can grow without to its next size."""
         full = next_size > self.limit
@@ -349,6 +357,8 @@ class _Progress:
     def note(self, error: float) -> None:
         """Take the error into the history, and choose when to look next."""
         self.history.append(error)
+        self.decay.goal = self.goal
+        self.decay.note(self.passes, error)
         left = (self.forecast - self.passes) // 2 if self.passes >= 3 else 2
         self.next_look = self.passes + min(max(left, 1), LOOK)
 

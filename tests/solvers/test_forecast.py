@@ -1,0 +1,106 @@
+"""The time that is left: nothing is said before there is something to say, then it holds."""
+
+import math
+
+import numpy as np
+import pytest
+
+import sdgpu
+from sdgpu.device import timing
+from sdgpu.device.timing import Stopwatch
+from sdgpu.solvers.forecast import Decay
+
+# errors by passes and seconds of passes: slopes that hold, that steepen, with noise, with a plateau
+P = np.arange(1, 61)
+NOISE = np.random.default_rng(0).lognormal(0, 0.5, size=60)
+COURSES = {
+    "steady": (10.0 ** (-P / 10), np.ones(60)),
+    "steady, noisy": (10.0 ** (-P / 10) * NOISE, np.ones(60)),
+    "ever faster": (10.0 ** (-((P / 25) ** 2)), np.ones(60)),
+    "ever faster, dear, noisy": (10.0 ** (-((P / 25) ** 2)) * NOISE, 0.1 + (P / 30) ** 2),
+    "dear": (10.0 ** (-P / 10), P / 10),
+    "late": (np.minimum(2.0, 10.0 ** ((15 - P) / 5)), np.ones(60)),
+    "a slow start": (10.0 ** (-P / 10), np.r_[30.0, np.ones(59)]),
+    # measured: Gaussian, n = 1,200, lam = 1e-4, subspace, every fifth pass
+    "measured": (
+        np.interp(np.arange(1, 96), np.r_[1, 5, 10:90:5, 90, 95],
+                  np.log([0.4, 1.2, 1.6, 1.3, 1.0, 0.9, 0.69, 0.62, 0.49, 0.25, 0.23, 0.15, 0.06,
+                          0.025, 0.014, 3.1e-3, 2.2e-4, 1.5e-5, 2.7e-7, 7.6e-9])),
+        np.interp(np.arange(1, 96), [1, 40, 60, 80, 95], [0.02, 0.07, 0.12, 0.25, 0.9]),
+    ),
+}  # fmt: skip
+COURSES["measured"] = (np.exp(COURSES["measured"][0]), COURSES["measured"][1])
+
+
+@pytest.mark.parametrize("name", list(COURSES))
+def test_the_second_half_is_within_a_factor_of_two(name, monkeypatch):
+    errors, seconds = COURSES[name]
+    goal = 1e-8 if name == "measured" else 1e-5
+    last = int(np.flatnonzero(errors <= goal)[0]) + 1
+    clock, heard = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    watch, decay = Stopwatch(lambda: None, progress=heard.append), Decay(goal)
+    watch.report("passes", 0, 1)
+    times = []
+    for passes in range(1, last + 1):
+        clock[0] += seconds[passes - 1]
+        times.append(clock[0])
+        decay.note(passes, errors[passes - 1])
+        expected = decay.expected
+        watch.report("passes", passes, expected or 200, known=expected is not None)
+    left = np.array([event.seconds_left for event in heard[1:]])
+    truth = times[-1] - np.array(times)
+    # a pass more or less; noise is that of two passes, and the first lucky one is the last
+    one = seconds[:last].max() * (3 if "noisy" in name else 1)
+    second = np.array(times) >= times[-1] / 2
+    assert np.isfinite(left[second]).all()
+    assert (left[second] <= 2 * truth[second] + one).all()
+    assert (left[second] >= truth[second] / 2 - one).all()
+    told = left[np.isfinite(left)]
+    assert (told < 20 * times[-1]).all()
+    assert math.isnan(left[0])
+    assert math.isnan(left[1])
+
+
+def test_nothing_is_said_of_an_error_that_does_not_fall():
+    decay = Decay(1e-6)
+    for passes in range(1, 40):
+        decay.note(passes, 0.5 + 0.01 * (passes % 3))
+        assert decay.expected is None
+    decay.note(40, np.inf)
+    decay.note(41, 1e-7)
+    assert decay.expected == 41
+
+
+def test_a_fit_says_no_time_before_it_knows_one():
+    """The first passes of 200 that there may be are no forecast."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((400, 3)), rng.standard_normal(400)
+    heard = []
+    fitted = sdgpu.fit(
+        X, y, sdgpu.Matern(0.5), lams=0.4, method="subspace", tol=1e-8, progress=heard.append
+    )
+    passes = [event for event in heard if event.stage == "passes" and event.total > 1]
+    assert fitted.info.passes > 8
+    assert all(math.isnan(event.seconds_left) for event in passes[:3])
+    assert passes[-1].seconds_left == 0
+    spent = fitted.info.seconds["passes"]
+    told = [event.seconds_left for event in passes if not math.isnan(event.seconds_left)]
+    assert max(told) < 20 * spent
+
+
+def test_unknown_totals_have_no_time_left():
+    heard = []
+    watch = Stopwatch(lambda: None, progress=heard.append)
+    for done in range(6):
+        watch.report("probes", done, done + 1, known=False)
+    assert all(math.isnan(event.seconds_left) for event in heard)
+
+
+def test_many_reports_are_thinned_out():
+    heard = []
+    watch = Stopwatch(lambda: None, progress=heard.append)
+    for done in range(5000):
+        watch.report("train", done, 5000)
+    assert len(watch._heard["train"]) <= timing.MOST
+    assert heard[-1].seconds_left >= 0
