@@ -84,15 +84,16 @@ def test_an_even_grid_has_weights_as_one_writes_them(run):
 
 def test_an_interrupt_leaves_what_can_be_resumed(run, monkeypatch):
     arguments = ("digits", *QUICK, "--alphas", "0,0.5", "--out", "cut")
-    kept, keep = [], networks._Archive.keep
+    kept, keep = [], networks.Archive.keep
 
     def interrupt(self, chain):
-        keep(self, chain)
+        rows = keep(self, chain)
         kept.append(chain.rule)
         if len(kept) == 1:
             raise KeyboardInterrupt
+        return rows
 
-    monkeypatch.setattr(networks._Archive, "keep", interrupt)
+    monkeypatch.setattr(networks.Archive, "keep", interrupt)
     output = " ".join(run(*arguments, code=130).split())
     assert "stopped after 1 of 2 chains" in output
     assert "with --resume (the default) goes on from cut" in output

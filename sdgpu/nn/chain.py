@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from sdgpu.checks import choice, integer, schedule
-from sdgpu.device.storage import write_file
+from sdgpu.device.storage import digest, write_file
 from sdgpu.device.timing import Progress
 from sdgpu.distill.losses import merge_rows
 from sdgpu.distill.weights import greedy_weights
@@ -57,7 +57,9 @@ class StepRecord:
     seconds : float
         Of training, over these fits.
     path : str or None
-        The checkpoint with the weights, if a folder was given.
+        The checkpoint with the weights, if a folder was given; :func:`~sdgpu.nn.load_weights` reads it.
+    member : int or None
+        Which of the networks in that file, where several were trained side by side.
     """
 
     step: int
@@ -69,6 +71,7 @@ class StepRecord:
     fits: int
     seconds: float
     path: str | None
+    member: int | None = None
 
 
 @dataclass(frozen=True)
@@ -233,18 +236,22 @@ def distill_chain(
     lab = Lab(initial, data, config, _path(folder), progress, resume)
     result = first if first is not None else lab.fit("step-1", None)
     records = [lab.record(1, result, seconds=result.seconds)]
-    models = [result.model]
+    results = [result]
     P1 = lab.on_validation(result.model) if weights is None else None
     for step in range(2, steps + 1):
         if P1 is None:
             assert weights is not None
-            result, record = lab.step(step, models, float(weights[step - 2]))
+            result, record = lab.step(step, results, float(weights[step - 2]))
         else:
-            result, record = lab.greedy_step(step, models, P1, clip=clip)
+            result, record = lab.greedy_step(step, results, P1, clip=clip)
         records.append(record)
-        models.append(result.model)
+        results.append(result)
     chain = Chain(
-        config.init_seed, rule_name(alphas), tuple(records), tuple(models), int(first is not None)
+        config.init_seed,
+        rule_name(alphas),
+        tuple(records),
+        tuple(result.model for result in results),
+        int(first is not None),
     )
     lab.finish(chain)
     return chain
@@ -277,7 +284,7 @@ class Lab:
     def step(
         self,
         step: int,
-        models: Sequence[nn.Module],
+        before: Sequence[TrainResult],
         alpha: float,
         *,
         estimate: float | None = None,
@@ -286,27 +293,27 @@ class Lab:
         """Step with a known weight; `zero` is the fit with alpha = 0, if it has been made."""
         spent, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
         if alpha == 1:
-            name, result = "step-1", TrainResult(models[0], (), 0.0, 0.0, "step 1 again")
+            first = before[0]
+            result = TrainResult(
+                first.model, (), 0.0, 0.0, "step 1 again", first.path, first.member
+            )
         elif zero is not None and alpha == 0:
-            name, result = f"step-{step}-alpha-0", zero
+            result = zero
         else:
-            name = f"step-{step}"
-            result = self.fit(name, Teacher(models[-1], alpha))
+            result = self.fit(f"step-{step}", Teacher(before[-1].model, alpha))
             spent, fits = spent + result.seconds, fits + 1
-        record = self.record(
-            step, result, name=name, alpha=alpha, estimate=estimate, fits=fits, seconds=spent
-        )
+        record = self.record(step, result, alpha=alpha, estimate=estimate, fits=fits, seconds=spent)
         return result, record
 
     def greedy_step(
-        self, step: int, models: Sequence[nn.Module], P1: torch.Tensor, *, clip: bool
+        self, step: int, before: Sequence[TrainResult], P1: torch.Tensor, *, clip: bool
     ) -> tuple[TrainResult, StepRecord]:
         """Step of Algorithm 1: fit with alpha = 0, take alpha-hat from it, fit again."""
-        zero = self.fit(f"step-{step}-alpha-0", Teacher(models[-1], 0.0))
+        zero = self.fit(f"step-{step}-alpha-0", Teacher(before[-1].model, 0.0))
         P0 = self.on_validation(zero.model)
         estimate = estimate_alpha(P1, P0, self.data.val.one_hot(P1.dtype))
         alpha = float(np.clip(estimate, 0.0, 1.0)) if clip else estimate
-        return self.step(step, models, alpha, estimate=estimate, zero=zero)
+        return self.step(step, before, alpha, estimate=estimate, zero=zero)
 
     def on_validation(self, model: nn.Module) -> torch.Tensor:
         """Predictions (m, c) on the validation images."""
@@ -317,7 +324,6 @@ class Lab:
         step: int,
         result: TrainResult,
         *,
-        name: str | None = None,
         alpha: float | None = None,
         estimate: float | None = None,
         fits: int = 1,
@@ -331,10 +337,9 @@ class Lab:
             for part in (self.data.train, self.data.val, self.data.test)
         )
         assert train_score is not None
-        path = None
-        if self.folder is not None:
-            path = str(self.folder / (name or f"step-{step}") / "checkpoint.pt")
-        return StepRecord(step, alpha, estimate, train_score, val, test, fits, seconds, path)
+        scores = (train_score, val, test)
+        place = (result.path, result.member)
+        return StepRecord(step, alpha, estimate, *scores, fits, seconds, *place)
 
     def finish(self, chain: Chain) -> None:
         """Write chain.json."""
@@ -376,6 +381,12 @@ def rule_name(alphas: float | Sequence[float] | str) -> str:
     return " ".join(
         repr(alpha) for alpha in np.atleast_1d(np.asarray(alphas, dtype=float)).tolist()
     )
+
+
+def rule_folder(*rules: float | Sequence[float] | str) -> str:
+    """Name rules in a folder's name, which has 255 bytes at most."""
+    name = "_".join(rule_name(rule) for rule in rules)
+    return name if len(name) <= 100 else f"{len(rules)}-{digest(name).removeprefix('xxh3:')}"
 
 
 def _path(folder: str | Path | None) -> Path | None:

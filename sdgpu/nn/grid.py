@@ -12,7 +12,16 @@ from torch import nn
 
 from sdgpu.checks import choice, integer, schedule
 from sdgpu.device.timing import Progress
-from sdgpu.nn.chain import Chain, Lab, Model, StepRecord, distill_chain, rule_name, start
+from sdgpu.nn.chain import (
+    Chain,
+    Lab,
+    Model,
+    StepRecord,
+    distill_chain,
+    rule_folder,
+    rule_name,
+    start,
+)
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.loss import mixed_target
@@ -98,7 +107,7 @@ def grid_chains(
             if stacked and not isinstance(rule, str):
                 chains.append(next(done))
                 continue
-            own = None if home is None else home / f"alpha-{rule_name(rule)}"
+            own = None if home is None else home / f"alpha-{rule_folder(rule)}"
             chain = distill_chain(
                 lab.initial,
                 data,
@@ -121,6 +130,8 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
     Y = None
     records: list[list[StepRecord]] = [[] for _ in rules]
     models = [[first.model] for _ in rules]
+    # a stack is of these rules: with others it is another network, trained in another place
+    place = f"stack-{rule_folder(*rules)}"
     for own in records:
         own.append(lab.record(1, first, seconds=first.seconds))
     for step in range(2, steps + 1):
@@ -137,15 +148,14 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
             lab.data,
             targets,
             lab.config,
-            folder=None if lab.folder is None else lab.folder / f"stack-step-{step}",
+            folder=None if lab.folder is None else lab.folder / place / f"step-{step}",
             progress=lab.progress,
             resume=lab.resume,
             stage=f"stack-step-{step}",
         )
         for chain, result in enumerate(results):
             alpha = float(weights[chain, step - 2])
-            name = f"stack-step-{step}"
-            found = lab.record(step, result, name=name, alpha=alpha, seconds=result.seconds)
+            found = lab.record(step, result, alpha=alpha, seconds=result.seconds)
             records[chain].append(found)
             models[chain].append(result.model)
     seed = lab.config.init_seed

@@ -61,6 +61,10 @@ class TrainResult:
         Training images over these seconds; of one member for a stack.
     status : str
         A sentence.
+    path : str or None
+        The checkpoint with the weights, if a folder was given.
+    member : int or None
+        Which of the networks in that file, where several were trained side by side.
     """
 
     model: nn.Module
@@ -68,6 +72,8 @@ class TrainResult:
     seconds: float
     images_per_second: float
     status: str
+    path: str | None = None
+    member: int | None = None
 
 
 def as_numbers(values: torch.Tensor) -> Number:

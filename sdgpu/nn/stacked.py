@@ -207,6 +207,8 @@ def train_stacked(
             result.seconds / K,
             result.images_per_second * K,
             f"{result.status}, in a stack of {K}",
+            result.path,
+            None if result.path is None else member,
         )
         for member, model in enumerate(result.model.split(models[0]))
     ]

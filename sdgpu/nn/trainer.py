@@ -190,6 +190,7 @@ class _Run:
             self.seconds,
             speed,
             f"{self.config.epochs} epochs of {self.batches} batches",
+            None if self.store is None else str(self.store.checkpoint),
         )
 
     def _one_epoch(self) -> None:

@@ -1,44 +1,38 @@
 """The paper's experiment with networks (Section 5): many chains in one folder, as one dataset.
 
-The folder holds ``experiment.json`` (everything that decides the numbers), ``fits`` (a checkpoint for
-each training), ``chains`` (the scores of each finished chain), and at the end ``results.nc`` and
-``results.csv``. A run that was cut off goes on: finished chains are read, unfinished ones resume in the
-middle of an epoch. Seeds, weights and steps may be added to a folder later.
+The folder (:mod:`sdgpu.study.archive`) holds ``experiment.json`` (everything that decides the numbers),
+``fits`` (a checkpoint for each training), ``chains`` (the scores of each finished chain), and at the end
+``results.nc`` and ``results.csv``. A run that was cut off goes on: finished chains are read, unfinished
+ones resume in the middle of an epoch. Seeds, weights and steps may be added to a folder later.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import xarray as xr
 
 from sdgpu.datafiles import read_dataset
-from sdgpu.device.storage import write_file
 from sdgpu.device.timing import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
-from sdgpu.nn.parallel import World, join
-from sdgpu.nn.store import digest
+from sdgpu.nn.parallel import join, ranks
+from sdgpu.study.archive import Archive, Rows
 from sdgpu.study.experiments import Experiment
-from sdgpu.sweep import write_dataset
 
 __all__ = ["experiment_dataset", "open_experiment", "run_experiment"]
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
-Rows = list[dict[str, Any]]
 
 
 def run_experiment(
@@ -57,7 +51,8 @@ def run_experiment(
     ----------
     experiment : Experiment
     folder : path
-        Made if it is missing. Takes a checkpoint for every fit: 1.1 MB each for ResNet-20, 94 MB for
+        Made if it is missing, and held against other runs. Under several processes the first one alone
+        reads and writes it. Takes a checkpoint for every fit: 1.1 MB each for ResNet-20, 94 MB for
         ResNet-50. ``fits`` may be removed once its chains are finished.
     data_folder : path, optional
         Where the files of CIFAR are; by default ``data``.
@@ -70,7 +65,8 @@ def run_experiment(
         Hears :class:`~sdgpu.device.timing.Event` "all fits", in batches of the whole run with the time
         left, and the stage of the fit in progress.
     resume : bool, default True
-        False removes what the folder holds of an earlier run, whatever experiment that was.
+        False removes what the folder holds of an earlier run, whatever experiment that was, and nothing
+        that an experiment does not make.
 
     Returns
     -------
@@ -83,10 +79,12 @@ def run_experiment(
     FileNotFoundError
         If the images are not there; the message says where to put them.
     TypeError, ValueError
-        Before any fit: a folder with another experiment (the message names the field), stacked=True with
-        a teacher that is not cached, and see :func:`~sdgpu.nn.grid_chains`.
+        Before any fit: a folder with another experiment (the message names the field), a file in it that
+        is damaged or of something else (the message names the file), stacked=True with a teacher that is
+        not cached, and see :func:`~sdgpu.nn.grid_chains`.
     FloatingPointError, OSError
-        As :func:`~sdgpu.nn.train`; what was finished stays.
+        As :func:`~sdgpu.nn.train`; what was finished stays. BlockingIOError if another run holds the
+        folder.
     """
     if stacked and experiment.config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {experiment.config.teacher!r}")
@@ -94,24 +92,24 @@ def run_experiment(
     with _threads(experiment.threads):
         data = experiment.load(data_folder, target)
         world = join(target)
-        archive = _Archive(Path(folder), experiment, data, world)
-        archive.open(resume)
-        found = archive.finished()
-        world.barrier()  # all have read before anyone writes
-        pending = _pending(experiment, found, stacked)
-        meter = _Meter(progress, sum(work.fits for work in pending))
-        for work in pending:
-            for chain in _train(work, experiment, data, archive.folder / "fits", stacked, meter):
-                archive.keep(chain)
-                found[chain.seed, chain.rule] = chain.rows()
-        rows = [
-            row
-            for seed in experiment.seeds
-            for rule in experiment.rules
-            for row in found[seed, rule_name(rule)]
-        ]
-        dataset = experiment_dataset(experiment, rows)
-        archive.results(rows, dataset)
+        archive = Archive(Path(folder), experiment, data, world)
+        with archive.held():
+            found = archive.open(resume)
+            pending = _pending(experiment, found, stacked)
+            meter = _Meter(progress, sum(work.fits for work in pending))
+            for work in pending:
+                for chain in _train(
+                    work, experiment, data, archive.folder / "fits", stacked, meter
+                ):
+                    found[chain.seed, chain.rule] = archive.keep(chain)
+            rows = [
+                row
+                for seed in experiment.seeds
+                for rule in experiment.rules
+                for row in found[seed, rule_name(rule)]
+            ]
+            dataset = experiment_dataset(experiment, rows)
+            archive.results(rows, dataset)
     return dataset
 
 
@@ -203,15 +201,15 @@ def _pending(experiment: Experiment, found: dict[Any, Rows], stacked: bool) -> l
     """What is to be trained: one chain after the other, or all given weights at once."""
     pending = []
     for seed in experiment.seeds:
-        groups: list[tuple[float | str, ...]] = [(rule,) for rule in experiment.rules]
-        if stacked and experiment.alphas:
-            groups = [experiment.alphas, *((("algorithm1",),) if experiment.algorithm1 else ())]
+        missing = [rule for rule in experiment.rules if (seed, rule_name(rule)) not in found]
+        weights = tuple(rule for rule in missing if not isinstance(rule, str))
+        groups: list[tuple[float | str, ...]] = [(rule,) for rule in missing]
+        if stacked and weights:
+            groups = [weights, *((rule,) for rule in missing if isinstance(rule, str))]
         first = 1  # network of the seed
         for rules in groups:
-            if all((seed, rule_name(rule)) in found for rule in rules):
-                continue
             each = [experiment.fits(rule) for rule in rules]
-            if stacked and rules == experiment.alphas:
+            if stacked and rules == weights:
                 each = [experiment.steps - 1] * len(rules)  # a stack trains a weight of 1 too
             pending.append(_Work(seed, rules, first + sum(each)))
             first = 0
@@ -280,109 +278,17 @@ class _Meter:
         self.before += fits
 
 
-@dataclass(frozen=True, eq=False)
-class _Archive:
-    """The folder of an experiment; only the first process writes."""
-
-    folder: Path
-    experiment: Experiment
-    data: Data
-    world: World
-
-    def open(self, resume: bool) -> None:
-        """Make the folder, or check that what it holds belongs to this experiment."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"folder={str(self.folder)!r} is a file: name a folder")
-        parts = (self.data.train, self.data.val, self.data.test)
-        mine = digest(
-            *(t for part in parts if part is not None for t in (part.pixels, part.labels))
-        )
-        stored = self.folder / "experiment.json"
-        if resume and stored.is_file() and self._begun():
-            self._check(stored, mine)
-        elif stored.is_file():
-            self._clear()
-        self.world.barrier()
-
-        def prepare() -> None:
-            (self.folder / "chains").mkdir(parents=True, exist_ok=True)
-            fields = {"experiment": json.loads(self.experiment.to_json()), "data": mine}
-            write_file(stored, (json.dumps(fields, indent=2) + "\n").encode())
-
-        self._first(prepare)
-
-    def _begun(self) -> bool:
-        """Whether there is anything to lose: a run that failed at once may be corrected and repeated."""
-        chains, fits = self.folder / "chains", self.folder / "fits"
-        return any(chains.glob("*.json")) or any(fits.rglob("checkpoint.pt"))
-
-    def _check(self, stored: Path, mine: str) -> None:
-        try:
-            fields = json.loads(stored.read_text())
-            theirs = Experiment.from_json(json.dumps(fields["experiment"])).binding()
-            theirs["images"] = fields["data"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{stored} cannot be read ({error}): name another folder, or start afresh "
-                "(resume=False, or --fresh)"
-            ) from error
-        own = self.experiment.binding() | {"images": mine}
-        for name in sorted({*theirs, *own}):
-            if theirs.get(name) != own.get(name):
-                there, here = (str(side.get(name))[:24] for side in (theirs, own))
-                raise ValueError(
-                    f"{self.folder} holds another experiment ({name}: {there} there, {here} here): "
-                    "name another folder, or start afresh (resume=False, or --fresh)"
-                )
-
-    def _clear(self) -> None:
-        """Remove an experiment: ``experiment.json``, which says that the rest is one, at last."""
-        if self.world.rank == 0:
-            for name in ("fits", "chains"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-            for name in ("results.nc", "results.csv", "experiment.json"):
-                (self.folder / name).unlink(missing_ok=True)
-
-    def finished(self) -> dict[tuple[int, str], Rows]:
-        """Rows of the chains that are there with as many steps as are asked for, by seed and rule."""
-        found = {}
-        for seed in self.experiment.seeds:
-            for rule in self.experiment.rules:
-                name = rule_name(rule)
-                path = self._chain(seed, name)
-                if path.is_file():
-                    rows = json.loads(path.read_text())
-                    if len(rows) == self.experiment.steps:
-                        found[seed, name] = rows
-        return found
-
-    def keep(self, chain: Chain) -> None:
-        """Write a finished chain."""
-        text = json.dumps(chain.rows(), indent=2) + "\n"
-        self._first(lambda: write_file(self._chain(chain.seed, chain.rule), text.encode()))
-
-    def results(self, rows: Rows, dataset: xr.Dataset) -> None:
-        """Write the tables."""
-
-        def both() -> None:
-            write_file(self.folder / "results.csv", pd.DataFrame(rows).to_csv(index=False).encode())
-            write_dataset(dataset, self.folder / "results.nc")
-
-        self._first(both)
-
-    def _first(self, action: Callable[[], None]) -> None:
-        self.world.first(action, self.data.train.pixels.device)
-
-    def _chain(self, seed: int, rule: str) -> Path:
-        return self.folder / "chains" / f"seed-{seed}-alpha-{rule}.json"
-
-
 def _own_device(device: str) -> torch.device:
     """The device of this process: ``torchrun`` numbers those of one machine."""
-    local = os.environ.get("LOCAL_RANK")
-    if local is not None and device in ("auto", "cuda") and torch.cuda.is_available():
-        torch.cuda.set_device(int(local))
-        return torch.device("cuda", int(local))
+    local, count = ranks()["LOCAL_RANK"], torch.cuda.device_count()
+    if "LOCAL_RANK" in os.environ and device in ("auto", "cuda") and torch.cuda.is_available():
+        if local >= count:
+            raise ValueError(
+                f"LOCAL_RANK={local}, but this machine has {count} CUDA devices: start at most as many "
+                "processes (torchrun --nproc-per-node), or give device='cpu'"
+            )
+        torch.cuda.set_device(local)
+        return torch.device("cuda", local)
     return find_device(device)
 
 

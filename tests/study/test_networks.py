@@ -168,9 +168,14 @@ def test_a_folder_belongs_to_one_experiment(tmp_path):
     found = run_experiment(other, tmp_path, resume=False)
     assert Experiment.from_json(found.attrs["experiment"]) == other
     assert (tmp_path / "notes.txt").exists()
-    (tmp_path / "experiment.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"experiment.json cannot be read"):
-        run_experiment(other, tmp_path)
+    for text in ("{}", "", "[[", '{"checksum": 1}'):
+        (tmp_path / "experiment.json").write_text(text)
+        for resume in (True, False):
+            with pytest.raises(
+                ValueError, match=r"experiment.json is damaged, or was not .* it stays"
+            ):
+                run_experiment(other, tmp_path, resume=resume)
+    assert (tmp_path / "chains" / "seed-0-alpha-0.0.json").exists()
 
 
 def test_finished_chains_need_no_checkpoints(done, tmp_path):
