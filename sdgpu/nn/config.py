@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from sdgpu.checks import choice, integer, number, positive
 from sdgpu.nn.loss import ACTIVATIONS, LOSSES, PENALTIES
 
-__all__ = ["Config", "read_fields"]
+__all__ = ["Config", "read_fields", "several"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("adam", "sgd"),
@@ -152,15 +155,23 @@ class Config:
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
             choice(name, getattr(self, name), known)
+        # kept as Python's own numbers: those of NumPy are equal, but cannot be written as JSON
+        kept: dict[str, Any] = {}
         for name, minimum in _WHOLE.items():
-            integer(name, getattr(self, name), minimum)
+            kept[name] = integer(name, getattr(self, name), minimum)
         for name in (*_SWITCHES, "tensorboard"):
-            if not isinstance(getattr(self, name), bool):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
+            kept[name] = bool(getattr(self, name))
         for name in ("lr", "temperature", "drop"):
-            positive(name, getattr(self, name))
+            kept[name] = positive(name, getattr(self, name))
         for name in ("decay", "warmup", "save_seconds", "momentum"):
-            positive(name, getattr(self, name), zero=True)
+            kept[name] = positive(name, getattr(self, name), zero=True)
+        kept["betas"] = tuple(number("betas", beta) for beta in several("betas", self.betas))
+        epochs = several("milestones", self.milestones)
+        kept["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -176,14 +187,12 @@ class Config:
             )
         if self.warmup >= self.epochs and self.warmup > 0:
             raise ValueError(f"warmup={self.warmup:g} must be below epochs={self.epochs}")
-        if len(self.betas) != 2 or not all(0 <= number("betas", beta) < 1 for beta in self.betas):
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1)")
         if self.momentum >= 1:
             raise ValueError(f"momentum={self.momentum:g} must be below 1")
         if self.schedule == "milestones" and not self.milestones:
             raise ValueError("schedule='milestones' needs milestones, the epochs at which lr drops")
-        for epoch in self.milestones:
-            integer("milestones", epoch, 1)
 
     def rate(self, epoch: int, batch: int, batches: int) -> float:
         """Learning rate at one position: no state, so nothing to save."""
@@ -226,6 +235,19 @@ class Config:
         """The fields that a checkpoint must share with the run that resumes it."""
         fields = dataclasses.asdict(self)
         return {name: _plain(value) for name, value in fields.items() if name not in _FREE}
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """A list of what is given one by one, without copies of strings.
+
+    Raises
+    ------
+    TypeError
+        If `values` is one value.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise TypeError(f"{name}={values!r} must be several numbers: write ({values!r},) for one")
+    return list(values)
 
 
 def _plain(value: Any) -> Any:

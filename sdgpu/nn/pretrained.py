@@ -1,19 +1,24 @@
-"""Weights from files, for example checkpoints of torchvision: read without running them."""
+"""Weights from files, checkpoints of this package or of torchvision: read without running them."""
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdgpu.device.intake import check_zip
+from sdgpu.nn.store import CHECKPOINT, check_seal
 
 __all__ = ["load_weights"]
 
 
-def load_weights(model: nn.Module, path: str | Path, *, adapt_fc: bool = False) -> nn.Module:
+def load_weights(
+    model: nn.Module, path: str | Path, *, adapt_fc: bool = False, member: int | None = None
+) -> nn.Module:
     """Load weights from a file, for example a checkpoint of torchvision, and nothing but weights.
 
     Parameters
@@ -22,9 +27,13 @@ def load_weights(model: nn.Module, path: str | Path, *, adapt_fc: bool = False) 
         Changed in place, and only after everything was checked.
     path : str or Path
         A file of ``torch.save(model.state_dict())``, read with ``weights_only=True`` so that it cannot
-        run code; or a ``.safetensors`` file.
+        run code; a ``.safetensors`` file; a ``checkpoint.pt`` of :func:`~sdgpu.nn.train`, or its folder,
+        finished or not.
     adapt_fc : bool, default False
         If the last layer ``fc`` has another shape (other classes), keep the model's own.
+    member : int, optional
+        Which network of a checkpoint of several that were trained side by side; `member` of
+        :class:`~sdgpu.nn.TrainResult` and :class:`~sdgpu.nn.StepRecord`.
 
     Returns
     -------
@@ -38,13 +47,27 @@ def load_weights(model: nn.Module, path: str | Path, *, adapt_fc: bool = False) 
     PermissionError
         If it may not be read.
     ValueError
-        If the file is damaged or holds more than weights, or a name or shape differs.
+        If the file is damaged or holds more than weights, a name or shape differs, or `member` does not
+        fit the file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sdgpu.nn import Config, load_images, make_model, train
+    >>> data = load_images("generated", rows=50)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trained = train(make_model("smallcnn"), data, None, Config(epochs=1, batch=45), folder=folder)
+    ...     model = load_weights(make_model("smallcnn", seed=1), folder)
+    >>> all(a.equal(b) for a, b in zip(model.parameters(), trained.model.parameters()))
+    True
     """
     path = Path(path)
+    if path.is_dir():
+        path /= CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    stored = dict(_read_weights(path))
     own = model.state_dict()
+    stored = dict(_read_weights(path, model, member))
     # torchvision's older checkpoints lack this counter, which torch itself fills in
     counters = {name for name in own if name.endswith("num_batches_tracked")}
     stored |= {name: own[name] for name in counters - stored.keys()}
@@ -59,25 +82,59 @@ def _shape(weights: dict[str, Tensor], name: str) -> torch.Size | None:
     return weights[name].shape if name in weights else None
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, model: nn.Module, member: int | None) -> dict[str, Tensor]:
+    stored: Any = None
+    own = False
     path.open("rb").close()  # what may not be read is not damaged
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        _check_archive(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+            stored = load_file(path)
+        else:
+            _check_archive(path)
+            content = path.read_bytes()
+            stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            own = isinstance(stored, dict) and {"format", "owner", "model"} <= stored.keys()
+            if own:
+                check_seal(content)
     except Exception as error:  # a damaged file fails in as many ways as it has layers
         first = str(error).partition("\n")[0]
         raise ValueError(
             f"{path} is damaged, or holds more than weights, which is refused: {first}"
         ) from error
+    members = stored.get("members") if own else None
+    if own:
+        stored = stored["model"]
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise ValueError(
             f"{path} must hold a state_dict, names with tensors: save that of the model"
         )
-    return stored
+    if members is None and member is not None:
+        raise ValueError(f"member={member}, but {path} holds one network: leave it out")
+    return stored if members is None else _of_stack(path, stored, model, members, member)
+
+
+def _of_stack(
+    path: Path, stacked: dict[str, Tensor], model: nn.Module, members: int, member: int | None
+) -> dict[str, Tensor]:
+    """The weights of one of several networks that were trained side by side."""
+    if member is None or not 0 <= member < members:
+        raise ValueError(
+            f"{path} holds {members} networks that were trained side by side: give member in "
+            f"0..{members - 1}, not {member}"
+        )
+    own = model.state_dict()
+    # a stack keeps what a network does not save, and one of the names of a tensor that has several
+    passing = {name for name, _ in model.named_buffers()} - own.keys()
+    names = {name.replace("/", "."): tensor for name, tensor in stacked.items()}
+    found = {name: tensor[member] for name, tensor in names.items() if name not in passing}
+    first: dict[int, str] = {}
+    for name, tensor in own.items():
+        known = first.setdefault(tensor.data_ptr(), name)
+        if tensor.numel() and name not in found and known in found:
+            found[name] = found[known]
+    return found
 
 
 def _check_archive(path: Path) -> None:

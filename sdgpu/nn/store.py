@@ -26,6 +26,7 @@ from sdgpu.device.storage import folder_lock, write_file
 from sdgpu.nn.parallel import World
 
 __all__ = [
+    "CHECKPOINT",
     "Store",
     "check_seal",
     "difference",

@@ -35,7 +35,7 @@ Rows = list[dict[str, Any]]
 KIND = "experiment of sdgpu"
 RESULTS = ("results.nc", "results.csv", "figure5.png")
 COLUMNS = {
-    *("seed", "rule", "step", "alpha", "estimate", "fits", "seconds", "path"),
+    *("seed", "rule", "step", "alpha", "estimate", "fits", "seconds", "path", "member"),
     *(f"{part}_{kind}" for part in ("train", "val", "test") for kind in ("loss", "accuracy")),
 }
 _FIT_FILES = re.compile(

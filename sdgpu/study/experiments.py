@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import numbers
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from sdgpu.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
-from sdgpu.nn.config import read_fields
+from sdgpu.nn.config import read_fields, several
 from sdgpu.nn.data import NAMES
 from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM
 
@@ -60,7 +61,8 @@ class Experiment:
     stem : {"cifar", "imagenet"}
         First layers of resnet18, 34 and 50.
     val : float or int
-        Share or number of images on which alpha-hat is estimated, taken from the training images.
+        Share or number of images on which alpha-hat is estimated, taken from the training images; 0 for
+        none, without Algorithm 1.
     rows : int or None
         Use so many of the images that are not for the test.
     split_seed : int
@@ -104,25 +106,42 @@ class Experiment:
             )
         if not isinstance(self.config, Config):
             raise TypeError(f"config must be a Config, not {type(self.config).__name__}")
-        integer("steps", self.steps, 1)
-        integer("split_seed", self.split_seed, 0)
+        for name in ("name", "data"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be a text")
+        self._keep("steps", integer("steps", self.steps, 1))
+        self._keep("split_seed", integer("split_seed", self.split_seed, 0))
         for name in ("rows", "threads"):
             if getattr(self, name) is not None:
-                integer(name, getattr(self, name), 1)
-        self._set("alphas", [number("alphas", alpha) for alpha in _several("alphas", self.alphas)])
-        self._set("seeds", [integer("seeds", seed, 0) for seed in _several("seeds", self.seeds)])
+                self._keep(name, integer(name, getattr(self, name), 1))
+        for name in ("algorithm1", "clip", "test_as_validation"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
+            self._keep(name, bool(getattr(self, name)))
+        whole = isinstance(self.val, numbers.Integral) and not isinstance(self.val, bool)
+        self._keep("val", integer("val", self.val, 0) if whole else number("val", self.val))
+        self._set("alphas", [number("alphas", alpha) for alpha in several("alphas", self.alphas)])
+        self._set("seeds", [integer("seeds", seed, 0) for seed in several("seeds", self.seeds)])
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one")
         if not self.alphas and not self.algorithm1:
             raise ValueError("alphas is empty: give a weight, or algorithm1=True")
         if self.clip and not self.algorithm1:
             raise ValueError("clip=True concerns Algorithm 1 alone: set algorithm1=True as well")
+        if self.algorithm1 and not self.val and not self.test_as_validation:
+            raise ValueError(
+                "val=0 leaves no images to estimate alpha-hat on: give val, or algorithm1=False and alphas"
+            )
 
     def _set(self, name: str, values: list[Any]) -> None:
         """Keep values as they were read: 1 and 1.0 are one weight, which is not to be trained twice."""
         if len(set(values)) < len(values):
             raise ValueError(f"{name}={values} names one value twice")
-        object.__setattr__(self, name, tuple(values))
+        self._keep(name, tuple(values))
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Keep a value as Python's own, which can be written as JSON."""
+        object.__setattr__(self, name, value)
 
     @property
     def rules(self) -> tuple[float | str, ...]:
@@ -195,12 +214,6 @@ class Experiment:
             if not name.endswith("_seed")
         }
         return {k: v for k, v in fields.items() if k not in (*free, "config")} | config
-
-
-def _several(name: str, values: Any) -> list[Any]:
-    if not isinstance(values, Iterable) or isinstance(values, str):
-        raise TypeError(f"{name}={values!r} must be several numbers: write ({values!r},) for one")
-    return list(values)
 
 
 #: The paper's weights: 0, 0.1, .., 0.9.

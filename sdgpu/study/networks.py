@@ -8,6 +8,7 @@ ones resume in the middle of an epoch. Seeds, weights and steps may be added to 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -21,16 +22,17 @@ import numpy as np
 import torch
 import xarray as xr
 
+from sdgpu.checks import integer
 from sdgpu.datafiles import read_dataset
 from sdgpu.device.timing import Event, Progress
-from sdgpu.nn import Chain, Data, grid_chains
+from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
 from sdgpu.nn.parallel import join, ranks
-from sdgpu.study.archive import Archive, Rows
+from sdgpu.study.archive import Archive, Rows, read_chain, read_experiment
 from sdgpu.study.experiments import Experiment
 
-__all__ = ["experiment_dataset", "open_experiment", "run_experiment"]
+__all__ = ["experiment_dataset", "open_experiment", "open_network", "run_experiment"]
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -186,6 +188,50 @@ def open_experiment(folder: str | Path) -> xr.Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"there are no results in {folder}: {path.name} is missing")
     return read_dataset(path)
+
+
+def open_network(folder: str | Path, *, seed: int, rule: float | str, step: int) -> torch.nn.Module:
+    """Make a network that :func:`run_experiment` trained, from the checkpoint in its folder.
+
+    Parameters
+    ----------
+    folder : path
+        Of the experiment.
+    seed : int
+    rule : float or "algorithm1"
+        Of the chain, which is finished: a weight of the experiment, or Algorithm 1.
+    step : int
+        From 1.
+
+    Returns
+    -------
+    Module
+        On the CPU, in evaluation mode. It takes images normalised as those of `experiment.load`, as
+        :func:`~sdgpu.nn.predict` does it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such chain, or ``fits`` with the weights was removed.
+    ValueError
+        If a file is damaged or of something else, or the chain has fewer steps.
+    """
+    folder = Path(folder)
+    fields = read_experiment(folder)
+    experiment = Experiment.from_json(json.dumps(fields["experiment"]))
+    rows = read_chain(folder, integer("seed", seed, 0), rule_name(rule))
+    if integer("step", step, 1) > len(rows):
+        raise ValueError(f"step={step}, but the chain in {folder} has {len(rows)}")
+    row = rows[step - 1]
+    if not Path(row["path"]).is_file():
+        raise FileNotFoundError(f"the weights are gone: there is no {row['path']}")
+    model = make_model(
+        experiment.model,
+        classes=fields["images"]["classes"],
+        channels=fields["images"]["channels"],
+        stem=experiment.stem,
+    )
+    return load_weights(model, row["path"], member=row["member"]).train(False)
 
 
 @dataclass(frozen=True)
