@@ -1,21 +1,28 @@
 """``sdgpu train`` as a user types it: presets and options, resuming, interrupting, one-line errors."""
 
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sdgpu.cli import app
 from sdgpu.cli.terminal import bars
+from sdgpu.device.storage import folder_lock
 from sdgpu.device.timing import Event
+from sdgpu.nn import Config
 from sdgpu.study import networks
 from sdgpu.study.networks import open_experiment
 
+ROOT = Path(__file__).parents[1]
 QUICK = ("--rows", 80, "--val", 30, "--epochs", 1, "--steps", 2)
 
 
@@ -75,6 +82,85 @@ def test_options_without_a_preset(run):
         "accumulate": 2, "deterministic": True, "channels_last": True, "crop_pad": 0, "warmup": 0.5,
     }  # fmt: skip
     assert {name: stored["config"][name] for name in expected} == expected
+
+
+def test_every_field_of_the_configuration_has_an_option(run):
+    options = {parameter.name for parameter in get_command(app).commands["train"].params}
+    fields = {field.name for field in dataclasses.fields(Config)}
+    # a chain has one seed for all three
+    assert fields - options == {"init_seed", "order_seed", "augment_seed"}
+    others = (
+        "--schedule", "milestones", "--milestones", "1,2", "--drop", 0.5, "--betas", "0.8,0.9", "--nesterov",
+        "--optimiser", "sgd", "--activation", "identity", "--penalty-covers", "weights", "--order",
+        "paper-script", "--eval-batch", 7,
+    )  # fmt: skip
+    run("digits", *QUICK[:-1], 1, "--alphas", "0", "--out", "o", *others)
+    stored = experiment("o")["config"]
+    expected = {
+        "schedule": "milestones", "milestones": [1, 2], "drop": 0.5, "betas": [0.8, 0.9], "nesterov": True,
+        "activation": "identity", "penalty_covers": "weights", "order": "paper-script", "eval_batch": 7,
+    }  # fmt: skip
+    assert {name: stored[name] for name in expected} == expected
+
+
+def test_without_validation_images(run):
+    output = run(
+        "digits", "--rows", 80, "--val", 0, "--epochs", 1, "--steps", 2, "--alphas", "0,0.5"
+    )
+    assert "nan" not in output
+    assert output.count(" -  ") >= 3
+    assert Path("runs/digits-smallcnn/figure5.png").exists()
+
+
+def test_a_second_run_in_the_folder_is_refused(run):
+    arguments = ("digits", *QUICK[:-1], 1, "--alphas", "0", "--out", "one")
+    run(*arguments)
+    with folder_lock("one", "experiment"):
+        output = " ".join(run(*arguments, code=2).split())
+    assert f"one is in use by another experiment (process {os.getpid()} on" in output
+
+
+@pytest.mark.parametrize("name", ["RANK"])
+def test_garbage_in_the_environment_is_one_line(tmp_path, name):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", name: "first"}
+    told = subprocess.run(
+        [sys.executable, "-m", "sdgpu", "train", "digits"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+    assert f"error: the environment says {name}='first'" in " ".join(told.stderr.split())
+
+
+def test_a_terminated_run_saves_where_it_was(tmp_path):
+    """SIGTERM, as schedulers send it, in the middle of an epoch and long before the first interval."""
+    command = [sys.executable, "-m", "sdgpu", "train", "digits", "--alphas", "0", "--steps", "1",
+               "--epochs", "500", "--batch", "50", "--out", "cut", "--device", "cpu"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--threads", "1"],
+        env=environment,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    config = tmp_path / "cut/fits/seed-0/step-1/config.json"
+    deadline = time.monotonic() + 60
+    while not config.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped after 0 of 1 chains: the same command" in " ".join(told.split())
+    saved = torch.load(config.with_name("checkpoint.pt"), weights_only=True)
+    assert 0 < saved["epoch"] + saved["batch"] < 500
+    assert not list(tmp_path.rglob("*.sdgpu-tmp"))
 
 
 def test_an_even_grid_has_weights_as_one_writes_them(run):
@@ -140,6 +226,10 @@ def test_memory_of_the_device(run, monkeypatch):
         (("digits", "--seeds", "1,a"), "seeds='a': write whole numbers by commas"),
         (("digits", "--val", "some"), "val='some': write a share"),
         (("digits", "--val", "2.5"), "val=2.5 must be a share"),
+        (("digits", "--val", "0"), "val=0 leaves no images to estimate alpha-hat on"),
+        (("digits", "--schedule", "milestones"), "needs milestones"),
+        (("digits", "--milestones", "1,x"), "milestones='x': write whole numbers by commas"),
+        (("digits", "--betas", "0.9"), "must be two numbers in [0, 1)"),
         (("digits", "--epochs", "0"), "epochs=0 must be at least 1"),
         (("digits", "--steps", "0"), "steps=0"),
         (("digits", "--model", "resnet5"), "did you mean 'resnet56'"),
@@ -174,7 +264,7 @@ def test_few_bars_are_shown_at_once():
 
 
 def test_as_a_module_and_the_first_of_several_processes_speaks(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "WORLD_SIZE": "2"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"}
     command = [sys.executable, "-m", "sdgpu", "--version"]
     processes = [
         subprocess.Popen(

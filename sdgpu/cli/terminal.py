@@ -43,8 +43,18 @@ __all__ = [
     "write_figure",
 ]
 
+
+def _rank() -> int:
+    """The number of this process among several; 0 too where that is garbage, which a command then says."""
+    try:
+        alone = int(os.environ.get("WORLD_SIZE", "1")) <= 1
+        return 0 if alone else int(os.environ.get("RANK", "0"))
+    except ValueError:
+        return 0
+
+
 #: Which process of ``torchrun`` this is: the first one speaks, the others report errors alone.
-RANK = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+RANK = _rank()
 
 console = Console(quiet=RANK > 0)
 errors = Console(stderr=True)
@@ -61,8 +71,15 @@ class Friendly(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            if "WORLD_SIZE" in os.environ:
+                from sdgpu.nn.parallel import ranks
+
+                ranks()
             with terminable():
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            errors.print("stopped")
+            raise typer.Exit(130) from None
         except (
             ValueError, TypeError, MemoryError, OSError, ImportError, FloatingPointError
         ) as error:  # fmt: skip

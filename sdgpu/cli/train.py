@@ -88,15 +88,22 @@ Batch = Annotated[int | None, _fits("images of one optimiser step")]
 Lr = Annotated[float | None, _fits("largest learning rate")]
 Optimiser = Annotated[str | None, _fits("adam or sgd")]
 Momentum = Annotated[float | None, _fits("of sgd")]
-Schedule = Annotated[str | None, _fits("constant, cosine or linear")]
+Betas = Annotated[str | None, _fits("two of adam, for example 0.9,0.999")]
+Nesterov = Annotated[bool | None, _fits("of sgd")]
+Schedule = Annotated[str | None, _fits("constant, cosine, linear or milestones")]
+Milestones = Annotated[str | None, _fits("epochs at which the rate drops, for example 30,60")]
+Drop = Annotated[float | None, _fits("factor of the rate at a milestone")]
 Warmup = Annotated[float | None, _fits("epochs over which the rate rises")]
 Loss = Annotated[str | None, _fits("squared (of probabilities) or cross-entropy")]
+Activation = Annotated[str | None, _fits("softmax or identity")]
 Temperature = Annotated[float | None, _fits("of the softmax")]
 Penalty = Annotated[str | None, _fits("l2, decoupled or paper-script")]
 Decay = Annotated[float | None, _fits("weight of the penalty")]
+Covers = Annotated[str | None, _fits("all or weights", "--penalty-covers")]
 Teacher = Annotated[str | None, _fits("cached, views, online or paper-script")]
 Views = Annotated[int | None, _fits("augmented views of teacher=views")]
 Hard = Annotated[bool | None, _fits("one-hot targets from the teacher")]
+Order = Annotated[str | None, _fits("shuffled, or paper-script: one order for all epochs")]
 Amp = Annotated[str | None, _speed("off, bf16 or fp16")]
 ChannelsLast = Annotated[bool | None, _speed("memory format")]
 Compile = Annotated[bool | None, _speed("torch.compile")]
@@ -104,6 +111,7 @@ Graphs = Annotated[bool | None, _speed("CUDA graphs, for small steps", "--cuda-g
 Tf32 = Annotated[bool | None, _speed("products in TF32 on CUDA")]
 Deterministic = Annotated[bool | None, _speed("deterministic algorithms only")]
 Accumulate = Annotated[int | None, _speed("parts of a batch, to save memory")]
+EvalBatch = Annotated[int | None, _speed("images of a batch without gradients", "--eval-batch")]
 Every = Annotated[float | None, _speed("seconds between checkpoints within an epoch")]
 Board = Annotated[bool | None, _speed("TensorBoard logs beside the csv", "--tensorboard")]
 Stacked = Annotated[bool, _speed("train the chains of given weights side by side", "--stacked")]
@@ -132,16 +140,23 @@ def train(
     batch: Batch = None,
     lr: Lr = None,
     optimiser: Optimiser = None,
+    betas: Betas = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = None,
     schedule: Schedule = None,
+    milestones: Milestones = None,
+    drop: Drop = None,
     warmup: Warmup = None,
     loss: Loss = None,
+    activation: Activation = None,
     temperature: Temperature = None,
     penalty: Penalty = None,
     decay: Decay = None,
+    penalty_covers: Covers = None,
     teacher: Teacher = None,
     views: Views = None,
     hard: Hard = None,
+    order: Order = None,
     amp: Amp = None,
     channels_last: ChannelsLast = None,
     compile: Compile = None,  # noqa: A002  the field of Config
@@ -149,6 +164,7 @@ def train(
     tf32: Tf32 = None,
     deterministic: Deterministic = None,
     accumulate: Accumulate = None,
+    eval_batch: EvalBatch = None,
     save_seconds: Every = None,
     tensorboard: Board = None,
     stacked: Stacked = False,
@@ -220,7 +236,14 @@ def _experiment(given: dict[str, Any]) -> Experiment:
     if "val" in given:
         changes["val"] = _share(given["val"])
     names = {field.name for field in dataclasses.fields(Config)} & given.keys()
-    config = dataclasses.replace(base.config, **{name: given[name] for name in names})
+    fields = {name: given[name] for name in names}
+    if "milestones" in fields:
+        fields["milestones"] = [
+            _whole("milestones", part) for part in given["milestones"].split(",")
+        ]
+    if "betas" in fields:
+        fields["betas"] = numbers("betas", given["betas"])
+    config = dataclasses.replace(base.config, **fields)
     return dataclasses.replace(base, config=config, **changes)
 
 
@@ -317,6 +340,9 @@ def _cells(point: xr.Dataset) -> list[str]:
     cells = []
     for part in ("train", "validation", "test"):
         values = 100 * point[f"{part}_accuracy"]
+        if bool(values.isnull().all()):  # there are no such images
+            cells.append("-")
+            continue
         cell = f"{float(values.mean()):.2f}"
         if values.size > 1:
             cell += f" {float(values.min()):.1f}..{float(values.max()):.1f}"

@@ -163,7 +163,9 @@ def ranks() -> dict[str, int]:
     ValueError
         If one of them is no number, or a rank is not below the size.
     """
-    found = {}
+    found = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    if "WORLD_SIZE" not in os.environ:
+        return found  # names that others use too
     for name, alone in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
         text = os.environ.get(name, str(alone))
         if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) < 1):

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.augment import stream
 from sdgpu.nn.brake import Brake
@@ -101,7 +102,8 @@ def train(
         If a checkpoint cannot be written; the one before is intact. BlockingIOError if another training
         holds the folder.
     KeyboardInterrupt
-        With a folder, Ctrl-C waits for the end of the batch, which is saved; a second one does not wait.
+        With a folder, Ctrl-C or SIGTERM waits for the end of the batch, which is saved; a second one does
+        not wait.
     RuntimeError
         If the teacher changed.
 
@@ -347,6 +349,7 @@ class _Run:
             return  # nothing is written, so it may lie where nothing can be
         self.world.first(hold, self.device)
         load()  # again, for another process may have held it up to here
+        held.enter_context(terminable())
         held.enter_context(self.brake)
         if self.world.rank == 0:
             self.board = Board(folder if self.config.tensorboard else None, after=self.epoch)

@@ -103,7 +103,9 @@ class Archive:
 
         def prepare() -> bytes:
             self._prepare(resume)
-            return json.dumps(list(self._finished().items())).encode()
+            found = self._finished()
+            self._write_experiment()
+            return json.dumps(list(found.items())).encode()
 
         found = self._first(prepare)
         return {(seed, rule): rows for (seed, rule), rows in json.loads(found or b"[]")}
@@ -135,6 +137,7 @@ class Archive:
         return self.world.first(action, self.data.train.pixels.device)
 
     def _prepare(self, resume: bool) -> None:
+        """Refuse a folder of something else, or clear it."""
         stored = self.folder / "experiment.json"
         if stored.exists():
             if not resume:
@@ -151,6 +154,8 @@ class Archive:
                         f"{path} would be replaced, but no experiment.json says that it is of an "
                         "experiment: name another folder, or move the file away"
                     )
+
+    def _write_experiment(self) -> None:
         (self.folder / "chains").mkdir(exist_ok=True)
         train = self.data.train
         images = {
@@ -165,7 +170,7 @@ class Archive:
             "data": self._binding["images"],
             "images": images,
         }
-        write_json(stored, fields)
+        write_json(self.folder / "experiment.json", fields)
 
     def _begun(self) -> bool:
         """Whether there is anything to lose.

@@ -327,7 +327,11 @@ class _Meter:
 def _own_device(device: str) -> torch.device:
     """The device of this process: ``torchrun`` numbers those of one machine."""
     local, count = ranks()["LOCAL_RANK"], torch.cuda.device_count()
-    if "LOCAL_RANK" in os.environ and device in ("auto", "cuda") and torch.cuda.is_available():
+    if (
+        {"LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
+        and device in ("auto", "cuda")
+        and torch.cuda.is_available()
+    ):
         if local >= count:
             raise ValueError(
                 f"LOCAL_RANK={local}, but this machine has {count} CUDA devices: start at most as many "

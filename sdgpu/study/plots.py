@@ -312,8 +312,9 @@ def plot_tangent(found: TangentComparison) -> Figure:
 def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
     """Figure 5: accuracy of every step and weight, from :func:`sdgpu.study.networks.run_experiment`.
 
-    Training images left, validation images right; lines are means over seeds, bands their range. The
-    chain of Algorithm 1 is dashed with diamonds, and above it stand the means of its alpha-hat.
+    Training images left, validation images right, or test images without any; lines are means over
+    seeds, bands their range. The chain of Algorithm 1 is dashed with diamonds, and above it stand the
+    means of its alpha-hat.
     """
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(title)
@@ -328,7 +329,8 @@ def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
     if "algorithm1" in found["rule"].values:
         style = {"marker": "D", "ms": 6, "lw": 2.2, "ls": "--", "mec": "white", "zorder": 4}
         cases.append(("algorithm1", "alpha-hat (Algorithm 1)", "tab:red", style))
-    for axis, part in zip(axes, ("train", "validation"), strict=True):
+    known = bool(found["validation_accuracy"].notnull().any())
+    for axis, part in zip(axes, ("train", "validation" if known else "test"), strict=True):
         for rule, label, colour, style in cases:
             values = 100 * found[f"{part}_accuracy"].sel(rule=rule)
             low, high = values.min("seed"), values.max("seed")

@@ -19,9 +19,11 @@ from torch import nn
 from sdgpu.device.storage import folder_lock
 from sdgpu.nn.config import Config
 from sdgpu.nn.parallel import World
+from sdgpu.nn.pretrained import load_weights
+from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.store import Store, read_json, write_json
 from sdgpu.nn.trainer import train
-from tests.nn.problems import CLASSES, data, mlp, same_bits
+from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits
 
 CONFIG = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=1, save_seconds=0.0)
 ROOT = Path(__file__).parents[2]
@@ -285,3 +287,37 @@ def test_tensorboard_shows_every_epoch_once(tmp_path):
 
 def fail_at(done):
     return lambda event: 1 / (event.done != done)
+
+
+def test_weights_come_out_of_a_folder(tmp_path):
+    """Of a training that was cut off, of a finished one, and of one of several side by side."""
+    with pytest.raises(KeyboardInterrupt):
+        train(mlp(), data(), None, CONFIG, folder=tmp_path, progress=interrupt_at(4))
+    cut = load_weights(mlp(1), tmp_path)
+    assert not same_bits(cut, mlp())
+    done = train(mlp(), data(), None, CONFIG, folder=tmp_path)
+    assert done.path == str(tmp_path / "checkpoint.pt")
+    assert same_bits(load_weights(mlp(1), done.path), done.model)
+    with pytest.raises(ValueError, match=r"member=0, but .* holds one network"):
+        load_weights(mlp(1), tmp_path, member=0)
+    with pytest.raises(ValueError, match=r"1\.bias is "):
+        load_weights(mlp(1, width=9), tmp_path)
+    targets = torch.stack([data().train.one_hot(torch.float64), torch.full((24, CLASSES), 0.3)])
+    stack = train_stacked(
+        [convnet(), convnet(1)], data(), targets, CONFIG, folder=tmp_path / "stack"
+    )
+    for result in stack:
+        loaded = load_weights(convnet(2), tmp_path / "stack", member=result.member)
+        assert same_bits(loaded, result.model)
+    for member in (None, 2, -1):
+        with pytest.raises(ValueError, match=r"holds 2 networks .* give member in 0\.\.1, not "):
+            load_weights(convnet(), tmp_path / "stack", member=member)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(
+        path.read_bytes().replace(b"\x00\x00\x00\x00\x00\x00\x00\x00\x00", b"\x01" * 9, 1)
+    )
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
+        load_weights(mlp(1), path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*checkpoint\.pt"):
+        load_weights(mlp(1), tmp_path)
