@@ -51,14 +51,19 @@ class Brake:
         if error is None:
             self.release()
 
-    def release(self) -> None:
-        """Let the signal that waits have its way: by default a KeyboardInterrupt.
+    def stop(self, wanted: bool) -> None:
+        """End if `wanted`, here or in another process of the training.
 
         Raises
         ------
         KeyboardInterrupt
-            Also if the signal came to another process of the training.
         """
+        if wanted:
+            self.release()
+            raise KeyboardInterrupt
+
+    def release(self) -> None:
+        """Let the signal that waits have its way: by default a KeyboardInterrupt."""
         number, self._waiting = self._waiting, None
         if number is not None:
             handler = self._before.get(number, signal.getsignal(number))

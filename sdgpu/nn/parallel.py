@@ -35,6 +35,14 @@ class World:
             distributed.all_reduce(tensor)
         return tensor
 
+    def any(self, *flags: bool, device: torch.device) -> tuple[bool, ...]:
+        """Whether each is true on some rank."""
+        if self.size == 1:
+            return flags
+        return tuple(
+            self.sum(torch.tensor(flags, dtype=torch.int32, device=device)).bool().tolist()
+        )
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers (batch norm statistics) of rank 0."""
         if self.size > 1:

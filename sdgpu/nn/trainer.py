@@ -208,7 +208,7 @@ class _Run:
                     self.seconds += self._now() - started
                     self._save()
                     started = self._now()
-                    self._stop_if_asked()
+                    self.brake.stop(self.stopping)
         self.seconds += self._now() - started
         self.world.share_buffers(self.model)
         self._record()
@@ -217,7 +217,7 @@ class _Run:
         self.hits.zero_()
         if self.epoch < self.config.epochs and self._due():
             self._save()
-            self._stop_if_asked()
+            self.brake.stop(self.stopping)
 
     def _one_batch(self) -> None:
         config = self.config
@@ -378,19 +378,9 @@ class _Run:
         if self.store is None:
             return False
         due = time.monotonic() - self.last_save >= self.config.save_seconds
-        self.stopping = self.brake.pulled
-        if self.world.size == 1:
-            return due or self.stopping
-        flags = [float(due and self.world.rank == 0), float(self.stopping)]
-        clock, stop = self.world.sum(torch.tensor(flags, device=self.device)).tolist()
-        self.stopping = stop > 0
-        return clock + stop > 0
-
-    def _stop_if_asked(self) -> None:
-        """End on an interrupt that waited for what has just been saved."""
-        if self.stopping:
-            self.brake.release()
-            raise KeyboardInterrupt  # another process was asked, or a handler did not raise
+        flags = (due and self.world.rank == 0, self.brake.pulled)
+        due, self.stopping = self.world.any(*flags, device=self.device)
+        return due or self.stopping
 
     def _check_finite(self) -> None:
         for name in not_finite(self.model):
