@@ -35,11 +35,14 @@ from sdgpu.device.stores import SEAL, check_ours, check_store, seal_store
 
 __all__ = ["check_target", "read_dataset", "write_dataset"]
 
+MOST_TEXTS = 10_000  # of a variable: they are checked one by one
+
 _MARK = "sdgpu_checksums"  # attribute that says that they must be there
 _WHERE = "at the end of the file"
 _END = re.compile(rb"\nsdgpu (\d{10})\n")  # length of the table of checksums before it
 _END_SIZE = 18
 _TEXT = 16  # bytes of the place of a text in HDF5
+_FEW = 64  # texts of an attribute
 _SCALE = b"This is a netCDF dimension but not a netCDF variable"  # holds no data
 
 
@@ -86,7 +89,7 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     dataset : xarray.Dataset
-        Of numbers; in NetCDF of texts too.
+        Of numbers; in NetCDF of texts too, up to 10,000 a variable.
     path : path
 
     Raises
@@ -154,6 +157,13 @@ def _need_zarr() -> None:
 
 def _netcdf(dataset: xr.Dataset) -> io.BytesIO:
     """An HDF5 file in memory."""
+    for name, variable in dataset.variables.items():
+        text = variable.dtype.kind in "UTO"
+        if not (text or variable.dtype.kind in "iuf") or (text and variable.size > MOST_TEXTS):
+            raise ValueError(
+                f"{name} holds {variable.size} values of {variable.dtype}: numbers are wanted, or at most "
+                f"{MOST_TEXTS} texts"
+            )
     # without a fill value nothing is masked, so that every bit comes back, those of NaN too
     plain: dict[Any, Any] = {name: {"_FillValue": None} for name in dataset.variables}
     marked = dataset.assign_attrs({_MARK: _WHERE})
@@ -225,12 +235,24 @@ def _check_table(source: Path, content: bytes) -> bool:
     try:
         table = json.loads(content[max(start, 0) : -_END_SIZE])
         places = {str(name): (int(a), int(b)) for name, (a, b, _) in table["variables"].items()}
+        if (
+            sum(size for _, size in places.values()) > start
+            or min(map(min, places.values()), default=0) < 0
+        ):
+            raise ValueError("its places do not lie in the file")
         variables, rest = _sums(memoryview(content)[:start], places)
         broken = [
             name for name, (_, _, known) in table["variables"].items() if variables[name] != known
         ]
         intact = not broken and rest == table["rest"] and start == table["size"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ArithmeticError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(
             f"{source} is damaged: its table of checksums cannot be read ({error})"
         ) from error
@@ -242,7 +264,7 @@ def _check_table(source: Path, content: bytes) -> bool:
 
 def _foreign_to_netcdf(file: Any, size: int) -> str:
     """What :func:`write_dataset` would not have written, or nothing; reads no values."""
-    total = 0
+    total = _attributes(file, size)
     for name in file:
         link = file.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -250,6 +272,7 @@ def _foreign_to_netcdf(file: Any, size: int) -> str:
         if file.get(name, getclass=True) is not h5py.Dataset:
             return f"{name} is no array"
         item = file[name]
+        total += _attributes(item, size)
         made = item.id.get_create_plist()
         if made.get_external_count():
             return f"the values of {name} lie in another file"
@@ -262,14 +285,29 @@ def _foreign_to_netcdf(file: Any, size: int) -> str:
             return f"{name} has values of type {item.dtype}"
         if item.attrs.get("NAME", b"") != b"" and _is_scale(item):
             continue
+        if text and item.size > MOST_TEXTS:
+            return f"{name} has {item.size} texts, more than {MOST_TEXTS}"
         each = _TEXT if text else item.dtype.itemsize
         stored, wanted = item.id.get_storage_size(), item.size * each
         if made.get_layout() != h5py.h5d.CONTIGUOUS or stored != wanted:
             return f"{name} is not stored in one piece"
         total += stored + (_length(item, size) if text else 0)
         if total > size:
-            return f"its variables take {total} bytes, more than the file has"
+            return f"its variables take {total} bytes with {name}, more than the file has"
     return ""
+
+
+def _attributes(item: Any, most: int) -> int:
+    """Bytes of the texts in attributes beyond one for each: many may lie in the same place."""
+    total = 0
+    for name in item.attrs:
+        kind, shape = item.attrs.get_id(name).dtype, item.attrs.get_id(name).shape
+        if h5py.check_string_dtype(kind) is None or not shape or total > most:
+            continue
+        if np.prod(shape) > _FEW:
+            raise ValueError(f"refused, the attribute {name} has {np.prod(shape)} texts")
+        total += sum(map(len, np.ravel(item.attrs[name])))
+    return total
 
 
 def _length(item: Any, most: int) -> int:
@@ -293,7 +331,7 @@ def _zarr(dataset: xr.Dataset) -> dict[str, Any]:
     from zarr.storage import MemoryStore
 
     for name, variable in dataset.variables.items():
-        if variable.dtype.kind not in "iufb":
+        if variable.dtype.kind not in "iuf":
             raise ValueError(
                 f"{name} holds {variable.dtype}: zarr takes numbers here, .nc texts too"
             )

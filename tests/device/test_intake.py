@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdgpu.device.intake import check_zip, read_file, read_npz
-from tests.test_sweep_files import Canary
+from tests.test_foreign_files import Canary
 
 ARRAYS = {
     "X": np.random.default_rng(0).standard_normal((12, 3)),

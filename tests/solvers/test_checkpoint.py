@@ -230,7 +230,7 @@ def test_unreadable_is_not_damaged(tmp_path, monkeypatch):
 
 
 def test_a_planted_pickle_does_not_run(tmp_path):
-    from tests.test_sweep_files import Canary
+    from tests.test_foreign_files import Canary
 
     canary, path = tmp_path / "canary", tmp_path / "basis.safetensors"
     path.write_bytes(pickle.dumps(Canary(canary)))
@@ -305,20 +305,20 @@ for i in range(int(sys.argv[2])):
         os.read(ready, 1 << 16)
     state = Checkpoint(path, {}).load()
     kept.append(state.passes if state else 0)
-print(len({*kept}))
+print(sum(passes > 0 for passes in kept))
 """
 
 
 def test_many_kills_of_a_fit(arrays, tmp_path):
     """After each the checkpoint is whole and alone, and the next fit goes on from it."""
-    times = "50" if os.environ.get("CI") else "20"
+    times = 50 if os.environ.get("CI") else 12
     path = tmp_path / "basis.safetensors"
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(path), times],
+        [sys.executable, "-c", KILLED, str(path), str(times)],
         capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 2  # at so many different passes
+    assert int(done.stdout) >= times // 4  # those by SIGTERM save
     fitted = sdgpu.fit(*arrays, KERNEL, method="lanczos", checkpoint=path, **OPTIONS)
     whole = sdgpu.fit(*arrays, KERNEL, method="lanczos", **OPTIONS)
     assert_allclose(fitted.path(steps=3).fitted, whole.path(steps=3).fitted, atol=1e-7)
