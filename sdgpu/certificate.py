@@ -56,8 +56,8 @@ def noise(dense: DenseOperator) -> float:
 def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:
     """Check (K + lam I) dual = Y on a few rows of K that are computed anew in float64.
 
-    Returns the largest residual r relative to max |Y|, and ||r|| of these rows relative to the predictions:
-    no bound on their error is below that. Both are the largest over outputs.
+    Returns the largest residual r relative to max |Y|, and what ||r|| of these rows may do to the
+    predictions, relative to them. Both are the largest over outputs.
     """
     few = slice(0, min(Y.shape[1], 16))
     xp = compat.array_namespace(Y)
@@ -78,7 +78,9 @@ def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tupl
         sizes = relative_to(fits, lengths, largest, np.array([lam]))
         worst = _over(np.abs(error).max(axis=0), most)
         finite = bool(np.isfinite(dual).all())
-        return worst, _over(np.linalg.norm(error, axis=0), sizes[0, 0]) if finite else float("nan")
+        # a residual r moves the predictions by K (K + lam I)^-1 r
+        moved = np.linalg.norm(error, axis=0) * (1 / (1 + lam / largest) if largest else 1.0)
+        return worst, _over(moved, sizes[0, 0]) if finite else float("nan")
 
 
 def _over(errors: np.ndarray, sizes: np.ndarray) -> float:

@@ -20,7 +20,7 @@ __all__ = ["Rescaled", "Units"]
 PLAIN = 1e15  # float32 sketches hold the squares of K within this, and its reciprocal, as it is
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Units:
     """What K and the targets are divided by.
 
@@ -60,7 +60,7 @@ class Units:
         return operator if self.kernel == 1 else Rescaled(operator, self.kernel)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rescaled:
     """K / unit of another operator."""
 

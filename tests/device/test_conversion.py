@@ -319,7 +319,7 @@ def test_xarray():
     assert_near(predicted(X, xr.DataArray(Y[:, 0]), NEW), WANTED[..., 0])
     with pytest.raises(ValueError, match="another order"):
         predicted(one, Y, new[:, ::-1])
-    with pytest.raises(TypeError, match="X cannot be read as an array: .*to_dataarray"):
+    with pytest.raises(TypeError, match=r"X cannot be read as an array: .*to_dataarray"):
         predicted(xr.Dataset({"a": ("row", X[:, 0])}), Y, NEW)
 
 
