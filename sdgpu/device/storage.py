@@ -48,6 +48,7 @@ LOCK = ".sdgpu-lock"
 PathLike = str | os.PathLike[str]
 _SUFFIX = ".sdgpu-tmp"
 _HELD, _NEW, _PREVIOUS = "lock", "new", "previous"  # all that a workplace holds
+_HOUR = 3600.0  # seconds that no write takes
 _BLOCK = 1 << 22  # bytes that are made contiguous at a time
 
 
@@ -160,7 +161,7 @@ def clean_leftovers(path: PathLike) -> None:
         return
     for place in found:
         with suppress(OSError, NotImplementedError):
-            if {*os.listdir(place)} <= {_HELD, _NEW, _PREVIOUS}:
+            if {*os.listdir(place)} <= {_HELD, _NEW, _PREVIOUS} and not _elsewhere(place):
                 with FileLock(place / _HELD, timeout=0):  # refused while its writer lives
                     _discard(place, target)
 
@@ -372,11 +373,19 @@ def _claim(target: Path) -> tuple[Path, FileLock]:
         lock = FileLock(place / _HELD, timeout=0)
         try:
             lock.acquire()
+            (place / _HELD).write_text(socket.gethostname())
         except Timeout:  # someone cleaned between the two lines: it is theirs now
             continue
         except (NotImplementedError, OSError):
             pass  # a file system without locks: there nobody is ever taken for dead
         return place, lock
+
+
+def _elsewhere(place: Path) -> bool:
+    """Whether another machine began this lately: not all file systems share their locks."""
+    held = place / _HELD
+    host = held.read_text() if held.exists() else ""
+    return host not in ("", socket.gethostname()) and time.time() - held.stat().st_mtime < _HOUR
 
 
 def _prefix(target: Path) -> str:

@@ -165,6 +165,20 @@ storage = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(storage)
 folder = Path(sys.argv[2])
 """
+
+
+def test_what_another_machine_has_just_begun_is_left(tmp_path):
+    place = tmp_path / ".a.out.1-0123abcd.sdgpu-tmp"
+    place.mkdir()
+    (place / "lock").write_text("another-machine")
+    write_file(tmp_path / "a.out", b"")
+    assert place.exists()
+    old = time.time() - 2 * 3600
+    os.utime(place / "lock", (old, old))
+    write_file(tmp_path / "a.out", b"")
+    assert names(tmp_path) == ["a.out"]
+
+
 SAVER = """
 atomic_folder, clean_leftovers = storage.atomic_folder, storage.clean_leftovers
 ending, number, times = sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
