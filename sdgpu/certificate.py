@@ -50,7 +50,7 @@ def spectral_rounding(spectrum: Spectrum, lam: float, steps: int, noise: float) 
 
 def noise(dense: DenseOperator) -> float:
     """Relative backward error of K and of what is done with it, in float64."""
-    return backward_error(dense.n, 1.0 if dense.given else dense.kernel.rounding(dense.rows))
+    return backward_error(dense.n, dense.rounding())
 
 
 def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:

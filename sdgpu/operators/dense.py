@@ -144,7 +144,23 @@ class DenseOperator:
     @underflow_is_zero
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""
-        return self.kernel.diagonal(self.rows)
+        parts = [self.kernel.diagonal(rows) for rows in self._row_blocks()]
+        return compat.array_namespace(self.X).concat(parts, axis=0)
+
+    def rounding(self) -> float:
+        """Bound on the relative error of an entry of K, over eps; 1 for a given K."""
+        return 1.0 if self.given else max(map(self.kernel.rounding, self._row_blocks()))
+
+    def _row_blocks(self) -> Iterator[Rows]:
+        """The rows of X made ready, a block at a time: all of them are two copies of X, but cheap to make.
+
+        All at once where they are known already, or are not cheap.
+        """
+        if "rows" in self.__dict__ or not isinstance(self.kernel, Profile):
+            yield self.rows
+            return
+        for part in slices(self.n, max(1, BLOCK // int(self.X.shape[1]))):
+            yield self.kernel.rows(self.X[part, :], self.centre)
 
     @underflow_is_zero
     def columns(self, idx: Any) -> Any:
@@ -154,14 +170,10 @@ class DenseOperator:
         if self.given:
             return xp.take(self.X, picked, axis=1)
         chosen = self.kernel.rows(xp.take(self.X, picked, axis=0), self.centre)
-        if "rows" in self.__dict__ or not isinstance(self.kernel, Profile):
-            # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
-            return Cross(self.kernel, chosen, self.rows, self.tile).dense().T
-        # a few columns need no ready rows of all X, which are two copies of it
-        parts = []
-        for part in slices(self.n, max(1, BLOCK // int(self.X.shape[1]))):
-            rows = self.kernel.rows(self.X[part, :], self.centre)
-            parts.append(Cross(self.kernel, chosen, rows, self.tile).dense().T)
+        # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
+        parts = [
+            Cross(self.kernel, chosen, rows, self.tile).dense().T for rows in self._row_blocks()
+        ]
         return xp.concat(parts, axis=0)
 
 

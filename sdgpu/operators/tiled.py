@@ -25,7 +25,7 @@ from sdgpu.device.conversion import column_names
 from sdgpu.device.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.base import column_means, ready_rows
-from sdgpu.kernels.statistics import Rows
+from sdgpu.kernels.statistics import BLOCK, Rows
 from sdgpu.operators.dense import Cross
 from sdgpu.results import without_caches
 
@@ -390,7 +390,10 @@ def _finite(rows: Rows) -> bool:
     import torch
 
     own = [x for x in (rows.left, rows.right, rows.norms) if x is not None]
-    return all(bool(torch.isfinite(x).all()) for x in own) and all(map(_finite, rows.parts))
+    # in blocks: flags of all are a copy of wide rows
+    blocks = (part for x in own for part in x.split(max(1, BLOCK // max(x[:1].numel(), 1))))
+    finite = all(bool(torch.isfinite(part).all()) for part in blocks)
+    return finite and all(map(_finite, rows.parts))
 
 
 def _cast(rows: Rows, dtype: Any) -> Rows:
