@@ -77,8 +77,9 @@ class EmpiricalNTK(Kernel):
     ValueError
         For a module without trainable parameters, batch norm or dropout in training mode; when rows
         come in, for rows that do not have the shape, outputs that are not (rows, c), an output that is
-        not there, NaN, a module that ``torch.func.vmap`` cannot run, and for parameters that are used
-        but whose gradient is missing (detach, argmax) or 0 because of a step function.
+        not there, NaN, whatever the module raises, a module that ``torch.func.vmap`` cannot run or that
+        changes its parameters or buffers (spectral norm in training mode), and for parameters that are
+        used but whose gradient is missing (detach, argmax) or 0 because of a step function.
     MemoryError
         If one row does not fit.
 
@@ -137,7 +138,7 @@ class EmpiricalNTK(Kernel):
             parse_bytes(self.memory)
         object.__setattr__(self, "shape", _shape(self.shape))
         try:
-            own = copy.deepcopy(self.module)
+            own = copy.deepcopy(self.module, _left_behind(self.module))
         except (RuntimeError, TypeError) as error:
             raise TypeError(f"module cannot be copied: {error}") from error
         object.__setattr__(self, "module", own)
@@ -318,6 +319,8 @@ def _check_module(module: Any) -> None:
             torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer,
         ):
             raise ValueError(f"{name} of module has no values yet: call module on one input first")
+        if value.is_meta:
+            raise ValueError(f"{name} of module is on the meta device and has no values: load some")
         if value.is_complex():
             raise TypeError(f"{name} of module is complex: the kernel is for real parameters")
     if not any(value.requires_grad for value in parameters.values()):
@@ -340,6 +343,21 @@ def _check_module(module: Any) -> None:
                 f"{where} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
                 "module.eval()"
             )
+
+
+def _left_behind(module: torch.nn.Module) -> dict[int, Any]:
+    """Of a copy, what stands for tensors of a graph that a forward pass has left in a module.
+
+    The hooks of weight_norm and spectral_norm do so, and make them anew in the next pass.
+    """
+    import torch
+
+    attributes = (value for part in module.modules() for value in vars(part).values())
+    return {
+        id(value): value.detach().clone()
+        for value in attributes
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
 
 
 def _shape(shape: Any) -> tuple[int, ...] | None:

@@ -26,7 +26,7 @@ from torch.func import functional_call, vjp, vmap
 
 from sdgpu.device.precision import tf32
 from sdgpu.kernels.factors import BLOCK, Factors, WeightFactors
-from sdgpu.kernels.watching import Use, Watch, trial
+from sdgpu.kernels.watching import Use, Watch, first_line, trial
 
 __all__ = ["Linearised", "linearise"]
 
@@ -150,11 +150,11 @@ class Linearised:
         try:
             with tf32(False) if X.is_cuda else nullcontext():
                 y, parts = vmap(row)(X.clone() if X.is_inference() else X)
-        except torch.cuda.OutOfMemoryError:
+        except (torch.cuda.OutOfMemoryError, MemoryError):
             raise
-        except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # whatever the module raises
             raise ValueError(
-                f"module cannot be differentiated row by row by torch.func.vmap: {error}"
+                f"module cannot be differentiated row by row by torch.func.vmap: {first_line(error)}"
             ) from error
         if not all(bool(torch.isfinite(part).all()) for part in (y, *parts)):
             raise ValueError(
@@ -233,7 +233,8 @@ def linearise(
         value.requires_grad_(True)
     sample = X[:SAMPLES] if len(X) else X.new_zeros(1, X.shape[1])
     fixed = constants | copies(buffers)
-    c, watch = trial(module, fixed, trained, sample.reshape(-1, *inner), output)
+    # on a copy: hooks such as those of weight_norm leave tensors of the graph behind
+    c, watch = trial(skeleton(module), fixed, trained, sample.reshape(-1, *inner), output)
     uses = tuple(use for use in watch.uses if use.weight not in watch.otherwise)
     wanted = c if output is None else 1
     weights = tuple(

@@ -15,7 +15,7 @@ import torch
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["Use", "Watch", "trial"]
+__all__ = ["Use", "Watch", "first_line", "trial"]
 
 _CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 #: Functions whose derivative is 0 wherever they have one.
@@ -177,9 +177,10 @@ def trial(
     Raises
     ------
     TypeError, ValueError
-        If the module cannot take a row or does not give (1, c), if it has no such output, or if the
-        gradient of a parameter that it uses is missing.
+        If the module cannot take a row or does not give (1, c), if it has no such output, if a forward
+        pass changes a parameter or a buffer, or if the gradient of a parameter that it uses is missing.
     """
+    before = {name: value.detach().clone() for name, value in (constants | trained).items()}
     watch = Watch({id(tensor): name for name, tensor in trained.items()})
     generator = torch.Generator().manual_seed(0)
     largest = dict.fromkeys(trained, -1.0)  # of the entries of each gradient; -1 if it has none
@@ -196,11 +197,11 @@ def trial(
             target = (y[0] * weights.to(y)).sum()
             if not target.requires_grad:
                 continue
-            found = torch.autograd.grad(target, list(trained.values()), allow_unused=True)
-            for name, gradient in zip(trained, found, strict=True):
+            for name, gradient in zip(trained, _gradients(target, trained), strict=True):
                 if gradient is not None:
                     reached = float(gradient.abs().max()) if gradient.numel() else 1.0
                     largest[name] = max(reached, largest[name])  # NaN counts as one
+    _refuse_changes(before, constants | trained)
     _refuse_missing(largest, watch)
     return outputs, watch
 
@@ -208,11 +209,46 @@ def trial(
 def _run(module: torch.nn.Module, constants: Any, trained: Any, x: torch.Tensor) -> Any:
     try:
         return functional_call(module, (constants, trained), (x,))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever the module raises
         raise ValueError(
             f"module fails on one row, an input of shape {tuple(x.shape)} (shape= makes rows into the "
-            f"inputs that it takes): {error}"
+            f"inputs that it takes): {first_line(error)}"
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the tables that torch adds to it."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _gradients(target: torch.Tensor, trained: dict[str, torch.Tensor]) -> list[torch.Tensor | None]:
+    try:
+        found = torch.autograd.grad(target, list(trained.values()), allow_unused=True)
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # an operation in place, a backward pass of the module's own
+        raise ValueError(f"module cannot be differentiated: {first_line(error)}") from error
+    for name, gradient in zip(trained, found, strict=True):
+        if gradient is not None and gradient.is_sparse:
+            raise ValueError(
+                f"the gradient of {name} is sparse, which torch.func.vmap cannot take: make its layer with "
+                "sparse=False"
+            )
+    return list(found)
+
+
+def _refuse_changes(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+    """Refuse a module whose outputs depend on how often it was called; counters may count."""
+    for name, value in after.items():
+        now, then = value.detach(), before[name]
+        same = (now == then) | (now.isnan() & then.isnan())
+        if value.is_floating_point() and not bool(same.all()):
+            raise ValueError(
+                f"a forward pass changes {name} of module, as spectral norm and running statistics do in "
+                "training mode: call module.eval()"
+            )
 
 
 def _outputs(y: Any, output: int | None) -> int:

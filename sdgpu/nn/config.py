@@ -92,15 +92,18 @@ class Config:
     crop_pad : int; flip : bool
         Augmentation: zeros around the picture before a random crop; horizontal flips.
     init_seed, order_seed, augment_seed : int
-        Of the weights (where a chain builds the model), of the order, of augmentation and dropout.
+        Of the weights (where a chain builds the model), of the order, of augmentation and dropout. Dropout
+        draws on every rank for itself, so its masks depend on the number of processes; nothing else does.
     amp : {"off", "bf16", "fp16"}
         Autocast while it trains; "fp16" with a gradient scaler, which skips a batch that overflows: it
         changes nothing, and counts in no mean of losses. Evaluation is in float32.
     channels_last, compile, cuda_graphs, tf32, deterministic : bool
         Memory format; torch.compile; the same with CUDA graphs, for small steps; TF32 products on CUDA;
-        deterministic algorithms only.
+        deterministic algorithms only (on CUDA with CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment).
     accumulate : int
-        Parts into which a batch is cut, one after the other, to save memory; divides `batch`.
+        Parts into which a batch is cut, one after the other, to save memory; divides `batch`. The gradient
+        is that of the whole batch, but batch norm takes the statistics of each part, and dropout draws
+        anew: with them it is not the same as one batch.
     eval_batch : int
         Rows of a batch without gradients.
     save_seconds : float

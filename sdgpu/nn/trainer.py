@@ -71,7 +71,8 @@ def train(
     ----------
     model : Module
         Its weights are the initialisation; it is copied, not changed. Parameters with
-        ``requires_grad=False`` stay as they are.
+        ``requires_grad=False`` stay as they are, and so do parts that are in evaluation mode while the
+        model is not (of a model in evaluation mode, normalisations whose weights are frozen).
     data : Data
         Its `train` images, and `val` for the history if it is not None; `test` is not looked at.
     targets : tensor (n, c), Teacher, or None
