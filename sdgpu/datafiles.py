@@ -15,6 +15,7 @@ import json
 import os
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ import xarray as xr
 from sdgpu.checks import choice
 from sdgpu.device.intake import read_file
 from sdgpu.device.storage import (
+    atomic_file,
     atomic_folder,
     check_writable,
     clean_leftovers,
     digest,
-    write_file,
 )
 from sdgpu.device.stores import SEAL, check_ours, check_store, seal_store
 
@@ -100,13 +101,20 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     check_target(path)
     if Path(path).suffix == ".nc":
         image = _netcdf(dataset)
-        write_file(path, image.getbuffer(), _table(image))
+        with (
+            atomic_file(path) as temporary,
+            temporary.open("wb") as file,
+            ThreadPoolExecutor(1) as beside,
+        ):
+            table = beside.submit(_table, image)  # counted while the disk writes
+            file.write(image.getbuffer())
+            file.write(table.result())
         return
     with atomic_folder(path) as folder:
         for name, content in _zarr(dataset).items():
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
 
 
 def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
