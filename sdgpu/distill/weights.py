@@ -65,6 +65,7 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
     """
     T = triangle.shape[-1]
     batch = triangle.shape[:-2]
+    triangle, unit = _in_units(triangle)
     error = triangle[..., :, -1]  # P1 - Yv
     chosen = np.empty((*batch, T - 1))
     losses = np.empty((*batch, T))
@@ -84,7 +85,15 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
         chosen[..., t - 2] = alpha
         current = (1 - alpha)[..., None] * shifted
         losses[..., t - 1] = step_losses(triangle, current)
-    return GreedyWeights(chosen, losses)
+    return GreedyWeights(chosen, losses * unit * unit)
+
+
+def _in_units(triangle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles (.., T, T) of entries near 1 and their units (.., 1): squares stay inside the range."""
+    largest = np.max(np.abs(triangle), axis=(-2, -1))
+    known = np.isfinite(largest) & (largest > 0)
+    unit = np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0))[1] - 1)
+    return triangle / unit[..., None, None], unit[..., None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +150,11 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     products = np.zeros((*batch, T, T - 1))
     solution = np.zeros((*batch, 0))
     condition, rank = np.ones(batch), np.zeros(batch, dtype=int)
+    triangle, unit = _in_units(triangle)
     losses[..., 0] = step_losses(triangle, solution)
     for t in range(2, T + 1):
         shorter = np.concatenate([solution, np.zeros((*batch, 1))], axis=-1)
-        solution, condition, rank = _least_squares(triangle, t, ridge)
+        solution, condition, rank = _least_squares(triangle, t, ridge * unit * unit)
         losses[..., t - 1] = step_losses(triangle, solution)
         if ridge == 0:
             # dropped directions must not make a longer chain worse than a shorter one
@@ -156,11 +166,11 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     ends = np.ones((*batch, 1))
     c = -np.diff(np.concatenate([ends, solution, 0 * ends], axis=-1), axis=-1)
     last = schedules[..., -1, :].copy()
-    return JointWeights(last, c, losses, schedules, products, condition, rank)
+    return JointWeights(last, c, losses * unit * unit, schedules, products, condition, rank)
 
 
 def _least_squares(
-    triangle: np.ndarray, t: int, ridge: float
+    triangle: np.ndarray, t: int, ridge: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tails of the best chain of t steps with condition and rank, for each triangle."""
     columns = triangle[..., : t - 1, : t - 1]

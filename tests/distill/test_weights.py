@@ -166,3 +166,14 @@ def test_ridge_tames_the_joint_optimum():
     free, tame = joint_weights(triangle), joint_weights(triangle, ridge=1e-2)
     assert np.abs(tame.coefficients).max() < np.abs(free.coefficients).max()
     assert tame.losses[-1] >= free.losses[-1]
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e150])
+def test_weights_do_not_depend_on_the_unit_of_the_targets(size):
+    triangle = np.triu(np.random.default_rng(3).standard_normal((2, 5, 5)))
+    unit = 2.0 ** np.round(np.log2(size))
+    for make in (greedy_weights, joint_weights):
+        with np.errstate(all="raise", under="ignore"):
+            found, wanted = make(unit * triangle), make(triangle)
+        assert (found.alphas == wanted.alphas).all()
+        assert_near(found.losses, unit * unit * wanted.losses, rtol=1e-12 if size > 1e-150 else 1)
