@@ -1,5 +1,6 @@
 """The command line as a user types it: output, files, and one-line errors."""
 
+import io
 import signal
 
 import numpy as np
@@ -226,3 +227,28 @@ def test_sigterm_is_ctrl_c(run, monkeypatch):
     monkeypatch.setattr("sdgpu.study.datasets.load", stopped)
     run("sweep", "diabetes", "--out", "x.nc", code=130)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("width", [100, 40, 24])
+def test_cells_of_tables_are_never_cut(width):
+    """In 40 columns the columns come in several parts, each with the names of the rows."""
+    from rich.console import Console
+
+    from sdgpu.cli.terminal import new_table
+
+    rows = [
+        ("ridge only", "0.875", "-", "1", "0.499677", "0.00479833"),
+        ("best fixed alpha", "0.544", "0.69 .. 0.98", "10", "0.499639", "0.480638"),
+    ]
+    table = new_table("choice", "lam", "alpha", "step", "val. mse", "test mse", title="diabetes")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert "\u2026" not in text
+    for cell in (*rows[0], *rows[1][1:], "val. mse", "test mse"):
+        assert cell in text or cell in ("0.69 .. 0.98", "ridge only")
+    assert text.count("diabetes") == 1
+    assert "0.69" in text

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from typer.core import TyperGroup
@@ -161,9 +162,55 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+LEAST = 8  # characters of a wrapped column of names
+
+
+class WholeTable(Table):
+    """A table whose cells are never cut: where the terminal is narrow its columns come in several parts.
+
+    Each part begins with the first column. What alone is too wide is wrapped.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [
+            max(Measurement.get(console, options, text).maximum for text in (head, *cells))
+            for head, *cells in self._texts()
+        ]
+        room = options.max_width - 2  # the edges
+        if sum(widths) + len(widths) - 1 <= room:
+            yield from super().__rich_console__(console, options)
+            return
+        parts: list[list[int]] = []
+        for k in range(1, len(widths)):
+            used = sum(widths[i] + 1 for i in (parts[-1] if parts else [])) + widths[k]
+            if not parts or used > room:
+                parts.append([0])
+            parts[-1].append(k)
+        for number, part in enumerate(parts or [[0]]):
+            tight = sum(widths[k] + 1 for k in part) - 1 > room
+            # the first column holds names, which can be wrapped, numbers rather not
+            wrapped = {k for k in part if tight and (k == 0 or widths[k] + LEAST > room)}
+            yield self._part(part, wrapped, first=not number)
+
+    def _texts(self) -> list[list[Any]]:
+        """Head and cells of every column."""
+        return [[column.header, *column.cells] for column in self.columns]
+
+    def _part(self, columns: list[int], wrapped: set[int], *, first: bool) -> Table:
+        texts = self._texts()
+        part = Table(
+            title=self.title if first else None, box=self.box, padding=0, pad_edge=False
+        )  # fmt: skip
+        for k in columns:
+            part.add_column(texts[k][0], no_wrap=k not in wrapped, overflow="fold")
+        for row in zip(*(texts[k][1:] for k in columns), strict=True):
+            part.add_row(*row)
+        return part
+
+
 def new_table(*heads: str, title: str) -> Table:
-    """A table whose cells are never cut: fits 80 columns."""
-    table = Table(title=escape(title), box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    """A table whose cells are never cut: fits 80 columns, and comes in parts where there are fewer."""
+    table = WholeTable(title=escape(title), box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
