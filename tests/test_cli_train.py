@@ -137,7 +137,7 @@ def test_garbage_in_the_environment_is_one_line(tmp_path, name):
     assert f"error: the environment says {name}='first'" in " ".join(told.stderr.split())
 
 
-def test_a_terminated_run_saves_where_it_was(tmp_path):
+def test_a_terminated_run_saves_where_it_was(tmp_path, monkeypatch):
     """SIGTERM, as schedulers send it, in the middle of an epoch and long before the first interval."""
     command = [sys.executable, "-m", "sdgpu", "train", "digits", "--alphas", "0", "--steps", "1",
                "--epochs", "500", "--batch", "50", "--out", "cut", "--device", "cpu"]  # fmt: skip
@@ -154,6 +154,14 @@ def test_a_terminated_run_saves_where_it_was(tmp_path):
     while not config.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
+    # a second one is told who holds the folder
+    monkeypatch.chdir(tmp_path)
+    for more in ((), ("--fresh",)):
+        second = CliRunner().invoke(app, [*command[3:], "--seeds", "1", *more])
+        assert second.exit_code == 2
+        assert f"in use by another experiment (process {process.pid}" in " ".join(
+            second.output.split()
+        )
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130

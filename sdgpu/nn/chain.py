@@ -28,6 +28,7 @@ from sdgpu.nn.evaluate import Score, predict, score
 from sdgpu.nn.parallel import join
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
+from sdgpu.nn.store import check_replaceable
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 
@@ -234,6 +235,7 @@ def distill_chain(
         raise ValueError("clip=True concerns alphas='algorithm1' alone: clip the schedule yourself")
     initial = start(model, data, config, stem)
     lab = Lab(initial, data, config, _path(folder), progress, resume)
+    lab.check()
     result = first if first is not None else lab.fit("step-1", None)
     records = [lab.record(1, result, seconds=result.seconds)]
     results = [result]
@@ -341,12 +343,31 @@ class Lab:
         place = (result.path, result.member)
         return StepRecord(step, alpha, estimate, *scores, fits, seconds, *place)
 
+    def check(self) -> None:
+        """Refuse a chain.json of something else, which :meth:`finish` would replace.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.folder is not None:
+            path = self.folder / "chain.json"
+            self._first(lambda: check_replaceable(path, '"step"'))
+
     def finish(self, chain: Chain) -> None:
         """Write chain.json."""
-        if self.folder is not None and join(self.data.train.pixels.device).rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(chain.rows(), indent=2) + "\n"
-            write_file(self.folder / "chain.json", text.encode())
+        if self.folder is not None:
+            folder, text = self.folder, json.dumps(chain.rows(), indent=2) + "\n"
+
+            def write() -> None:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_file(folder / "chain.json", text.encode())
+
+            self._first(write)
+
+    def _first(self, action: Callable[[], None]) -> None:
+        device = self.data.train.pixels.device
+        join(device).first(action, device)
 
 
 def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Module:

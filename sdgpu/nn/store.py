@@ -28,6 +28,7 @@ from sdgpu.nn.parallel import World
 __all__ = [
     "CHECKPOINT",
     "Store",
+    "check_replaceable",
     "check_seal",
     "difference",
     "digest",
@@ -156,18 +157,16 @@ class Store:
         OSError
             If it cannot be written.
         ValueError
-            If it holds a ``config.json`` of something else.
+            If it holds a ``config.json`` or ``log.csv`` of something else.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with folder_lock(self.folder, "training"):
+            # words of every version, damaged files included
+            check_replaceable(self.folder / "config.json", '"save_seconds"', '"order_seed"')
+            check_replaceable(self.folder / "log.csv", "epoch,rate,")
             if not resume:
                 self.checkpoint.unlink(missing_ok=True)
-            path = self.folder / "config.json"
-            if path.exists() and not _looks_like(path, json.loads(config)):
-                raise ValueError(
-                    f"{path} is not of a training, and stays: name another folder, or remove the file"
-                )
-            write_file(path, config.encode())
+            write_file(self.folder / "config.json", config.encode())
             yield
 
     def load(self, world: World, device: torch.device) -> dict[str, Any] | None:
@@ -253,13 +252,22 @@ def _unpack(content: bytes, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def _looks_like(path: Path, fields: Mapping[str, Any]) -> bool:
-    """Whether a file is a JSON object with at least half of these fields: of this version or another."""
-    try:
-        stored = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(stored, dict) and 2 * len(stored.keys() & fields.keys()) >= len(fields)
+def check_replaceable(path: Path, *words: str) -> None:
+    """Refuse to write over a file that has none of these words, as those of ours have.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        Names the file.
+    """
+    if path.exists():
+        content = path.read_bytes()
+        if not any(word.encode() in content for word in words):
+            raise ValueError(
+                f"{path} is not of a training, and stays: name another folder, or remove the file"
+            )
 
 
 def difference(theirs: Any, mine: Any) -> str:

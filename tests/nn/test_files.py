@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from sdgpu.device.storage import folder_lock
+from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.parallel import World
 from sdgpu.nn.pretrained import load_weights
@@ -243,12 +244,20 @@ def test_a_finished_training_writes_nothing(tmp_path):
     }
 
 
-@pytest.mark.parametrize("text", ['{"name": "mine"}', "[1, 2]", "no json", "\x80"])
-def test_a_foreign_configuration_stays(tmp_path, text):
-    (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"config\.json is not of a training, and stays"):
-        train(mlp(), data(), None, CONFIG, folder=tmp_path)
-    assert (tmp_path / "config.json").read_text(encoding="latin-1") == text
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name", ["config.json", "log.csv", "chain.json"])
+@pytest.mark.parametrize("text", ['{"name": "mine"}', "epoch;rate", "", "\x80"])
+def test_foreign_files_stay(tmp_path, name, text, resume):
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=f"{name} is not of a training, and stays"):
+        if name == "chain.json":
+            distill_chain(
+                mlp(), data(), CONFIG, steps=1, alphas=0.5, folder=tmp_path, resume=resume
+            )
+        else:
+            train(mlp(), data(), None, CONFIG, folder=tmp_path, resume=resume)
+    assert (tmp_path / name).read_text(encoding="latin-1") == text
+    assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
 class Masked(nn.Module):
