@@ -137,7 +137,7 @@ def test_garbage_in_the_environment_is_one_line(tmp_path, name):
     assert f"error: the environment says {name}='first'" in " ".join(told.stderr.split())
 
 
-def test_a_terminated_run_saves_where_it_was(tmp_path, monkeypatch):
+def test_a_terminated_run_saves_where_it_was(tmp_path, monkeypatch, request):
     """SIGTERM, as schedulers send it, in the middle of an epoch and long before the first interval."""
     command = [sys.executable, "-m", "sdgpu", "train", "digits", "--alphas", "0", "--steps", "1",
                "--epochs", "500", "--batch", "50", "--out", "cut", "--device", "cpu"]  # fmt: skip
@@ -149,6 +149,7 @@ def test_a_terminated_run_saves_where_it_was(tmp_path, monkeypatch):
         stderr=subprocess.PIPE,
         text=True,
     )
+    request.addfinalizer(process.kill)
     config = tmp_path / "cut/fits/seed-0/step-1/config.json"
     deadline = time.monotonic() + 60
     while not config.exists() and time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 """Files of a training under damage, kills, interrupts and a second training."""
 
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -249,13 +250,10 @@ def test_a_finished_training_writes_nothing(tmp_path):
 @pytest.mark.parametrize("text", ['{"name": "mine"}', "epoch;rate", "", "\x80"])
 def test_foreign_files_stay(tmp_path, name, text, resume):
     (tmp_path / name).write_text(text, encoding="latin-1")
+    chain = functools.partial(distill_chain, mlp(), data(), CONFIG, steps=1, alphas=0.5)
+    fit = functools.partial(train, mlp(), data(), None, CONFIG)
     with pytest.raises(ValueError, match=f"{name} is not of a training, and stays"):
-        if name == "chain.json":
-            distill_chain(
-                mlp(), data(), CONFIG, steps=1, alphas=0.5, folder=tmp_path, resume=resume
-            )
-        else:
-            train(mlp(), data(), None, CONFIG, folder=tmp_path, resume=resume)
+        (chain if name == "chain.json" else fit)(folder=tmp_path, resume=resume)
     assert (tmp_path / name).read_text(encoding="latin-1") == text
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
