@@ -207,7 +207,8 @@ def distill_chain(
     resume : bool, default True
         False trains everything anew.
     first : TrainResult, optional
-        Step 1, if it has been trained (chains of one seed share it).
+        Step 1, if it has been trained, or any other network as the first teacher. What it was trained on
+        is not known: a weight of 1 is then trained on the labels, and not `first` again.
     stem : {"cifar", "imagenet"}, default "cifar"
         First layers of a network given by its name, see :func:`~sdgpu.nn.resnet.make_model`.
 
@@ -224,18 +225,34 @@ def distill_chain(
         images; and see :func:`~sdgpu.nn.trainer.train`.
     """
     integer("steps", steps, 1)
-    weights = None
     if isinstance(alphas, str):
         choice("alphas", alphas, ("algorithm1",))
         if data.val is None or not len(data.val):
             raise ValueError("alphas='algorithm1' needs validation images: give data.val")
     else:
-        weights = schedule(alphas, steps)
-    if clip and weights is not None:
+        schedule(alphas, steps)
+    if clip and not isinstance(alphas, str):
         raise ValueError("clip=True concerns alphas='algorithm1' alone: clip the schedule yourself")
+    if first is not None and not isinstance(first, TrainResult):
+        raise TypeError(
+            f"first must be a TrainResult, as train gives it, not {type(first).__name__}"
+        )
     initial = start(model, data, config, stem)
-    lab = Lab(initial, data, config, _path(folder), progress, resume)
+    lab = Lab(initial, data, config, _path(folder), progress, resume, own_first=first is None)
+    return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
+
+
+def run_chain(
+    lab: Lab,
+    first: TrainResult | None,
+    *,
+    steps: int,
+    alphas: float | Sequence[float] | str,
+    clip: bool = False,
+) -> Chain:
+    """The chain of :func:`distill_chain` with what its fits share at hand; rules have been checked."""
     lab.check()
+    weights = None if isinstance(alphas, str) else schedule(alphas, steps)
     result = first if first is not None else lab.fit("step-1", None)
     records = [lab.record(1, result, seconds=result.seconds)]
     results = [result]
@@ -249,7 +266,7 @@ def distill_chain(
         records.append(record)
         results.append(result)
     chain = Chain(
-        config.init_seed,
+        lab.config.init_seed,
         rule_name(alphas),
         tuple(records),
         tuple(result.model for result in results),
@@ -269,6 +286,7 @@ class Lab:
     folder: Path | None
     progress: Progress | None
     resume: bool
+    own_first: bool = True  # step 1 is a fit of this lab, and not any network that the caller gives
 
     def fit(self, name: str, targets: Teacher | torch.Tensor | None) -> TrainResult:
         """One training, in a folder of its own."""
@@ -294,7 +312,7 @@ class Lab:
     ) -> tuple[TrainResult, StepRecord]:
         """Step with a known weight; `zero` is the fit with alpha = 0, if it has been made."""
         spent, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
-        if alpha == 1:
+        if alpha == 1 and self.own_first:
             first = before[0]
             result = TrainResult(
                 first.model, (), 0.0, 0.0, "step 1 again", first.path, first.member
@@ -302,7 +320,9 @@ class Lab:
         elif zero is not None and alpha == 0:
             result = zero
         else:
-            result = self.fit(f"step-{step}", Teacher(before[-1].model, alpha))
+            # with the weight 1 the teacher says nothing
+            teacher = None if alpha == 1 else Teacher(before[-1].model, alpha)
+            result = self.fit(f"step-{step}", teacher)
             spent, fits = spent + result.seconds, fits + 1
         record = self.record(step, result, alpha=alpha, estimate=estimate, fits=fits, seconds=spent)
         return result, record

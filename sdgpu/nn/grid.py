@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,13 @@ from sdgpu.nn.chain import (
     Lab,
     Model,
     StepRecord,
-    distill_chain,
     rule_folder,
     rule_name,
+    run_chain,
     start,
 )
 from sdgpu.nn.config import Config
-from sdgpu.nn.evaluate import predict
+from sdgpu.nn.evaluate import checksum, predict
 from sdgpu.nn.loss import mixed_target
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.stacked import train_stacked
@@ -97,9 +99,13 @@ def grid_chains(
         )
     root = None if folder is None else Path(folder)
     chains: list[Chain] = []
+    starts: set[str] = set()
     for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
         home = None if root is None else root / f"seed-{setting.init_seed}"
         lab = Lab(start(model, data, setting, stem), data, setting, home, progress, resume)
+        if checksum(lab.initial) in starts:
+            _warn(setting)
+        starts.add(checksum(lab.initial))
         first = lab.fit("step-1", None)
         side = [rule for rule in rules if stacked and not isinstance(rule, str)]
         done = iter(_side_by_side(lab, first, steps, side) if side else ())
@@ -108,19 +114,15 @@ def grid_chains(
                 chains.append(next(done))
                 continue
             own = None if home is None else home / f"alpha-{rule_folder(rule)}"
-            chain = distill_chain(
-                lab.initial,
-                data,
-                setting,
-                steps=steps,
-                alphas=rule,
-                clip=clip and isinstance(rule, str),
-                folder=own,
-                progress=progress,
-                resume=resume,
-                first=first,
+            chains.append(
+                run_chain(
+                    dataclasses.replace(lab, folder=own),
+                    first,
+                    steps=steps,
+                    alphas=rule,
+                    clip=clip and isinstance(rule, str),
+                )
             )
-            chains.append(chain)
     return tuple(chains)
 
 
@@ -163,6 +165,14 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
         Chain(seed, rule_name(rule), tuple(own), tuple(nets), 1)
         for rule, own, nets in zip(rules, records, models, strict=True)
     ]
+
+
+def _warn(setting: Config) -> None:
+    warnings.warn(
+        f"the factory gives seed {setting.init_seed} the weights of another seed, as one does that calls "
+        "make_model, which sets its own: if that is not meant, give the name of the network and stem=",
+        stacklevel=3,
+    )
 
 
 def _check_rule(rule: Rule, steps: int, data: Any) -> None:

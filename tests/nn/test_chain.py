@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import sdgpu
+import sdgpu.nn.chain as nn_chain
 from sdgpu.nn.augment import normalise
 from sdgpu.nn.chain import distill_chain, estimate_alpha
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.grid import grid_chains
+from sdgpu.nn.resnet import make_model
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 from tests.nn.problems import CLASSES, data, mlp, same_bits, state
@@ -135,6 +137,31 @@ def test_seeds_have_their_own_weights_and_order():
 
 def mlp_unseeded():
     return nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)).double()
+
+
+def test_a_factory_that_seeds_itself_is_warned_of():
+    problem = data(channels=1)
+    seeded = lambda: make_model("smallcnn", classes=CLASSES, channels=1)  # noqa: E731
+    once = dataclasses.replace(SHORT, epochs=1)
+    with pytest.warns(UserWarning, match="gives seed 1 the weights of another seed"):
+        chains = grid_chains(seeded, problem, once, steps=1, alphas=[0.5], seeds=[0, 1])
+    assert [chain.seed for chain in chains] == [0, 1]
+    named = grid_chains("smallcnn", problem, once, steps=1, alphas=[0.5], seeds=[0, 1])
+    assert not same_bits(named[0].models[0], named[1].models[0])
+
+
+@pytest.mark.parametrize("rule", [[1.0, 0.5], "algorithm1"])
+def test_a_foreign_first_network_is_a_teacher_and_no_student(rule, monkeypatch):
+    problem, model = data(), mlp()
+    foreign = train(mlp(5, width=20), problem, None, SHORT)
+    own = train(model, problem, None, SHORT).model
+    monkeypatch.setattr(nn_chain, "estimate_alpha", lambda *_: 1.0)
+    chain = distill_chain(model, problem, SHORT, steps=3, alphas=rule, first=foreign)
+    assert chain.models[0] is foreign.model
+    assert same_bits(chain.models[1], own)
+    assert chain.records[1].fits == (2 if rule == "algorithm1" else 1)
+    with pytest.raises(TypeError, match=r"first must be a TrainResult.*not Sequential"):
+        distill_chain(model, problem, SHORT, steps=2, alphas=0.5, first=own)
 
 
 NO_VAL = dataclasses.replace(data(), val=None)
