@@ -28,6 +28,17 @@ def assert_near(found, wanted, rtol=1e-7):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=rtol * np.abs(wanted).max(initial=0.0))
 
 
+def finish(*processes, seconds=300):
+    """(stdout, stderr) of each; on a busy machine they are slow, and none is left behind when one hangs."""
+    try:
+        return [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
 def from_spectrum(delta, *, c=1, m=5, seed=0):
     """A problem whose K has exactly these eigenvalues, up to rounding."""
     rng = np.random.default_rng(seed)

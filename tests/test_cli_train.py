@@ -21,6 +21,7 @@ from sdgpu.device.timing import Event
 from sdgpu.nn import Config
 from sdgpu.study import networks
 from sdgpu.study.networks import open_experiment
+from tests.problems import finish
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--rows", 80, "--val", 30, "--epochs", 1, "--steps", 2)
@@ -129,7 +130,7 @@ def test_garbage_in_the_environment_is_one_line(tmp_path, name):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert told.returncode == 2
@@ -164,7 +165,7 @@ def test_a_terminated_run_saves_where_it_was(tmp_path, monkeypatch, request):
             second.output.split()
         )
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    [(_, told)] = finish(process)
     assert process.returncode == 130
     assert "stopped after 0 of 1 chains: the same command" in " ".join(told.split())
     saved = torch.load(config.with_name("checkpoint.pt"), weights_only=True)
@@ -285,7 +286,7 @@ def test_as_a_module_and_the_first_of_several_processes_speaks(tmp_path):
         )
         for rank in ("0", "1")
     ]
-    first, second = (process.communicate(timeout=60)[0] for process in processes)
+    (first, _), (second, _) = finish(*processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert first.startswith("sdgpu ")
     assert not second

@@ -333,7 +333,7 @@ print("whole")
 def test_kills_while_saving(tmp_path, ending):
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / f"a{ending}"), "25" if os.environ.get("CI") else "8"],
-        capture_output=True, text=True, check=False, timeout=200,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.stdout == "whole\n", done.stderr
 

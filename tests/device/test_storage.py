@@ -226,7 +226,7 @@ def test_kills_while_saving(tmp_path, ending, number):
     """The target is whole after each of 12 kills, and what a kill left goes at the next occasion."""
     done = subprocess.run(
         [*alone(SAVER, tmp_path), ending, str(int(number)), "12"],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert number == signal.SIGKILL or int(done.stdout) <= 2  # between two lines of the cleaning

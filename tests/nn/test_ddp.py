@@ -18,6 +18,7 @@ from sdgpu.nn.parallel import World
 from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.trainer import train
 from tests.nn.problems import convnet, data, mlp, state
+from tests.problems import finish
 
 CONFIG = Config(epochs=2, batch=10, lr=0.02, decay=0.01, crop_pad=1, save_seconds=0.0)
 
@@ -183,8 +184,7 @@ def test_two_processes_are_one(tmp_path):
         )
         for rank in range(2)
     ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=100)
+    for worker, (_, errors) in zip(workers, finish(*workers), strict=True):
         assert worker.returncode == 0, errors[-3000:]
     for name in configs():
         truth = [state(model) for model in run(name).models]

@@ -161,7 +161,7 @@ def test_fifty_kills_leave_a_checkpoint_that_is_whole(quick_folder):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert told.returncode == 0, told.stderr[-2000:]

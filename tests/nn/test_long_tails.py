@@ -146,6 +146,6 @@ def test_memory_is_that_of_the_copies(shape, last, locked, copies):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     assert float(told.stdout) < copies + 0.5

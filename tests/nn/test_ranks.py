@@ -13,6 +13,7 @@ from sdgpu.nn.parallel import World, join, ranks
 from sdgpu.nn.trainer import train
 from tests.nn.problems import data, mlp, state
 from tests.nn.test_files import CONFIG
+from tests.problems import finish
 
 WORKER = """
 import dataclasses, signal, sys
@@ -88,8 +89,7 @@ def test_processes_that_do_not_share_a_folder(tmp_path):
         )
         for rank in range(2)
     ]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=100)
+    for worker, (_, errors) in zip(workers, finish(*workers), strict=True):
         assert worker.returncode == 0, errors[-3000:]
     truth = state(train(mlp(), data(), None, CONFIG).model)
     for rank in range(2):

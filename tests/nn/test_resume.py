@@ -49,7 +49,7 @@ def test_a_chain_killed_in_the_middle_of_step_2_goes_on_to_the_same_bits(tmp_pat
         [sys.executable, "-c", KILLED, str(folder)],
         env={**os.environ, "PYTHONPATH": str(root)},
         cwd=root,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert ended.returncode == -signal.SIGKILL
