@@ -60,6 +60,9 @@ class Leverages(Protocol):
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """tr H, .., tr H^T: (1, L, T) if exact, else (p, L, T) from p independent probes."""
 
+    def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """tr (1 - H), tr (1 - H) H, .., tr (1 - H) H^(T - 1), in the shape of the traces."""
+
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Bounds on what is wrong in the traces of all probes alike, (L, T)."""
 
@@ -98,6 +101,17 @@ class Exact:
         for q in range(steps):
             power = power * a
             found[0, :, q] = power.sum(axis=1)
+        return found
+
+    def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """By their own sums: n - tr H would cancel for small lam."""
+        delta, ridge = to_numpy(self.spectrum.eigenvalues), lams[:, None]
+        missing = int(self.spectrum.basis.shape[0]) - len(delta)
+        a, power = delta / (delta + ridge), ridge / (delta + ridge)
+        found = np.empty((1, len(lams), steps))
+        for j in range(steps):
+            found[0, :, j] = power.sum(axis=1) + (missing if j == 0 else 0)
+            power = power * a
         return found
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
@@ -150,6 +164,12 @@ class Estimated:
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """One estimate for each probe."""
         return self.probes.traces(lams / self.unit, steps)
+
+    def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """Differences of the traces, one estimate for each probe."""
+        traces = self.traces(lams, steps)
+        n = float(self.probes.ritz.basis.shape[0])
+        return -np.diff(traces, axis=-1, prepend=n)
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Of the space in which they were evaluated."""

@@ -253,7 +253,10 @@ class Fit(Questions):
         self._model.afford(needed, "generalised cross-validation")
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         with watch.stage("sweep"):
-            own = training_losses(self._answers, ridges, weights, steps, estimate=True)
+            own = training_losses(
+                self._answers, ridges, weights, steps, estimate=True,
+                accuracy=self.info.error_estimate,
+            )  # fmt: skip
         found = Sweep(training_dataset(ridges, weights, steps, own))
         return found.labelled(self.info, self.kernel, watch.seconds["sweep"])
 
@@ -399,6 +402,14 @@ class Fit(Questions):
             one_hot_rows("Y" if cross is None else "Y_val", truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(
-            self._answers, cross, truth, ridges, weights, steps, watch, classes=classes
+            self._answers,
+            cross,
+            truth,
+            ridges,
+            weights,
+            steps,
+            watch,
+            classes=classes,
+            accuracy=self.info.error_estimate,
         )
         return sweep.labelled(self.info, self.kernel, watch.seconds["sweep"])

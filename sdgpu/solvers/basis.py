@@ -23,7 +23,14 @@ from sdgpu.device.scaling import unit
 from sdgpu.distill.losses import merge_rows
 from sdgpu.solvers.checkpoint import State
 
-__all__ = ["GrowingBasis", "Residuals", "orthonormal_rows", "relative_to", "unit_rows"]
+__all__ = [
+    "GrowingBasis",
+    "Residuals",
+    "gram_rounding",
+    "orthonormal_rows",
+    "relative_to",
+    "unit_rows",
+]
 
 DROP = 1e-12  # relative squared size of a direction that repeats others
 NOISE = 1e-14  # relative size of what rounding leaves of a row that is in the span already
@@ -308,6 +315,14 @@ class GrowingBasis:
     def _room(self, rows: int, n: int) -> Any:
         xp = self.backend.xp
         return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
+
+
+def gram_rounding(spread: float) -> float:
+    """What a norm from the Gram matrix of R may lose, over the length of its combination.
+
+    The backward error of R R' is about eps ||R||^2: the root of that, and generously.
+    """
+    return 8.0 * float(np.sqrt(np.finfo(float).eps * spread))
 
 
 def relative_to(

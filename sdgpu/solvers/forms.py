@@ -14,8 +14,9 @@ import numpy as np
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import shrinkage
+from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis
+from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.preconditioners import Sketch
 
 __all__ = ["Forms", "LowRank", "grow_forms", "power_filters"]
@@ -116,7 +117,21 @@ def grow_forms(
         block = sketch.solve(residuals, lams[which[0]])
     rows = backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q
     rough = backend.xp.astype(rows, backend.xp.float32)
-    return Forms(values, to_numpy(rows @ G.T), rough, _second_order(seen.norms))
+    return Forms(values, to_numpy(rows @ G.T), rough, _bounds(space, values, vectors, seen, lams))
+
+
+def _bounds(
+    space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, seen: Residuals, lams: np.ndarray
+) -> np.ndarray:
+    """On the errors of the forms, (L, T, s): of the space, from the residuals themselves, and of rounding.
+
+    With K + E in place of K a form moves by lam w'E w, w = (K + lam)^-1 g, and so on for its powers.
+    """
+    lost = gram_rounding(space.spread) * seen.duals
+    doubtful = _second_order(seen.norms + lost) > 2 * _second_order(seen.norms)
+    seen = space.certified(seen, vectors, np.flatnonzero(doubtful.any(axis=(1, 2))))
+    moved = lams[:, None, None] * backward_error(space.n) * space.norm(values)
+    return _second_order(seen.norms) + moved * _second_order(seen.duals)
 
 
 def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:

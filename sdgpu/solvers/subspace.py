@@ -27,7 +27,7 @@ from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis, Residuals, unit_rows
+from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding, unit_rows
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from sdgpu.solvers.forecast import Decay
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
@@ -39,7 +39,6 @@ PATIENCE = 15  # passes after which an error that has not fallen below STALLED o
 STALLED = 0.7
 EARLY = 0.05  # larger errors may wander before they fall
 WIDE = 4  # blocks of the first pass
-GRAM = 8.0  # sqrt of the backward error of a Gram matrix over eps, generously
 FIRM = 0.01  # of the tolerance: a bound below that need not be known better
 LOOK = 8  # passes of block Lanczos without a look at the error, at most
 
@@ -236,7 +235,7 @@ class Subspace:
         run.goal = max(self.tol, run.rounding)
         if bounds.max(initial=0.0) <= run.goal:
             # what the Gram matrix may have lost; for large lam that is nothing
-            lost = GRAM * np.sqrt(np.finfo(float).eps * space.spread) * seen.duals * scale
+            lost = gram_rounding(space.spread) * seen.duals * scale
             lost = np.cumsum(lost, axis=1)
             some = np.flatnonzero((bounds + lost).max(axis=(1, 2)) > FIRM * self.tol)
             seen = space.certified(seen, vectors, some)
