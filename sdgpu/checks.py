@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 ROUNDED = 1e-6  # a grid in float32 serves the numbers that it was rounded from
+GROWTH = 100  # products of weights beyond 1e100 overflow when they are squared
 SUBSETS = 20_000  # of coefficients that are tried, at most
 
 
@@ -146,7 +147,13 @@ def schedule(
     steps = integer("steps", steps, 1)
     host = _host(name, alphas)
     _finite(name, host)
-    check_growth(host, steps)
+    if host.ndim == 0 or steps == 1:
+        check_growth(host, steps)
+    elif np.log10(np.maximum(np.abs(1 - host), 1.0)).sum(axis=0).max() > GROWTH:
+        raise ValueError(
+            f"{name} reach {float(host.flat[np.argmax(np.abs(1 - host))]):g}: over steps={steps} the "
+            f"weights overflow; keep the product of |1 - alpha| below 1e{GROWTH}"
+        )
     if host.ndim == 0:
         return np.full(steps - 1, float(host))
     if host.shape == (steps - 1,):
@@ -170,7 +177,7 @@ def check_growth(alphas: np.ndarray, steps: int) -> None:
     """
     if alphas.size and steps > 1:
         furthest = float(np.max(np.abs(1 - alphas)))
-        if furthest > 1 and (steps - 1) * math.log10(furthest) > 100:
+        if furthest > 1 and (steps - 1) * math.log10(furthest) > GROWTH:
             raise ValueError(
                 f"alphas reach {float(alphas.flat[np.argmax(np.abs(1 - alphas))]):g}: over "
                 f"steps={steps} the weights overflow; keep |1 - alpha| ** (steps - 1) below 1e100"

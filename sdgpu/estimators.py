@@ -6,6 +6,7 @@ pickle. They take what scikit-learn takes; for torch or CuPy arrays use :func:`s
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ __all__ = [
 
 
 # a kernel matrix in half precision is known to few digits, which its checks must know
+_CHAINS = ("star", "clipped", "joint")  # families with weights of their own for every step
+BROKEN = 4.0  # times the promised loss on the rows that it was promised on
 _FLOATS = (np.float64, np.float32, np.float16)
 
 
@@ -165,6 +168,8 @@ class _Chosen(_Distiller):
         )
         self._choose(self.over)
         self._finish(self._decompose(X, Y, self.lam_, kernel))
+        if self.over in _CHAINS:
+            self._keep_promise(X, Y, held, kernel)
 
     def _learn_from_all(
         self,
@@ -184,6 +189,30 @@ class _Chosen(_Distiller):
     def _choose(self, over: str) -> None:
         self.best_: Best = self.sweep_.best(over)
         self.lam_, self.alpha_, self.step_ = self.best_.lam, self.best_.alpha, int(self.best_.step)
+
+    def _keep_promise(self, X: np.ndarray, Y: np.ndarray, held: np.ndarray, kernel: Kernel) -> None:
+        """Fall back to fixed weights if the chosen chain does not stand the move to all rows.
+
+        It has seen the rows that it was chosen on by then, and should do better there, not worse. Weights
+        far beyond 1 combine predictions that cancel: on another matrix they may not.
+        """
+        pairwise = self.__sklearn_tags__().input_tags.pairwise
+        rows = X[held][:, : len(X)] if pairwise else X[held]
+        found = self._predictor.predict(rows).reshape(len(held), -1)
+        reached = float(np.mean((found - Y[held].reshape(len(held), -1)) ** 2))
+        nothing = 1e-10 * float(np.mean(Y[held] ** 2))
+        if reached <= BROKEN * self.best_.value + nothing:
+            return
+        fixed = self.sweep_.best("fixed")
+        if self.step_ == 1 or not np.isfinite(fixed.mse):
+            return
+        warnings.warn(
+            f"over={self.over!r}: the weights promise a loss of {self.best_.value:.3g} and leave "
+            f"{reached:.3g} on the same rows when they are fitted to all: fixed weights are taken instead",
+            stacklevel=3,
+        )
+        self._choose("fixed")
+        self._finish(self._decompose(X, Y, self.lam_, kernel))
 
     def _finish(self, fitted: Fit) -> None:
         self.info_ = fitted.info

@@ -26,8 +26,9 @@ from sdgpu.path import Limit, Path
 from sdgpu.questions import Questions
 from sdgpu.results import JointAlphas, OptimalAlphas
 from sdgpu.spectrum import Spectrum
-from sdgpu.sweep import Sweep, run_sweep, training_dataset, training_losses
+from sdgpu.sweep import Sweep, run_sweep, training_dataset
 from sdgpu.tally import one_hot_rows
+from sdgpu.training_error import training_losses
 from sdgpu.validation import (
     chosen_greedily,
     chosen_jointly,
@@ -344,7 +345,9 @@ class Fit(Questions):
         self._afford_joint(1, steps, parts + (parts > 1))
         self._afford_steps(1, steps, parts)
         seen = self._judged(X_val, Y_val, lams, steps, False, parts)
-        return chosen_jointly(seen, ridge=penalty, box=bounds, terms=terms)
+        return chosen_jointly(
+            seen, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
+        )
 
     @underflow_is_zero
     def sweep(

@@ -19,7 +19,13 @@ from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.losses import merge_rows, step_columns
-from sdgpu.distill.weights import greedy_weights, joint_status
+from sdgpu.distill.weights import (
+    ROUNDING,
+    greedy_weights,
+    joint_status,
+    steady,
+    steady_joint_weights,
+)
 from sdgpu.joint import nested_losses, restricted_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import JointAlphas, OptimalAlphas
@@ -196,12 +202,35 @@ def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
 
 
 def chosen_jointly(
-    seen: Validation, *, ridge: float, box: tuple[float, float] | None, terms: int | None
+    seen: Validation,
+    *,
+    ridge: float,
+    box: tuple[float, float] | None,
+    terms: int | None,
+    accuracy: float,
 ) -> JointAlphas:
-    """The joint optimum at the one lam that was seen, and what it is worth on rows it has not seen."""
-    found = restricted_weights(seen.triangles[0], ridge=ridge, box=box, terms=terms)
+    """The joint optimum at the one lam that was seen, and what it is worth on rows it has not seen.
+
+    Only chains that keep their loss when they are carried out, with predictions as accurate as said: if the
+    optimum does not, the one with the smallest ridge that does.
+    """
+    triangle = seen.triangles[0]
+    found = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
     scale = 1 / (seen.rows * seen.outputs)
     nested, status = np.full(len(found.losses), np.nan), joint_status(found)
+    noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
+    if not steady(found.tails, found.losses, noise).all():
+        largest = float(np.abs(found.coefficients).max())
+        status = (
+            f"coefficients up to {largest:.1e} would not keep the promised loss when they are carried out, "
+            f"with predictions right to {max(accuracy, ROUNDING):.0e}"
+        )
+        if ridge == 0 and box is None and terms is None:
+            found = steady_joint_weights(triangle, noise)
+            status += ": these are the best that do; ridge > 0 or box=(0, 1) restrict them more"
+        else:
+            status += ": raise ridge, or take fewer steps"
+            warnings.warn(f"the joint optimum: {status}", stacklevel=3)
     if seen.folds is not None and len(seen.folds) > 1:
         each = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
         nested = scale * each.sum(axis=0)

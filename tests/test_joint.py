@@ -133,3 +133,49 @@ def test_bad_restrictions(rng):
         fitted.joint_alphas(new, targets, steps=40, terms=12)
     with pytest.raises(ValueError, match="folds"):
         fitted.joint_alphas(new, targets, steps=3, folds=0)
+
+
+def test_only_chains_that_can_be_carried_out_are_promised():
+    """The linear kernel of diabetes: weights of -1.3e12, a claimed loss that no path delivers."""
+    from sklearn.datasets import load_diabetes
+
+    X, y = load_diabetes(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    fit = sdgpu.fit(X[:300], y[:300], "linear", lams=np.geomspace(1e-4, 1e4, 8))
+    data = fit.sweep(X[300:], y[300:], steps=10).dataset
+    mse = data["joint_mse"].values
+    assert (np.diff(mse, axis=1) <= 1e-12 * mse[:, :1]).all()
+    for i, lam in enumerate(fit.lams):
+        for step in (2, 5, 10):
+            alphas = data["joint_alpha"].isel(lam=i).sel(chain=step, step=slice(2, step)).values
+            found = fit.path(lam, alphas, step).predict(X[300:])[-1]
+            reached = np.mean((found - y[300:]) ** 2)
+            assert reached <= 1.03 * mse[i, step - 1]
+
+
+def test_a_joint_optimum_that_no_path_delivers_is_not_given(rng):
+    X, y = rng.standard_normal((90, 3)), rng.standard_normal(90)
+    fit = sdgpu.fit(X[:60], y[:60], "linear", lams=1e3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = fit.joint_alphas(X[60:], y[60:], steps=8)
+    reached = np.mean((fit.path(alphas=found.alphas, steps=8).predict(X[60:])[-1] - y[60:]) ** 2)
+    assert reached <= 1.03 * found.mse[-1]
+
+
+def test_weights_that_do_not_stand_the_move_to_all_rows(rng):
+    X = rng.uniform(size=(80, 1))
+    y = np.sin(6 * X[:, 0]) + 0.15 * rng.standard_normal(80)
+    model = sdgpu.SelfDistillationRegressorCV("poly", over="joint", steps=10, random_state=0)
+    with pytest.warns(UserWarning, match="fixed weights are taken"):
+        model.fit(X, y)
+    assert np.mean((model.predict(X) - y) ** 2) < 0.1
+    assert model.best_.criterion == "mse"
+
+
+def test_products_of_weights_decide_what_overflows():
+    from sdgpu.checks import schedule
+
+    schedule([-1.3e12, *[0.5] * 8], 10)  # one large weight is no overflow
+    with pytest.raises(ValueError, match="overflow"):
+        schedule([-1e30] * 5, 6)

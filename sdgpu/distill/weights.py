@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdgpu.checks import GROWTH
 from sdgpu.distill.losses import step_losses
 from sdgpu.distill.schedules import from_tails, tails
 
@@ -20,10 +21,25 @@ __all__ = [
     "joint_status",
     "joint_weights",
     "loss_of_schedule",
+    "steady",
+    "steady_joint_weights",
 ]
 
 # cond([D_1 .. D_{t-1}]) above which the coefficients have fewer than about 6 reliable digits
 ILL_CONDITIONED = 1e10
+RIDGES = (
+    0.0,
+    1e-12,
+    1e-10,
+    1e-8,
+    1e-6,
+    1e-4,
+    1e-2,
+)  # from the optimum to one that is surely steady
+ROUNDING = 1e-14  # relative error of a prediction, at least
+KEPT = (
+    1e-2  # a chain keeps its promise if errors of predictions change the root of its loss by less
+)
 LARGE = 100.0  # a combination of predictions with such coefficients amplifies their noise as much
 
 
@@ -167,6 +183,77 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     c = -np.diff(np.concatenate([ends, solution, 0 * ends], axis=-1), axis=-1)
     last = schedules[..., -1, :].copy()
     return JointWeights(last, c, losses * unit * unit, schedules, products, condition, rank)
+
+
+def steady(products: np.ndarray, losses: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Whether chains keep the loss that they promise when they are carried out.
+
+    Predictions u_i that are off by `noise` each are amplified by sum |c_i|: with coefficients of 1e12 that
+    cancel nothing is left of the promise.
+
+    Parameters
+    ----------
+    products : array (..., T, T - 1)
+        Tails of the chains of 1..T steps, then 0.
+    losses : array (..., T)
+        Sums of squared errors that they promise.
+    noise : array (...)
+        Error of one prediction: the root of a sum of squares, like that of a loss.
+
+    Returns
+    -------
+    array of bool (..., T)
+    """
+    ends = np.ones((*products.shape[:-1], 1))
+    c = -np.diff(np.concatenate([ends, products, 0 * ends], axis=-1), axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.abs(c).sum(axis=-1) * np.asarray(noise)[..., None]
+        weights = from_tails(products)
+        # no chain with an infinite weight, or one whose product with the others overflows
+        growth = np.log10(np.maximum(np.abs(1 - weights), 1.0)).sum(axis=-1)
+    few = 10 * np.asarray(noise)[..., None]
+    return (moved <= np.maximum(KEPT * np.sqrt(losses), few)) & (growth < GROWTH)
+
+
+def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeights:
+    """Joint optima among the chains that can be carried out.
+
+    Where the optimum is not :func:`steady`, the one with the smallest ridge that makes it so, or that of
+    fewer steps if it is better. Condition and rank are those of the optimum without a ridge.
+
+    Parameters
+    ----------
+    triangle : array (..., T, T)
+    noise : array (...)
+        As in :func:`steady`.
+    """
+    T = triangle.shape[-1]
+    best = joint_weights(triangle)
+    losses, products = best.losses.copy(), best.tails.copy()
+    found = steady(products, losses, noise)
+    for ridge in RIDGES[1:]:
+        if found.all():
+            break
+        other = joint_weights(triangle, ridge=ridge)
+        new = steady(other.tails, other.losses, noise) & ~found
+        losses = np.where(new, other.losses, losses)
+        products = np.where(new[..., None], other.tails, products)
+        found |= new
+    for t in range(T):
+        # one step has no weight; later steps may always do what fewer do, with a first weight of 1
+        worse = ~found[..., t] | ((losses[..., t] > losses[..., t - 1]) if t else False)
+        before = t - 1 if t else 0
+        products[..., t, :] = np.where(
+            worse[..., None], products[..., before, :], products[..., t, :]
+        )
+        losses[..., t] = np.where(worse, losses[..., before], losses[..., t])
+    schedules = np.full((*losses.shape, T - 1), np.nan)
+    for t in range(2, T + 1):
+        schedules[..., t - 1, : t - 1] = from_tails(products[..., t - 1, : t - 1])
+    ends = np.ones((*losses.shape[:-1], 1))
+    c = -np.diff(np.concatenate([ends, products[..., -1, :], 0 * ends], axis=-1), axis=-1)
+    last = schedules[..., -1, :].copy()
+    return JointWeights(last, c, losses, schedules, products, best.condition, best.rank)
 
 
 def _least_squares(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +121,11 @@ def compare(
 def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:
     step = int(best.step)
     alphas = best.alpha if step > 1 else 0.0
-    predicted = fitted.path(best.lam, alphas, step).predict(data.X_test)[-1]
+    try:
+        predicted = fitted.path(best.lam, alphas, step).predict(data.X_test)[-1]
+    except ValueError as error:  # weights that overflow, say: no reason to lose the other rows
+        warnings.warn(f"{name}: {error}", stacklevel=3)
+        return Row(name, best, float("nan"), float("nan"))
     mse = float(np.mean((predicted - data.Y_test) ** 2))
     if not data.classes:
         return Row(name, best, mse, float("nan"))

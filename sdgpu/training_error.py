@@ -1,0 +1,74 @@
+"""Training error, degrees of freedom and GCV of a grid, and how wrong they may be."""
+
+from __future__ import annotations
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.answers import Answers
+from sdgpu.distill.losses import grid_losses
+from sdgpu.distill.schedules import grid_tails
+
+__all__ = ["training_losses"]
+
+
+def training_losses(
+    answers: Answers,
+    lams: np.ndarray,
+    alphas: np.ndarray,
+    steps: int,
+    *,
+    estimate: bool,
+    accuracy: float,
+) -> dict[str, np.ndarray]:
+    """Training error, degrees of freedom and GCV of the grid (L, A, T), the last two with their errors.
+
+    Without `estimate` they are NaN, as nothing is known of the traces. `accuracy` is the relative error of
+    the predictions, which counts where residuals are small.
+    """
+    n, grid = answers.rows, grid_tails(alphas, steps)
+    train = grid_losses(answers.training(lams, steps), grid) / (n * answers.outputs)
+    # n less the degrees of freedom: a sum of its own, so that it does not cancel where they are nearly n
+    left, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))
+    exact = answers.leverages.exact
+    if estimate:
+        basis = answers.leverages.complements(lams, steps)  # (p, L, T)
+        left = np.cumsum(grid * basis.mean(axis=0)[:, None, :], axis=-1)
+    gcv = train / (left / n) ** 2
+    if estimate and exact:
+        error, gcv_error = np.zeros_like(left), np.zeros_like(left)
+    elif estimate:
+        p, squares = len(basis), np.zeros_like(left)
+        # deviations from the mean of the probes: few numbers at a time, whatever the grid
+        for one in basis - basis.mean(axis=0):
+            squares += np.cumsum(grid * one[:, None, :], axis=-1) ** 2
+        bias = answers.leverages.bias(lams, steps)[:, None, :]
+        error = np.sqrt(squares / (p * (p - 1)) + bias**2)
+        gcv_error = _gcv_error(train, left / n, error / n)
+        gcv_error += _residual_error(answers, train, alphas, accuracy) / (left / n) ** 2
+    return {"train_mse": train, "degrees_of_freedom": n - left, "degrees_of_freedom_error": error,
+            "gcv": gcv, "gcv_error": gcv_error}  # fmt: skip
+
+
+def _gcv_error(train: np.ndarray, left: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """How far train / left^2 goes if `left` is off by its error: infinitely if three of it may be all."""
+    # 1 / (left - error)^2 - 1 / left^2, the larger side
+    low = np.abs(left) - error
+    some = np.abs(left) > 3 * error
+    grown = np.divide(np.abs(left), low, out=np.full_like(left, np.inf), where=some) ** 2 - 1
+    return train / left**2 * grown
+
+
+def _residual_error(
+    answers: Answers, train: np.ndarray, alphas: np.ndarray, accuracy: float
+) -> np.ndarray:
+    """What the error of the predictions may make of the training error (L, A, T)."""
+    T = train.shape[-1]
+    powers = np.abs(1 - alphas[:, None]) ** np.arange(T)  # (A, T)
+    # sum_i |c_i| of the combination of u_1 .. u_t: 1 for weights in [0, 1]
+    before = np.cumsum(np.concatenate([0 * powers[:, :1], powers[:, :-1]], axis=1), axis=1)
+    growth = np.abs(alphas[:, None]) * before + powers
+    xp = compat.array_namespace(answers.targets)
+    size = np.sqrt(float(xp.sum(answers.targets**2)) / (answers.rows * answers.outputs))
+    wrong = accuracy * size * growth
+    return np.asarray(2 * np.sqrt(train) * wrong + wrong**2)
