@@ -200,7 +200,7 @@ def fit(
                           method="eigh", given=isinstance(chosen, Precomputed), kernel=chosen)  # fmt: skip
     answers, info = grown or _exact(plan, data, ridges, watch)
     if not info.status.startswith(("exact", "converged")):
-        warnings.warn(info.status, stacklevel=2)
+        warnings.warn(info.status, stacklevel=3)  # the caller of the decorated function
     model = Model(_operator(plan, data.dense(backend)), backend, template, allowed)
     return Fit(chosen, ridges, info, answers, model, progress)
 

@@ -243,7 +243,7 @@ def chosen_jointly(
                 f"it fits noise: on rows that had no part in choosing, the mean squared error of step "
                 f"{best + 1} is {nested[best]:.4g} and of step {len(nested)} {nested[-1]:.4g}; {status}"
             )
-            warnings.warn(f"the joint optimum: {status}", stacklevel=3)
+            warnings.warn(f"the joint optimum: {status}", stacklevel=4)
     return JointAlphas(
         found.alphas,
         found.coefficients,

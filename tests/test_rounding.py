@@ -165,3 +165,17 @@ def test_targets_keep_their_digits_beside_float32(make):
     np.testing.assert_allclose(
         narrow.predict(X.astype(np.float32)), wide.predict(X), rtol=0, atol=0.1
     )
+
+
+def test_warnings_point_at_the_caller():
+    rng = np.random.default_rng(0)
+    X, Y, new, truth = (
+        rng.standard_normal(shape) for shape in ((40, 2), (40, 1), (20, 2), (20, 1))
+    )
+    with pytest.warns(UserWarning, match="inaccurate") as seen:
+        fitted = sdgpu.fit(X, Y, "rbf", lams=1e-300)
+    assert seen[0].filename == __file__
+    fitted = sdgpu.fit(X, Y, "rbf", lams=1e-4)
+    with pytest.warns(UserWarning, match="fits noise") as seen:
+        fitted.joint_alphas(new, truth, steps=8)
+    assert seen[0].filename == __file__

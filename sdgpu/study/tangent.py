@@ -156,7 +156,7 @@ def compare_tangent(
         warnings.warn(
             f"a training stopped while predictions moved by {residuals.max():.1e} in {LOOK} iterations, "
             f"tol={tol:g}: raise max_iterations={most} or lam",
-            stacklevel=2,
+            stacklevel=3,
         )
     train, test = (np.array([[chain[k] for chain in chains] for chains in trained]) for k in (0, 1))
     empirical_train, empirical_test = (np.array(part) for part in zip(*empirical, strict=True))
