@@ -27,6 +27,7 @@ SMALLEST_BASIS = 6  # blocks of a basis that restarts
 RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
 PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
 PACKED = 40_000_000  # the most that BLAS packs: measured, 500 x 20,000
+LOOP = 30_000_000  # code of the compiled loop, and what loads it: measured, 12,000 x 4
 TORCH = 8_000_000  # buffers of torch's and its libraries' first products: measured, 1,000 x 4
 MOST_PASSES = 1000  # that an eigendecomposition may be worth
 WORKERS = 4  # share of the memory that the buffers of threads may take: 1 / WORKERS
@@ -47,6 +48,7 @@ class Task:
     given: bool
     copies: int
     cores: int
+    compiled: bool = False
 
     def options(self, rates: Rates) -> list[Option]:
         """Every way to fit, with its price."""
@@ -211,7 +213,7 @@ class Work:
             threads = min(task.cores, 1 + max(share - least, 0) // max(tiles(2) - least, 1))
             held += tiles(threads)
         held += library_addresses(threads)
-        held += TORCH + _packed(8 * n * self.d * self.copies)
+        held += TORCH + LOOP * task.compiled + _packed(8 * n * self.d * self.copies)
         if self.method == "cg":
             held += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
         return threads, held

@@ -164,7 +164,7 @@ def decide(
     compiled = n >= FUSED_ROWS and type(known) is Gaussian and not given
     task = Task(
         n, d, c, ridges, steps, tol, allowed, precision, given, row_copies(known),
-        os.cpu_count() or 1,
+        os.cpu_count() or 1, compiled,
     )  # fmt: skip
 
     def options(rates: Rates) -> list[Option]:
