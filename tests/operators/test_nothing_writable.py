@@ -53,6 +53,21 @@ print(operator.compiled, np.abs(error).max() < 1e-5 * 200)
     assert out.split() == ["True", "True"]
 
 
+def test_the_compiled_loop_is_kept_for_other_processes(tmp_path):
+    pytest.importorskip("numba")
+    script = """
+import numpy as np, sdgpu
+from sdgpu.operators import fused_cpu, tiled
+tiled.FUSED_ROWS = 100
+X = np.random.default_rng(0).standard_normal((200, 2))
+sdgpu.operators.TiledOperator(sdgpu.Gaussian(0.1), X, "float32").matmat(np.ones((200, 1)))
+seen = fused_cpu.share.stats
+print(sum(seen.cache_hits.values()), sum(seen.cache_misses.values()))
+"""
+    found = [child(script, NUMBA_CACHE_DIR=str(tmp_path)).split() for _ in range(2)]
+    assert found == [["0", "1"], ["1", "0"]]
+
+
 def test_keops_has_a_folder_of_its_own():
     pytest.importorskip("pykeops")
     out = child(
