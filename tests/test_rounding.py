@@ -39,16 +39,21 @@ def cases():
 CASES = {name: arrays for name, *arrays in cases()}
 
 
-@pytest.mark.parametrize("method", ["eigh", "subspace", "cg"])
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kernel", KERNELS)
+# a solver sees no kernel but two that differ; K of tiny rows is 0
+RUNS = [
+    (kernel, case, method)
+    for kernel in KERNELS
+    for case in CASES
+    for method in ("eigh", "subspace", "cg")
+    if (method == "eigh" or kernel in ("gaussian", "cosine"))
+    and not (case == "tiny" and kernel in ("linear", "ntk"))
+]
+
+
+@pytest.mark.parametrize(("kernel", "case", "method"), RUNS)
 def test_underflow_is_zero(kernel, case, method):
     """Kernel values of far rows, squares and high powers underflow: 0 is what they are."""
-    if method != "eigh" and kernel not in ("gaussian", "cosine"):
-        pytest.skip("the solver sees no kernel")
     X, Y, new, truth = CASES[case]
-    if case == "tiny" and kernel in ("linear", "ntk"):
-        pytest.skip("K is 0")
     with np.errstate(all="raise"), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         fitted = sdgpu.fit(X, Y, KERNELS[kernel], lams=[0.5, 2.0], method=method)
