@@ -27,7 +27,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp, state
-from tests.nn.test_ddp import Odd, configs, draws, run, stacked
+from tests.nn.test_ddp import Odd, configs, draws, numbers, run, stacked
 from sdgpu.nn.parallel import join
 from sdgpu.nn.trainer import train
 
@@ -35,7 +35,9 @@ world = join(torch.device("cpu"))
 for name, config in configs().items():
     chain = run(name, sys.argv[1] + "/" + name)
     torch.save([state(model) for model in chain.models], f"{sys.argv[1]}/{name}-{world.rank}.pt")
-torch.save([state(r.model) for r in stacked()], f"{sys.argv[1]}/stack-{world.rank}.pt")
+members = stacked()
+torch.save([state(r.model) for r in members], f"{sys.argv[1]}/stack-{world.rank}.pt")
+torch.save([numbers(r) for r in members], f"{sys.argv[1]}/numbers-{world.rank}.pt")
 masks = run("dropout").models
 torch.save([state(model) for model in masks], f"{sys.argv[1]}/dropout-{world.rank}.pt")
 seen = draws()
@@ -157,6 +159,13 @@ def draws():
     return list(Peeping.kept)
 
 
+def numbers(result):
+    """What the history says, but for the time."""
+    fields = ("rate", "train_loss", "train_accuracy", "penalty", "val_loss", "val_accuracy")
+    rows = [[getattr(epoch, name) for name in fields] for epoch in result.history]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
 def stacked():
     generator = torch.Generator().manual_seed(5)
     U = torch.randn(2, 24, 3, generator=generator, dtype=torch.float64).softmax(dim=-1)
@@ -197,10 +206,13 @@ def test_two_processes_are_one(tmp_path):
         alone = run(name, tmp_path / name)
         torch.testing.assert_close(state(alone.models[-1]), truth[-1], rtol=1e-8, atol=1e-9)
     # a stack has one batch norm for each member, over the rows of both ranks
-    members = [state(result.model) for result in stacked()]
+    results = stacked()
     for rank in range(2):
         found = torch.load(tmp_path / f"stack-{rank}.pt", weights_only=True)
+        members = [state(result.model) for result in results]
         torch.testing.assert_close(found, members, rtol=1e-8, atol=1e-9)
+        told = torch.load(tmp_path / f"numbers-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(told, [*map(numbers, results)], rtol=1e-8, atol=1e-9)
     # ranks have weights in common and draws of their own
     models, masks = (
         [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]

@@ -129,7 +129,11 @@ def test_the_views_come_in_turn(views, teacher):
         epochs=2 * views, teacher="views", views=views, crop_pad=1, flip=True, lr=1e-300
     )
     config = dataclasses.replace(config, decay=0.0)
-    losses = [epoch.train_loss for epoch in train(mlp(), data(), teacher, config).history]
+    history = train(mlp(), data(), teacher, config).history
+    losses = [epoch.train_loss for epoch in history]
+    shares = [epoch.train_accuracy for epoch in history]
+    assert min(shares) > 0
+    assert shares[:views] == shares[views:]
     assert losses[:views] == pytest.approx(losses[views:], rel=1e-12)
     assert len({round(loss, 8) for loss in losses}) == views
 
