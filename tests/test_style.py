@@ -44,6 +44,30 @@ def test_packages_have_one_home(package, home):
     assert homes == {home}
 
 
+@pytest.mark.parametrize(
+    ("call", "homes"),
+    [
+        # what writes goes through device/storage.py: whole or not at all, nothing left, modes by the umask
+        (r"os\.replace|os\.rename|mkstemp", {"storage.py"}),
+        (r"(?m)^\s*(import|from) tempfile", {"keops.py"}),  # a folder of its own to compile in
+        (r"\.rename\(|\.write_text\(|shutil\.move", {"storage.py"}),
+        (r"\.write_bytes\(", {"storage.py", "datafiles.py"}),
+        (r"open\([^)\n]*\"[wax]b?\"", {"datafiles.py", "storage.py"}),
+        (r"\.to_netcdf\(|\.to_zarr\(|open_dataset\(|open_zarr\(|h5py\.File\(", {"datafiles.py"}),
+        # what reads files of others looks at sizes and types first, and has a line in test_planted.py
+        (r"np\.load\(|joblib\.load|fromfile|memmap\(|loadtxt\(", set()),
+        (r"torch\.load\(", {"pretrained.py", "store.py"}),
+        (r"load_file\(|safe_open\(", {"pretrained.py", "checkpoint.py"}),
+        (r"tarfile\.open\(", {"cifar.py"}),
+        (r"ZipFile\(", {"intake.py", "pretrained.py", "store.py"}),
+        (r"read_csv\(", {"datasets.py"}),
+    ],
+)
+def test_files_are_opened_in_few_places(call, homes):
+    found = {path.name for path in FILES if re.search(call, path.read_text())}
+    assert found <= homes
+
+
 def test_no_circles_on_the_ground_floor():
     """Siblings of the lowest floor do not import each other."""
     floor = {"distill", "device", "spectrum"}
