@@ -174,17 +174,19 @@ def _check_part(name: str, part: object, train: Images) -> None:
             f"{name} has labels from {int(part.labels.min())} to {int(part.labels.max())}, but "
             f"classes={part.classes}: they must be in 0..{part.classes - 1}"
         )
-    for what, here, there in (
-        ("classes", part.classes, train.classes),
-        ("images of shape", tuple(part.pixels.shape[1:]), tuple(train.pixels.shape[1:])),
-        ("images on device", str(part.pixels.device), str(train.pixels.device)),
-        ("mean", part.mean, train.mean),
-        ("std", part.std, train.std),
+    own = "give all parts the same classes= and one size and device"
+    norm = "dataclasses.replace(part, mean=train.mean, std=train.std), or split_images, makes it so"
+    for what, here, there, remedy in (
+        ("classes", part.classes, train.classes, own),
+        ("images of shape", tuple(part.pixels.shape[1:]), tuple(train.pixels.shape[1:]), own),
+        ("images on device", str(part.pixels.device), str(train.pixels.device), own),
+        ("mean", part.mean, train.mean, norm),
+        ("std", part.std, train.std, norm),
     ):
         if here != there:
             raise ValueError(
-                f"{name} has {what} {here}, but train {there}: all parts are normalised and read as the "
-                "training part; split_images(images, test) brings them together"
+                f"{name} has {what} {here}, but train {there}: all parts are taken as the training part "
+                f"is; {remedy}"
             )
 
 

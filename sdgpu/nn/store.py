@@ -111,7 +111,9 @@ def read_json(path: Path) -> dict[str, Any]:
         if fields.pop("checksum") != _checksum(fields):
             raise ValueError("its checksum is another")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, or was not written by sdgpu ({error})") from error
+        raise ValueError(
+            f"{path} is damaged, or was not written by this version of sdgpu ({error})"
+        ) from error
     return fields
 
 

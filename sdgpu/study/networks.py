@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from sdgpu.device.timing import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
-from sdgpu.nn.parallel import join, ranks
+from sdgpu.nn.parallel import join
 from sdgpu.study.archive import Archive, Rows, read_chain, read_experiment
 from sdgpu.study.experiments import Experiment
 
@@ -325,21 +324,11 @@ class _Meter:
 
 
 def _own_device(device: str) -> torch.device:
-    """The device of this process: ``torchrun`` numbers those of one machine."""
-    local, count = ranks()["LOCAL_RANK"], torch.cuda.device_count()
-    if (
-        {"LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
-        and device in ("auto", "cuda")
-        and torch.cuda.is_available()
-    ):
-        if local >= count:
-            raise ValueError(
-                f"LOCAL_RANK={local}, but this machine has {count} CUDA devices: start at most as many "
-                "processes (torchrun --nproc-per-node), or give device='cpu'"
-            )
-        torch.cuda.set_device(local)
-        return torch.device("cuda", local)
-    return find_device(device)
+    """The device of this process, made the current one."""
+    found = find_device(device)
+    if found.index is not None and found.type == "cuda":
+        torch.cuda.set_device(found)
+    return found
 
 
 @contextmanager

@@ -173,7 +173,11 @@ def test_an_experiment_that_came_to_nothing_is_corrected_and_foreign_files_stay(
     other.mkdir()
     (other / "experiment.json").write_text('{"title": "of someone else"}')
     for resume in (True, False):
-        refuse(other, r"experiment\.json is damaged, or was not written by sdgpu", resume=resume)
+        refuse(
+            other,
+            r"experiment\.json is damaged, or was not written by this version of sdgpu",
+            resume=resume,
+        )
 
 
 def test_fewer_steps_come_from_longer_chains(folder):
