@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-nn test test-random lint bench gpu-check clean
+.PHONY: demo demo-nn test test-random fuzz lint bench gpu-check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
@@ -25,6 +25,9 @@ test-random: $(READY)  ## the tests ten times, in another order each time
 	for seed in 1 2 3 4 5 6 7 8 9 10; do \
 	  $(BIN)/python -m pytest -n auto --random-order-bucket=global --random-order-seed=$$seed || exit 1; \
 	done
+
+fuzz: $(READY)  ## 100,000 random problems against refits in extended precision; an hour or two on two cores
+	SDGPU_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz -n auto
 
 lint: $(READY)  ## style, types and the import floors
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.device.scaling import unit
 from sdgpu.distill.filters import (
     dual_filter,
     limit_dual_filter,
@@ -202,7 +203,8 @@ class Spectral:
     def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """From the eigenvalues alone: 1 - B(tau) = (1 - a) (1 + sum_j s_j a^j)."""
         delta, Z = to_numpy(self.spectrum.eigenvalues), to_numpy(self.spectrum.Z)
-        length = np.sqrt(np.einsum("kc,kc->k", Z, Z))
+        size = unit(float(np.abs(Z).max(initial=0.0)))
+        length = size * np.sqrt(np.einsum("kc,kc->k", Z / size, Z / size))
         rest = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
         a = shrinkage(delta, lams)
         # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns

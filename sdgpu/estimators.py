@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sdgpu.checks import choice, integer, number, positive
 from sdgpu.checks import grid as number_grid
+from sdgpu.device.scaling import safe_unit
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
 from sdgpu.model import Fit
@@ -52,15 +53,21 @@ class _Distiller(BaseEstimator):
     def _decompose(self, X: np.ndarray, Y: np.ndarray, lams: Any, kernel: Kernel) -> Fit:
         return fit(X, Y, kernel, lams=lams, method=self.method, device=self.device)
 
+    def _scaled(self, Y: np.ndarray) -> np.ndarray:
+        """Y, or Y by a power of two where its squares leave float64: losses are in that unit then."""
+        self._unit = safe_unit(float(np.abs(Y).max()))
+        return Y if self._unit == 1 else Y / self._unit
+
     def _keep(self, path: Path) -> None:
         """Keep the last step of a path: what a prediction needs, without the spectrum."""
         self._predictor = path.predictor()
-        self.dual_coef_ = self._predictor.dual
+        self.dual_coef_ = self._predictor.dual * self._unit
 
     def _raw(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return self._predictor.predict(X.astype(self._dtype, copy=False))
+        found = self._predictor.predict(X.astype(self._dtype, copy=False))
+        return found if self._unit == 1 else found * self._unit
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -98,7 +105,7 @@ class _Given(_Distiller):
 
     def _learn(self, X: np.ndarray, Y: np.ndarray) -> None:
         self._dtype = np.result_type(X.dtype, np.float32)
-        fitted = self._decompose(X, Y, positive("lam", self.lam), self._kernel(X))
+        fitted = self._decompose(X, self._scaled(Y), positive("lam", self.lam), self._kernel(X))
         self.info_ = fitted.info
         self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
 
@@ -139,7 +146,7 @@ class _Chosen(_Distiller):
 
     def _learn(self, X: np.ndarray, Y: np.ndarray, labels: np.ndarray | None = None) -> None:
         self._dtype = np.result_type(X.dtype, np.float32)
-        n = X.shape[0]
+        n, Y = X.shape[0], self._scaled(Y)
         choice("over", self.over, ("fixed", "ridge", "star", "clipped", "joint"))
         choice("selection", self.selection, ("validation", "loo", "gcv"))
         if self.selection == "gcv" and self.over != "fixed":

@@ -338,7 +338,8 @@ def _estimates(
 ) -> Estimated:  # fmt: skip
     """What will stand for the eigenvectors that the basis has not seen; no work yet."""
     # A probe need not be as right as a prediction: float32 leaves an error near 1e-10 n / lam.
-    right = 1e-10 * data.X.shape[0] / float(lams.min()) <= TOL
+    right = 1e-10 * data.X.shape[0] / float(lams.min() / units.kernel) <= TOL
+    right = right and units.kernel == 1 and _fits_float32(data.X)
     precision = "float32" if right and plan.operator == "tiled" else plan.precision
     rough = replace(plan, precision=precision)
     # rows that matter are those with large errors in the targets' own units
@@ -349,6 +350,11 @@ def _estimates(
         plan.steps, count, seed, watch,
     )  # fmt: skip
     return Estimated(probes, data.home, units.kernel)
+
+
+def _fits_float32(X: Any) -> bool:
+    """Whether squares of X, and some powers of these, stay in float32."""
+    return bool(compat.array_namespace(X).max(compat.array_namespace(X).abs(X)) < 1e6)
 
 
 def _info(

@@ -285,7 +285,7 @@ def run_sweep(
             seen = validate(
                 answers, cross, targets, lams, steps, limits=asked, tally=tally, watch=watch
             )
-        scale = 1.0 / (seen.rows * seen.outputs)
+        scale = seen.scale
         mse = scale * grid_losses(seen.triangles, grid)
         error = np.zeros_like(mse)
         if seen.replicates is not None:

@@ -6,6 +6,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.answers import Answers
+from sdgpu.device.scaling import safe_unit
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
 
@@ -27,7 +28,12 @@ def training_losses(
     the predictions, which counts where residuals are small.
     """
     n, grid = answers.rows, grid_tails(alphas, steps)
-    train = grid_losses(answers.training(lams, steps), grid) / (n * answers.outputs)
+    targets = answers.targets
+    xp = compat.array_namespace(targets)
+    unit = safe_unit(float(xp.max(xp.abs(targets))))
+    with np.errstate(over="ignore", under="ignore"):  # squares that leave float64: the sweep warns
+        train = grid_losses(answers.training(lams, steps) / unit, grid) / (n * answers.outputs)
+        train = train * unit * unit
     # n less the degrees of freedom: a sum of its own, so that it does not cancel where they are nearly n
     left, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))
     exact = answers.leverages.exact
@@ -45,7 +51,8 @@ def training_losses(
         bias = answers.leverages.bias(lams, steps)[:, None, :]
         error = np.sqrt(squares / (p * (p - 1)) + bias**2)
         gcv_error = _gcv_error(train, left / n, error / n)
-        gcv_error += _residual_error(answers, train, alphas, accuracy) / (left / n) ** 2
+        size = unit * float(xp.mean((targets / unit) ** 2)) ** 0.5
+        gcv_error += _residual_error(size, train, alphas, accuracy) / (left / n) ** 2
     return {"train_mse": train, "degrees_of_freedom": n - left, "degrees_of_freedom_error": error,
             "gcv": gcv, "gcv_error": gcv_error}  # fmt: skip
 
@@ -60,7 +67,7 @@ def _gcv_error(train: np.ndarray, left: np.ndarray, error: np.ndarray) -> np.nda
 
 
 def _residual_error(
-    answers: Answers, train: np.ndarray, alphas: np.ndarray, accuracy: float
+    size: float, train: np.ndarray, alphas: np.ndarray, accuracy: float
 ) -> np.ndarray:
     """What the error of the predictions may make of the training error (L, A, T)."""
     T = train.shape[-1]
@@ -68,7 +75,5 @@ def _residual_error(
     # sum_i |c_i| of the combination of u_1 .. u_t: 1 for weights in [0, 1]
     before = np.cumsum(np.concatenate([0 * powers[:, :1], powers[:, :-1]], axis=1), axis=1)
     growth = np.abs(alphas[:, None]) * before + powers
-    xp = compat.array_namespace(answers.targets)
-    size = np.sqrt(float(xp.sum(answers.targets**2)) / (answers.rows * answers.outputs))
     wrong = accuracy * size * growth
     return np.asarray(2 * np.sqrt(train) * wrong + wrong**2)

@@ -17,6 +17,7 @@ import numpy as np
 from sdgpu.answers import Answers, differences
 from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
+from sdgpu.device.scaling import safe_unit
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.distill.weights import (
@@ -52,6 +53,8 @@ class Validation:
         Triangles without each group of probes, where leverages are estimates.
     folds : array (F, ..) like triangles
         Those of the parts of the rows.
+    unit : float
+        What targets and predictions were divided by: losses are in units of its square.
     """
 
     triangles: np.ndarray
@@ -61,6 +64,20 @@ class Validation:
     outputs: int
     replicates: np.ndarray | None = None
     folds: np.ndarray | None = None
+    unit: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """What makes a sum of squares here the mean squared error of the targets as they are."""
+        with np.errstate(over="ignore", under="ignore"):
+            scale = np.float64(self.unit) * self.unit / (self.rows * self.outputs)
+        if not 0 < scale < np.inf:
+            warnings.warn(
+                f"squared errors of targets of size {self.unit:.0e} leave float64: divide Y by a number "
+                "that brings it near 1",
+                stacklevel=4,
+            )
+        return float(scale)
 
 
 def validate(
@@ -112,13 +129,14 @@ def validate(
     lam_slices = list(slices(len(lams), lam_rows))
     parts: list[list[Any]] = [[None] * len(lam_slices) for _ in range(folds)]
     sums, zero, done = np.zeros(len(asked[0])), 0.0, 0
+    unit = _unit(targets)
     width = n + k + min(lam_rows, len(lams)) * steps * c
     for rows, block in cross.blocks(max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)):
         projected = block @ found.columns  # (b, k)
-        truth = targets[rows, :]  # (b, c)
+        truth = _divided(targets[rows, :], unit)  # (b, c)
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
-            basis = found.steps(projected, part)  # (l, T, b, c)
+            basis = _divided(found.steps(projected, part), unit)  # (l, T, b, c)
             if tally is not None:
                 tally.add(part, basis, truth, new_rows=i == 0)
             for f in range(folds):
@@ -126,12 +144,12 @@ def validate(
                 columns = _columns(basis[:, :, own, :], truth[own, :], per_output)
                 parts[f][i] = merge_rows(parts[f][i], columns)
         for part in slices(len(sums), max(1, chunk)):
-            sums[part] += _squared_errors(found.limits(projected, part), truth)
+            sums[part] += _squared_errors(_divided(found.limits(projected, part), unit), truth)
         done += int(truth.shape[0])
         if watch is not None:
             watch.report("validation", done, cross.shape[0])
     each = np.stack([np.concatenate([to_numpy(part) for part in own]) for own in parts])
-    return Validation(_merged(each), sums, zero, cross.shape[0], c, folds=each)
+    return Validation(_merged(each), sums, zero, cross.shape[0], c, folds=each, unit=unit)
 
 
 def leave_one_out(
@@ -157,29 +175,32 @@ def leave_one_out(
     parts, sums, zero = [], np.zeros(len(asked[0])), 0.0
     spread: list[np.ndarray] = []
     n, c, leverages = answers.rows, answers.outputs, answers.leverages
+    unit = _unit(answers.targets)
     # several lam share the products; intermediates stay below 64 MiB or one lam
     row = c * leverages.copies + 2 * (leverages.copies - 1)
     for part in slices(len(lams), max(1, 2**23 // (n * row * (steps + 1)))):
         left = answers.left_out(lams[part], steps)
-        truth = left.targets
+        truth = _divided(left.targets, unit)
         zero = float(compat.array_namespace(truth).sum(truth * truth))
-        u = left.steps
+        u = _divided(left.steps, unit)
         if tally is not None:
             tally.add(part, differences(u), truth, new_rows=part.start == 0)
         parts.append(np.stack([
             _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output) for f in range(folds)
         ]))  # fmt: skip
         if left.replicates:
-            spread.append(np.stack([_triangles(u, truth, per_output) for u in left.replicates]))
+            others = (_divided(u, unit) for u in left.replicates)
+            spread.append(np.stack([_triangles(u, truth, per_output) for u in others]))
     some = np.flatnonzero(asked[1])
     for part in slices(len(some), max(1, 2**23 // (n * row))):
         error = answers.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
+        error = _divided(error, unit)
         square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
         sums[some[part]] = to_numpy(square)
     sums[asked[1] == 0] = zero  # the collapse
     replicates = np.concatenate(spread, axis=1) if spread else None
     each = np.concatenate(parts, axis=1)
-    return Validation(_merged(each), sums, zero, n, c, replicates, each)
+    return Validation(_merged(each), sums, zero, n, c, replicates, each, unit)
 
 
 def _merged(folds: np.ndarray) -> np.ndarray:
@@ -194,10 +215,10 @@ def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
     """The chain of Algorithm 1 at the one lam that was seen, shared or per output as its triangles are."""
     found = greedy_weights(seen.triangles[0], clip=clip)
     if found.losses.ndim == 2:
-        each = found.losses.T / seen.rows  # (T, c)
+        each = found.losses.T * (seen.scale * seen.outputs)  # (T, c)
         mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
         return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
-    mse = found.losses / (seen.rows * seen.outputs)
+    mse = found.losses * seen.scale
     return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
 
 
@@ -216,7 +237,7 @@ def chosen_jointly(
     """
     triangle = seen.triangles[0]
     found = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
-    scale = 1 / (seen.rows * seen.outputs)
+    scale = seen.scale
     nested, status = np.full(len(found.losses), np.nan), joint_status(found)
     noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
     if not steady(found.tails, found.losses, noise).all():
@@ -267,6 +288,16 @@ def _columns(basis: Any, truth: Any, per_output: bool) -> Any:
         return step_columns(xp.permute_dims(basis, (0, 3, 2, 1)), truth.T)
     flat = xp.reshape(basis, (*basis.shape[:2], rows * c))
     return step_columns(xp.permute_dims(flat, (0, 2, 1)), xp.reshape(truth, (rows * c,)))
+
+
+def _unit(targets: Any) -> float:
+    """A power of two if squares of the targets leave float64, else 1."""
+    xp = compat.array_namespace(targets)
+    return safe_unit(float(xp.max(xp.abs(targets))))
+
+
+def _divided(values: Any, unit: float) -> Any:
+    return values if unit == 1 else values / unit
 
 
 def _squared_errors(predictions: Any, truth: Any) -> np.ndarray:

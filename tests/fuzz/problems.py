@@ -113,7 +113,9 @@ def problems(method: str) -> st.SearchStrategy[Problem]:
     return st.builds(
         Problem,
         seed=st.integers(0, 10**6),
-        n=st.integers(1, 40),
+        n=st.one_of(st.integers(1, 40), st.integers(41, 90))
+        if method != "cg"
+        else st.integers(1, 40),
         d=st.integers(1, 5),
         c=st.integers(1, 3),
         kernel=st.sampled_from(sorted(KERNELS)),
@@ -125,7 +127,7 @@ def problems(method: str) -> st.SearchStrategy[Problem]:
         steps=st.integers(1, 10),
         alpha=st.sampled_from([0.0, 0.3, 1.0, -0.5, 2.5]),
         dtype=st.sampled_from(["float64", "float64", "float64", "float32"]),
-        library=st.sampled_from(["numpy", "numpy", "torch"]),
+        library=st.sampled_from(["numpy", "numpy", "torch", "array_api_strict"]),
         method=st.just(method),
         operator=st.sampled_from(operators),
         precision=st.sampled_from(precisions),

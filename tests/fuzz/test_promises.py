@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 
+import array_api_strict as strict
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+import torch
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 import sdgpu
 from sdgpu.distill.schedules import coefficients
@@ -16,7 +19,12 @@ from tests.fuzz.reference import Wide, gram, refits
 
 CASES = int(os.environ.get("SDGPU_FUZZ_CASES", "2000"))
 METHODS = ("eigh", "lanczos", "subspace", "cg")
-OVERFLOW = ("huge",)  # rows whose products are beyond float64
+SHARD = 500  # cases of one test: shards run side by side, each with a seed of its own
+SHARDS = max(1, CASES // (SHARD * len(METHODS)))
+SETTINGS = settings(
+    max_examples=max(CASES // (SHARDS * len(METHODS)), 1), deadline=None, derandomize=False,
+    database=None, suppress_health_check=list(HealthCheck),
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
     np.finfo(Wide).eps > 1e-18, reason="no extended precision on this machine"
@@ -31,11 +39,8 @@ def check(problem: Problem) -> str:
     lam = (top if top > 0 else 1.0) * 10.0**problem.exponent
     lams = np.array([lam, max(lam, min(lam, 1e290) * 10.0**problem.spread)])
     alphas = np.full(problem.steps - 1, problem.alpha)
-    data = (X, Y)
-    if problem.library == "torch":
-        import torch
-
-        data = tuple(torch.from_numpy(a) for a in data)
+    make = {"numpy": np.asarray, "torch": torch.from_numpy, "array_api_strict": strict.asarray}
+    data = tuple(make[problem.library](a) for a in (X, Y))
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -90,17 +95,83 @@ def check(problem: Problem) -> str:
         new = np.sqrt(((at_rows[t] - truth[t]) ** 2).sum(axis=0))
         allowed = 2 * allowed + 8 * precision * (4 + np.sqrt(problem.n)) * top * lengths[t]
         assert (new <= allowed).all(), ("predict", t, new / size, info.error_estimate, info.status)
+    if representable:
+        check_sweep(problem, fit, data, truth, alphas, lam, size)
     return "checked"
 
 
+def check_sweep(problem, fit, data, truth, alphas, lam, size) -> None:
+    """Losses on the training rows are those of the refits; limits and leave-one-out say what they cannot."""
+    largest = float(np.abs(problem.Y).max())
+    if largest and not 1e-100 < largest < 1e100:
+        return  # squared errors leave float64, and the sweep warns
+    Y = problem.Y.astype(Wide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sweep = fit.sweep(*data, lams=lam, alphas=[problem.alpha], steps=problem.steps)
+        loss = np.sqrt(((truth - Y) ** 2).sum(axis=(1, 2)))
+        found = np.sqrt(sweep.dataset["mse"].values[0, 0].astype(Wide) * Y.size)
+        dual = np.asarray(fit.path(lam, alphas, problem.steps).dual).astype(Wide)
+        K = gram(problem.kernel, problem.X, problem.X, problem.parameter).astype(float)
+        # at new rows the kernel is evaluated again
+        precision = np.finfo("float64" if fit.info.precision == "float64" else "float32").eps
+        moved = np.linalg.norm(K, 2) * np.sqrt((dual**2).sum()) + loss.max()
+        rounding = 32 * precision * (4 + np.sqrt(problem.n)) * moved
+        for t in range(problem.steps):
+            growth = np.abs(coefficients(alphas[:t])).sum() if t else 1.0
+            error = 2 * fit.info.error_estimate * np.sqrt((size**2).sum()) + rounding
+            assert abs(found[t] - loss[t]) <= growth * error, ("sweep", t, found[t], loss[t], error)
+        left = ("determines itself", "needs eigenvalues", "no limit", "leave-one-out")
+        for question in (lambda: fit.loo(lam, 0.5, 2), lambda: fit.gcv(lam)):
+            try:
+                question()
+            except ValueError as error:
+                if not any(text in str(error) for text in left):
+                    raise
+        assert np.isfinite(np.asarray(fit.limit(lam, 0.5).fitted)).all()
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
 @pytest.mark.parametrize("method", METHODS)
-def test_no_answer_is_worse_than_its_status_says(method):
-    @settings(
-        max_examples=CASES // len(METHODS), deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+def test_no_answer_is_worse_than_its_status_says(method, shard):
+    @seed(shard)
+    @SETTINGS
     @given(problem=problems(method))
     def run(problem):
         check(problem)
 
     run()
+
+
+@seed(0)
+@settings(SETTINGS, max_examples=max(CASES // 40, 1))
+@given(
+    problem=problems("eigh"),
+    selection=st.sampled_from(["validation", "loo", "gcv"]),
+    over=st.sampled_from(["fixed", "ridge", "star", "clipped", "joint"]),
+)
+def test_estimators_take_what_comes(problem, selection, over):
+    """No crash, finite predictions, and the same ones whatever the unit of the targets is."""
+    X, Y = problem.X.astype(float), problem.Y.astype(float)
+    if problem.rows == "huge" or problem.n < 3:
+        return
+    over = "fixed" if selection == "gcv" else over
+    size = float(np.abs(Y).max()) or 1.0
+    found = []
+    for scale in (1.0, 2.0**-600):
+        model = sdgpu.SelfDistillationRegressorCV(
+            KERNELS[problem.kernel](problem.parameter), over=over, steps=3, selection=selection,
+            lams=np.geomspace(1e-6, 1e2, 5) * problem.n, random_state=0,
+        )  # fmt: skip
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                model.fit(X, Y / size * scale)
+        except ValueError as error:
+            if not any(text in str(error) for text in ("determines itself", "is NaN")):
+                raise
+            return
+        found.append(model.predict(X) / scale)
+        assert np.isfinite(found[-1]).all()
+    largest = np.abs(found[0]).max(initial=1e-300)
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6 * max(largest, 1e-6))
