@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from sdgpu.checks import choice, integer
 from sdgpu.device.arrays import Template, dtype_name, library, slices
 from sdgpu.device.backend import give_back, to_numpy
+from sdgpu.device.copying import copy_module
 from sdgpu.device.memory import available, parse_bytes, require
 from sdgpu.kernels.base import Kernel
 from sdgpu.kernels.statistics import Rows, inner_rows, product
@@ -138,7 +138,7 @@ class EmpiricalNTK(Kernel):
             parse_bytes(self.memory)
         object.__setattr__(self, "shape", _shape(self.shape))
         try:
-            own = copy.deepcopy(self.module, _left_behind(self.module))
+            own = copy_module(self.module)
         except (RuntimeError, TypeError) as error:
             raise TypeError(f"module cannot be copied: {error}") from error
         object.__setattr__(self, "module", own)
@@ -343,21 +343,6 @@ def _check_module(module: Any) -> None:
                 f"{where} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
                 "module.eval()"
             )
-
-
-def _left_behind(module: torch.nn.Module) -> dict[int, Any]:
-    """Of a copy, what stands for tensors of a graph that a forward pass has left in a module.
-
-    The hooks of weight_norm and spectral_norm do so, and make them anew in the next pass.
-    """
-    import torch
-
-    attributes = (value for part in module.modules() for value in vars(part).values())
-    return {
-        id(value): value.detach().clone()
-        for value in attributes
-        if isinstance(value, torch.Tensor) and not value.is_leaf
-    }
 
 
 def _shape(shape: Any) -> tuple[int, ...] | None:

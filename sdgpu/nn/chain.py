@@ -7,7 +7,6 @@ on validation data, by the very function that serves the kernel engine.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from sdgpu.checks import choice, integer, schedule
+from sdgpu.device.copying import copy_module
 from sdgpu.device.storage import digest, write_file
 from sdgpu.device.timing import Progress
 from sdgpu.distill.losses import merge_rows
@@ -401,7 +401,7 @@ def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Mo
             seed=config.init_seed,
             stem=stem,
         )
-    return copy.deepcopy(model).to(images.pixels.device)
+    return copy_module(model).to(images.pixels.device)
 
 
 def _flat(record: StepRecord) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdgpu.device.copying import copy_module
 from sdgpu.nn.augment import normalise
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference
@@ -39,8 +39,31 @@ def check_request(model: Any, images: Any, targets: Any, config: Config, folder:
         raise TypeError(
             f"model must be a torch.nn.Module, not {type(model).__name__}: make_model makes one"
         )
+    _check_parts(model, config)
     _check_targets(targets, images, config, getattr(model, "members", None))
     check_device(config, images.pixels.device)
+
+
+def _check_parts(model: nn.Module, config: Config) -> None:
+    for name, part in model.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{name or 'the model'} is compiled by torch.jit: give the module itself"
+            )
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+            raise ValueError(f"{name} of the model has sparse gradients: make it with sparse=False")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} of the model is on the meta device and has no values: load some"
+            )
+        if tensor.is_complex():
+            raise TypeError(f"{name} of the model is complex: images are real numbers")
+        if tensor.dtype == torch.float16 and tensor.requires_grad and config.amp == "fp16":
+            raise ValueError(
+                f"{name} of the model is float16, which amp='fp16' cannot train: make it float32 with "
+                "model.float(), autocast does the rest"
+            )
 
 
 def check_networks(student: nn.Module, images: Any, targets: Any, config: Config) -> None:
@@ -136,7 +159,7 @@ def _check_trained(model: nn.Module, images: Any, config: Config, members: int |
     part = config.batch // config.accumulate
     rows = len(images) % config.batch % part or part
     rows = min(rows, 2)
-    probe = start_training(copy.deepcopy(model), resting(model))
+    probe = start_training(copy_module(model), resting(model))
     with torch.no_grad(), autocast(config, images.pixels.device):
         try:
             found = probe(_sample(model, images, rows))

@@ -156,7 +156,7 @@ def not_finite(model: nn.Module) -> list[str]:
     """Names of the parameters and buffers with NaN or infinity."""
     return [
         name
-        for name, tensor in model.state_dict().items()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
     ]
 

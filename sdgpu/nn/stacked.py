@@ -9,7 +9,6 @@ stack what they would do to each.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from sdgpu.checks import integer
+from sdgpu.device.copying import copy_module
 from sdgpu.device.timing import Progress
 from sdgpu.nn.config import Config
 from sdgpu.nn.likeness import difference
@@ -72,7 +72,7 @@ class Stack(nn.Module):
         for name, own in self._buffer_names:
             self.register_buffer(own, buffers[name].detach())
         # in a list, so that torch does not count it as a part: it lends its code, not its numbers
-        self.skeleton = [copy.deepcopy(models[0]).to("meta")]
+        self.skeleton = [copy_module(models[0]).to("meta")]
         # tied tensors are one here, but the move has made them several there
         self._aliases = [
             *_aliases(models[0].named_parameters(remove_duplicate=False)),
@@ -100,7 +100,7 @@ class Stack(nn.Module):
         """The members as networks of their own, copies of `like` with the weights of each."""
         result = []
         for member in range(self.members):
-            model = copy.deepcopy(like).to(next(iter(self.parameters())).device)
+            model = copy_module(like).to(next(iter(self.parameters())).device)
             tensors = dict((*model.named_parameters(), *model.named_buffers()))
             for name, own in (*self._names, *self._buffer_names):
                 tensors[name].copy_(getattr(self, own)[member])
@@ -141,7 +141,7 @@ def bytes_per_member(model: nn.Module, config: Config, sample: torch.Tensor) -> 
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    probe = copy.deepcopy(model).train()
+    probe = copy_module(model).train()
     own |= {tensor.untyped_storage().data_ptr() for tensor in probe.state_dict().values()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = probe(sample)  # held until the sizes are summed, so that no address comes twice

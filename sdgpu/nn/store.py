@@ -56,7 +56,9 @@ def digest(*tensors: torch.Tensor) -> str:
 def shapes(model: nn.Module) -> dict[str, str]:
     """Shape and type of every parameter and buffer by name: what makes two models the same kind."""
     return {
-        name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in model.state_dict().items()
+        name: f"{tuple(tensor.shape)} {tensor.dtype}"
+        for name, tensor in model.state_dict().items()
+        if isinstance(tensor, torch.Tensor)  # and no extra state
     }
 
 

@@ -7,7 +7,6 @@ little, and takes its rows: the same numbers as in one process.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from sdgpu.checks import number
+from sdgpu.device.copying import copy_module
 from sdgpu.nn.augment import Augment, constants, order, scaled, stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, checksum, inference, predict
@@ -99,7 +99,7 @@ class Feed:
             told = torch.stack([self._on_view(view) for view in range(self.config.views)])
             self._mixed = self._mix(Y, _finite(told))
         elif mode == "paper-script":
-            self.teacher = copy.deepcopy(self.teacher).train()  # a copy drifts, not the caller's
+            self.teacher = copy_module(self.teacher).train()  # a copy drifts, not the caller's
 
     def batch(
         self, epoch: int, batch: int

@@ -7,7 +7,6 @@ run resumed in the middle of an epoch gives the same bits on the CPU.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sdgpu.device.copying import copy_module
 from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.augment import stream
@@ -118,7 +118,7 @@ def train(
     check_request(model, images, targets, config, folder)
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
-    student = copy.deepcopy(model).to(device)
+    student = copy_module(model).to(device)
     with ExitStack() as held, numerics(config, device):
         check_networks(student, images, targets, config)
         feed = Feed(images, targets, config, float_type(student))

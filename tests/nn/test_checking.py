@@ -71,6 +71,21 @@ def test_outputs_of_another_form_are_refused_before_any_work(form, training, mes
         (lambda: train(Fixed(), data(), None, PLAIN), "nothing to train"),
         (lambda: train(mlp().requires_grad_(False), data(), None, PLAIN), "nothing to train"),
         (lambda: train("resnet20", data(), None, PLAIN), "not str: make_model makes one"),
+        (lambda: train(mlp().to("meta"), data(), None, PLAIN), "1.weight .* on the meta device"),
+        (
+            lambda: train(
+                nn.Sequential(nn.Linear(16, 3, dtype=torch.complex64)), data(), None, PLAIN
+            ),
+            "0.weight of the model is complex",
+        ),
+        (
+            lambda: train(mlp(dtype=torch.half), data(), None, change(amp="fp16")),
+            r"1.weight of the model is float16.*model.float\(\)",
+        ),
+        (
+            lambda: train(nn.Sequential(nn.Embedding(3, 3, sparse=True)), data(), None, PLAIN),
+            "0 of the model has sparse gradients",
+        ),
         (lambda: Teacher("resnet20", 0.5), "not str: a name has no trained weights"),
         (lambda: Teacher(torch.zeros(24, 3), 0.5), "not Tensor: of predictions make targets"),
         (lambda: Teacher(lambda x: x, 0.5), "not function: give a torch.nn.Module"),
@@ -111,6 +126,48 @@ def test_a_last_part_of_one_row_is_refused_for_statistics_over_rows():
     # statistics over places too, and none at all, are well with one row
     assert len(train(convnet(), data(21), None, PLAIN).history) == 3
     assert len(train(mlp(), data(21), None, PLAIN).history) == 3
+
+
+class Extra(nn.Module):
+    """With a state that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        return self.inner(x)
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
+
+def hooked(seed=0):
+    """Its hook leaves a tensor of the graph in the module, which torch refuses to copy."""
+    model = mlp(seed)
+    torch.nn.utils.weight_norm(model[1])
+    model(torch.zeros(2, 1, 4, 4, dtype=torch.float64))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch: the old hook
+@pytest.mark.parametrize("mode", ["cached", "paper-script"])
+def test_models_with_hooks_and_states_of_their_own(tmp_path, mode):
+    for k, make in enumerate((hooked, Extra)):
+        config = change(teacher=mode)
+        runs = [
+            train(make(), data(), Teacher(make(), 0.3), config, folder=folder).model
+            for folder in (None, tmp_path / str(k), tmp_path / str(k))
+        ]
+        assert torch.equal(state_of(runs[0]), state_of(runs[1]))
+        assert torch.equal(state_of(runs[0]), state_of(runs[2]))
+
+
+def state_of(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 class Tied(nn.Module):
