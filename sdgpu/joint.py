@@ -90,7 +90,6 @@ def _best(
 ) -> np.ndarray:
     """Tails (t - 1,) of the best chain of t steps."""
     D, error = triangle[:, : t - 1], triangle[:, -1]
-    penalty = ridge * float(error @ error)
     found, best = np.zeros(t - 1), np.inf
     for subset in combinations(range(t), terms):
         own = np.array(subset)
@@ -99,7 +98,7 @@ def _best(
         moves = np.zeros((len(D), 0))
         if terms > 1:
             moves = np.add.reduceat(D[:, : own[-1]], own[:-1], axis=1)
-        y = _solve(moves, start, penalty, box)
+        y = _solve(moves, start, ridge, box)
         loss = float(np.sum((start + moves @ y) ** 2))
         if loss < best:
             best = loss

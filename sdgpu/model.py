@@ -323,7 +323,8 @@ class Fit(Questions):
         X_val, Y_val, lam, steps
             As in :meth:`optimal_alphas`.
         ridge : float, default 0
-            Penalty on the scaled coefficients, relative to the loss of step 1.
+            Penalty on the scaled coefficients, a number without a unit beside squared singular values of
+            at most T - 1.
         box : pair of floats, optional
             Bounds of the coefficients over u_1..u_T; (0, 1) are the schedules with weights in [0, 1].
         terms : int, optional

@@ -179,3 +179,17 @@ def test_products_of_weights_decide_what_overflows():
     schedule([-1.3e12, *[0.5] * 8], 10)  # one large weight is no overflow
     with pytest.raises(ValueError, match="overflow"):
         schedule([-1e30] * 5, 6)
+
+
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+def test_the_ridge_has_no_unit(rng, box):
+    """It was multiplied by the squared error of step 1: weights depended on the unit of the targets."""
+    X, y = rng.standard_normal((90, 3)), rng.standard_normal(90)
+    found = [
+        sdgpu.fit(X[:60], scale * y[:60], lams=0.5)
+        .joint_alphas(X[60:], scale * y[60:], steps=4, ridge=1e-3, box=box, folds=1)
+        .coefficients
+        for scale in (1.0, 37.0, 1e-3)
+    ]
+    assert_allclose(found[1], found[0], rtol=1e-8, atol=1e-10)
+    assert_allclose(found[2], found[0], rtol=1e-8, atol=1e-10)

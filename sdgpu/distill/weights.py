@@ -155,7 +155,8 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     triangle : array (..., T, T)
         One R for each lam.
     ridge : float, default 0
-        Tikhonov penalty on the scaled tails, relative to the sum of squared errors of step 1.
+        Tikhonov penalty ridge ||x||^2 on the scaled tails x_j = s_j ||D_j||: a number without a unit, to be
+        compared with squared singular values of at most T - 1.
 
     Returns
     -------
@@ -170,7 +171,7 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     losses[..., 0] = step_losses(triangle, solution)
     for t in range(2, T + 1):
         shorter = np.concatenate([solution, np.zeros((*batch, 1))], axis=-1)
-        solution, condition, rank = _least_squares(triangle, t, ridge * unit * unit)
+        solution, condition, rank = _least_squares(triangle, t, ridge)
         losses[..., t - 1] = step_losses(triangle, solution)
         if ridge == 0:
             # dropped directions must not make a longer chain worse than a shorter one
@@ -257,7 +258,7 @@ def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeight
 
 
 def _least_squares(
-    triangle: np.ndarray, t: int, ridge: np.ndarray
+    triangle: np.ndarray, t: int, ridge: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tails of the best chain of t steps with condition and rank, for each triangle."""
     columns = triangle[..., : t - 1, : t - 1]
@@ -268,8 +269,7 @@ def _least_squares(
     largest, smallest = singular[..., :1], singular[..., -1]
     keep = singular > t * np.finfo(float).eps * largest
     # with no ridge and full rank this is the plain solution
-    penalty = ridge * np.sum(triangle[..., :, -1] ** 2, axis=-1)[..., None]
-    filtered = np.where(keep, singular, 0.0) / np.where(keep, singular**2 + penalty, 1.0)
+    filtered = np.where(keep, singular, 0.0) / np.where(keep, singular**2 + ridge, 1.0)
     along = np.einsum("...ji,...j->...i", U, target) * filtered
     solution = np.einsum("...ji,...j->...i", Wt, along) / scale[..., 0, :]
     safe = np.where(smallest > 0, smallest, 1.0)
