@@ -38,6 +38,9 @@ def test_a_stack_is_separate_training(make, fields):
     assert [checksum(model) for model in models] == before
     for model, target, found in zip(models, U, together, strict=True):
         alone = train(model, data(), target, config)
+        # a member's share of the time at its own speed is its work
+        assert found.seconds * found.images_per_second == pytest.approx(config.epochs * 24)
+        assert sum(r.seconds for r in together) == pytest.approx(found.history[-1].seconds)
         torch.testing.assert_close(state(found.model), state(alone.model), rtol=1e-8, atol=1e-9)
         for a, b in zip(found.history, alone.history, strict=True):
             for name in ("rate", "train_loss", "train_accuracy", "penalty", "val_loss"):
