@@ -112,6 +112,24 @@ def test_a_scaler_is_restored(tmp_path):
     assert scales == [2.0**15] * len(scales)
 
 
+def test_the_draws_of_a_drifting_teacher_are_those_of_the_position(tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(event):
+        if event.done == 5:
+            raise StopError
+
+    config = change(teacher="paper-script", save_seconds=0.0)
+    teacher = Teacher(mlp(1, dropout=0.3), 0.3)
+    whole = train(mlp(), data(), teacher, config).model
+    with pytest.raises(StopError):
+        train(mlp(), data(), teacher, config, folder=tmp_path, progress=stop)
+    torch.default_generator.manual_seed(77)  # whatever the caller draws from
+    rest = train(mlp(), data(), teacher, config, folder=tmp_path).model
+    assert same_bits(whole, rest)
+
+
 @pytest.mark.parametrize("teacher", ["cached", "views", "online", "paper-script"])
 def test_alpha_1_is_step_1_for_every_kind_of_teacher(teacher):
     config = change(epochs=4, teacher=teacher, views=3, crop_pad=1, flip=True)
