@@ -262,6 +262,7 @@ def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple
     spectrum = Eigh(backend).decompose(dense, Y, watch)
     answers = Spectral(spectrum)
     residual, seen = probe(answers, dense, Y, ridge)
+    seen = np.inf if np.isnan(seen) else seen  # dual coefficients beyond float64
     error = max(seen, spectral_rounding(spectrum, ridge, plan.steps, noise(dense)))
     status = exact_status(spectrum, residual, error, ridge, plan.bytes)
     return answers, _info(plan, data, spectrum, watch, 1, 0, error, residual, status)

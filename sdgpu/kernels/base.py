@@ -13,7 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.checks import positive
-from sdgpu.device.arrays import beside, inputs, same_place, slices
+from sdgpu.device.arrays import beside, dtype_name, inputs, same_place, slices
 from sdgpu.device.conversion import column_names, same_columns
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels.statistics import BLOCK, Rows, l1_distance, product, recompute_near
@@ -298,11 +298,18 @@ def ready_rows(
     """finish(kernel.rows(X, centre)), in blocks of rows where these are independent.
 
     Making wide rows ready takes several copies of them, which are then copies of a block.
+
+    Raises
+    ------
+    ValueError
+        If squares or products of X overflow in the dtype of the rows.
     """
     (n, d), xp = X.shape, compat.array_namespace(X)
     height = max(1, BLOCK // d)
     if n <= height or not isinstance(kernel, Profile):
-        return finish(kernel.rows(X, centre))
+        rows = finish(kernel.rows(X, centre))
+        _require_finite(kernel, rows, X)
+        return rows
 
     def room(like: Any) -> Any:
         shape = (n, *like.shape[1:])
@@ -323,7 +330,29 @@ def ready_rows(
         if block.far:
             whole = replace(whole, far=True)
     assert whole is not None
+    _require_finite(kernel, whole, X)
     return whole
+
+
+def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
+    if _finite(rows):
+        return
+    largest, dtype = float(compat.array_namespace(X).max(abs(X))), dtype_name(rows.sample)
+    more = "" if dtype == "float64" else ", or use dtype='float64'"
+    raise ValueError(
+        f"the kernel {kernel!r} overflows on data with |X| up to {largest:.3g} in {dtype}: rescale X or "
+        f"the parameters of the kernel{more}"
+    )
+
+
+def _finite(rows: Rows) -> bool:
+    """Whether all numbers of ready rows are finite; by extremes, which take no flags of all."""
+    for x in (rows.left, rows.right, rows.norms):
+        if x is not None and compat.size(x):
+            xp = compat.array_namespace(x)
+            if not np.isfinite([float(xp.min(x)), float(xp.max(x))]).all():
+                return False
+    return all(map(_finite, rows.parts))
 
 
 def row_copies(kernel: Kernel) -> int:

@@ -139,7 +139,7 @@ class DenseOperator:
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
         xp = compat.array_namespace(self.X)
         new = xp.astype(new, self.X.dtype, copy=False)
-        return Cross(self.kernel, self.kernel.rows(new, self.centre), self.rows, self.tile)
+        return Cross(self.kernel, ready_rows(self.kernel, new, self.centre), self.rows, self.tile)
 
     @underflow_is_zero
     def diag(self) -> Any:

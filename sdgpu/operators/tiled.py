@@ -25,7 +25,7 @@ from sdgpu.device.conversion import column_names
 from sdgpu.device.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.base import column_means, ready_rows
-from sdgpu.kernels.statistics import BLOCK, Rows
+from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
 from sdgpu.results import without_caches
 
@@ -223,13 +223,7 @@ class TiledOperator:
 
         if self.precision == "float64":
             return ready_rows(self.kernel, X, self._centre)
-        single = ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
-        if not _finite(single) and _finite(self.kernel.rows(X[:1], self._centre)):
-            raise ValueError(
-                f"the rows of {self.kernel!r} overflow in dtype={self.precision!r}: use dtype='float64', "
-                "or rescale X"
-            )
-        return single
+        return ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Rows]]:
@@ -383,17 +377,6 @@ class _Room:
         if height == width == self._size:
             return self._full_wide
         return self._wide[: height * width].view(height, width)
-
-
-def _finite(rows: Rows) -> bool:
-    """Whether all numbers of ready rows are finite."""
-    import torch
-
-    own = [x for x in (rows.left, rows.right, rows.norms) if x is not None]
-    # in blocks: flags of all are a copy of wide rows
-    blocks = (part for x in own for part in x.split(max(1, BLOCK // max(x[:1].numel(), 1))))
-    finite = all(bool(torch.isfinite(part).all()) for part in blocks)
-    return finite and all(map(_finite, rows.parts))
 
 
 def _cast(rows: Rows, dtype: Any) -> Rows:

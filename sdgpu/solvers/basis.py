@@ -62,6 +62,8 @@ class Residuals:
     sizes : array (L, 1, c)
         What errors are relative to: ||y_1||, but at least 1e-6 of ||Y|| delta_max / (delta_max + lam).
         Later steps may be smaller by any factor.
+    exact : bool
+        Whether the norms come from the residuals themselves.
     """
 
     norms: np.ndarray
@@ -70,6 +72,7 @@ class Residuals:
     fitted: np.ndarray
     duals: np.ndarray
     sizes: np.ndarray
+    exact: bool = False
 
 
 class GrowingBasis:
@@ -247,13 +250,11 @@ class GrowingBasis:
 
         Without `sums` those are not computed: half of the work for many lam and steps.
 
-        The norms come from the Gram matrix of R: right where they are more than about 1e-8 of its terms,
-        which is enough to choose what to add. Before a result is believed, :meth:`certified`.
+        The norms come from the residuals themselves, unless these are more than the rows of R: then from
+        the Gram matrix of R, right where they are more than about 1e-8 of its terms. That is enough to
+        choose what to add; before a result is believed, :meth:`certified`.
         """
         z = vectors.T @ to_numpy(self.Q @ Y.T)  # (k, c)
-        # from R itself: updated products R R' would lose the residuals in the rounding of the first
-        seen = vectors[self.k - int(self.R.shape[0]) :]
-        gram = seen.T @ to_numpy(self.R @ self.R.T) @ seen
         scale = 1.0 / (values + lams[:, None])  # (L, k)
         current = scale[:, None, :] * z.T  # (L, c, k)
         a = (values * scale)[:, None, :]
@@ -265,10 +266,18 @@ class GrowingBasis:
             fitted[:, i] = np.linalg.norm(values * current, axis=-1)
             duals[:, i] = np.linalg.norm(current, axis=-1)
             before, current = current, a * current
-        norms = _lengths(combinations, gram)
-        total = _lengths(np.cumsum(combinations, axis=1), gram) if sums else None
         sizes = relative_to(fitted[:, :1], np.linalg.norm(z, axis=0), self.norm(values), lams)
-        return Residuals(norms, combinations, total, fitted, duals, sizes)
+        seen = Residuals(
+            np.zeros_like(fitted), combinations, np.zeros_like(fitted) if sums else None, fitted, duals,
+            sizes, exact=True,
+        )  # fmt: skip
+        if fitted.size <= max(self.width, self.k):
+            return self.certified(seen, vectors, np.arange(len(lams)))
+        # from R itself: updated products R R' would lose the residuals in the rounding of the first
+        own = vectors[self.k - int(self.R.shape[0]) :]
+        gram = own.T @ to_numpy(self.R @ self.R.T) @ own
+        total = _lengths(np.cumsum(combinations, axis=1), gram) if sums else None
+        return replace(seen, norms=_lengths(combinations, gram), sums=total, exact=False)
 
     def certified(self, seen: Residuals, vectors: np.ndarray, some: np.ndarray) -> Residuals:
         """The same with the norms of some lam (indices) taken from the residuals themselves.
@@ -290,8 +299,7 @@ class GrowingBasis:
                 rows = self._times(own.reshape(-1, own.shape[-1]) @ vectors.T, of)
                 norms[i][:, outputs] = _norms(rows, own.shape[:-1])
                 if sums is not None:
-                    total = np.cumsum(own, axis=0).reshape(-1, own.shape[-1])
-                    sums[i][:, outputs] = _norms(self._times(total @ vectors.T, of), own.shape[:-1])
+                    sums[i][:, outputs] = _norms(_running_sums(rows, own.shape[1]), own.shape[:-1])
         return replace(seen, norms=norms, sums=sums)
 
     def _triangle(self) -> Any:
@@ -337,6 +345,13 @@ def _norms(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Lengths of rows (b, n), in the shape that they are counted in."""
     xp = compat.array_namespace(rows)
     return np.sqrt(to_numpy(xp.sum(rows * rows, axis=1))).reshape(shape)
+
+
+def _running_sums(rows: Any, width: int) -> Any:
+    """r_1, r_1 + r_2, .. of rows (T width, n) that stand step by step, in place."""
+    for start in range(width, int(rows.shape[0]), width):
+        rows[start : start + width, :] += rows[start - width : start, :]
+    return rows
 
 
 def _lengths(rows: np.ndarray, gram: np.ndarray) -> np.ndarray:

@@ -233,7 +233,7 @@ class Subspace:
         rounding = rounding_bound(seen.duals, top, self.noise) * scale
         run.rounding = float(rounding.max(initial=0.0))
         run.goal = max(self.tol, run.rounding)
-        if bounds.max(initial=0.0) <= run.goal:
+        if not seen.exact and bounds.max(initial=0.0) <= run.goal:
             # what the Gram matrix may have lost; for large lam that is nothing
             lost = gram_rounding(space.spread) * seen.duals * scale
             lost = np.cumsum(lost, axis=1)

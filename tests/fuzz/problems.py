@@ -28,6 +28,7 @@ ROWS = (
     "far",
     "large",
     "huge",
+    "vast",
     "tiny",
     "line",
     "lattice",
@@ -73,7 +74,9 @@ class Problem:
             X = X[:, :1] * np.arange(1.0, self.d + 1)
         elif self.rows == "lattice":
             X = np.round(2 * X)
-        scale = {"far": 1.0, "large": 1e6, "huge": 1e150, "tiny": 1e-150}.get(self.rows, 1.0)
+        scale = {"far": 1.0, "large": 1e6, "huge": 1e150, "vast": 1e200, "tiny": 1e-150}.get(
+            self.rows, 1.0
+        )
         X = X * scale + (1e7 if self.rows == "far" else 0.0)
         limit = 1e30 if self.dtype == "float32" else np.inf
         return np.clip(X, -limit, limit).astype(self.dtype)

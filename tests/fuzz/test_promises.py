@@ -54,7 +54,8 @@ def check(problem: Problem) -> str:
         rough = problem.precision in ("float32", "mixed")
         indefinite = rough and "not positive" in str(error)
         narrow = rough and (np.abs(X).max() > 1e15 or np.abs(K).max() > 1e36)
-        too_large = "overflow" in str(error) and (narrow or nearly)
+        vast = np.abs(X).max() > 1e152  # squares overflow
+        too_large = "overflow" in str(error) and (narrow or nearly or vast)
         if not (indefinite or too_large):
             raise
         return "refused"
