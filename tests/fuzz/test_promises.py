@@ -49,7 +49,8 @@ def check(problem: Problem) -> str:
                 operator=problem.operator, dtype=problem.precision, steps=problem.steps,
             )  # fmt: skip
             path = fit.path(lam, alphas=alphas, steps=problem.steps)
-            fitted, at_rows = (np.asarray(x) for x in (path.fitted, path.predict(data[0])))
+            answers = (path.fitted, path.predict(data[0]), path.dual)
+            fitted, at_rows, dual = (np.asarray(x) for x in answers)
     except ValueError as error:
         rough = problem.precision in ("float32", "mixed")
         indefinite = rough and "not positive" in str(error)
@@ -79,7 +80,7 @@ def check(problem: Problem) -> str:
     size = np.maximum(size, 1e-6 * top / (top + lam) * np.sqrt((Y.astype(Wide) ** 2).sum(axis=0)))
     # kernel values of new rows are evaluated in the precision of the fit
     precision = np.finfo("float64" if problem.precision in (None, "float64") else "float32").eps
-    lengths = np.sqrt((np.asarray(path.dual).astype(Wide) ** 2).sum(axis=1))  # (T, c)
+    lengths = np.sqrt((dual.astype(Wide) ** 2).sum(axis=1))  # (T, c)
     for t in range(problem.steps):
         growth = np.abs(coefficients(alphas[:t])).sum() if t else 1.0
         rounding = (
