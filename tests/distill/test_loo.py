@@ -66,3 +66,30 @@ def test_a_row_that_determines_itself_is_named(backend):
     own = [backend.asarray(a) for a in (V, delta, np.ones((3, 1)))]
     with pytest.raises(ValueError, match=r"row 2 determines itself at lam = 0.5"):
         steps_of(*own, np.array([1.0, 0.5]), 2)
+
+
+def test_a_basis_that_holds_the_targets_is_enough(problem, backend):
+    K, _, delta, V = problem
+    kept = V[:, -5:]
+    Y = kept @ np.random.default_rng(2).standard_normal((5, 2))
+    lams = np.array([0.1, 2.0, 7.0])
+    own = [backend.asarray(a) for a in (kept, delta[-5:], kept.T @ Y)]
+    powers = to_numpy(loo.powers(*own, lams, 3))
+    errors = to_numpy(loo.ridge_errors(*own, lams))
+    assert powers.shape == (3, 4, 17, 2)
+    for i, lam in enumerate(lams):
+        H = K @ np.linalg.inv(K + lam * np.eye(17))
+        for q in range(4):
+            assert_allclose(powers[i, q], np.linalg.matrix_power(H, q) @ Y, atol=1e-10)
+        assert_allclose(errors[i], Y - H @ Y, atol=1e-10)
+
+
+def test_diagonals_are_those_of_powers(problem, backend):
+    K, _, delta, V = problem
+    lams = np.array([0.1, 2.0])
+    own = [backend.asarray(a) for a in (V, delta)]
+    found = to_numpy(loo.diagonals(*own, lams, 3))
+    for i, lam in enumerate(lams):
+        H = K @ np.linalg.inv(K + lam * np.eye(17))
+        for q in range(4):
+            assert_allclose(found[i, q, :, 0], np.diag(np.linalg.matrix_power(H, q)), atol=1e-10)

@@ -24,10 +24,13 @@ def test_recursion_is_the_refits(delta, lam, alphas, c):
 def test_weights_per_output(backend):
     problem = from_spectrum([0.1, 1.0, 2.0], c=2)
     shifted = backend.asarray(problem.K + 0.3 * np.eye(3))
-    Y, weights = backend.asarray(problem.Y), backend.asarray(np.array([[0.2, 0.7], [0.0, 1.5]]))
+    Y, weights = (
+        backend.asarray(problem.Y),
+        backend.asarray(np.array([[0.2, 0.7], [0.0, 1.5], [-0.3, 0.4]])),
+    )
     steps = recursion(lambda u: backend.xp.linalg.solve(shifted, u), Y, 0.3, weights)
-    for j, schedule in enumerate(([0.2, 0.0], [0.7, 1.5])):
-        fitted, _ = refits(problem.K, problem.Y[:, [j]], 0.3, schedule, 3)
+    for j, schedule in enumerate(([0.2, 0.0, -0.3], [0.7, 1.5, 0.4])):
+        fitted, _ = refits(problem.K, problem.Y[:, [j]], 0.3, schedule, 4)
         assert_allclose(to_numpy(steps.fitted)[..., [j]], fitted, atol=1e-13)
 
 

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 from sdgpu.device.backend import to_numpy
 from sdgpu.distill.schedules import (
+    all_tails,
     coefficients,
     from_tails,
     grid_tails,
@@ -66,3 +67,23 @@ def test_on_every_library(backend):
     alphas = backend.asarray(np.array([[0.2, -0.4, 1.5], [0.0, 1.0, 0.5]]))
     plain = coefficients(to_numpy(alphas))
     assert_near(to_numpy(coefficients(alphas)), plain)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3)])
+def test_tails_of_every_step_are_products(shape):
+    alphas = np.random.default_rng(5).uniform(-1, 2, shape)
+    rows = all_tails(alphas)
+    assert rows.shape == (5, 5, *shape[1:])
+    for t in range(1, 6):
+        for j in range(5):
+            # the last j weights of the t - 1 that step t has
+            wanted = np.prod(1 - alphas[t - 1 - j : t - 1], axis=0) if j < t else 0.0 * alphas[0]
+            assert_allclose(rows[t - 1, j], wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1 - 1e-7, 1 + 1e-7])
+def test_the_sum_is_held_to_eight_digits(size):
+    c = coefficients(np.array([0.3, -0.2, 0.8]))
+    with pytest.raises(ValueError, match="sum to 1"):
+        schedule_from_coefficients(size * c)
+    schedule_from_coefficients(c * (1 + (size - 1) / 100))

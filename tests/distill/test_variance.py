@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import sdgpu
+from sdgpu.distill.variance import variances
 
 KERNEL = sdgpu.Gaussian(0.7)
 
@@ -88,3 +89,13 @@ def test_a_grown_basis_refuses(rng):
         fitted.path(steps=2).variance(X[:3])
     with pytest.raises(ValueError, match="noise"):
         sdgpu.fit(X[:9], X[:9, 0], KERNEL, lams=3.0).path(steps=2).variance(X[:3], noise=0.0)
+
+
+def test_a_variance_that_rounding_makes_negative_is_zero():
+    """A row that is known: kappa(x, x) and p^2 C_0 cancel."""
+    p, eigenvalues = np.array([[2.0, 1.0]]), np.array([1.5, 3.0])
+    dual = 1 / (eigenvalues + 0.5)[None]
+    prior = (p**2 @ dual[0]) * (1 - 1e-12)
+    posterior, sampling = variances(p, prior, eigenvalues, dual, 0.5)
+    assert posterior == 0
+    assert_allclose(sampling, 0.5 * (p**2 @ dual[0] ** 2)[None], rtol=1e-14)

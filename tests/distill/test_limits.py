@@ -1,0 +1,73 @@
+"""Limits of a whole grid from a few evaluations, against one evaluation for each point."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sdgpu.distill.limits import DEGREE, limit_nodes
+
+DELTA = np.array([0.0, 1e-4, 0.02, 0.4, 1.3, 3.0])
+Z = np.array([0.1, 1.0, -0.5, 2.0, 0.7, 1.5])
+
+
+def loss(lam, alpha):
+    """Squared norm of the residual of ridge with lam / alpha, mu z / (delta + mu)."""
+    lam, alpha = np.asarray(lam)[..., None], np.asarray(alpha)[..., None]
+    return np.sum((lam / (alpha * DELTA + lam) * Z) ** 2, axis=-1)
+
+
+def exists(lam, alpha):
+    return abs(1 - alpha) * DELTA[-1] / (DELTA[-1] + lam) < 1
+
+
+def check(lams, alphas):
+    nodes = limit_nodes(DELTA, lams, alphas)
+    found = nodes.spread(loss(nodes.lams, nodes.alphas), 77.0)
+    assert found.shape == (len(lams), len(alphas))
+    for i, lam in enumerate(lams):
+        for j, alpha in enumerate(alphas):
+            if not exists(lam, alpha):
+                assert np.isnan(found[i, j])
+            elif alpha == 0:
+                assert found[i, j] == 77.0
+            else:
+                assert_allclose(found[i, j], loss(lam, alpha), rtol=1e-13)
+    return nodes
+
+
+def test_a_large_grid_takes_one_polynomial_for_each_piece():
+    lams, alphas = np.geomspace(1e-3, 1e2, 40), np.linspace(-1, 3, 60)  # 0 is not among them
+    nodes = check(lams, np.append(alphas, [0.0, 1.0, 2.0]))
+    pieces = len(nodes.edges) - 1
+    positive = nodes.mu[~np.isnan(nodes.mu)]
+    # each piece spans a factor of e^4 at most, and no more pieces than that takes
+    assert pieces == np.ceil(np.log(positive.max() / positive.min()) / 4)
+    assert np.count_nonzero(nodes.direct < 0) > positive.size
+    # negative weights where the limit exists stand for themselves
+    alone = len(nodes.lams) - pieces * (DEGREE + 1)
+    assert alone == sum(exists(lam, a) for lam in lams for a in alphas if a < 0) > 0
+    assert (nodes.alphas[-alone:] < 0).all()
+    assert (nodes.alphas[:-alone] == 1).all()
+
+
+def test_a_small_grid_is_evaluated_point_by_point():
+    lams, alphas = np.array([0.1, 1.0, 30.0]), np.array([-0.2, 0.0, 0.3, 1.0, 2.0, 2.4])
+    nodes = check(lams, alphas)
+    assert np.isnan(nodes.mu).all()
+    assert len(nodes.lams) == sum(exists(lam, a) for lam in lams for a in alphas if a != 0)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_interpolation_begins_where_it_saves_an_evaluation(extra):
+    lams = np.geomspace(0.1, 1.0, DEGREE + 1 + extra)  # one piece
+    nodes = check(lams, np.ones(1))
+    assert len(nodes.lams) == DEGREE + 1
+    assert (nodes.direct >= 0).all() == (extra == 0)
+
+
+def test_one_point_many_times():
+    check(np.full(80, 0.3), np.ones(1))
+
+
+def test_weights_so_small_that_lam_over_them_overflows():
+    check(np.array([0.5, 1e3]), np.append(1e-310, np.linspace(0.1, 1.9, 60)))
