@@ -1,0 +1,167 @@
+"""The joint optimum and its steady neighbours against normal equations and the promise itself."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sdgpu.checks import GROWTH
+from sdgpu.distill.losses import grid_losses, step_losses
+from sdgpu.distill.schedules import all_tails, coefficients, from_tails, grid_tails, tails
+from sdgpu.distill.weights import (
+    KEPT,
+    RIDGES,
+    greedy_weights,
+    joint_weights,
+    loss_of_schedule,
+    steady,
+    steady_joint_weights,
+)
+from tests.problems import assert_near
+
+
+@pytest.fixture
+def triangles(rng):
+    """Two well-conditioned triangles of five steps."""
+    return np.triu(rng.standard_normal((2, 5, 5)) + 2 * np.eye(5))
+
+
+def optimum(R, t, ridge):
+    """argmin ||E + D s||^2 + ridge ||E||^2 sum (||D_j|| s_j)^2 by normal equations."""
+    D, E = R[:, : t - 1], R[:, -1]
+    penalty = ridge * (E @ E) * np.diag(np.sum(D**2, axis=0))
+    return np.linalg.solve(D.T @ D + penalty, -D.T @ E)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.3])
+def test_chains_of_every_length_are_those_of_the_normal_equations(triangles, ridge):
+    found = joint_weights(triangles, ridge=ridge)
+    for i, R in enumerate(triangles):
+        assert_allclose(found.losses[i, 0], R[:, -1] @ R[:, -1], rtol=1e-12)
+        assert np.isnan(found.schedules[i, 0]).all()
+        assert (found.tails[i, 0] == 0).all()
+        for t in range(2, 6):
+            s = optimum(R, t, ridge)
+            assert_allclose(found.tails[i, t - 1, : t - 1], s, rtol=1e-8)
+            assert (found.tails[i, t - 1, t - 1 :] == 0).all()
+            loss = np.sum((R[:, -1] + R[:, : t - 1] @ s) ** 2)
+            assert_allclose(found.losses[i, t - 1], loss, rtol=1e-9)
+            alphas = found.schedules[i, t - 1, : t - 1]
+            assert_allclose(tails(alphas), s, rtol=1e-8)
+            assert np.isnan(found.schedules[i, t - 1, t - 1 :]).all()
+        assert_allclose(found.alphas[i], found.schedules[i, -1])
+        assert_allclose(found.coefficients[i], coefficients(found.alphas[i]), rtol=1e-6, atol=1e-9)
+        D = R[:, :4] / np.linalg.norm(R[:, :4], axis=0)
+        assert_allclose(found.condition[i], np.linalg.cond(D), rtol=1e-8)
+        assert found.rank[i] == 4
+
+
+def test_directions_that_repeat_are_counted_once(triangles):
+    R = triangles.copy()
+    R[0, :, 1] = 3 * R[0, :, 0]
+    R[1, :, 2] = 0.0
+    found = joint_weights(R)
+    assert (found.rank == 3).all()
+    assert found.condition[0] > 1e13
+    for i, kept in enumerate(([0, 2, 3], [0, 1, 3])):
+        D = R[i][:, kept]
+        least = np.linalg.lstsq(D, R[i, :, -1], rcond=None)[1]
+        assert_allclose(found.losses[i, -1], least.sum(), rtol=1e-9)
+
+
+def test_losses_of_steps_and_grids_are_norms(triangles):
+    s = np.random.default_rng(1).standard_normal((2, 3))
+    for i, R in enumerate(triangles):
+        wanted = np.sum((R[:, -1] + R[:, :3] @ s[i]) ** 2)
+        assert_allclose(step_losses(triangles, s)[i], wanted, rtol=1e-13)
+    alphas = np.array([-0.5, 0.0, 0.4, 1.0, 1.6, 2.5, 0.1])
+    grid = grid_losses(triangles, grid_tails(alphas, 5))
+    assert grid.shape == (2, 7, 5)
+    for j, alpha in enumerate(alphas):
+        rows = all_tails(np.full(4, alpha))
+        for t in range(1, 6):
+            wanted = step_losses(triangles, np.stack([rows[t - 1, 1:t]] * 2))
+            assert_allclose(grid[:, j, t - 1], wanted, rtol=1e-12)
+        assert_allclose(loss_of_schedule(triangles, np.full(4, alpha)), grid[:, j], rtol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_every_greedy_weight_is_the_best_of_its_step(triangles, clip):
+    found = greedy_weights(triangles, clip=clip)
+    assert_allclose(found.losses[:, 0], np.sum(triangles[..., -1] ** 2, axis=-1), rtol=1e-13)
+    for i, R in enumerate(triangles):
+        assert_allclose(loss_of_schedule(R, found.alphas[i]), found.losses[i], rtol=1e-9)
+        for t in range(2, 6):
+            first = found.alphas[i, : t - 2]
+            losses = [  # a parabola in the last weight
+                loss_of_schedule(R, np.append(np.append(first, a), np.zeros(5 - t)))[t - 1]
+                for a in (-1.0, 0.0, 1.0)
+            ]
+            a, b = (losses[0] + losses[2]) / 2 - losses[1], (losses[2] - losses[0]) / 2
+            best = np.clip(-b / (2 * a), 0, 1) if clip else -b / (2 * a)
+            assert_allclose(found.alphas[i, t - 2], best, rtol=1e-6, atol=1e-9)
+
+
+def chain(c):
+    """Tails of one chain of three steps with coefficients c, and of its shorter ones."""
+    s = np.cumsum(c[::-1])[::-1][1:]
+    return np.array([[0.0, 0.0], [s[0], 0.0], s])
+
+
+@pytest.mark.parametrize("c", [[0.2, 0.5, 0.3], [3.0, -4.0, 2.0], [-30.0, 60.0, -29.0]])
+def test_a_promise_is_kept_if_amplified_noise_is_a_hundredth(c):
+    products, size = chain(np.array(c)), np.abs(c).sum()
+    for share, kept in ((0.99, True), (1.01, False)):
+        # ||noise|| sum |c| against KEPT of the root of the loss 4
+        noise = np.array(share * KEPT * 2 / size)
+        losses = np.full(3, 4.0)
+        assert steady(products, losses, noise)[-1] == (kept or size <= 10)
+        # with losses of 0 ten times the noise of one prediction is nothing
+        assert steady(products, 0 * losses, noise)[-1] == (size <= 10)
+    assert steady(products, np.full(3, 4.0), np.array(1e-9)).all()
+
+
+def test_weights_whose_product_overflows_are_not_steady():
+    for power, kept in ((0.49, True), (0.51, False)):
+        alphas = 1 - np.array([10.0 ** (GROWTH * power), 10.0 ** (GROWTH * power)])
+        products = np.array([[0.0, 0.0], [0.0, 0.0], tails(alphas)])
+        assert steady(products, np.full(3, np.inf), np.array(0.0))[-1] == kept
+
+
+def test_each_promise_has_its_own_noise(triangles):
+    found = joint_weights(triangles)
+    together = steady(found.tails, found.losses, np.array([1e-12, 10.0]))
+    for i, noise in enumerate((1e-12, 10.0)):
+        alone = steady(found.tails[i], found.losses[i], np.array(noise))
+        assert (together[i] == alone).all()
+
+
+def test_without_noise_the_steady_optimum_is_the_optimum(triangles):
+    found, wanted = steady_joint_weights(triangles, np.zeros(2)), joint_weights(triangles)
+    for name in ("alphas", "coefficients", "losses", "tails", "condition", "rank"):
+        assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-12, atol=1e-14)
+
+
+def test_the_smallest_ridge_that_makes_it_steady(rng):
+    """Nearly parallel directions: the optimum needs coefficients that noise does not bear."""
+    base = rng.standard_normal(6)
+    D = base[:, None] + 1e-4 * rng.standard_normal((6, 5))
+    R = np.linalg.qr(np.column_stack([D, rng.standard_normal(6)]))[1]
+    noise = np.array(1e-5)
+    found = steady_joint_weights(R, noise)
+    best, steps = None, np.inf
+    for t in range(1, 7):
+        for ridge in RIDGES:
+            one = joint_weights(R, ridge=ridge)
+            if steady(one.tails, one.losses, noise)[t - 1]:
+                if one.losses[t - 1] <= steps:
+                    best, steps = one.tails[t - 1], one.losses[t - 1]
+                break
+        assert_allclose(found.losses[t - 1], steps, rtol=1e-12)
+        assert_allclose(found.tails[t - 1], best, rtol=1e-12)
+        if t > 1:
+            assert_allclose(found.schedules[t - 1, : t - 1], from_tails(best[: t - 1]), rtol=1e-12)
+    assert (np.diff(found.losses) <= 0).all()
+    assert steady(found.tails, found.losses, noise).all()
+    assert joint_weights(R).losses[-1] < found.losses[-1]  # the optimum itself is not steady
+    ends = np.concatenate([[1.0], best, [0.0]])
+    assert_near(found.coefficients, -np.diff(ends), rtol=1e-12)
