@@ -14,7 +14,7 @@ import numpy as np
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import shrinkage
-from sdgpu.distill.rounding_bounds import backward_error
+from sdgpu.distill.rounding_bounds import backward_error, decay
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.preconditioners import Sketch
@@ -160,9 +160,17 @@ def _scale(values: np.ndarray, along: np.ndarray, lams: np.ndarray) -> np.ndarra
 def _second_order(norms: np.ndarray) -> np.ndarray:
     """Bounds on |g'(H^q - its Galerkin value) g| from residual norms (L, T, s): the same shape.
 
-    H - H_k is lam times a difference of resolvents, so each term of H^q - H_k^q = sum_i H^i (H - H_k)
-    H_k^(q-1-i) is a product of two residuals over lam, times lam: sum_i ||r_i|| ||r_(q+1-i)||.
+    H^q - H_k^q = sum_i H^i (H - H_k) H_k^(q-1-i), and for an x of the space (H - H_k) x is
+    -lam (K + lam)^-1 r, where r, the residual of (K + lam) w = x, is orthogonal to the space. For
+    x = H_k^(m-1) g it is r_1 + .. + r_m: the residuals r_i belong to the right sides K w_(i-1), not to
+    their projections. Only the error e_i of w_i = (K + lam)^-1 H^(i-1) g meets it,
+
+        |g'(H^q - H_k^q) g| <= sum_i lam ||e_i|| ||r_1 + .. + r_(q+1-i)||,
+        lam ||e_i|| <= sum_j g_(i-j) ||r_j||,   g_m = max a^m (1 - a).
     """
     T = norms.shape[1]
-    found = [(norms[:, :q] * norms[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
+    sums, errors = np.cumsum(norms, axis=1), np.zeros_like(norms)
+    for j in range(T):
+        errors[:, j:] += decay(j) * norms[:, : T - j]
+    found = [(errors[:, :q] * sums[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
     return np.stack(found, axis=1)
