@@ -134,3 +134,12 @@ def test_identity_of_the_ridge_path():
     change = np.diff(dual_filter(delta, lam, np.zeros(1)), axis=0)[0]
     slope = (1 / (delta + lam + h) - 1 / (delta + lam - h)) / (2 * h)
     assert_allclose(change, lam * slope, rtol=1e-8)
+
+
+def test_collapse_exists_where_shrinkage_rounds_to_one():
+    delta = np.array([1.0])
+    assert bool(limit_exists(delta, 1e-30, 0.0))
+    assert not bool(limit_exists(delta, 1e-30, 2.0))
+    assert bool(limit_exists(delta, 1e-2, 2.0))  # the rate is below 1 there
+    found = limit_exists(delta, np.array([1e-30, 1e-2]), np.array([-1e-9, -1e-9]))
+    assert found.tolist() == [False, True]
