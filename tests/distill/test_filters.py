@@ -143,3 +143,27 @@ def test_collapse_exists_where_shrinkage_rounds_to_one():
     assert bool(limit_exists(delta, 1e-2, 2.0))  # the rate is below 1 there
     found = limit_exists(delta, np.array([1e-30, 1e-2]), np.array([-1e-9, -1e-9]))
     assert found.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("make", [train_filter, dual_filter, residual_filter])
+def test_grids_with_more_weights_than_steps(make):
+    delta, ridges = np.array([0.0, 0.4, 1.0, 3.0]), np.array([0.1, 0.2])
+    weights = np.random.default_rng(3).uniform(-1, 2, (5, 2))
+    grid = make(delta, ridges[:, None], weights)
+    assert grid.shape == (2, 5, 3, 4)
+    for i, lam in enumerate(ridges):
+        for j, alphas in enumerate(weights):
+            assert_allclose(grid[i, j], make(delta, lam, alphas), rtol=1e-14)
+
+
+def test_limits_of_grids():
+    delta, ridges, weights = np.array([0.0, 0.4, 3.0]), np.array([0.1, 9.0]), np.array([0.3, 1.7])
+    B, C = (
+        make(delta, ridges[:, None], weights) for make in (limit_train_filter, limit_dual_filter)
+    )
+    for i, lam in enumerate(ridges):
+        for j, alpha in enumerate(weights):
+            assert_allclose(C[i, j], 1 / (delta + lam / alpha), rtol=1e-14)
+            assert_allclose(B[i, j], delta / (delta + lam / alpha), rtol=1e-14)
+            rate = np.abs((1 - alpha) * delta / (delta + lam)).max()
+            assert_allclose(limit_rate(delta, ridges[:, None], weights)[i, j], rate, rtol=1e-14)

@@ -165,3 +165,20 @@ def test_the_smallest_ridge_that_makes_it_steady(rng):
     assert joint_weights(R).losses[-1] < found.losses[-1]  # the optimum itself is not steady
     ends = np.concatenate([[1.0], best, [0.0]])
     assert_near(found.coefficients, -np.diff(ends), rtol=1e-12)
+
+
+def test_batches_of_any_shape(rng):
+    R = np.triu(rng.standard_normal((2, 3, 4, 4)) + 2 * np.eye(4))
+    noise = np.full((2, 3), 1e-3)
+    together = steady_joint_weights(R, noise)
+    greedy, free = greedy_weights(R), joint_weights(R, ridge=0.01)
+    for i in np.ndindex(2, 3):
+        alone = steady_joint_weights(R[i], noise[i])
+        for name in ("alphas", "coefficients", "losses", "schedules", "tails"):
+            assert_allclose(
+                getattr(together, name)[i], getattr(alone, name), rtol=1e-10, atol=1e-12
+            )
+        assert_allclose(greedy.alphas[i], greedy_weights(R[i]).alphas, rtol=1e-12)
+        assert_allclose(
+            free.tails[i], joint_weights(R[i], ridge=0.01).tails, rtol=1e-10, atol=1e-12
+        )

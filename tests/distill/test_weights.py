@@ -72,6 +72,21 @@ def test_triangles_on_every_library(backend):
     assert_allclose(np.swapaxes(triangle, 1, 2) @ triangle, gram, atol=1e-13)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 9])
+def test_triangles_of_any_batch_and_few_rows(rows):
+    rng = np.random.default_rng(rows)
+    basis, targets = rng.standard_normal((2, 3, rows, 4)), rng.standard_normal((2, 3, rows))
+    columns = step_columns(basis, targets)
+    assert (columns[..., :3] == basis[..., 1:]).all()
+    assert (columns[..., 3] == basis[..., 0] - targets).all()
+    triangle = merge_rows(None, columns)
+    twice = merge_rows(triangle, columns)
+    for found, times in ((triangle, 1), (twice, 2)):
+        assert found.shape == (2, 3, 4, 4)
+        gram = np.swapaxes(columns, -1, -2) @ columns
+        assert_allclose(np.swapaxes(found, -1, -2) @ found, times * gram, atol=1e-13 * rows)
+
+
 @pytest.mark.parametrize("clip", [False, True])
 @given(seed=st.integers(0, 200), lam=st.floats(0.01, 3.0), c=st.integers(1, 3))
 def test_algorithm_1_is_the_explicit_one(clip, seed, lam, c):
