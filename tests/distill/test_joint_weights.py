@@ -26,9 +26,9 @@ def triangles(rng):
 
 
 def optimum(R, t, ridge):
-    """argmin ||E + D s||^2 + ridge ||E||^2 sum (||D_j|| s_j)^2 by normal equations."""
+    """argmin ||E + D s||^2 + ridge sum (||D_j|| s_j)^2 by normal equations."""
     D, E = R[:, : t - 1], R[:, -1]
-    penalty = ridge * (E @ E) * np.diag(np.sum(D**2, axis=0))
+    penalty = ridge * np.diag(np.sum(D**2, axis=0))
     return np.linalg.solve(D.T @ D + penalty, -D.T @ E)
 
 
