@@ -71,3 +71,30 @@ def test_one_point_many_times():
 
 def test_weights_so_small_that_lam_over_them_overflows():
     check(np.array([0.5, 1e3]), np.append(1e-310, np.linspace(0.1, 1.9, 60)))
+
+
+def test_as_many_nodes_as_double_precision_takes():
+    height = 2 * np.pi / 4  # of the poles over half of a piece
+    rho = height + np.sqrt(1 + height**2)
+    assert np.exp(-38) / rho**5 < rho**-DEGREE < np.exp(-38)
+
+
+def test_below_zero_the_nearest_node_counts():
+    """Losses are not negative, but a polynomial through some that are 0 swings around it."""
+    lams = np.geomspace(0.1, 5.0, 200)  # one piece
+    nodes = limit_nodes(DELTA, lams, np.ones(1))
+    sums = np.zeros(DEGREE + 1)
+    sums[[3, 20]] = 1.0, 2.0
+    found = nodes.spread(sums, 0.0)[:, 0]
+    at, where = np.log(nodes.lams), np.log(lams)
+    others = (where[:, None] - at) / (at[-1] - at[0])
+    scaled = (at[:, None] - at) / (at[-1] - at[0]) + np.eye(len(at))
+    polynomial = sum(
+        sums[i] * np.prod(np.delete(others, i, axis=1), axis=1) / np.prod(scaled[i])
+        for i in (3, 20)
+    )
+    nearest = sums[np.abs(where[:, None] - at).argmin(axis=1)]
+    sure = np.abs(polynomial) > 1e-9
+    assert (polynomial[sure] < 0).sum() > 20
+    wanted = np.where(polynomial > 0, polynomial, nearest)
+    assert_allclose(found[sure], wanted[sure], rtol=1e-7, atol=1e-11)
