@@ -78,6 +78,12 @@ def test_fits_with_the_same_residuals_have_the_weight_one():
     assert_allclose(found.score, np.mean(Z**2))
 
 
+def test_fits_that_differ_by_rounding_have_the_weight_one():
+    Z = np.random.default_rng(0).standard_normal((8, 1))
+    found = one_shot(DELTA, Z, np.geomspace(1e13, 1e17, 30), 8)
+    assert (found.alpha == 1).all()
+
+
 def test_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).standard_normal((6, 3))
     without = (values.sum(axis=0) - values) / 5

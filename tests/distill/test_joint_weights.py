@@ -172,12 +172,14 @@ def test_batches_of_any_shape(rng):
     noise = np.full((2, 3), 1e-3)
     together = steady_joint_weights(R, noise)
     greedy, free = greedy_weights(R), joint_weights(R, ridge=0.01)
+    fixed = loss_of_schedule(R, np.full(3, 0.4))
     for i in np.ndindex(2, 3):
         alone = steady_joint_weights(R[i], noise[i])
         for name in ("alphas", "coefficients", "losses", "schedules", "tails"):
             assert_allclose(
                 getattr(together, name)[i], getattr(alone, name), rtol=1e-10, atol=1e-12
             )
+        assert_allclose(fixed[i], loss_of_schedule(R[i], np.full(3, 0.4)), rtol=1e-12)
         assert_allclose(greedy.alphas[i], greedy_weights(R[i]).alphas, rtol=1e-12)
         assert_allclose(
             free.tails[i], joint_weights(R[i], ridge=0.01).tails, rtol=1e-10, atol=1e-12
