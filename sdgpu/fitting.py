@@ -355,7 +355,8 @@ def _estimates(
 
 def _fits_float32(X: Any) -> bool:
     """Whether squares of X, and some powers of these, stay in float32."""
-    return bool(compat.array_namespace(X).max(compat.array_namespace(X).abs(X)) < 1e6)
+    xp = compat.array_namespace(X)  # extremes: the absolute values would be a copy
+    return float(xp.max(X)) < 1e6 and float(xp.min(X)) > -1e6
 
 
 def _info(

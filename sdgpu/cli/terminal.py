@@ -88,7 +88,7 @@ class Friendly(TyperGroup):
             # "[Errno 28]" says nothing to a reader; a message of ours names the file itself
             ours = isinstance(error, OSError) and error.filename is None and error.strerror
             text = escape(str(ours or error))
-            errors.print(f"{who}[bold red]error:[/] {text}", highlight=False)
+            errors.print(f"{who}[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
 
 

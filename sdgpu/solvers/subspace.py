@@ -232,7 +232,7 @@ class Subspace:
         top = max(space.norm(values), sketch.largest if sketch else 0.0)
         rounding = rounding_bound(seen.duals, top, self.noise) * scale
         run.rounding = float(rounding.max(initial=0.0))
-        run.goal = max(self.tol, run.rounding)
+        run.goal = max(self.tol - run.rounding, run.rounding)
         if not seen.exact and bounds.max(initial=0.0) <= run.goal:
             # what the Gram matrix may have lost; for large lam that is nothing
             lost = gram_rounding(space.spread) * seen.duals * scale

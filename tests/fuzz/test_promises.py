@@ -54,8 +54,10 @@ def check(problem: Problem) -> str:
     except ValueError as error:
         rough = problem.precision in ("float32", "mixed")
         indefinite = rough and "not positive" in str(error)
-        narrow = rough and (np.abs(X).max() > 1e15 or np.abs(K).max() > 1e36)
-        vast = np.abs(X).max() > 1e152  # squares overflow
+        size = float(np.abs(X).max())
+        single = rough or problem.dtype == "float32"
+        narrow = single and (size > 1e15 or np.abs(K).max() > 1e36)
+        vast = size > 1e152  # squares overflow
         too_large = "overflow" in str(error) and (narrow or nearly or vast)
         if not (indefinite or too_large):
             raise

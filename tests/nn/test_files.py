@@ -110,7 +110,9 @@ folder, draw = Path(sys.argv[1]), random.Random(0)
 train(mlp(), data(), None, CONFIG)  # what is made at first use
 os.fsync = lambda handle: time.sleep(0.002)  # a disk, the same on every machine
 left = 0
-for attempt in range(50):
+for attempt in range(400):
+    if attempt >= 50 and left:
+        break  # at least fifty, and until one of them fell into a write
     ready, started = os.pipe()
     child = os.fork()
     if not child:
