@@ -36,6 +36,8 @@ RIDGES = (
     1e-4,
     1e-2,
 )  # from the optimum to one that is surely steady
+_Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of a least-squares problem
+
 ROUNDING = 1e-14  # relative error of a prediction, at least
 KEPT = (
     1e-2  # a chain keeps its promise if errors of predictions change the root of its loss by less
@@ -180,9 +182,7 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
             losses[..., t - 1] = np.where(worse, losses[..., t - 2], losses[..., t - 1])
         products[..., t - 1, : t - 1] = solution
         schedules[..., t - 1, : t - 1] = from_tails(solution)
-    ends = np.ones((*batch, 1))
-    c = -np.diff(np.concatenate([ends, solution, 0 * ends], axis=-1), axis=-1)
-    last = schedules[..., -1, :].copy()
+    last, c = schedules[..., -1, :].copy(), _coefficients(solution)
     return JointWeights(last, c, losses * unit * unit, schedules, products, condition, rank)
 
 
@@ -194,33 +194,29 @@ def steady(products: np.ndarray, losses: np.ndarray, noise: np.ndarray) -> np.nd
 
     Parameters
     ----------
-    products : array (..., T, T - 1)
-        Tails of the chains of 1..T steps, then 0.
-    losses : array (..., T)
+    products : array (..., t - 1)
+        Tails of the chains.
+    losses : array (...)
         Sums of squared errors that they promise.
     noise : array (...)
         Error of one prediction: the root of a sum of squares, like that of a loss.
 
     Returns
     -------
-    array of bool (..., T)
+    array of bool (...)
     """
-    ends = np.ones((*products.shape[:-1], 1))
-    c = -np.diff(np.concatenate([ends, products, 0 * ends], axis=-1), axis=-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        moved = np.abs(c).sum(axis=-1) * np.asarray(noise)[..., None]
-        weights = from_tails(products)
+        moved = np.abs(_coefficients(products)).sum(axis=-1) * noise
         # no chain with an infinite weight, or one whose product with the others overflows
-        growth = np.log10(np.maximum(np.abs(1 - weights), 1.0)).sum(axis=-1)
-    few = 10 * np.asarray(noise)[..., None]
-    return (moved <= np.maximum(KEPT * np.sqrt(losses), few)) & (growth < GROWTH)
+        growth = np.log10(np.maximum(np.abs(1 - from_tails(products)), 1.0)).sum(axis=-1)
+    return (moved <= np.maximum(KEPT * np.sqrt(losses), 10 * noise)) & (growth < GROWTH)
 
 
 def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeights:
     """Joint optima among the chains that can be carried out.
 
-    Where the optimum is not :func:`steady`, the one with the smallest ridge that makes it so, or that of
-    fewer steps if it is better. Condition and rank are those of the optimum without a ridge.
+    Where the optimum of t steps is not :func:`steady`, the one with the smallest ridge that makes it so, or
+    what fewer steps do if that is better. Condition and rank are those of the optimum without a ridge.
 
     Parameters
     ----------
@@ -228,39 +224,53 @@ def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeight
     noise : array (...)
         As in :func:`steady`.
     """
-    T = triangle.shape[-1]
-    best = joint_weights(triangle)
-    losses, products = best.losses.copy(), best.tails.copy()
-    found = steady(products, losses, noise)
-    for ridge in RIDGES[1:]:
-        if found.all():
-            break
-        other = joint_weights(triangle, ridge=ridge)
-        new = steady(other.tails, other.losses, noise) & ~found
-        losses = np.where(new, other.losses, losses)
-        products = np.where(new[..., None], other.tails, products)
-        found |= new
-    for t in range(T):
-        # one step has no weight; later steps may always do what fewer do, with a first weight of 1
-        worse = ~found[..., t] | ((losses[..., t] > losses[..., t - 1]) if t else False)
-        before = t - 1 if t else 0
-        products[..., t, :] = np.where(
-            worse[..., None], products[..., before, :], products[..., t, :]
-        )
-        losses[..., t] = np.where(worse, losses[..., before], losses[..., t])
-    schedules = np.full((*losses.shape, T - 1), np.nan)
+    T, batch = triangle.shape[-1], triangle.shape[:-2]
+    triangle, unit = _in_units(triangle)
+    noise = noise / unit[..., 0]
+    losses, schedules = np.empty((*batch, T)), np.full((*batch, T, T - 1), np.nan)
+    products, best = np.zeros((*batch, T, T - 1)), np.zeros((*batch, 0))
+    condition, rank = np.ones(batch), np.zeros(batch, dtype=int)
+    losses[..., 0] = step_losses(triangle, best)
     for t in range(2, T + 1):
-        schedules[..., t - 1, : t - 1] = from_tails(products[..., t - 1, : t - 1])
-    ends = np.ones((*losses.shape[:-1], 1))
-    c = -np.diff(np.concatenate([ends, products[..., -1, :], 0 * ends], axis=-1), axis=-1)
+        # later steps may always do what fewer do, with a first weight of 1
+        best, least = np.concatenate([best, np.zeros((*batch, 1))], axis=-1), losses[..., t - 2]
+        parts, condition, rank = _decomposed(triangle, t)
+        found = np.zeros(batch, dtype=bool)
+        for ridge in RIDGES:
+            solution = _solution(*parts, ridge)
+            reached = step_losses(triangle, solution)
+            new = ~found & steady(solution, reached, noise)
+            better = new & (reached < least)
+            best = np.where(better[..., None], solution, best)
+            least = np.where(better, reached, least)
+            found |= new
+            if found.all():
+                break
+        losses[..., t - 1] = least
+        products[..., t - 1, : t - 1] = best
+        schedules[..., t - 1, : t - 1] = from_tails(best)
     last = schedules[..., -1, :].copy()
-    return JointWeights(last, c, losses, schedules, products, best.condition, best.rank)
+    return JointWeights(
+        last, _coefficients(best), losses * unit * unit, schedules, products, condition, rank
+    )
+
+
+def _coefficients(products: np.ndarray) -> np.ndarray:
+    """c (..., t) over u_1 .. u_t from tails (..., t - 1)."""
+    ends = np.ones((*products.shape[:-1], 1))
+    return -np.diff(np.concatenate([ends, products, 0 * ends], axis=-1), axis=-1)
 
 
 def _least_squares(
     triangle: np.ndarray, t: int, ridge: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tails of the best chain of t steps with condition and rank, for each triangle."""
+    parts, condition, rank = _decomposed(triangle, t)
+    return _solution(*parts, ridge), condition, rank
+
+
+def _decomposed(triangle: np.ndarray, t: int) -> tuple[_Parts, np.ndarray, np.ndarray]:
+    """What :func:`_solution` needs of [D_1 .. D_{t-1}], scaled to columns of norm 1; condition and rank."""
     columns = triangle[..., : t - 1, : t - 1]
     target = -triangle[..., : t - 1, -1]
     scale = np.linalg.norm(columns, axis=-2, keepdims=True)
@@ -268,13 +278,18 @@ def _least_squares(
     U, singular, Wt = np.linalg.svd(columns / scale)
     largest, smallest = singular[..., :1], singular[..., -1]
     keep = singular > t * np.finfo(float).eps * largest
-    # with no ridge and full rank this is the plain solution
-    filtered = np.where(keep, singular, 0.0) / np.where(keep, singular**2 + ridge, 1.0)
-    along = np.einsum("...ji,...j->...i", U, target) * filtered
-    solution = np.einsum("...ji,...j->...i", Wt, along) / scale[..., 0, :]
     safe = np.where(smallest > 0, smallest, 1.0)
     condition = np.where(smallest > 0, largest[..., 0] / safe, np.inf)
-    return solution, condition, keep.sum(axis=-1)
+    along = np.einsum("...ji,...j->...i", U, target) * np.where(keep, singular, 0.0)
+    return (along, np.where(keep, singular, 1.0), Wt, scale), condition, keep.sum(axis=-1)
+
+
+def _solution(
+    along: np.ndarray, singular: np.ndarray, Wt: np.ndarray, scale: np.ndarray, ridge: float
+) -> np.ndarray:
+    """Tails (..., t - 1): with no ridge and full rank the plain solution."""
+    filtered = along / (singular**2 + ridge)
+    return np.asarray(np.einsum("...ji,...j->...i", Wt, filtered) / scale[..., 0, :])
 
 
 def joint_status(found: JointWeights) -> str:

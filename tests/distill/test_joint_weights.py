@@ -129,7 +129,7 @@ def test_weights_whose_product_overflows_are_not_steady():
 
 def test_each_promise_has_its_own_noise(triangles):
     found = joint_weights(triangles)
-    together = steady(found.tails, found.losses, np.array([1e-12, 10.0]))
+    together = steady(found.tails, found.losses, np.array([[1e-12], [10.0]]))
     for i, noise in enumerate((1e-12, 10.0)):
         alone = steady(found.tails[i], found.losses[i], np.array(noise))
         assert (together[i] == alone).all()
