@@ -53,7 +53,7 @@ class Residuals:
         ||r|| of (K + lam) w_i = K w_{i-1}, for each output.
     combinations : array (L, T, c, k)
         a = c_{i-1} - c_i in the Ritz basis: r = a' (W' R).
-    sums : array (L, T, c) or None
+    sums : array (L, T, c)
         ||r_1 + .. + r_i||: the sum telescopes to -R'c_i.
     fitted : array (L, T, c)
         ||K w_i||, the size of the predictions u_i at the training points.
@@ -68,7 +68,7 @@ class Residuals:
 
     norms: np.ndarray
     combinations: np.ndarray
-    sums: np.ndarray | None
+    sums: np.ndarray
     fitted: np.ndarray
     duals: np.ndarray
     sizes: np.ndarray
@@ -243,12 +243,8 @@ class GrowingBasis:
         Y: Any,
         lams: np.ndarray,
         steps: int,
-        *,
-        sums: bool = True,
     ) -> Residuals:
         """Residual norms of every lam (L,), step 1..T and output for targets Y (c, n).
-
-        Without `sums` those are not computed: half of the work for many lam and steps.
 
         The norms come from the residuals themselves, unless these are more than the rows of R: then from
         the Gram matrix of R, right where they are more than about 1e-8 of its terms. That is enough to
@@ -268,15 +264,14 @@ class GrowingBasis:
             before, current = current, a * current
         sizes = relative_to(fitted[:, :1], np.linalg.norm(z, axis=0), self.norm(values), lams)
         seen = Residuals(
-            np.zeros_like(fitted), combinations, np.zeros_like(fitted) if sums else None, fitted, duals,
-            sizes, exact=True,
+            np.zeros_like(fitted), combinations, np.zeros_like(fitted), fitted, duals, sizes, exact=True,
         )  # fmt: skip
         if fitted.size <= max(self.width, self.k):
             return self.certified(seen, vectors, np.arange(len(lams)))
         # from R itself: updated products R R' would lose the residuals in the rounding of the first
         own = vectors[self.k - int(self.R.shape[0]) :]
         gram = own.T @ to_numpy(self.R @ self.R.T) @ own
-        total = _lengths(np.cumsum(combinations, axis=1), gram) if sums else None
+        total = _lengths(np.cumsum(combinations, axis=1), gram)
         return replace(seen, norms=_lengths(combinations, gram), sums=total, exact=False)
 
     def certified(self, seen: Residuals, vectors: np.ndarray, some: np.ndarray) -> Residuals:
@@ -290,7 +285,7 @@ class GrowingBasis:
         2 n k multiplications for each residual, of which there are len(some) T c, or for 2 k of them if
         they are more: then by a triangular factor of R'.
         """
-        norms, sums = seen.norms.copy(), None if seen.sums is None else seen.sums.copy()
+        norms, sums = seen.norms.copy(), seen.sums.copy()
         of = self._triangle() if norms[some].size > 2 * self.k else self.R
         width = max(1, ROWS // norms.shape[1])
         for i in some:
@@ -298,8 +293,7 @@ class GrowingBasis:
                 own = seen.combinations[i][:, outputs]  # (T, c', k)
                 rows = self._times(own.reshape(-1, own.shape[-1]) @ vectors.T, of)
                 norms[i][:, outputs] = _norms(rows, own.shape[:-1])
-                if sums is not None:
-                    sums[i][:, outputs] = _norms(_running_sums(rows, own.shape[1]), own.shape[:-1])
+                sums[i][:, outputs] = _norms(_running_sums(rows, own.shape[1]), own.shape[:-1])
         return replace(seen, norms=norms, sums=sums)
 
     def _triangle(self) -> Any:

@@ -90,7 +90,7 @@ def grow_forms(
     n, s = int(G.shape[1]), int(G.shape[0])
     largest = min(n, room)
     space = GrowingBasis(n, min(largest, (2 + SPREAD) * s), backend, krylov=sketch is None)
-    block = _start(backend, sketch, G, lams)
+    block, some = _start(backend, sketch, G, lams), lams[:: max(1, len(lams) // 6)]
     for passes in range(1, MAX_PASSES + 1):
         whole = space.R if space.krylov and space.k else None
         new = space.new_directions(block, whole=whole)
@@ -101,9 +101,10 @@ def grow_forms(
             break
         space.append(new, backend.asarray(operator.matmat(new.T)).T)
         values, vectors = space.ritz()
-        seen = space.residuals(values, vectors, G, lams, steps, sums=False)
-        scale = _scale(values, vectors.T @ to_numpy(space.Q @ G.T), lams) if relative else 1.0
-        error = _second_order(seen.norms) / scale
+        # some lam, the smallest among them, tell what to add
+        seen = space.residuals(values, vectors, G, some, steps)
+        scale = _scale(values, vectors.T @ to_numpy(space.Q @ G.T), some) if relative else 1.0
+        error = _second_order(seen.norms, seen.sums) / scale
         reached = float(error.max() if relative else error.mean(axis=-1).max() / n)
         watch.report("probes", passes, passes + 1, reached, known=False)
         if reached <= tol or space.k >= largest:
@@ -114,7 +115,8 @@ def grow_forms(
         weighed = seen.norms / np.sqrt(scale)
         which = np.unravel_index(np.argsort(-weighed.ravel())[: WIDE * s], weighed.shape)
         residuals = space.combine(seen.combinations[which] @ vectors.T)
-        block = sketch.solve(residuals, lams[which[0]])
+        block = sketch.solve(residuals, some[which[0]])
+    seen = space.residuals(values, vectors, G, lams, steps)
     rows = backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q
     rough = backend.xp.astype(rows, backend.xp.float32)
     return Forms(values, to_numpy(rows @ G.T), rough, _bounds(space, values, vectors, seen, lams))
@@ -128,10 +130,11 @@ def _bounds(
     With K + E in place of K a form moves by lam w'E w, w = (K + lam)^-1 g, and so on for its powers.
     """
     lost = gram_rounding(space.spread) * seen.duals
-    doubtful = _second_order(seen.norms + lost) > 2 * _second_order(seen.norms)
+    known = _second_order(seen.norms, seen.sums)
+    doubtful = _second_order(seen.norms + lost, seen.sums + lost) > 2 * known
     seen = space.certified(seen, vectors, np.flatnonzero(doubtful.any(axis=(1, 2))))
     moved = lams[:, None, None] * backward_error(space.n) * space.norm(values)
-    return _second_order(seen.norms) + moved * _second_order(seen.duals)
+    return _second_order(seen.norms, seen.sums) + moved * _products(seen.duals, seen.duals)
 
 
 def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:
@@ -157,8 +160,8 @@ def _scale(values: np.ndarray, along: np.ndarray, lams: np.ndarray) -> np.ndarra
     return np.asarray((rest @ along**2 + outside)[:, None, :])
 
 
-def _second_order(norms: np.ndarray) -> np.ndarray:
-    """Bounds on |g'(H^q - its Galerkin value) g| from residual norms (L, T, s): the same shape.
+def _second_order(norms: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Bounds on |g'(H^q - its Galerkin value) g| from ||r_i|| and ||r_1 + .. + r_i||, (L, T, s) each.
 
     H^q - H_k^q = sum_i H^i (H - H_k) H_k^(q-1-i), and for an x of the space (H - H_k) x is
     -lam (K + lam)^-1 r, where r, the residual of (K + lam) w = x, is orthogonal to the space. For
@@ -168,9 +171,14 @@ def _second_order(norms: np.ndarray) -> np.ndarray:
         |g'(H^q - H_k^q) g| <= sum_i lam ||e_i|| ||r_1 + .. + r_(q+1-i)||,
         lam ||e_i|| <= sum_j g_(i-j) ||r_j||,   g_m = max a^m (1 - a).
     """
-    T = norms.shape[1]
-    sums, errors = np.cumsum(norms, axis=1), np.zeros_like(norms)
+    T, errors = norms.shape[1], np.zeros_like(norms)
     for j in range(T):
         errors[:, j:] += decay(j) * norms[:, : T - j]
-    found = [(errors[:, :q] * sums[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
+    return _products(errors, sums)
+
+
+def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """sum_i x_i y_(q+1-i) for q = 1 .. T, along the second axis."""
+    T = first.shape[1]
+    found = [(first[:, :q] * second[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
     return np.stack(found, axis=1)

@@ -36,7 +36,7 @@ from sdgpu.spectrum import Spectrum
 __all__ = ["COLUMNS", "GROUPS", "TOL", "Probes"]
 
 GROUPS = 8  # of probes, for the spread of what is not linear in the estimates
-TOL = 1e-3  # bound on the error of a trace, over n: below what few probes scatter by
+TOL = 2e-3  # bound on the error of a trace, over n: below what few probes scatter by
 ROOM = 48  # rows of a space for each probe, at most
 SHARP = 4  # rows for each probe whose leverages are computed by themselves
 SHARP_TOL = 0.1  # bound on the errors of H_ii, .., over 1 - H_ii: five times what they are

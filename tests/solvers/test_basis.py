@@ -64,7 +64,6 @@ def check(basis, problem):
     some = basis.certified(seen, vectors, np.arange(3))
     assert_allclose(some.norms, seen.norms, atol=1e-7 * np.linalg.norm(Y))
     assert_allclose(some.sums, seen.sums, atol=1e-7 * np.linalg.norm(Y))
-    assert basis.residuals(values, vectors, Y.T, LAMS, 3, sums=False).sums is None
 
 
 @pytest.mark.parametrize("krylov", [False, True])

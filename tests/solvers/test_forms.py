@@ -71,7 +71,7 @@ def test_powers_are_those_of_shrinkage():
 def test_bounds_of_second_order():
     """By hand, g = 1, 1 / 4, 4 / 27: of a few residuals, and of one."""
     r1, r2, r3 = norms = np.random.default_rng(2).random((3, 2, 4))
-    found = forms._second_order(np.moveaxis(norms, 0, 1))
+    found = forms._second_order(np.moveaxis(norms, 0, 1), np.moveaxis(norms.cumsum(axis=0), 0, 1))
     e1, e2, e3 = r1, r2 + r1 / 4, r3 + r2 / 4 + 4 / 27 * r1
     s1, s2, s3 = r1, r1 + r2, r1 + r2 + r3
     for q, wanted in enumerate((e1 * s1, e1 * s2 + e2 * s1, e1 * s3 + e2 * s2 + e3 * s1)):
