@@ -425,9 +425,10 @@ class _Run:
         store, history = self.store, self.history
 
         def save() -> None:
+            # the log first: after a finished checkpoint nothing is written any more
+            store.log(row for epoch in history for row in rows(epoch))
             store.save(state)
             self.saved = store.where(self.epoch, self.index)
-            store.log(row for epoch in history for row in rows(epoch))
 
         try:
             self.world.first(save, self.device)

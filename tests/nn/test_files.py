@@ -108,11 +108,11 @@ from sdgpu.nn.trainer import train
 
 folder, draw = Path(sys.argv[1]), random.Random(0)
 train(mlp(), data(), None, CONFIG)  # what is made at first use
-os.fsync = lambda handle: time.sleep(0.002)  # a disk, the same on every machine
-left = 0
-for attempt in range(400):
-    if attempt >= 50 and left:
-        break  # at least fifty, and until one of them fell into a write
+os.fsync = lambda handle: time.sleep(0.004)  # a disk, the same on every machine
+start = time.perf_counter()
+train(mlp(), data(), None, CONFIG, folder=folder, resume=False)
+spent, left = time.perf_counter() - start, 0  # kills fall into two trainings, whatever one takes here
+for attempt in range(50):
     ready, started = os.pipe()
     child = os.fork()
     if not child:
@@ -128,7 +128,7 @@ for attempt in range(400):
     os.read(ready, 1)
     os.close(ready)
     os.close(started)
-    time.sleep(draw.uniform(0.005, 0.07))
+    time.sleep(draw.uniform(0.005, 2 * spent))
     sent = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[attempt % 3]
     os.kill(child, sent)
     _, status = os.waitpid(child, 0)
