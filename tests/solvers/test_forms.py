@@ -1,15 +1,20 @@
 """Quadratic forms of resolvents against dense matrices, and their bounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.device.backend import NumpyBackend
 from sdgpu.device.timing import Stopwatch
-from sdgpu.kernels import Gaussian
+from sdgpu.distill.rounding_bounds import backward_error
+from sdgpu.kernels import Gaussian, Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import forms
+from sdgpu.solvers.basis import GrowingBasis
 from sdgpu.solvers.preconditioners import pivoted_cholesky
+from tests.problems import from_spectrum
 
 LAMS = np.array([0.3, 5.0, 60.0])
 N = 150
@@ -89,3 +94,111 @@ def test_what_a_leverage_leaves_does_not_cancel():
         assert_allclose(found[i, 0], wanted, rtol=1e-12, atol=1e-15)
     alone = forms._scale(np.array([1e12]), np.ones((1, 1)), np.array([1e-8]))
     assert_allclose(alone, 1e-20, rtol=1e-12)
+
+
+def of_galerkin(space, K, G, lams, steps):
+    """||r_i||, ||r_1 + .. + r_i|| and ||w_i|| of dense Galerkin solutions, (L, T, s) each."""
+    found = np.zeros((3, len(lams), steps, len(G)))
+    for i, lam in enumerate(lams):
+        before, total = G.T, 0
+        for step in range(steps):
+            inner = np.linalg.solve(space.T + lam * np.eye(space.k), space.Q @ before)
+            w = space.Q.T @ inner
+            r = before - K @ w - lam * w
+            total = total + r
+            found[:, i, step] = [np.linalg.norm(x, axis=0) for x in (r, total, w)]
+            before = K @ w
+    return found
+
+
+def test_bounds_know_what_the_gram_matrix_lost_and_what_rounding_moves():
+    """Norms that are wrong by a tenth are looked up where the Gram matrix may have lost them, only there."""
+    rng = np.random.default_rng(0)
+    problem = from_spectrum(np.r_[0.1 * rng.random(50), np.geomspace(0.1, 2.0, 10)])
+    top, lams = problem.V[:, -10:], np.array([1e-3, 0.3, 50.0])
+    space = GrowingBasis(60, 4, NumpyBackend(), krylov=False)
+    nearly = (top @ rng.standard_normal((10, 1))).T + 1e-8 * rng.standard_normal((1, 60))
+    G = np.vstack([nearly, rng.standard_normal((1, 60))])
+    others = np.vstack([top.T + 1e-8 * rng.standard_normal((10, 60)), rng.standard_normal((6, 60))])
+    new = space.new_directions(np.vstack([G, others]), whole=G)
+    space.append(new, new @ problem.K)
+    values, vectors = space.ritz()
+    seen = space.residuals(values, vectors, G, lams, 4)
+    norms, sums, duals = of_galerkin(space, problem.K, G, lams, 4)
+    found = forms._bounds(
+        space, values, vectors, replace(seen, norms=0.9 * norms, sums=0.9 * sums), lams
+    )
+    for i, (lam, share) in enumerate(zip(lams, (1.0, 1.0, 0.9), strict=True)):
+        known = forms._second_order(share * norms[[i]], share * sums[[i]])[0]
+        for q in range(4):
+            products = sum(duals[i, j] * duals[i, q - j] for j in range(q + 1))
+            moved = lam * backward_error(60) * values[-1] * products
+            assert_allclose(found[i, q], known[q] + moved, rtol=5e-3)
+
+
+class Exact:
+    """A sketch that knows K, and remembers what it was asked."""
+
+    def __init__(self, K):
+        self.K, self.asked = K, []
+
+    def solve(self, R, lams):
+        self.asked.append((R, lams))
+        eye = np.eye(len(self.K))
+        return np.stack(
+            [np.linalg.solve(self.K + lam * eye, r) for r, lam in zip(R, lams, strict=True)]
+        )
+
+
+@pytest.mark.parametrize("sketched", [False, True])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_space_grows_by_what_is_worst_until_the_forms_are_known(monkeypatch, relative, sketched):
+    """The error is the mean over n for traces, and the largest over 1 - g'H g for leverages."""
+    problem = from_spectrum(np.geomspace(1e-3, 10.0, N))
+    K, sketch = problem.K, Exact(problem.K)
+    rng = np.random.default_rng(4)
+    G = np.eye(N)[[3, 70, 149]] if relative else rng.choice([-1.0, 1.0], (3, N))
+    lams, spaces, errors, worst = np.array([1e-3, 0.02, 0.5]), [], [], []
+
+    class Seen(GrowingBasis):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            spaces.append(self)
+
+    def heard(event):
+        space = spaces[0]
+        norms, sums, _ = of_galerkin(space, K, G, lams, 3)
+        scale = np.ones((3, 1, 3))
+        if relative:
+            for i, lam in enumerate(lams):
+                inner = np.linalg.solve(space.T + lam * np.eye(space.k), space.T @ space.Q @ G.T)
+                scale[i] = 1 - np.sum(G.T * (space.Q.T @ inner), axis=0)
+        error = forms._second_order(norms, sums) / scale
+        wanted = error.max() if relative else error.sum(axis=2).max() / 3 / N
+        assert_allclose(event.error, wanted, rtol=1e-3)
+        assert (event.done, event.total) == (len(errors) + 1, len(errors) + 2)
+        errors.append(event.error)
+        weighed = norms / np.sqrt(scale)
+        which = np.argsort(-weighed.ravel())[:6]
+        worst.append((np.sort(norms.ravel()[which]), np.sort(lams[which // 9])))
+
+    monkeypatch.setattr(forms, "GrowingBasis", Seen)
+    watch = Stopwatch(lambda: None, progress=heard)
+    found = forms.grow_forms(
+        DenseOperator(Precomputed(), K), NumpyBackend(), sketch if sketched else None, G, lams, 3,
+        watch, tol=1e-6, relative=relative, room=N,
+    )  # fmt: skip
+    assert len(errors) > 1
+    assert errors[-1] <= 1e-6
+    assert min(errors[:-1]) > 1e-6
+    rows = found.rows.astype(float)
+    assert_allclose(rows @ K @ rows.T, np.diag(found.values), atol=1e-5)
+    assert_allclose(found.along, rows @ G.T, atol=1e-5)
+    if sketched:
+        # the first pass has guesses for lam spread over the grid, the later ones the worst residuals
+        assert_allclose(sketch.asked[0][0], np.tile(G, (4, 1)))
+        assert_allclose(sketch.asked[0][1], np.repeat(1e-3 * 500 ** (np.arange(4) / 4), 3))
+        assert len(sketch.asked) == len(errors)
+        for (R, ridges), (norms, those) in zip(sketch.asked[1:], worst, strict=False):
+            assert_allclose(np.sort(np.linalg.norm(R, axis=1)), norms, rtol=1e-3)
+            assert_allclose(np.sort(ridges), those)
