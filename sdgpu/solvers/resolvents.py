@@ -137,7 +137,7 @@ class Resolvents:
         state, _, rest = self.status.partition(": ")
         if state == "converged" and not self.error <= self.tol:
             state = "limited by rounding"
-        more = f"; worst solve: {rest}" if rest and state != "converged" else ""
+        more = f"; worst solve: {rest}" if rest else ""
         return f"{state}: {reached} after {self.passes} passes of conjugate gradients{more}"
 
     def duals(self, lams: np.ndarray, steps: int) -> Any:
