@@ -30,6 +30,7 @@ TOP = 128  # eigenvectors that are kept in float64
 BLOCK = 128  # pivots drawn at once
 DROP = 1e-5  # relative size below which a pivot of a block is a repetition of the others
 EXHAUSTED = 1e-7  # share of the trace at which K is explained
+ROUNDED = 1e-6  # share of an entry of the diagonal that float32 may leave of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +115,8 @@ def pivoted_cholesky(
     xp, n = backend.xp, operator.n
     rank = min(rank, n)
     rng = np.random.default_rng(seed)
-    left = np.maximum(to_numpy(operator.diag()).astype(np.float64), 0.0)  # diagonal not explained
-    trace = float(left.sum())
+    diagonal = np.maximum(to_numpy(operator.diag()).astype(np.float64), 0.0)
+    left, trace = diagonal, float(diagonal.sum())  # what is not explained of it
     F = xp.empty((rank, n), dtype=xp.float32, device=backend.device)
     size = 0
     while size < rank and left.sum() > max(EXHAUSTED * trace, enough):
@@ -139,8 +140,9 @@ def pivoted_cholesky(
         F[size : size + kept.size, :] = block
         size += kept.size
         explained = to_numpy(xp.sum(block * block, axis=0)).astype(np.float64)
-        left = np.maximum(left - explained, 0.0)
-        left[pivots] = 0.0
+        left = left - explained
+        # a pivot that was dropped as small beside a huge one is not explained, and may come again
+        left = np.where(left > ROUNDED * diagonal, left, 0.0)
         watch.report("sketch", size, rank)
     F = F[:size, :]
     if size == 0:  # K is 0, or below `enough` altogether
