@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,44 @@ def finish(*processes, seconds=300):
             if process.poll() is None:
                 process.kill()
                 process.communicate()
+
+
+def most_bytes(call):
+    """Bytes of NumPy's arrays at the peak of a call, which has been made before: imports are no part of it."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+class Cheap:
+    """K with `rank` large eigenvalues: a product of it makes hardly more than its result."""
+
+    def __init__(self, n, rank=8, small=0.0):
+        scale = np.geomspace(1.0, 0.05, rank)[:, None]
+        self.n, self.F, self.small = (
+            n,
+            scale * np.random.default_rng(0).standard_normal((rank, n)),
+            small,
+        )
+
+    def matmat(self, V):
+        found = self.F.T @ (self.F @ V)
+        found[:50] += self.small * np.arange(50)[:, None] * V[:50]
+        return found
+
+    def diag(self):
+        found = np.sum(self.F**2, axis=0)
+        found[:50] += self.small * np.arange(50)
+        return found
+
+    def columns(self, idx):
+        found = self.F.T @ self.F[:, idx]
+        for column, i in enumerate(idx):
+            found[i, column] += self.small * i if i < 50 else 0.0
+        return found
 
 
 def from_spectrum(delta, *, c=1, m=5, seed=0):

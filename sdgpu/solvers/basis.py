@@ -29,6 +29,7 @@ __all__ = [
     "gram_rounding",
     "orthonormal_rows",
     "relative_to",
+    "triangle_bytes",
     "unit_rows",
 ]
 
@@ -89,12 +90,16 @@ class GrowingBasis:
         block, and only that is kept, until the basis is compressed.
     diagonal : float, default 0
         Largest entry of the diagonal of K: ||K|| is no less, whatever the basis has seen of it.
+    most : int, optional
+        Rows that it will have at most, n by default: no room is made for more.
     """
 
     def __init__(
-        self, n: int, capacity: int, backend: Backend, *, krylov: bool, diagonal: float = 0.0
-    ) -> None:
+        self, n: int, capacity: int, backend: Backend, *, krylov: bool, diagonal: float = 0.0,
+        most: int | None = None,
+    ) -> None:  # fmt: skip
         self.diagonal = diagonal
+        self.most = n if most is None else most
         self.backend = backend
         self.krylov = krylov
         self.whole = True  # False while a block is being added: an interrupt then leaves no state
@@ -299,7 +304,7 @@ class GrowingBasis:
     def _triangle(self) -> Any:
         """F (b, b) with ||F'a|| = ||R'a|| for every a: no digit is lost to R R'."""
         found, rows = None, self.R.T
-        for part in slices(int(rows.shape[0]), max(4 * int(rows.shape[1]), 1024)):
+        for part in slices(int(rows.shape[0]), _at_once(int(rows.shape[1]))):
             found = merge_rows(found, rows[part, :])
         return found.T if found is not None else self.R
 
@@ -307,7 +312,7 @@ class GrowingBasis:
         held = int(self._Q.shape[0])
         if rows <= held:
             return
-        larger = max(rows, int(1.5 * held) + 1)
+        larger = max(rows, min(int(1.5 * held) + 1, self.most))
         for name in ("_Q",) if self.krylov else ("_Q", "_R"):
             old = getattr(self, name)
             new = self._room(larger, int(old.shape[1]))
@@ -317,6 +322,15 @@ class GrowingBasis:
     def _room(self, rows: int, n: int) -> Any:
         xp = self.backend.xp
         return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
+
+
+def triangle_bytes(n: int, k: int) -> int:
+    """Bytes of :meth:`GrowingBasis.certified` beside a basis of k rows: some of R' with their QR."""
+    return 24 * k * min(n, _at_once(k))
+
+
+def _at_once(k: int) -> int:
+    return max(4 * k, 1024)
 
 
 def gram_rounding(spread: float) -> float:

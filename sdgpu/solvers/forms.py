@@ -89,7 +89,8 @@ def grow_forms(
     """
     n, s = int(G.shape[1]), int(G.shape[0])
     largest = min(n, room)
-    space = GrowingBasis(n, min(largest, (2 + SPREAD) * s), backend, krylov=sketch is None)
+    first = min(largest, (2 + SPREAD) * s)
+    space = GrowingBasis(n, first, backend, krylov=sketch is None, most=largest)
     block, some = _start(backend, sketch, G, lams), lams[:: max(1, len(lams) // 6)]
     for passes in range(1, MAX_PASSES + 1):
         whole = space.R if space.krylov and space.k else None

@@ -29,6 +29,7 @@ from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.loo import ridge_errors
 from sdgpu.operators.dense import Operator
+from sdgpu.solvers.basis import triangle_bytes
 from sdgpu.solvers.forms import Forms, LowRank, grow_forms, power_filters
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.spectrum import Spectrum
@@ -83,8 +84,10 @@ class Probes:
         room = min(n, ROOM * self.count)
 
         def space(s: int) -> int:
-            # rows and images, and a copy as they grow; a block in the making; residuals of the grid
-            return 8 * (n * (3 * room + 14 * s) + 2 * grid * s * room)
+            # rows and images, and a copy as they grow or what certifies them; a block in the making;
+            # residuals of the grid
+            more = max(8 * n * room, triangle_bytes(n, room))
+            return 8 * (n * (2 * room + 14 * s) + 2 * grid * s * room) + more
 
         return 8 * n * room + space(SHARP * self.count) if diagonals else space(self.count)
 

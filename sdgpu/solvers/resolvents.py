@@ -36,7 +36,10 @@ from sdgpu.solvers.units import Units
 __all__ = ["Resolvents"]
 
 FLOOR = 8.0  # a residual that is this far below the bound on rounding is all rounding
-ROWS = 32  # rows of a solve: more share a pass, but each needs five vectors of n numbers
+ROWS = 32  # rows of a solve: more share a pass, but each needs its vectors
+VECTORS = (
+    12  # of n numbers for each row: five of the start, six of the iteration, one of the sketch
+)
 
 
 @dataclass(eq=False)
@@ -103,7 +106,7 @@ class Resolvents:
     @staticmethod
     def peak_bytes(n: int, c: int, lams: int, steps: int) -> int:
         """Bytes of the solutions and of the vectors of a solve, without basis and sketch."""
-        return 8 * n * (lams * steps * c + 8 * max(ROWS, c))
+        return 8 * n * (lams * steps * c + VECTORS * max(ROWS, c))
 
     @property
     def largest(self) -> float:

@@ -27,7 +27,7 @@ from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding, unit_rows
+from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding, triangle_bytes, unit_rows
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from sdgpu.solvers.forecast import Decay
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
@@ -126,8 +126,9 @@ class Subspace:
         And, for a `grid` of lam, steps and outputs, the residuals of all in the basis.
         """
         columns = (WIDE if rank else 1) * block
-        basis = 8 * (3 * n * size + 6 * n * columns + 6 * size * size + 4 * grid * size)
-        return basis + Sketch.peak_bytes(n, rank)
+        basis = 8 * (2 * n * size + 6 * n * columns + 6 * size * size + 4 * grid * size)
+        triangle = triangle_bytes(n, size) if grid > 2 * size else 0
+        return basis + max(8 * n * size, triangle) + Sketch.peak_bytes(n, rank)
 
     def decompose(
         self,
@@ -169,7 +170,9 @@ class Subspace:
         limit = min(operator.n, self.max_size or operator.n)
         room = min(limit, 20 * self.block)
         diagonal = float(backend.xp.max(backend.asarray(operator.diag())))
-        space = GrowingBasis(operator.n, room, backend, krylov=sketch is None, diagonal=diagonal)
+        space = GrowingBasis(
+            operator.n, room, backend, krylov=sketch is None, diagonal=diagonal, most=limit
+        )
         run = _Progress(self, limit, operator.n)
         if before is None:
             new = space.new_directions(

@@ -8,8 +8,8 @@ from sdgpu.device.backend import NumpyBackend, to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
-from sdgpu.solvers.preconditioners import BLOCK, EXHAUSTED, TOP, pivoted_cholesky
-from tests.problems import assert_near, from_spectrum
+from sdgpu.solvers.preconditioners import BLOCK, EXHAUSTED, TOP, Sketch, pivoted_cholesky
+from tests.problems import Cheap, assert_near, from_spectrum, most_bytes
 
 N = 200
 DELTA = np.geomspace(1e-2, 50.0, N)
@@ -135,3 +135,18 @@ def test_a_full_last_block_keeps_the_best_directions():
     found, _, _ = sketch_of(rows @ rows.T, 2)
     assert found.tail < 0.1 * 6
     assert_allclose(found.largest, np.linalg.eigvalsh(rows @ rows.T)[-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(3000, 20), (2000, 300)])
+def test_a_sketch_takes_what_was_said(n, rank):
+    operator = Cheap(n, 2 * rank)
+
+    def build():
+        found = pivoted_cholesky(
+            operator, rank, NumpyBackend(), seed=0, watch=Stopwatch(lambda: None)
+        )
+        assert found.rank == rank
+
+    build()
+    said = Sketch.peak_bytes(n, rank)
+    assert 0.4 * said <= most_bytes(build) <= said

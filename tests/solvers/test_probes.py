@@ -12,7 +12,7 @@ from sdgpu.solvers import probes
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 from sdgpu.solvers.probes import GROUPS, Probes
 from sdgpu.spectrum import Spectrum
-from tests.problems import assert_near, from_spectrum
+from tests.problems import Cheap, assert_near, from_spectrum, most_bytes
 
 N = 90
 LAMS = np.array([0.5, 0.01])  # in no order
@@ -164,3 +164,23 @@ def test_eigenvectors_of_a_sketch_that_float32_left_none_of_are_dropped():
 def test_signs_follow_from_the_seed():
     first, again = (make(sketched=False)[1]._signs for _ in range(2))
     assert (first == again).all()
+
+
+@pytest.mark.parametrize("sketched", [False, True])
+@pytest.mark.parametrize("lams", [1, 6])
+def test_spaces_of_signs_and_of_rows_take_what_was_said(lams, sketched):
+    """Room for rows that a space will never have was made: 1.25 of what was said."""
+    n, backend, watch = 1000, NumpyBackend(), Stopwatch(lambda: None)
+    operator, grid = Cheap(n, 200, small=0.1), np.geomspace(1e-2, 1.0, lams)
+    basis = np.linalg.qr(np.random.default_rng(1).standard_normal((n, 2)))[0]
+    ritz = Spectrum(np.array([1.0, 2.0]), basis, np.ones((2, 2)), 0, 0.0, "lanczos")
+    sketch = pivoted_cholesky(operator, 30, backend, seed=0, watch=watch) if sketched else None
+
+    def used(diagonals):
+        own = Probes(lambda: operator, backend, sketch, ritz, grid, 4, 8, 0, watch)
+        ask = own.diagonals if diagonals else own.traces
+        return most_bytes(lambda: ask(grid, 4)) / own.peak_bytes(diagonals=diagonals)
+
+    used(True)
+    assert 0.4 <= used(False) <= 1
+    assert 0.4 <= used(True) <= 1

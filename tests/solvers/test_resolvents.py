@@ -14,7 +14,7 @@ from sdgpu.solvers.cg import CG
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.units import Units
-from tests.problems import assert_near, from_spectrum, refits
+from tests.problems import Cheap, assert_near, from_spectrum, most_bytes, refits
 
 N = 60
 LAMS = np.array([0.02, 1.0, 90.0])  # the last beyond all eigenvalues
@@ -231,3 +231,22 @@ def test_a_sentence_for_what_was_reached():
     found.status, found.error = "stagnated: so", 0.5
     assert found.summary.startswith("stagnated: relative error of the predictions at most 5.0e-01")
     assert found.summary.endswith("; worst solve: so")
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize(("c", "lams", "steps"), [(1, 40, 1), (2, 16, 4), (40, 1, 2)])
+def test_solutions_and_vectors_of_a_solve_take_what_was_said(c, lams, steps, rank):
+    """A third more, once: 11 or 12 vectors for each row had been counted as 8."""
+    n, backend, watch = 3000, NumpyBackend(), Stopwatch(lambda: None)
+    operator = Cheap(n)
+    Y = np.random.default_rng(1).standard_normal((n, c))
+    space = GrowingBasis(n, 1, backend, krylov=False)
+    new = space.new_directions(Y[:, :1].T)
+    space.append(new, operator.matmat(new.T).T)
+    sketch = pivoted_cholesky(operator, rank, backend, seed=0, watch=watch) if rank else None
+    units = Units(1.0, np.ones(c))
+    found = Resolvents(operator, backend, Y, units, 1e-6, steps, space, sketch, watch)
+    found.solve(1.0, 1)  # what is imported is no part of it
+    used = most_bytes(lambda: found.solve(np.geomspace(10.0, 20.0, lams), steps))
+    said = Resolvents.peak_bytes(n, c, lams, steps)
+    assert 0.75 * said <= used <= 1.01 * said

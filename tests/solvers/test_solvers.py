@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.device.backend import NumpyBackend, to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels import Gaussian, Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import Cholesky, Eigh
-from tests.problems import assert_near, from_spectrum
+from tests.problems import assert_near, from_spectrum, most_bytes
 
 
 def decompose(backend, K, Y):
@@ -63,3 +63,20 @@ def test_cholesky_of_an_indefinite_matrix(backend):
     operator = DenseOperator(Precomputed(), backend.asarray(np.diag([1.0, -1.0])))
     with pytest.raises(ValueError, match="raise lam"):
         Cholesky(backend).factor(operator, 0.5)
+
+
+def test_factorisations_take_what_was_said():
+    X, Y, backend = np.linspace(0, 1, 400)[:, None], np.ones((400, 1)), NumpyBackend()
+    kernel, watch = Gaussian(50.0), Stopwatch(lambda: None)
+    for said, call in (
+        (
+            Eigh.peak_bytes(400),
+            lambda: Eigh(backend).decompose(DenseOperator(kernel, X), Y, watch),
+        ),
+        (
+            Cholesky.peak_bytes(400),
+            lambda: Cholesky(backend).factor(DenseOperator(kernel, X), 1.0),
+        ),
+    ):
+        call()
+        assert 0.85 * said <= most_bytes(call) <= said

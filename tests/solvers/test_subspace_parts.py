@@ -13,7 +13,7 @@ from sdgpu.operators import DenseOperator
 from sdgpu.solvers import subspace
 from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.subspace import Subspace
-from tests.problems import EPS, from_spectrum
+from tests.problems import EPS, Cheap, from_spectrum, most_bytes
 
 N = 50
 LAMS = np.array([0.01, 0.3, 6.0])
@@ -375,3 +375,21 @@ def test_a_pass_is_a_product_and_its_columns_are_few():
         assert max(widths[1:]) <= 4
         assert sum(widths) == found.space.k == len(found.spectrum.eigenvalues)
         assert found.status.startswith("converged")
+
+
+@pytest.mark.parametrize("rank", [0, 40])
+@pytest.mark.parametrize(("size", "lams"), [(180, 1), (100, 40), (40, 4)])
+def test_a_basis_takes_what_was_said(size, lams, rank):
+    n, Y = 3000, np.random.default_rng(1).standard_normal((3000, 2))
+    operator, grid = Cheap(n, 60, small=0.1), np.geomspace(1e-2, 1.0, lams)
+    solver = Subspace(
+        NumpyBackend(), 1e-13, block=8, rank=rank, steps=5, max_size=size, max_passes=30
+    )
+
+    def grow():
+        found = solver.decompose(operator, Y, grid, Stopwatch(lambda: None))
+        assert size // 2 <= found.space.k <= size
+
+    grow()
+    said = Subspace.peak_bytes(n, size, rank, 8, lams * 5 * 2)
+    assert 0.4 * said <= most_bytes(grow) <= 1.01 * said
