@@ -131,7 +131,7 @@ class Resolvents:
 
     @property
     def _top(self) -> float:
-        return float(self._values[-1]) if len(self._values) else 0.0
+        return float(self._values[-1])
 
     @property
     def summary(self) -> str:

@@ -183,7 +183,8 @@ class Subspace:
             run.passes, new = before.passes, rows[:0, :]
         values, vectors = np.zeros(0), np.zeros((0, 0))
         try:
-            while run.passes < self.max_passes:
+            # a checkpoint may hold all passes that are allowed: it is looked at all the same
+            while run.passes < self.max_passes or not values.size:
                 if new.shape[0]:
                     new = new[: min(limit - space.k, int(new.shape[0])), :]
                     space.append(new, backend.asarray(operator.matmat(new.T)).T)
@@ -437,8 +438,7 @@ def _spectrum(
     backend = solver.backend
     basis = (backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q).T  # (n, k)
     eigenvalues = backend.asarray(values)
-    top = float(values[-1]) if values.size else 0.0
-    below = int(np.count_nonzero(values < len(values) * np.finfo(float).eps * top))
+    below = int(np.count_nonzero(values < len(values) * np.finfo(float).eps * values[-1]))
     method = "subspace" if solver.rank else "lanczos"
-    lowest = float(np.linalg.eigvalsh(space.T)[0]) if space.k else 0.0
+    lowest = float(np.linalg.eigvalsh(space.T)[0])
     return Spectrum(eigenvalues, basis, basis.T @ rows.T, below, lowest, method)

@@ -93,6 +93,7 @@ def test_the_norm_is_the_larger_of_what_is_seen():
     assert basis.norm(np.array([1.0, 2.0])) == 3
     assert basis.norm(np.array([1.0, 4.0])) == 4
     assert basis.norm(np.zeros(0)) == 3
+    assert GrowingBasis(4, 2, NumpyBackend(), krylov=False).norm(np.array([0.1, 0.5])) == 0.5
 
 
 def test_formulas_of_rounding():

@@ -13,8 +13,12 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
+from sdgpu.device.backend import NumpyBackend
+from sdgpu.device.timing import Stopwatch
+from sdgpu.operators import DenseOperator
 from sdgpu.solvers import checkpoint as module
 from sdgpu.solvers.checkpoint import Checkpoint, State
+from sdgpu.solvers.subspace import Subspace
 
 KERNEL = sdgpu.Gaussian(0.3)
 OPTIONS = {"lams": 3e-3, "operator": "tiled", "tol": 1e-8}
@@ -66,6 +70,24 @@ def test_an_interrupted_fit_goes_on(arrays, tmp_path, method):
     assert_allclose(left, right, atol=1e-7)
     again = sdgpu.fit(*arrays, KERNEL, method=method, checkpoint=path, **OPTIONS)
     assert again.info.passes == resumed.info.passes  # finished: no pass more
+
+
+@pytest.mark.parametrize("rank", [0, 20])
+def test_a_checkpoint_of_all_passes_that_are_allowed_is_a_fit(arrays, tmp_path, rank):
+    """A fit that had used them all crashed when it was repeated."""
+    X, y = arrays
+    solver = Subspace(NumpyBackend(), 1e-12, block=4, rank=rank, max_passes=3)
+    first, again = (
+        solver.decompose(
+            DenseOperator(KERNEL, X), y[:, None], np.array([1e-6]), Stopwatch(lambda: None),
+            Checkpoint(tmp_path / "basis.safetensors", {}),
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    assert (again.passes, again.status) == (first.passes, first.status)
+    assert "3 passes" in again.status
+    assert_allclose(again.error, first.error, rtol=1e-9)
+    assert_allclose(again.spectrum.eigenvalues, first.spectrum.eigenvalues, atol=1e-12)
 
 
 SCRIPT = """

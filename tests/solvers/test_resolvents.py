@@ -60,9 +60,10 @@ def test_solutions_are_those_of_refits_whatever_the_units(kernel, targets, rank)
     assert found.summary.startswith("converged: relative error of the predictions at most ")
 
 
-def test_a_negative_ridge_beyond_all_eigenvalues():
+@pytest.mark.parametrize("kernel", [8.0, 64.0])
+def test_a_negative_ridge_beyond_all_eigenvalues(kernel):
     """A limit of a negative alpha; both signs may be asked for at once."""
-    problem, found = make(kernel=8.0, rank=20, steps=1)
+    problem, found = make(kernel=kernel, rank=20, steps=1)
     lams = np.array([-50.0, 2.0, -1e4])
     for lam, dual in zip(lams, found.duals(lams, 1)[:, 0], strict=True):
         assert_near(dual, np.linalg.solve(problem.K + lam * np.eye(N), problem.Y), rtol=1e-6)
@@ -195,6 +196,8 @@ def test_what_was_made_last_is_kept():
     assert costs(0.1, 3)
     assert costs(0.1, 4)  # a longer chain goes on from what there is
     assert len(found._sums) == len(found._lengths) == len(found._kept) == 3
+    found.solve(np.array([1.0, 0.6]), 3)  # one that is kept, and a new one
+    assert costs(0.1, 3)
 
 
 def test_lam_asked_for_twice_are_solved_once_and_32_rows_at_a_time(asked):
@@ -204,6 +207,13 @@ def test_lam_asked_for_twice_are_solved_once_and_32_rows_at_a_time(asked):
     assert found.passes == sum(solved.passes for _, _, solved in asked)
     assert found.iterations == sum(solved.iterations for _, _, solved in asked)
     assert found.passes > found.iterations > 0
+    asked.clear()
+    wide = Resolvents(
+        found.operator, found.backend, np.tile(found.Y, (1, 20)), Units(1.0, np.ones(40)), 1e-8, 3,
+        found.space, None, found.watch,
+    )  # fmt: skip
+    wide.solve(LAMS[:2], 1)
+    assert [len(args[2]) for args, _, _ in asked] == [40, 40]
 
 
 def test_progress_of_a_solve():
