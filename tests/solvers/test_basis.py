@@ -88,6 +88,49 @@ def test_a_compressed_basis_keeps_its_solutions(krylov):
     check(basis, problem)
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("krylov", [False, True])
+def test_a_restored_basis_is_what_it_was_and_grows_on(krylov, blocks):
+    """A Krylov space has the residuals of its last block alone, which are all after one pass."""
+    problem = from_spectrum(DELTA, c=2)
+    basis = grown(problem, krylov=krylov, blocks=blocks)
+    state = basis.state(blocks)
+    again = GrowingBasis(24, 1, NumpyBackend(), krylov=krylov)
+    again.restore(state)
+    assert (again.krylov, again.width) == (krylov, basis.width)
+    check(again, problem)
+    for one in (basis, again):
+        new = one.new_directions(one.R[-2:])
+        one.append(new, new @ problem.K)
+    assert_allclose(again.Q, basis.Q, atol=1e-12)
+    check(again, problem)
+
+
+def test_a_restored_basis_that_was_compressed_is_no_krylov_space():
+    problem = from_spectrum(DELTA, c=2)
+    basis = grown(problem, krylov=True, blocks=4)
+    basis.compress(np.vstack([(basis.Q @ problem.Y).T, np.eye(3, 8)]))
+    again = GrowingBasis(24, 1, NumpyBackend(), krylov=True)
+    again.restore(basis.state(4))
+    assert not again.krylov
+    check(again, problem)
+
+
+def test_no_room_is_made_for_rows_that_will_not_come():
+    problem = from_spectrum(DELTA, c=2)
+    for most, rooms in ((None, [4, 7, 11]), (6, [4, 6, 8])):
+        basis = GrowingBasis(24, 4, NumpyBackend(), krylov=False, most=most)
+        block, held = problem.Y.T, []
+        for _ in range(4):
+            new = basis.new_directions(block)
+            basis.append(new, new @ problem.K)
+            block = new @ problem.K
+            held.append(len(basis._Q))
+            assert len(basis._R) == len(basis._Q)
+        assert held[1:] == rooms
+        check(basis, problem)
+
+
 def test_the_norm_is_the_larger_of_what_is_seen():
     basis = GrowingBasis(4, 2, NumpyBackend(), krylov=False, diagonal=3.0)
     assert basis.norm(np.array([1.0, 2.0])) == 3
