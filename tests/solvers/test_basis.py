@@ -116,6 +116,26 @@ def test_a_restored_basis_that_was_compressed_is_no_krylov_space():
     check(again, problem)
 
 
+def test_ritz_values_of_an_indefinite_matrix_are_clamped():
+    basis = GrowingBasis(3, 2, NumpyBackend(), krylov=False)
+    basis.append(np.eye(3)[:2], np.diag([-0.5, 2.0, 1.0])[:2])
+    values, vectors = basis.ritz()
+    assert_allclose(values, [0.0, 2.0], atol=1e-15)
+    assert_allclose(np.abs(vectors), np.eye(2), atol=1e-15)
+
+
+def test_an_interrupt_finds_a_whole_basis_or_none():
+    problem = from_spectrum(DELTA, c=2)
+    basis = grown(problem, krylov=False)
+    assert basis.whole
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever ends it
+        basis.append(problem.Y.T, problem.K[:, :5])
+    assert not basis.whole
+    other = grown(problem, krylov=True)
+    other.compress(np.eye(4, 6))
+    assert other.whole
+
+
 def test_no_room_is_made_for_rows_that_will_not_come():
     problem = from_spectrum(DELTA, c=2)
     for most, rooms in ((None, [4, 7, 11]), (6, [4, 6, 8])):
