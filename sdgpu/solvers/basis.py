@@ -12,6 +12,7 @@ know how good they are.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import array_api_compat as compat
@@ -303,10 +304,9 @@ class GrowingBasis:
 
     def _triangle(self) -> Any:
         """F (b, b) with ||F'a|| = ||R'a|| for every a: no digit is lost to R R'."""
-        found, rows = None, self.R.T
-        for part in slices(int(rows.shape[0]), _at_once(int(rows.shape[1]))):
-            found = merge_rows(found, rows[part, :])
-        return found.T if found is not None else self.R
+        rows = self.R.T
+        parts = slices(int(rows.shape[0]), _at_once(int(rows.shape[1])))
+        return reduce(merge_rows, (rows[part, :] for part in parts), None).T
 
     def _reserve(self, rows: int) -> None:
         held = int(self._Q.shape[0])
