@@ -62,6 +62,67 @@ def test_the_second_half_is_within_a_factor_of_two(name, monkeypatch):
     assert math.isnan(left[1])
 
 
+def told(logs, goal, passes=None):
+    decay = Decay(goal)
+    for i, log in enumerate(logs):
+        decay.note(i + 1 if passes is None else passes[i], math.exp(log))
+    return decay.expected
+
+
+def test_a_straight_fall_goes_on():
+    """As soon as five passes have gone by since the first, seen at each or not."""
+    logs = -np.arange(1, 61) / 4
+    assert told(logs[:5], 1e-5) is None
+    goal = math.exp(-11.0)
+    for last in (6, 7, 12, 30, 43):
+        assert told(logs[:last], goal * 0.999) == 45
+        assert told(logs[:last], goal * 1.001) == 44
+    assert told(logs[:44], goal * 1.001) == 44  # it is there
+    assert told(logs[[0, 7, 15]], goal * 0.999, passes=[1, 8, 16]) == 45
+    assert told(logs[[0, 5]], goal * 0.999, passes=[1, 6]) == 45
+    assert told(logs[[0, 4]], goal * 0.999, passes=[1, 5]) is None
+
+
+def test_a_fall_that_steepens_goes_on_steepening():
+    """Slopes of two windows, each a third of the passes, give the slope now and how it grows."""
+    x = np.arange(1.0, 31)
+    logs = -0.01 * x**2
+    window = np.arange(-10.0, 1)  # of 30 passes
+    A = np.stack([np.ones(11), window], axis=1)
+    level = np.linalg.lstsq(A, -0.01 * (30 + window) ** 2)[0][0]
+    for goal in (-10.0, -20.0, -80.0):
+        # -0.6 - 0.02 m a pass from now on
+        roots = np.roots([0.01, 0.6, goal - level])
+        assert told(logs, math.exp(goal)) == 30 + math.ceil(roots.max())
+    # of 12 passes two windows of five; of 10 only one, whose slope is taken as it is
+    early = told(logs[:12], math.exp(-4.0))
+    assert early < told(logs[:10], math.exp(-4.0))
+    slope = np.polyfit(np.arange(-5.0, 1), logs[4:10], 1)
+    assert told(logs[:10], math.exp(-4.0)) == 10 + math.ceil((-4.0 - slope[1]) / slope[0])
+
+
+def test_a_fall_that_flattens_is_taken_as_it_is():
+    x = np.arange(1.0, 31)
+    logs = np.where(x <= 20, -x / 2, -10 - (x - 20) / 8)
+    assert told(logs, math.exp(-13.01)) == 45
+    assert told(logs, math.exp(-12.99)) == 44
+
+
+def test_a_forecast_beyond_eight_times_the_passes_says_nothing():
+    logs = -np.arange(1, 11) / 4
+    assert told(logs, math.exp(-90 / 4 + 0.1)) == 90
+    assert told(logs, math.exp(-90 / 4 - 0.1)) is None
+    assert told(-1e-4 * np.arange(1.0, 11), 1e-5) is None
+    assert told(0.1 * np.arange(10), 1e-5) is None  # it rises
+
+
+def test_a_last_error_above_the_goal_needs_one_pass_more():
+    """Whatever the line through the window says."""
+    logs = -np.arange(1.0, 12)
+    logs[-1] = -8.9
+    assert told(logs, math.exp(-9.0)) == 12
+
+
 def test_nothing_is_said_of_an_error_that_does_not_fall():
     decay = Decay(1e-6)
     for passes in range(1, 40):
