@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from sdgpu.device.backend import NumpyBackend, to_numpy
 from sdgpu.device.timing import Stopwatch
-from sdgpu.kernels import Gaussian, Precomputed
+from sdgpu.kernels import Gaussian, Linear, Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import Cholesky, Eigh
 from tests.problems import assert_near, from_spectrum, most_bytes
@@ -48,6 +48,42 @@ def test_float32_rounding_of_a_given_matrix_passes(backend):
     problem = from_spectrum(np.geomspace(1e-9, 1, 30))
     K = problem.K.astype(np.float32).astype(np.float64)
     assert float(decompose(backend, K, problem.Y).eigenvalues[0]) == 0
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+@pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-6), ("float32", 1e-4)])
+def test_what_rounding_of_the_given_numbers_allows(backend, dtype, limit, share):
+    """Of the largest eigenvalue by size: -1e-6 of it, or -1e-4 for a matrix of float32."""
+    lowest = -share * limit * 4.0
+    K = np.diag([1.0, 4.0, lowest])
+    operator = DenseOperator(Precomputed(), backend.asarray(K), given_dtype=dtype)
+
+    def solve():
+        watch = Stopwatch(backend.synchronize)
+        return Eigh(backend).decompose(operator, backend.asarray(np.ones((3, 1))), watch)
+
+    if share > 1:
+        with pytest.raises(ValueError, match=r"against a largest of 4"):
+            solve()
+    else:
+        spectrum = solve()
+        assert_allclose(to_numpy(spectrum.eigenvalues), [0, 1, 4], atol=1e-15)
+        assert_allclose(spectrum.most_negative, lowest, rtol=1e-9)
+        assert spectrum.below_rounding == 1
+
+
+def test_eigenvalues_below_n_eps_of_the_largest_have_no_digit(backend):
+    eps = np.finfo(float).eps
+    K = np.diag(np.array([0.0, 4.5 * eps, 5.5 * eps, 0.5, 1.0]) * 8)  # n = 5
+    assert decompose(backend, K, np.ones((5, 1))).below_rounding == 2
+
+
+def test_a_kernel_that_overflows_is_refused(backend):
+    operator = DenseOperator(Linear(), backend.asarray(np.array([[1.0], [-1e200], [2.0]])))
+    with pytest.raises(ValueError, match=r"\|X\| up to 1e\+200"):
+        Eigh(backend).decompose(
+            operator, backend.asarray(np.ones((3, 1))), Stopwatch(backend.synchronize)
+        )
 
 
 def test_cholesky_solves(backend):
