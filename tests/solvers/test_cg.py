@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.device.backend import NumpyBackend, to_numpy
 from sdgpu.solvers.cg import CG
 from tests.problems import from_spectrum
 
@@ -79,16 +79,75 @@ def test_goals_and_known_residuals(problem, backend):
     assert (done.iterations, done.passes) == (0, 0)
 
 
-def test_the_error_of_conjugate_gradients_is_the_least(problem, backend):
-    """After m passes W minimises the energy over the Krylov space of m vectors."""
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_the_error_of_conjugate_gradients_is_the_least(problem, backend, preconditioned):
+    """After m passes W minimises the energy over the Krylov space of m vectors P^-1 (A P^-1)^i b."""
     K, B, wanted = problem
     A, b, w = K + 0.05 * np.eye(60), B[0], wanted[0]
+    inverse = 1 / np.geomspace(1.0, 9.0, 60) if preconditioned else np.ones(60)
+    scale = backend.asarray(inverse)
     for m in (1, 2, 5):
+        heard: list = []
         found = CG(backend, 1e-14, max_iterations=m).solve(
-            lambda V: V @ backend.asarray(K), backend.asarray(b[None]), 0.05
-        )
+            lambda V: V @ backend.asarray(K), backend.asarray(b[None]), 0.05,
+            precondition=(lambda R, _: R * scale) if preconditioned else None,
+            progress=lambda *now, heard=heard: heard.append(now),
+        )  # fmt: skip
         assert found.iterations == m
         assert found.status.startswith("not converged")
-        space = np.linalg.qr(np.stack([np.linalg.matrix_power(A, i) @ b for i in range(m)]).T)[0]
+        assert [done for done, _ in heard] == list(range(1, m + 1))
+        assert_allclose(heard[-1][1], found.residuals[0], rtol=1e-9)
+        spanned = [inverse * b]
+        for _ in range(m - 1):
+            spanned.append(inverse * (A @ spanned[-1]))
+        space = np.linalg.qr(np.stack(spanned).T)[0]
         best = space @ np.linalg.solve(space.T @ A @ space, space.T @ b)
         assert_allclose(to_numpy(found.W)[0], best, atol=1e-9 * np.abs(w).max())
+
+
+def test_residuals_that_drifted_are_replaced_by_true_ones(problem):
+    """A product that is wrong at first, by a thousandth: the iteration goes on until the truth is right."""
+    K, B, wanted = problem
+    calls = []
+
+    def matmat(V):
+        calls.append(1)
+        return V @ K * (1.001 if len(calls) <= 15 else 1.0)
+
+    found = CG(NumpyBackend(), 1e-9).solve(matmat, B, LAMS)
+    assert found.status.startswith("converged")
+    assert_allclose(found.W, wanted, atol=1e-7 * np.abs(wanted).max())
+    assert found.passes == len(calls)
+
+
+def test_products_that_allow_no_more_are_noticed(problem):
+    """The true residual falls no further, and one more round of iterations is enough to see it."""
+    K, B, _ = problem
+    noise = np.random.default_rng(0)
+
+    def matmat(V):
+        return V @ K * (1 + 1e-6 * noise.standard_normal(V.shape))
+
+    found = CG(NumpyBackend(), 1e-12).solve(matmat, B, LAMS)
+    assert found.status.startswith("stagnated: true relative residual ")
+    assert f"{found.residuals.max():.1e} after {found.iterations} iterations" in found.status
+    assert 1e-9 < found.residuals.max() < 1e-4
+    assert found.iterations < 250
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_rows_that_do_not_fall_for_forty_iterations_end_it(falling):
+    """One coordinate of many thousand at a time; a second row becomes better for four iterations more."""
+    calls = []
+
+    def precondition(R, lam):
+        calls.append(1)
+        z = np.zeros_like(R)
+        z[:, len(calls) - 1] = R[:, len(calls) - 1]
+        return z
+
+    B = np.vstack([np.ones(9000), 0.5 ** np.minimum(np.arange(9000), 500)])[: 1 + falling]
+    found = CG(NumpyBackend(), 1e-12).solve(lambda V: 0 * V, B, 1.0, precondition=precondition)
+    assert found.status.startswith("stagnated")
+    # the first is better than nothing, and 40 more are not
+    assert found.iterations == (45 if falling else 41)
