@@ -93,7 +93,8 @@ def grow_forms(
     space = GrowingBasis(n, first, backend, krylov=sketch is None, most=largest)
     block, some = _start(backend, sketch, G, lams), lams[:: max(1, len(lams) // 6)]
     for passes in range(1, MAX_PASSES + 1):
-        whole = space.R if space.krylov and space.k else None
+        # residuals are known of vectors in the span, to their last digit, and of no others
+        whole = (space.R if space.krylov else None) if passes > 1 else G
         new = space.new_directions(block, whole=whole)
         if space.krylov and space.k + int(new.shape[0]) > largest:
             break  # a residual block that is cut is known to no one

@@ -25,10 +25,10 @@ def rows():
     return np.random.default_rng(0).standard_normal((N, 2))
 
 
-def explicit(K, G, steps):
+def explicit(K, G, steps, lams=LAMS):
     """g'H^q g, (L, T, s)."""
     found = []
-    for lam in LAMS:
+    for lam in lams:
         H = K @ np.linalg.inv(K + lam * np.eye(len(K)))
         found.append(
             [np.sum(G @ np.linalg.matrix_power(H, q) * G, axis=1) for q in range(1, steps + 1)]
@@ -36,14 +36,14 @@ def explicit(K, G, steps):
     return np.array(found)
 
 
-def grow(X, G, *, rank, tol, relative, room):
+def grow(X, G, *, rank, tol, relative, room, lams=LAMS):
     backend, watch = NumpyBackend(), Stopwatch(lambda: None)
     operator = DenseOperator(Gaussian(0.5), X)
     sketch = pivoted_cholesky(operator, rank, backend, seed=0, watch=watch) if rank else None
     found = forms.grow_forms(
-        operator, backend, sketch, G, LAMS, 3, watch, tol=tol, relative=relative, room=room
+        operator, backend, sketch, G, lams, 3, watch, tol=tol, relative=relative, room=room
     )
-    filters = forms.power_filters(found.values, LAMS, 3)  # (L, T, k)
+    filters = forms.power_filters(found.values, lams, 3)  # (L, T, k)
     return found, filters @ found.along**2
 
 
@@ -63,6 +63,16 @@ def test_forms_are_within_their_bounds(rows, rank, relative, room):
         assert (found.bounds <= 2e-4 * rest * (1 if relative else 3)).all()
     # the bounds say something: they are not far above errors of second order
     assert (found.bounds[-1] < 1e-3 * (G**2).sum(axis=1)).all()
+
+
+def test_vectors_are_in_the_span_to_their_last_digit(rows):
+    """Beside guesses for large lam, which are nearly the vectors: 1.3 times the bound was true."""
+    lams = np.array([10.0, 100.0, 1000.0])
+    G = np.random.default_rng(0).choice([-1.0, 1.0], (3, N))
+    found, values = grow(rows, G, rank=25, tol=1e-12, relative=True, room=N, lams=lams)
+    wanted = explicit(Gaussian(0.5)(rows), G, 3, lams)
+    assert (np.abs(values - wanted) <= found.bounds + 1e-15 * np.abs(wanted)).all()
+    assert_allclose(found.along.T @ found.along, G @ G.T, rtol=1e-5)
 
 
 def test_powers_are_those_of_shrinkage():
@@ -202,3 +212,27 @@ def test_a_space_grows_by_what_is_worst_until_the_forms_are_known(monkeypatch, r
         for (R, ridges), (norms, those) in zip(sketch.asked[1:], worst, strict=False):
             assert_allclose(np.sort(np.linalg.norm(R, axis=1)), norms, rtol=1e-3)
             assert_allclose(np.sort(ridges), those)
+
+
+def test_a_krylov_space_of_rows_that_are_nearly_equal_forgets_no_residual(monkeypatch):
+    """Their residuals differ by 1e-7: a direction that was dropped would count as zero."""
+    X = np.random.default_rng(0).standard_normal((60, 2))
+    X[1] = X[0] + 1e-7
+    spaces = []
+
+    class Seen(GrowingBasis):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            spaces.append(self)
+
+    monkeypatch.setattr(forms, "GrowingBasis", Seen)
+    K = Gaussian(0.5)(X)
+    forms.grow_forms(
+        DenseOperator(Precomputed(), K), NumpyBackend(), None, np.eye(60)[:3], LAMS, 3,
+        Stopwatch(lambda: None), tol=0.0, relative=True, room=20,
+    )  # fmt: skip
+    space = spaces[0]
+    assert space.k <= 20
+    R = space.Q @ K - space.T @ space.Q
+    assert np.linalg.norm(R[: -space.width]) < 1e-13
+    assert space.width < space.k
