@@ -90,6 +90,29 @@ def test_a_checkpoint_of_all_passes_that_are_allowed_is_a_fit(arrays, tmp_path, 
     assert_allclose(again.spectrum.eigenvalues, first.spectrum.eigenvalues, atol=1e-12)
 
 
+@pytest.mark.parametrize(("cost", "wait"), [(1.0, 30.0), (5.0, 50.0)])
+def test_saves_come_twice_a_minute_or_take_a_tenth_of_the_time(tmp_path, monkeypatch, cost, wait):
+    now, saved, plain = [100.0], [], module.save_file
+
+    def slow(*args, **named):
+        now[0] += cost
+        saved.append(now[0])
+        plain(*args, **named)
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "save_file", slow)
+    checkpoint = Checkpoint(tmp_path / "basis.safetensors", {}, now[0])
+    state = State(np.eye(2), np.eye(2), np.eye(2), 1)
+    for after in (29.5, 0.5):
+        now[0] += after
+        checkpoint.offer(state)
+    assert saved == [130 + cost]
+    for after in (wait - 0.5, 0.5):
+        now[0] += after
+        checkpoint.offer(state)
+    assert saved == [130 + cost, 130 + 2 * cost + wait]
+
+
 SCRIPT = """
 import sys
 import numpy as np
