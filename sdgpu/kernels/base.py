@@ -16,7 +16,14 @@ from sdgpu.checks import positive
 from sdgpu.device.arrays import beside, dtype_name, inputs, same_place, slices
 from sdgpu.device.conversion import column_names, same_columns
 from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.kernels.statistics import BLOCK, Rows, l1_distance, product, recompute_near
+from sdgpu.kernels.statistics import (
+    BLOCK,
+    Rows,
+    l1_distance,
+    mark_opposite,
+    product,
+    recompute_near,
+)
 
 __all__ = [
     "Kernel",
@@ -65,8 +72,8 @@ class Kernel(ABC):
         return tile
 
     def rounding(self, rows: Rows) -> float:
-        """Bound on the relative error of an entry of K, over eps of the rows' dtype."""
-        return 4.0
+        """Bound on the errors of entries of K, over eps (of the rows' dtype) (K_ii K_jj)^(1/2)."""
+        return 8.0
 
     @underflow_is_zero
     def __call__(self, A: Any, B: Any = None) -> Any:
@@ -240,6 +247,8 @@ class Profile(Kernel):
         tile = l1_distance(a, b) if self.statistic == "l1" else product(a, b, out)
         if self.exact_near or a.far or b.far:
             tile = recompute_near(tile, a, b, self.sign)
+        if self.exact_opposite:
+            tile = mark_opposite(tile, a, b)
         if same and self.distance:
             tile = set_zero_diagonal(tile)
         if a.norms is None:
@@ -251,20 +260,31 @@ class Profile(Kernel):
         """Whether the profile has a kink at distance 0."""
         return False
 
-    def rounding(self, rows: Rows) -> float:
-        """From the statistic: |x - x'|^2 as a product is off by eps |x|^2.
+    @property
+    def exact_opposite(self) -> bool:
+        """Whether the profile, of the chord of unit rows, has a kink at the angle pi."""
+        return False
 
-        Near pairs are recomputed. A square root divides the error by the distance, which of the others is
-        at least eps^(1/6) |x|, and the profile falls off before |x| is large.
+    def rounding(self, rows: Rows) -> float:
+        """From the statistic: |x - x'|^2 as a product is off by eps |x|^2, |x - x'|_1 by eps |x|_1.
+
+        Near pairs are recomputed, up to the eps |x| of the centred rows. A square root divides the error
+        by the distance, which of the others is at least eps^(1/6) |x|, and the profile falls off before
+        |x| is large.
         """
         width = int(rows.left.shape[1])
-        if self.statistic != "product" or not self.distance or not width:
-            return 4.0 + width**0.5
+        if not len(rows) or not width:
+            return 4.0
         xp = compat.array_namespace(rows.right)
-        largest = float(xp.max(rows.right[:, -1])) if len(rows) else 0.0
+        if self.statistic == "l1":
+            return 4.0 + width**0.5 + 2 * float(xp.max(xp.sum(xp.abs(rows.left), axis=1)))
+        if not self.distance:
+            return 4.0 + width**0.5
+        largest = float(xp.max(rows.right[:, -1]))
+        moved = 4.0 + 2 * largest**0.5
         if self.exact_near:
-            return 4.0 + 200.0 * min(largest**0.5, 400.0)
-        return 4.0 + min(largest, 1e5)
+            return moved + 200.0 * min(largest**0.5, 400.0)
+        return moved + 2 * min(largest, 1e5)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import array_api_compat as compat
 from sdgpu.checks import integer, positive
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.product import unit_rows
-from sdgpu.kernels.statistics import Rows, clip_, distance_rows, sqrt_
+from sdgpu.kernels.statistics import Rows, asin, atan2, chords, clip_, distance_rows, root, sqrt_
 
 __all__ = ["NNGP", "NTK"]
 
@@ -55,29 +55,45 @@ class _ReLU(Profile):
     def _layers(self, tile: Any, p: Any, q: Any) -> tuple[Any, Any]:
         """NNGP and NTK from squared chords of unit rows; p and q are the squared lengths."""
         w, b = self.weight_var, self.bias_var
-        gap = clip_(tile, 0.0, 4.0) / 2
-        length = sqrt_(p * q)
+        chord, across = chords(tile, self.exact_opposite)
+        opposite = across is not None  # of some pairs
+        across = across if opposite else 4.0 - chord
+        gap = chord / 2
+        length = root(p) * root(q)  # p q may leave the range
         S = length * (1 - gap)
         tangent = S
-        for _ in range(self.depth):
-            half = sqrt_(gap / 2)  # sin(theta / 2)
-            theta = 2 * _asin(half)
-            sine = 2 * half * sqrt_(1 - half * half)
-            away = math.pi - theta
+        for layer in range(self.depth):
+            if layer == 0:  # sine and angle must both be right for angles near pi
+                half, other = sqrt_(chord) / 2, sqrt_(across) / 2  # sin, cos of theta / 2
+                theta = 2 * atan2(half, other)
+                away = math.pi - theta
+                if opposite:
+                    xp = compat.array_namespace(tile)
+                    away = xp.where(other < half, 2 * asin(other), away)
+            else:  # of the ReLUs' outputs angles are at most right ones
+                half = sqrt_(gap / 2)
+                other = sqrt_(1 - half * half)
+                theta = 2 * asin(half)
+                away = math.pi - theta
+            sine = 2 * half * other
             # 1 - (sin theta + (pi - theta) cos theta) / pi, without cancellation
             lost = gap + (theta * (1 - gap) - sine) / math.pi
             A = (w / 2) * length
             S = A * (1 - lost) + b
             tangent = S + (w / (2 * math.pi)) * away * tangent
-            p, q = w / 2 * p + b, w / 2 * q + b
-            length = sqrt_(p * q)
+            A1, A2 = w / 2 * p, w / 2 * q
+            p, q = A1 + b, A2 + b
+            length = root(p) * root(q)
             gap = lost
             if b:
-                # sqrt((A_1 + b)(A_2 + b)) - A - b, A_1 = p - b, again without cancellation
-                apart = sqrt_(p - b) - sqrt_(q - b)
+                # sqrt((A1 + b)(A2 + b)) - A - b, again without cancellation
+                apart = root(A1) - root(A2)
                 gap = (b * apart * apart / (length + A + b) + A * lost) / length
             gap = clip_(gap, 0.0, 2.0)
         return S, tangent
+
+    def rounding(self, rows: Rows) -> float:
+        return super().rounding(rows) + 8.0 * self.depth
 
     def _diagonals(self, rows: Rows) -> tuple[Any, Any]:
         s = rows.norms
@@ -141,12 +157,12 @@ class NTK(_ReLU):
     def exact_near(self) -> bool:
         return True  # linear in the angle
 
+    @property
+    def exact_opposite(self) -> bool:
+        return True
+
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return self._layers(tile, a_norms, b_norms)[1]
 
     def diagonal(self, rows: Rows) -> Any:
         return self._diagonals(rows)[1]
-
-
-def _asin(tile: Any) -> Any:
-    return compat.array_namespace(tile).asin(tile) if compat.is_array_api_obj(tile) else tile.asin()

@@ -11,7 +11,7 @@ import array_api_compat as compat
 
 from sdgpu.checks import integer, positive
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
-from sdgpu.kernels.statistics import Rows, clip_, distance_rows, inner_rows, sqrt_
+from sdgpu.kernels.statistics import Rows, atan2, chords, distance_rows, inner_rows, root, sqrt_
 
 __all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
 
@@ -149,18 +149,25 @@ class ArcCosine(Profile):
     def exact_near(self) -> bool:
         return self.degree == 0
 
+    @property
+    def exact_opposite(self) -> bool:
+        return self.degree == 0
+
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         # the statistic is the squared chord of the unit rows, |u - u'|^2 in [0, 4]
-        chord = clip_(tile, 0.0, 4.0)
         if self.degree == 0:
-            chord = self._right_angle_at_zero(chord, a_norms, b_norms)
-        across = sqrt_(4.0 - chord)
-        theta = 2.0 * _atan2(sqrt_(chord), across)
+            tile = self._right_angle_at_zero(tile, a_norms, b_norms)
+        chord, across = chords(tile, self.exact_opposite)
+        across = 4.0 - chord if across is None else across
+        theta = 2.0 * atan2(sqrt_(chord), sqrt_(across))
         value = self._angle(theta)
         if self.degree:
-            lengths = sqrt_(a_norms * b_norms)
+            lengths = root(a_norms) * root(b_norms)  # whose product may leave the range
             value = value * (lengths if self.degree == 1 else lengths * lengths)
         return value
+
+    def rounding(self, rows: Rows) -> float:
+        return super().rounding(rows) + 8.0 * self.degree
 
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
@@ -191,10 +198,6 @@ def _call(name: str, tile: Any) -> Any:
     if compat.is_array_api_obj(tile):
         return getattr(compat.array_namespace(tile), name)(tile)
     return getattr(tile, name)()
-
-
-def _atan2(y: Any, x: Any) -> Any:
-    return compat.array_namespace(y).atan2(y, x) if compat.is_array_api_obj(y) else y.atan2(x)
 
 
 def _plain_rows(X: Any, lengthscale: Any) -> Rows:

@@ -19,7 +19,21 @@ import array_api_compat as compat
 
 from sdgpu.device.arrays import slices
 
-__all__ = ["Rows", "clip_", "exp2_", "exp_", "inner_rows", "l1_distance", "product", "sqrt_"]
+__all__ = [
+    "Rows",
+    "asin",
+    "atan2",
+    "chords",
+    "clip_",
+    "exp2_",
+    "exp_",
+    "inner_rows",
+    "l1_distance",
+    "mark_opposite",
+    "product",
+    "root",
+    "sqrt_",
+]
 
 
 BLOCK = 2**18  # numbers of a block of rows: 2 MiB of doubles
@@ -104,15 +118,48 @@ def recompute_near(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
     limit = float(xp.finfo(tile.dtype).eps) ** (1 / 3)
     near = sign * tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
     left, right = xp.nonzero(near)
-    if left.shape[0] == 0:
-        return tile
-    exact = []
-    for part in slices(left.shape[0], max(1, BLOCK // d)):
-        nearby = xp.take(b.right[:, :d], right[part], axis=0)
-        difference = xp.take(a.right[:, :d], left[part], axis=0) - nearby
-        exact.append(sign * xp.sum(difference * difference, axis=1))
-    tile[near] = xp.concat(exact)
+    if left.shape[0]:
+        tile[near] = sign * _squared_sums(a, b, left, right, -1)
     return tile
+
+
+def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
+    """Overwrite |u - u'|^2 of nearly opposite unit rows by -|u + u'|^2 < 0, for a kink at the angle pi.
+
+    Of 4 - |u - u'|^2 rounding leaves half of the digits there, and none for rows that are opposite, as all
+    rows of one feature are that are not parallel. :func:`chords` reads both.
+    """
+    xp = compat.array_namespace(tile)
+    limits = xp.finfo(tile.dtype)
+    opposite = tile > 4 * (1 - float(limits.eps) ** (1 / 3))
+    left, right = xp.nonzero(opposite)
+    if left.shape[0]:
+        least = float(limits.smallest_normal)  # that 0 has a sign
+        tile[opposite] = -clip_(_squared_sums(a, b, left, right, 1), least, None)
+    return tile
+
+
+def chords(tile: Any, marked: bool) -> tuple[Any, Any]:
+    """|u - u'|^2 of unit rows, and |u + u'|^2 if there are marked pairs (else None: 4 less the first)."""
+    if marked and compat.is_array_api_obj(tile):
+        xp = compat.array_namespace(tile)
+        opposite = tile < 0
+        if bool(xp.any(opposite)):
+            across = xp.where(opposite, -tile, 4.0 - tile)
+            return clip_(xp.where(opposite, 4.0 + tile, tile), 0.0, 4.0), clip_(across, 0.0, 4.0)
+    return clip_(tile, 0.0, 4.0), None
+
+
+def _squared_sums(a: Rows, b: Rows, left: Any, right: Any, sign: int) -> Any:
+    """|x + sign x'|^2 of the pairs (left, right), in blocks."""
+    xp = compat.array_namespace(a.right)
+    d = a.right.shape[1] - 2
+    squares = []
+    for part in slices(left.shape[0], max(1, BLOCK // d)):
+        x = xp.take(a.right[:, :d], left[part], axis=0)
+        x = x + sign * xp.take(b.right[:, :d], right[part], axis=0)
+        squares.append(xp.sum(x * x, axis=1))
+    return xp.concat(squares)
 
 
 def l1_distance(a: Rows, b: Rows) -> Any:
@@ -149,6 +196,25 @@ def exp2_(tile: Any) -> Any:
 def sqrt_(tile: Any) -> Any:
     """Square root, in place where the library can."""
     return _in_place("sqrt", tile)
+
+
+def root(values: Any) -> Any:
+    """Square root in an array of its own."""
+    if not compat.is_array_api_obj(values):
+        return values.sqrt()  # a lazy tensor of KeOps
+    return compat.array_namespace(values).sqrt(values)
+
+
+def asin(values: Any) -> Any:
+    """Inverse sine, in an array of its own."""
+    if not compat.is_array_api_obj(values):
+        return values.asin()
+    return compat.array_namespace(values).asin(values)
+
+
+def atan2(y: Any, x: Any) -> Any:
+    """Angle of (x, y), in an array of its own."""
+    return compat.array_namespace(y).atan2(y, x) if compat.is_array_api_obj(y) else y.atan2(x)
 
 
 def clip_(tile: Any, low: float | None, high: float | None) -> Any:

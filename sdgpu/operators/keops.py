@@ -174,6 +174,12 @@ def lazy_gram(kernel: Kernel, rows: Rows) -> Any:
         return kernel.profile(tile, None, None)
     if isinstance(kernel, ArcCosine) and kernel.degree == 0 and bool((rows.norms == 0).any()):
         raise ValueError("X has rows of zeros, where degree 0 needs operator='tiled' or 'dense'")
+    features = rows.right.shape[1] - 2
+    if kernel.exact_opposite and features == 1:
+        raise ValueError(
+            f"rows of one feature are parallel or opposite, where {kernel!r} loses half of the digits "
+            "in KeOps: use operator='tiled' or 'dense'"
+        )
     norms = rows.norms.contiguous()
     return kernel.profile(tile, LazyTensor(norms[:, None, None]), LazyTensor(norms[None, :, None]))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 Wide = np.longdouble  # 64 bits of mantissa on x86; the tests skip where it is no wider than float64
+PI = 2 * np.arccos(Wide(0))
 
 FORMULAS = {
     "gaussian": lambda s, r, p: np.exp(-p * _squared(r)),
@@ -23,19 +24,56 @@ FORMULAS = {
     ),
     "linear": lambda s, r, p: s,
     "polynomial": lambda s, r, p: (p * s + 1) ** 3,
+    "sum": lambda s, r, p: np.exp(-p * _squared(r)) + s / 2,
+    "product": lambda s, r, p: FORMULAS["matern32"](s, r, p) * (s + 1) ** 2,
+    "small": lambda s, r, p: 1e-9 * np.exp(-p * _squared(r)),
+    "function": lambda s, r, p: FORMULAS["laplacian"](s, r, p),
+}
+OF_TWO_NUMBERS = {
+    "cubicgreen": lambda x, t, p: (
+        np.maximum(x - t, 0) ** 3 / 6 - x * (1 - t) * (x * x - 2 * t + t * t) / 6
+    ),
+    "cubicspline": lambda x, t, p: (
+        p * (1 + x * t) + np.minimum(x, t) ** 2 * (3 * np.maximum(x, t) - np.minimum(x, t)) / 6
+    ),
+    "bridge": lambda x, t, p: np.minimum(x, t) - x * t,
+}
+NETWORKS = {  # depth, variances of weights and biases; None for the parameter
+    "nngp": (2, 2.0, None),
+    "ntk": (3, 2.0, 0.0),
+    "ntk_bias": (1, None, 1.0),
+    "ntk_deep": (4, None, 1.0),
 }
 
 
 def gram(name: str, A: np.ndarray, B: np.ndarray, parameter: float) -> np.ndarray:
     """kappa(A, B) (m, n) of rows (m, d) and (n, d)."""
     A, B = A.astype(Wide), B.astype(Wide)
+    parameter = Wide(parameter)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        products = A @ B.T
-        if name == "cosine":
-            lengths = [np.sqrt((rows**2).sum(axis=1)) for rows in (A, B)]
-            lengths = [np.where(x > 0, x, 1) for x in lengths]
-            return products / lengths[0][:, None] / lengths[1][None, :]
-        return FORMULAS[name](products, A[:, None, :] - B[None, :, :], Wide(parameter))
+        if name in OF_TWO_NUMBERS:
+            return OF_TWO_NUMBERS[name](A[:, :1], B[:, 0][None, :], parameter)
+        if name in NETWORKS or name == "cosine" or name.startswith("arccosine"):
+            return _of_angles(name, A, B, parameter)
+        return FORMULAS[name](A @ B.T, A[:, None, :] - B[None, :, :], parameter)
+
+
+def _of_angles(name: str, A: np.ndarray, B: np.ndarray, parameter: Wide) -> np.ndarray:
+    """Kernels of the lengths of rows and of the angle between them."""
+    if name in NETWORKS:
+        depth, *variances = NETWORKS[name]
+        variances = tuple(parameter if v is None else Wide(v) for v in variances)
+        A, B = (_layer_rows(rows, *variances) for rows in (A, B))
+    (A, p), (B, q) = _unit(A), _unit(B)
+    if name == "cosine":
+        return A @ B.T
+    # of angles near 0 and pi an arccos would lose half of the digits
+    chord, across = _length(A[:, None] - B[None]), _length(A[:, None] + B[None])
+    theta = 2 * np.arctan2(chord, across)
+    p, q = p[:, None], q[None, :]
+    if name.startswith("arccosine"):
+        return _arc_cosine(int(name[-1]), theta, p, q)
+    return _network(theta, chord, p, q, depth, variances)[0 if name == "nngp" else 1]
 
 
 def refits(K: np.ndarray, Y: np.ndarray, lam: float, alphas: np.ndarray) -> np.ndarray:
@@ -78,3 +116,48 @@ def _length(r: np.ndarray) -> np.ndarray:
 
 def _root(x: int) -> np.ndarray:
     return np.sqrt(Wide(x))
+
+
+def _unit(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of length 1 (0 stays 0), and their squared lengths before."""
+    squares = _squared(rows)
+    return rows / np.where(squares > 0, np.sqrt(squares), 1)[:, None], squares
+
+
+def _arc_cosine(degree: int, theta: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Cho and Saul (2009), (3)-(6)."""
+    away = PI - theta
+    sine, cosine = np.sin(theta), np.cos(theta)
+    if degree == 0:
+        return np.where((p == 0) | (q == 0), PI / 2, away) / PI
+    value = sine + away * cosine
+    if degree == 2:
+        value = 3 * sine * cosine + away * (1 + 2 * cosine * cosine)
+    return np.sqrt(p * q) ** degree * value / PI
+
+
+def _layer_rows(rows: np.ndarray, weight: Wide, bias: Wide) -> np.ndarray:
+    """Rows whose products are w x.x' / d + b."""
+    ones = np.full_like(rows[:, :1], np.sqrt(bias))
+    return np.concatenate([rows * np.sqrt(weight / rows.shape[1]), ones], axis=1)
+
+
+def _network(theta, chord, p, q, depth, variances):
+    """NNGP and NTK layer by layer, on 1 - cos theta: an arccos has half of the digits near 0."""
+    w, b = variances
+    gap = np.minimum(chord**2 / 2, 2)
+    length = np.sqrt(p * q)
+    tangent = length * (1 - gap)
+    for _ in range(depth):
+        covariance = w * length * (np.sin(theta) + (PI - theta) * (1 - gap)) / (2 * PI) + b
+        tangent = covariance + w * (PI - theta) / (2 * PI) * tangent
+        # 1 - S / sqrt(s s'), of which the sum of the two parts keeps all digits
+        apart = b * w / 2 * (np.sqrt(p) - np.sqrt(q)) ** 2
+        lost = w / 2 * length * (gap + (theta * (1 - gap) - np.sin(theta)) / PI)
+        p, q = w / 2 * p + b, w / 2 * q + b
+        before, length = length, np.sqrt(p * q)
+        whole = length + w / 2 * before + b
+        apart = apart / np.where(whole > 0, whole, 1)
+        gap = np.clip((apart + lost) / np.where(length > 0, length, 1), 0, 2)
+        theta = 2 * np.arcsin(np.sqrt(gap / 2))
+    return covariance, tangent

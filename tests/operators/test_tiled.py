@@ -212,6 +212,15 @@ def test_keops_is_the_matrix(kernel, arrays):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_keops_refuses_angles_of_one_feature():
+    if keops.why_not():
+        pytest.skip(keops.why_not())
+    X = np.array([[1.0], [-2.0], [3.0]])
+    for kernel in (NTK(1), ArcCosine(0)):
+        with pytest.raises(ValueError, match="rows of one feature are parallel or opposite"):
+            KeOpsOperator(kernel, X).matmat(np.ones((3, 1)))
+
+
 def test_keops_needs_a_formula():
     if keops.why_not():
         pytest.skip(keops.why_not())
