@@ -53,11 +53,14 @@ def noise(dense: DenseOperator) -> float:
     return backward_error(dense.n, dense.rounding())
 
 
-def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tuple[float, float]:
+def probe(
+    answers: Answers, operator: DenseOperator, Y: Any, lam: float
+) -> tuple[float, float, float]:
     """Check (K + lam I) dual = Y on a few rows of K that are computed anew in float64.
 
-    Returns the largest residual r relative to max |Y|, and what ||r|| of these rows may do to the
-    predictions, relative to them. Both are the largest over outputs.
+    Returns the largest residual r relative to max |Y|, and what ||r|| may do to the predictions, relative
+    to them: with r of these rows alone, which is certain, and as if all rows were like the worst of them.
+    All are the largest over outputs.
     """
     few = slice(0, min(Y.shape[1], 16))
     xp = compat.array_namespace(Y)
@@ -79,8 +82,12 @@ def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> tupl
         worst = _over(np.abs(error).max(axis=0), most)
         finite = bool(np.isfinite(dual).all())
         # a residual r moves the predictions by K (K + lam I)^-1 r
-        moved = np.linalg.norm(error, axis=0) * (1 / (1 + lam / largest) if largest else 1.0)
-        return worst, _over(moved, sizes[0, 0]) if finite else float("nan")
+        if not finite:
+            return worst, float("nan"), float("nan")
+        passed = 1 / (1 + lam / largest) if largest else 1.0
+        seen = _over(passed * np.linalg.norm(error, axis=0), sizes[0, 0])
+        alike = np.sqrt(operator.n) * np.abs(error).max(axis=0)
+        return worst, seen, _over(passed * alike, sizes[0, 0])
 
 
 def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
@@ -92,7 +99,10 @@ def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
 def evaluation_error(
     answers: Answers, held: Any, operator: DenseOperator, precision: str, lam: float
 ) -> float:
-    """Estimate of ||(K - K~) dual|| / ||fit|| for K~ as it is evaluated and multiplied, from a few rows."""
+    """Estimate of ||(K - K~) dual|| / ||fit|| for K~ as it is evaluated and multiplied.
+
+    From the worst of a few rows, as if all were like it; infinite where float32 cannot hold K or dual.
+    """
     few = slice(0, min(answers.outputs, 16))
     dual, fitted = (to_numpy(array) for array in answers.ridge(lam, few))
     units = column_units(dual)  # float32 may not hold them
@@ -104,11 +114,14 @@ def evaluation_error(
     else:
         product = rough @ dual
     error = to_numpy(operator.columns(picked)).T @ dual - product
-    rows = np.sqrt(operator.n / len(picked)) * np.linalg.norm(error, axis=0)
+    eps = float(np.finfo(np.float32).eps)
+    if error.any():  # a tile of another shape is evaluated with other last bits
+        error = np.maximum(np.abs(error), eps / 2 * np.sqrt(rough**2 @ dual**2))
+    rows = np.sqrt(operator.n) * np.abs(error).max(axis=0)
     if precision == "float32":  # and the products of the solver, which few rows of one may not show
-        eps = float(np.finfo(np.float32).eps)
         rows = np.maximum(rows, eps * answers.largest * np.linalg.norm(dual, axis=0))
-    return _over(rows, np.linalg.norm(fitted, axis=0))
+    found = _over(rows, np.linalg.norm(fitted, axis=0))
+    return found if np.isfinite(found) else np.inf
 
 
 def _picked(n: int) -> np.ndarray:
@@ -116,18 +129,22 @@ def _picked(n: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, PROBES).round().astype(int))
 
 
-def judged(status: str, error: float, seen: float, tol: float, precision: str) -> tuple[str, float]:
-    """Status and error of a grown fit when the precision of K and the residuals `seen` have been heard."""
+def judged(
+    status: str, error: float, seen: tuple[float, float], tol: float, precision: str
+) -> tuple[str, float]:
+    """Status and error of a grown fit, by the precision of K and the residuals that :func:`probe` saw."""
+    certain, likely = seen
+    error = np.inf if np.isnan(error) else error
     if status.startswith("converged") and not error <= tol:
         status = f"limited by dtype={precision!r}: relative error about {error:.1e}; use 'float64'"
-    if np.isnan(seen):
+    if np.isnan(certain):
         return "overflow: the dual coefficients are beyond float64; rescale Y", np.inf
-    if not seen <= CONTRADICTION * max(error, tol):
+    if not certain <= CONTRADICTION * max(error, tol):
         status = (
-            f"contradicted: {seen:.1e} of the predictions is left as a residual where the solver says "
+            f"contradicted: {certain:.1e} of the predictions is left as a residual where the solver says "
             f"{error:.1e}; use method='eigh', and remove a checkpoint that was read ({status})"
         )
-        error = max(error, seen)
+        error = max(error, likely)
     return status, error
 
 

@@ -47,7 +47,7 @@ from sdgpu.solvers.eigh import Eigh, refuse_indefinite
 from sdgpu.solvers.probes import GROUPS, TOL, Probes
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace, SubspaceResult
-from sdgpu.solvers.units import Units
+from sdgpu.solvers.units import Units, refuse_underflow
 from sdgpu.spectrum import Spectrum
 
 __all__ = ["fit"]
@@ -261,7 +261,7 @@ def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple
     dense, Y = data.dense(backend), backend.asarray(data.Y)
     spectrum = Eigh(backend).decompose(dense, Y, watch)
     answers = Spectral(spectrum)
-    residual, seen = probe(answers, dense, Y, ridge)
+    residual, seen, _ = probe(answers, dense, Y, ridge)
     seen = np.inf if np.isnan(seen) else seen  # dual coefficients beyond float64
     error = max(seen, spectral_rounding(spectrum, ridge, plan.steps, noise(dense)))
     status = exact_status(spectrum, residual, error, ridge, plan.bytes)
@@ -278,6 +278,8 @@ def _grow(
     backend = TorchBackend("cpu") if isinstance(home, NumpyBackend) else home
     dense, Y = data.dense(backend), backend.asarray(data.Y)
     held = _operator(plan, dense, keep=plan.operator == "dense")
+    if plan.precision != "float64":
+        refuse_underflow(dense)
     units = Units.of(held, Y)
     scaled, ridges = units.scaled(held), lams / units.kernel
     solver = Subspace(
@@ -307,12 +309,11 @@ def _grow(
             answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations
         dense, ridge = data.dense(home), float(lams.min())
-        residual, seen = probe(answers, dense, home.asarray(data.Y), ridge)
+        residual, certain, likely = probe(answers, dense, home.asarray(data.Y), ridge)
         if plan.precision != "float64":
-            # The solver's bound holds for K as it was evaluated. Twice what is seen of the difference:
-            # it comes from a few rows only.
-            error += 2 * evaluation_error(answers, held, dense, plan.precision, ridge)
-    status, error = judged(status, error, seen, plan.tol, plan.precision)
+            # the solver's bound holds for K as it was evaluated
+            error += 1.25 * evaluation_error(answers, held, dense, plan.precision, ridge)
+    status, error = judged(status, error, (certain, likely), plan.tol, plan.precision)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
     if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * answers.largest:
         refuse_indefinite(dense, spectrum.most_negative * units.kernel, answers.largest)

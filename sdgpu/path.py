@@ -14,6 +14,7 @@ from sdgpu.device.arrays import Template, targets
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.device.memory import require
 from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.device.scaling import below_the_limit
 from sdgpu.distill.filters import dual_filter
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.spectrum import flat_product
@@ -41,7 +42,9 @@ class Model:
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(new.shape[0]) * columns, f"a prediction of {new.shape[0]:,} rows")
         cross = self.operator.cross(self.backend.asarray(new))
-        return give_back(self.template, flat_product(cross, dual))
+        lowered, factors = below_the_limit(dual)
+        product = flat_product(cross, lowered)
+        return give_back(self.template, product if lowered is dual else product / factors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
+from sdgpu.certificate import judged, probe
+from sdgpu.operators import DenseOperator
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from tests.problems import refits
 
@@ -126,3 +130,64 @@ def test_float32_that_overflows_is_refused():
     X, Y = 1e60 * np.random.default_rng(0).standard_normal((30, 2)), np.ones(30)
     with pytest.raises(ValueError, match="float64"):
         sdgpu.fit(X, Y, sdgpu.Matern(1.5), method="lanczos", operator="tiled", dtype="float32")
+
+
+def test_float32_evaluates_a_tile_of_another_shape_with_other_last_bits():
+    """Entries of 0.5 came out as 0.5 in a matrix and as 0.50000006 in its columns: no error was seen."""
+    X, Y = np.zeros((41, 1)), np.random.default_rng([0, 1]).standard_normal((41, 1))
+    lam = 0.205
+    fit = sdgpu.fit(X, Y, sdgpu.ArcCosine(0), lams=lam, method="lanczos", dtype="mixed", tol=1e-4)
+    truth = refits(np.full((41, 41), 0.5), Y, lam, [], 1)[0][0]
+    error = np.linalg.norm(np.asarray(fit.path(lam, steps=1).fitted)[0] - truth)
+    assert error <= fit.info.error_estimate * np.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed"])
+def test_a_kernel_below_float32_is_refused(dtype):
+    """The status was "contradicted: .. where the solver says nan; remove a checkpoint"."""
+    X, Y = np.random.default_rng(0).standard_normal((2, 30, 2))
+    with pytest.raises(ValueError, match=r"up to 1\.\d+e-31, underflow in float32: rescale X"):
+        sdgpu.fit(X * 1.5e-16, Y, sdgpu.Linear(), lams=1e-32, method="lanczos", dtype=dtype)
+    sdgpu.fit(0 * X, Y, sdgpu.Linear(), lams=1e-32, method="lanczos", dtype=dtype)
+
+
+def test_predictions_near_the_limit_of_float64_do_not_overflow_on_the_way():
+    """Duals of 1e307 whose terms cancel: partial sums were infinite, predictions 1e300."""
+    rng = np.random.default_rng(0)
+    X, Y = np.round(2 * rng.standard_normal((69, 5))), 1e300 * rng.standard_normal((69, 3))
+    Y[:, 1] *= 1e-300
+    lam = 3e-8
+    with pytest.warns(UserWarning, match="inaccurate"):
+        path = sdgpu.fit(X, Y, sdgpu.Linear(), lams=lam, method="eigh").path(lam, steps=1)
+    assert np.abs(path.dual).max() > 1e307
+    # rounding of this lam moves both by 3e-4 at the most
+    assert_allclose(path.predict(X), path.fitted, rtol=0, atol=1e297)
+    assert_allclose(path.predict(X)[..., 1], path.fitted[..., 1], rtol=0, atol=1e-3)
+
+
+def test_a_contradiction_speaks_for_all_rows():
+    """A residual is seen on 32 rows: the error that is said is that of all, were they like the worst."""
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((200, 2)), rng.standard_normal((200, 1))
+    operator, lam = DenseOperator(sdgpu.Gaussian(1.0), X), 1e-2
+    K = operator.matmat(np.eye(200))
+    dual = np.linalg.solve(K + lam * np.eye(200), Y)
+    residual = 1e-3 * np.where(np.arange(200)[:, None] % 7, 0.5, 1.0)
+    dual += np.linalg.solve(K + lam * np.eye(200), residual)
+    largest = float(np.linalg.eigvalsh(K)[-1])
+    wrong = SimpleNamespace(ridge=lambda lam, few: (dual, K @ dual), largest=largest)
+    worst, certain, likely = probe(wrong, operator, Y, lam)
+    size = np.linalg.norm(K @ dual)
+    assert certain <= np.linalg.norm(residual) / size <= likely
+    assert_allclose(likely, np.sqrt(200) * 1e-3 / size, rtol=1e-2)
+    assert_allclose(worst, 1e-3 / np.abs(Y).max(), rtol=1e-6)
+    status, error = judged("converged", 1e-9, (certain, likely), 1e-6, "float64")
+    assert status.startswith("contradicted")
+    assert error == likely
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf])
+def test_an_error_that_is_no_number_is_infinite(error):
+    status, found = judged("converged", error, (0.0, 0.0), 1e-6, "mixed")
+    assert found == np.inf
+    assert status.startswith("limited by dtype='mixed'")

@@ -15,8 +15,9 @@ import numpy as np
 from sdgpu.device.scaling import column_units, unit
 from sdgpu.operators.dense import Operator
 
-__all__ = ["Rescaled", "Units"]
+__all__ = ["Rescaled", "Units", "refuse_underflow"]
 
+LEAST = 1e-30  # a diagonal of K that leaves float32 room for entries of 1e-8 of it
 PLAIN = 1e15  # float32 sketches hold the squares of K within this, and its reciprocal, as it is
 
 
@@ -87,3 +88,14 @@ class Rescaled:
     def columns(self, idx: Any) -> Any:
         """Columns of K / unit, (n, len(idx))."""
         return self.operator.columns(idx) / self.unit
+
+
+def refuse_underflow(operator: Operator) -> None:
+    """Raise ValueError if float32 cannot hold the entries of K, by its diagonal in float64."""
+    diagonal = operator.diag()
+    largest = float(compat.array_namespace(diagonal).max(diagonal))
+    if 0 < largest < LEAST:
+        raise ValueError(
+            f"the values of the kernel on these data, up to {largest:.1e}, underflow in float32: rescale "
+            "X or the parameters of the kernel, or use dtype='float64'"
+        )
