@@ -167,7 +167,7 @@ class Subspace:
         before: State | None,
     ) -> SubspaceResult:
         rows, backend = Y.T, self.backend  # (c, n)
-        limit = min(operator.n, self.max_size or operator.n)
+        limit = min(operator.n, max(self.max_size or operator.n, int(rows.shape[0])))
         room = min(limit, 20 * self.block)
         diagonal = float(backend.xp.max(backend.asarray(operator.diag())))
         space = GrowingBasis(
@@ -175,16 +175,16 @@ class Subspace:
         )
         run = _Progress(self, limit, operator.n)
         if before is None:
-            new = space.new_directions(
-                self._start(rows, lams, sketch), whole=unit_rows(rows, backend)
-            )
+            # cut before they are mixed: the targets, which come first, must be in the span
+            new = self._start(rows, lams, sketch)
+            new = new[: min(limit, int(new.shape[0])), :]
+            new = space.new_directions(new, whole=unit_rows(rows, backend))
         else:
             space.restore(before)
             run.passes, new = before.passes, rows[:0, :]
-        values, vectors = np.zeros(0), np.zeros((0, 0))
         try:
             # a checkpoint may hold all passes that are allowed: it is looked at all the same
-            while run.passes < self.max_passes or not values.size:
+            while True:
                 if new.shape[0]:
                     new = new[: min(limit - space.k, int(new.shape[0])), :]
                     space.append(new, backend.asarray(operator.matmat(new.T)).T)
@@ -201,7 +201,7 @@ class Subspace:
                 seen = self._seen(space, values, vectors, rows, lams, sketch, run)
                 errors = seen.norms * _scale(seen)
                 run.tell(watch)
-                if run.over(space.k):
+                if run.over(space.k) or run.passes >= self.max_passes:
                     break
                 if checkpoint:
                     checkpoint.offer(space.state(run.passes))
@@ -218,11 +218,12 @@ class Subspace:
             raise
         if checkpoint:
             checkpoint.save(space.state(run.passes))
-        if run.restarts:
+        if run.restarts and space.k < len(values):  # compressed, and nothing could be added
             values, vectors = space.ritz()
+            self._seen(space, values, vectors, rows, lams, sketch, run)
         spectrum = _spectrum(space, values, vectors, rows, self)
-        full = not new.shape[0] or space.k >= operator.n or run.stalled
-        status = run.status(space.k, full)
+        nothing = not new.shape[0] and run.passes < self.max_passes
+        status = run.status(space.k, nothing or space.k >= operator.n or run.stalled)
         error = run.error + run.rounding
         return SubspaceResult(spectrum, run.passes, error, status, space, sketch, run.given_up)
 

@@ -212,6 +212,26 @@ def test_a_basis_that_is_too_small_restarts(problem, backend, rank, size):
     assert worst_error(found.spectrum, Gaussian(0.3)(X), Y, lams, 5) <= found.error <= 1e-5
 
 
+@pytest.mark.parametrize("rank", [0, 60])
+@pytest.mark.parametrize("size", [1, 5, 8, 20, 36])
+@pytest.mark.parametrize("passes", [7, 200])
+def test_the_bound_holds_for_bases_smaller_than_a_block_or_two(problem, rank, size, passes):
+    """Targets were cut away with the rest of a first block, and a last compression was not looked at."""
+    X, Y = problem
+    lams = np.geomspace(1e-4, 10.0, 4) * N
+    solver = Subspace(
+        NumpyBackend(), 1e-5, block=16, rank=rank, steps=3, max_size=size, max_passes=passes
+    )
+    found = solver.decompose(DenseOperator(Gaussian(0.3), X), Y, lams, watch())
+    assert found.passes <= passes
+    assert found.space.k <= max(size, 2)
+    outside = Y.T - (Y.T @ found.space.Q.T) @ found.space.Q
+    assert_allclose(outside, 0, atol=1e-12)
+    assert worst_error(found.spectrum, Gaussian(0.3)(X), Y, lams, 3, alphas=(0.0,)) <= found.error
+    if passes == 7 and size > 8:
+        assert "allow more passes" in found.status or "is too small" in found.status
+
+
 @pytest.mark.parametrize("krylov", [True, False])
 def test_compression_keeps_what_it_knows(problem, backend, krylov, rng):
     """After it T = Q K Q' and R = Q K - T Q hold for the smaller basis, without a product."""
