@@ -79,6 +79,26 @@ def test_goals_and_known_residuals(problem, backend):
     assert (done.iterations, done.passes) == (0, 0)
 
 
+def test_what_was_given_is_not_written_to_and_progress_is_that_of_the_worst_row(problem):
+    K, B, wanted = problem
+    B = B[:3]
+    start = wanted[:3] + 1e-3 * np.array([[1.0], [3.0], [2.0]])
+    residual = B - start @ K - LAMS[:3, None] * start
+    given, heard = [x.copy() for x in (B, start, residual)], []
+    for named in ({}, {"start": start, "residual": residual}):
+        CG(NumpyBackend(), 1e-9).solve(
+            lambda V: V @ K, B, LAMS[:3], progress=lambda *now: heard.append(now), **named
+        )
+        for now, before in zip((B, start, residual), given, strict=True):
+            assert (now == before).all()
+    heard.clear()
+    found = CG(NumpyBackend(), 1e-9, max_iterations=3).solve(
+        lambda V: V @ K, B, LAMS[:3], progress=lambda *now: heard.append(now)
+    )
+    assert_allclose(heard[-1][1], found.residuals.max(), rtol=1e-9)
+    assert found.residuals.min() > 1e-9
+
+
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_the_error_of_conjugate_gradients_is_the_least(problem, backend, preconditioned):
     """After m passes W minimises the energy over the Krylov space of m vectors P^-1 (A P^-1)^i b."""
