@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 
 _LOCK = threading.Lock()
 _STATE = {"running": 0, "threads": 1, "resting": 0}
+_POOLS: dict[str, Any] = {}
 _RESTING: list[Any] = []  # the limits on NumPy's and SciPy's pools while they are at rest
 
 
@@ -74,11 +75,9 @@ def only_torch() -> Iterator[None]:
 
     Their setting belongs to the process: it comes back when the last of all callers has left.
     """
-    from threadpoolctl import threadpool_limits
-
     with _LOCK:
         if not _RESTING:
-            _RESTING.append(threadpool_limits(limits=1, user_api="blas"))
+            _RESTING.append(_pools().limit(limits=1, user_api="blas"))
         _STATE["resting"] += 1
     try:
         yield
@@ -87,6 +86,15 @@ def only_torch() -> Iterator[None]:
             _STATE["resting"] = max(_STATE["resting"] - 1, 0)  # 0 in a child that was forked here
             if not _STATE["resting"]:
                 _wake()
+
+
+def _pools() -> Any:
+    """The thread pools of this process. Finding them reads its memory map, 3 ms: done after imports."""
+    from threadpoolctl import ThreadpoolController
+
+    if _POOLS.get("modules") != len(sys.modules):
+        _POOLS.update(pools=ThreadpoolController(), modules=len(sys.modules))
+    return _POOLS["pools"]
 
 
 def _wake() -> None:
