@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from sdgpu.study.experiments import PRESETS, Experiment, preset
 from sdgpu.study.networks import open_experiment, run_experiment
 from sdgpu.study.plots import accuracy_figure
 
+ROOT = Path(__file__).parent.parent.parent
 TINY = Experiment(
     name="tiny",
     data="digits",
@@ -117,6 +122,66 @@ def test_a_killed_run_goes_on_and_repeats_nothing(done, tmp_path):
     third = Listener()
     run_experiment(TINY, tmp_path, progress=third)
     assert not third.events
+
+
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.study.test_networks import TINY
+from sdgpu.device.storage import terminable
+from sdgpu.study.networks import open_experiment, run_experiment
+
+folder, times, draw = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
+start = time.perf_counter()
+truth = run_experiment(TINY, folder / "whole").drop_vars("seconds")
+spent, finished = time.perf_counter() - start, 0
+for attempt in range(times):
+    ready, started = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with terminable():
+                os.write(started, b"1")
+                run_experiment(TINY, folder / f"run{finished}")
+                os._exit(0)
+        except KeyboardInterrupt:
+            os._exit(130)
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(started)
+    time.sleep(draw.uniform(0.0, spent / 2))
+    os.kill(child, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[attempt % 3])
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in (0, 130), (attempt, status)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0 or attempt == times - 1:
+        found = run_experiment(TINY, folder / f"run{finished}").drop_vars("seconds")
+        assert found.equals(truth), attempt
+        assert open_experiment(folder / f"run{finished}").drop_vars("seconds").equals(truth)
+        left = [path.name for path in (folder / f"run{finished}").rglob("*.sdgpu-tmp")]
+        assert not left, left
+        finished += 1
+print(finished)
+"""
+
+
+def test_kills_of_whole_experiments(tmp_path):
+    """Whatever the moment, the next run goes on, and in the end has the same numbers to the last bit."""
+    told = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path), "50" if os.environ.get("CI") else "12"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr[-2000:]
+    assert int(told.stdout) >= 2
 
 
 def test_progress_counts_all_fits(tmp_path):
