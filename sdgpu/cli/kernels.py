@@ -253,6 +253,8 @@ def _print_comparison(found: Comparison) -> None:
                  f"{row.best.mse:.6f}", f"{row.test_mse:.6f}"]  # fmt: skip
         table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
     console.print(table)
+    for note in filter(None, (row.note for row in found.rows)):
+        console.print(f"[yellow]{escape(note)}[/]", highlight=False)
     if "accuracy" in found.sweep.dataset:
         _print_scores(found.sweep)
     sizes = found.sweep.dataset["mse"].sizes

@@ -38,12 +38,15 @@ class Row:
     test_mse : float
     test_accuracy : float
         Share of right classes; NaN for regression.
+    note : str
+        A reason to doubt the choice, known before the test rows are looked at; empty if there is none.
     """
 
     name: str
     best: Best
     test_mse: float
     test_accuracy: float
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +124,21 @@ def compare(
 def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:
     step = int(best.step)
     alphas = best.alpha if step > 1 else 0.0
+    note = _doubts(best, fitted, data) if name == ROWS["joint"] else ""
     try:
         predicted = fitted.path(best.lam, alphas, step).predict(data.X_test)[-1]
     except ValueError as error:  # weights that overflow, say: no reason to lose the other rows
-        warnings.warn(f"{name}: {error}", stacklevel=3)
-        return Row(name, best, float("nan"), float("nan"))
+        return Row(name, best, float("nan"), float("nan"), str(error))
     mse = float(np.mean((predicted - data.Y_test) ** 2))
     if not data.classes:
-        return Row(name, best, mse, float("nan"))
+        return Row(name, best, mse, float("nan"), note)
     right = predicted.argmax(axis=1) == data.Y_test.argmax(axis=1)
-    return Row(name, best, mse, float(np.mean(right)))
+    return Row(name, best, mse, float(np.mean(right)), note)
+
+
+def _doubts(best: Best, fitted: Fit, data: Split) -> str:
+    """What the joint optimum at this lam warns of: chosen on parts of the rows, judged on the others."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        fitted.joint_alphas(data.X_val, data.Y_val, lam=best.lam, steps=int(best.step))
+    return "; ".join(str(w.message) for w in caught if issubclass(w.category, UserWarning))
