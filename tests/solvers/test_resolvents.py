@@ -216,6 +216,19 @@ def test_lam_asked_for_twice_are_solved_once_and_32_rows_at_a_time(asked):
     assert [len(args[2]) for args, _, _ in asked] == [40, 40]
 
 
+@pytest.mark.parametrize("warns", [False, True])
+def test_a_solve_that_misses_its_goal_warns_if_it_should(warns, monkeypatch):
+    monkeypatch.setattr(resolvents, "CG", lambda backend, tol: CG(backend, tol, max_iterations=2))
+    _, found = make(warns=warns)
+    if warns:
+        with pytest.warns(UserWarning, match=r"^lam = 0.02: not converged"):
+            found.solve(LAMS, 1)
+    else:
+        found.solve(LAMS, 1)
+    assert found.status.startswith("not converged")
+    assert found.summary.startswith("not converged: relative error")
+
+
 def test_progress_of_a_solve():
     heard = []
     _, found = make(progress=heard.append)

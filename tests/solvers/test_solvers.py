@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from sdgpu.device.backend import NumpyBackend, to_numpy
 from sdgpu.device.timing import Stopwatch
-from sdgpu.kernels import Gaussian, Linear, Precomputed
+from sdgpu.kernels import FunctionKernel, Gaussian, Polynomial, Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import Cholesky, Eigh
 from tests.problems import assert_near, from_spectrum, most_bytes
@@ -40,7 +40,9 @@ def test_negative_rounding_is_clamped(backend):
 
 def test_indefinite_kernels_are_refused(backend):
     K = np.diag([1.0, 2.0, -0.5])
-    with pytest.raises(ValueError, match=r"not positive semi-definite: .* go down to -0.5"):
+    with pytest.raises(
+        ValueError, match=r"^the precomputed .* not positive semi-definite: .* go down to -0.5"
+    ):
         decompose(backend, K, np.ones((3, 1)))
 
 
@@ -78,11 +80,22 @@ def test_eigenvalues_below_n_eps_of_the_largest_have_no_digit(backend):
     assert decompose(backend, K, np.ones((5, 1))).below_rounding == 2
 
 
-def test_a_kernel_that_overflows_is_refused(backend):
-    operator = DenseOperator(Linear(), backend.asarray(np.array([[1.0], [-1e200], [2.0]])))
-    with pytest.raises(ValueError, match=r"\|X\| up to 1e\+200"):
+def test_one_entry_that_overflows_is_refused(backend):
+    """Of rows that are right: 1e60 cubed twice."""
+    X = backend.asarray(np.array([[1.0], [-1e60], [2.0]]))
+    operator = DenseOperator(Polynomial(3, 1.0, 1.0), X)
+    with pytest.raises(ValueError, match=r"the kernel Polynomial.* \|X\| up to 1e\+60"):
         Eigh(backend).decompose(
             operator, backend.asarray(np.ones((3, 1))), Stopwatch(backend.synchronize)
+        )
+
+
+def test_an_indefinite_kernel_is_named(backend):
+    X = backend.asarray(np.arange(4.0)[:, None])
+    operator = DenseOperator(FunctionKernel(lambda A, B: -abs(A - B.T)), X)
+    with pytest.raises(ValueError, match=r"the kernel FunctionKernel.* is not positive"):
+        Eigh(backend).decompose(
+            operator, backend.asarray(np.ones((4, 1))), Stopwatch(backend.synchronize)
         )
 
 
