@@ -281,8 +281,9 @@ class Subspace:
         count = max(self.block - c, 0)
         if sketch is None or zero:
             shape = (max(count, 1), int(rows.shape[1]))
-            noise = np.random.default_rng(self.seed).standard_normal(shape)
-            return xp.concat([rows, self.backend.asarray(noise)], axis=0)
+            noise = self.backend.asarray(np.random.default_rng(self.seed).standard_normal(shape))
+            # targets of zeros would be all that the smallest basis has room for
+            return noise if zero else xp.concat([rows, noise], axis=0)
         # a wide first pass with guesses for all lam saves a later one
         count = max(min(WIDE * self.block, int(rows.shape[1]) // 4) - c, count)
         spread = np.geomspace(lams[0], lams[-1], max(count // c, 1))

@@ -154,6 +154,17 @@ def test_one_row():
     assert_allclose(found.spectrum.eigenvalues, [1.0])
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_few_rows_whose_targets_are_all_zero(n, rank):
+    """The basis has room for the targets alone, and they are no direction."""
+    operator = DenseOperator(Gaussian(0.4), np.arange(float(n))[:, None])
+    solver = Subspace(NumpyBackend(), 1e-8, rank=rank, max_size=1)
+    found = solver.decompose(operator, np.zeros((n, 4)), np.ones(1), watch())
+    assert found.space.k >= 1
+    assert found.error <= 1e-8
+
+
 def test_what_cannot_be_reached_is_said(problem):
     X, Y = problem
     lams = np.array([1e-6]) * N
