@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from sdgpu.nn.data import Data, images_from_arrays
+from tests.problems import finish
 
 CLASSES = 3
 
@@ -60,3 +67,38 @@ def same_bits(one, two):
         torch.equal(a, b)
         for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
     )
+
+
+def two_ranks(code, folder):
+    """Run `code` with the folder as its argument in two processes that find each other, to a good end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(__file__).parents[2]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)],
+            env={**os.environ, **shared, "RANK": str(rank), "PYTHONPATH": str(root)},
+            cwd=root,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for worker, (_, errors) in zip(workers, finish(*workers), strict=True):
+        assert worker.returncode == 0, errors[-3000:]
+
+
+def stop_after(batches):
+    """A hook of progress that ends a run by an error of its own, StopError."""
+
+    def hook(event):
+        if event.done == batches:
+            raise StopError
+
+    return hook
+
+
+class StopError(Exception):
+    """What a test ends a run with."""

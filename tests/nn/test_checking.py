@@ -18,7 +18,7 @@ from sdgpu.nn.evaluate import predict
 from sdgpu.nn.loss import mixed_target
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
-from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state
+from tests.nn.problems import CLASSES, StopError, convnet, data, mlp, same_bits, state, stop_after
 
 PLAIN = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=0, flip=False)
 
@@ -279,17 +279,10 @@ class Counting(nn.Module):
 
 
 def test_buffers_that_pass_are_resumed(tmp_path):
-    class StopError(Exception):
-        pass
-
-    def stop(event):
-        if event.done == 5:
-            raise StopError
-
     config = change(save_seconds=0.0)
     whole = train(Counting(), data(), None, config).model
     with pytest.raises(StopError):
-        train(Counting(), data(), None, config, folder=tmp_path, progress=stop)
+        train(Counting(), data(), None, config, folder=tmp_path, progress=stop_after(5))
     rest = train(Counting(), data(), None, config, folder=tmp_path).model
     assert torch.equal(whole.scale, rest.scale)
     assert same_bits(whole, rest)

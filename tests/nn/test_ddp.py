@@ -1,11 +1,6 @@
 """Two processes that talk by gloo against one."""
 
 import dataclasses
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -17,8 +12,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.parallel import World
 from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.trainer import train
-from tests.nn.problems import convnet, data, mlp, state
-from tests.problems import finish
+from tests.nn.problems import convnet, data, mlp, state, two_ranks
 
 CONFIG = Config(epochs=2, batch=10, lr=0.02, decay=0.01, crop_pad=1, save_seconds=0.0)
 
@@ -178,23 +172,7 @@ def run(name, folder=None):
 
 
 def test_two_processes_are_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "PYTHONPATH": str(root)},
-            cwd=root,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for worker, (_, errors) in zip(workers, finish(*workers), strict=True):
-        assert worker.returncode == 0, errors[-3000:]
+    two_ranks(WORKER, tmp_path)
     for name in configs():
         truth = [state(model) for model in run(name).models]
         for rank in range(2):

@@ -1,19 +1,12 @@
 """Processes that do not share a folder, were started differently, or are interrupted one by one."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from sdgpu.nn.parallel import World, join, ranks
 from sdgpu.nn.trainer import train
-from tests.nn.problems import data, mlp, state
+from tests.nn.problems import data, mlp, state, two_ranks
 from tests.nn.test_files import CONFIG
-from tests.problems import finish
 
 WORKER = """
 import dataclasses, signal, sys
@@ -74,23 +67,7 @@ assert torch.equal(state(rest.model), state(result.model))
 
 
 def test_processes_that_do_not_share_a_folder(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "PYTHONPATH": str(root)},
-            cwd=root,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for worker, (_, errors) in zip(workers, finish(*workers), strict=True):
-        assert worker.returncode == 0, errors[-3000:]
+    two_ranks(WORKER, tmp_path)
     truth = state(train(mlp(), data(), None, CONFIG).model)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -16,7 +16,7 @@ from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
-from tests.nn.problems import convnet, data, mlp, same_bits
+from tests.nn.problems import StopError, convnet, data, mlp, same_bits, stop_after
 
 CONFIG = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=1, save_seconds=0.0)
 
@@ -69,18 +69,6 @@ def test_a_chain_killed_in_the_middle_of_step_2_goes_on_to_the_same_bits(tmp_pat
         assert (a.train, a.val, a.test, a.fits) == (b.train, b.val, b.test, b.fits)
 
 
-class StopError(Exception):
-    pass
-
-
-def stop_at(done):
-    def stop(event):
-        if event.done == done:
-            raise StopError
-
-    return stop
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -97,7 +85,12 @@ def test_every_mode_resumes_to_the_same_bits(tmp_path, fields, done):
     whole = train(convnet(dtype=dtype), data(), teacher, config)
     with pytest.raises(StopError):
         train(
-            convnet(dtype=dtype), data(), teacher, config, folder=tmp_path, progress=stop_at(done)
+            convnet(dtype=dtype),
+            data(),
+            teacher,
+            config,
+            folder=tmp_path,
+            progress=stop_after(done),
         )
     rest = train(convnet(dtype=dtype), data(), teacher, config, folder=tmp_path)
     assert same_bits(whole.model, rest.model)

@@ -10,7 +10,16 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import checksum
 from sdgpu.nn.stacked import Stack, bytes_per_member, train_stacked
 from sdgpu.nn.trainer import train
-from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state
+from tests.nn.problems import (
+    CLASSES,
+    StopError,
+    convnet,
+    data,
+    mlp,
+    same_bits,
+    state,
+    stop_after,
+)
 
 CONFIG = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=1)
 
@@ -57,15 +66,8 @@ def test_a_stack_resumes(tmp_path):
     )
     whole = train_stacked(models, data(), U, config)
 
-    class StopError(Exception):
-        pass
-
-    def stop(event):
-        if event.done == 5:
-            raise StopError
-
     with pytest.raises(StopError):
-        train_stacked(models, data(), U, config, folder=tmp_path, progress=stop)
+        train_stacked(models, data(), U, config, folder=tmp_path, progress=stop_after(5))
     rest = train_stacked(models, data(), U, config, folder=tmp_path)
     assert all(same_bits(a.model, b.model) for a, b in zip(whole, rest, strict=True))
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2 * config.epochs

@@ -10,7 +10,16 @@ from torch import nn
 from sdgpu.nn.config import Config
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
-from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state
+from tests.nn.problems import (
+    CLASSES,
+    StopError,
+    convnet,
+    data,
+    mlp,
+    same_bits,
+    state,
+    stop_after,
+)
 
 PLAIN = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=0, flip=False)
 
@@ -93,15 +102,8 @@ def test_a_scaler_is_restored(tmp_path):
     config = change(amp="fp16", save_seconds=0.0)
     model = Overflow({2}, mlp(dtype=torch.float32))
 
-    class StopError(Exception):
-        pass
-
-    def stop(event):
-        if event.done == 5:
-            raise StopError
-
     with pytest.raises(StopError):
-        train(model, data(), None, config, folder=tmp_path, progress=stop)
+        train(model, data(), None, config, folder=tmp_path, progress=stop_after(5))
     scales = []
 
     def note(_):
@@ -113,18 +115,11 @@ def test_a_scaler_is_restored(tmp_path):
 
 
 def test_the_draws_of_a_drifting_teacher_are_those_of_the_position(tmp_path):
-    class StopError(Exception):
-        pass
-
-    def stop(event):
-        if event.done == 5:
-            raise StopError
-
     config = change(teacher="paper-script", save_seconds=0.0)
     teacher = Teacher(mlp(1, dropout=0.3), 0.3)
     whole = train(mlp(), data(), teacher, config).model
     with pytest.raises(StopError):
-        train(mlp(), data(), teacher, config, folder=tmp_path, progress=stop)
+        train(mlp(), data(), teacher, config, folder=tmp_path, progress=stop_after(5))
     torch.default_generator.manual_seed(77)  # whatever the caller draws from
     rest = train(mlp(), data(), teacher, config, folder=tmp_path).model
     assert same_bits(whole, rest)
