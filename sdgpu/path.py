@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
 from sdgpu.answers import Answers, Chain, ClosedForm
@@ -14,7 +15,6 @@ from sdgpu.device.arrays import Template, targets
 from sdgpu.device.backend import Backend, give_back
 from sdgpu.device.memory import require
 from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.device.scaling import below_the_limit
 from sdgpu.distill.filters import dual_filter
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.spectrum import flat_product
@@ -42,9 +42,18 @@ class Model:
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(new.shape[0]) * columns, f"a prediction of {new.shape[0]:,} rows")
         cross = self.operator.cross(self.backend.asarray(new))
-        lowered, factors = below_the_limit(dual)
-        product = flat_product(cross, lowered)
-        return give_back(self.template, product if lowered is dual else product / factors)
+        return give_back(self.template, _product(cross, dual))
+
+
+def _product(cross: Any, dual: Any) -> Any:
+    """kappa(X_new, X) dual, by smaller numbers where partial sums overflow though the sum does not."""
+    xp = compat.array_namespace(dual)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = flat_product(cross, dual)
+    finite = xp.isfinite(product)
+    if bool(xp.all(finite)) or not bool(xp.all(xp.isfinite(dual))):
+        return product
+    return xp.where(finite, product, flat_product(cross, dual * 2.0**-200) * 2.0**200)
 
 
 @dataclass(frozen=True, eq=False)

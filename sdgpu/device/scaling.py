@@ -12,7 +12,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-__all__ = ["below_the_limit", "column_units", "safe_unit", "unit"]
+__all__ = ["column_units", "safe_unit", "unit"]
 
 SAFE = 1e100  # sums of many squares up to SAFE^2, and down to SAFE^-2, neither overflow nor vanish
 
@@ -42,21 +42,3 @@ def column_units(Y: Any) -> np.ndarray:
 def safe_unit(largest: float) -> float:
     """1 where squares of numbers up to `largest` are safe as they are, else their power of two."""
     return 1.0 if not largest > 0 or 1 / SAFE < largest < SAFE else unit(largest)
-
-
-def below_the_limit(dual: Any) -> tuple[Any, Any]:
-    """Coefficients (.., n, c) times factors (.., 1, c) so that partial sums of products do not overflow.
-
-    Factors are 2^-200 for columns that reach 1e250, and 1, a number, if there is none.
-    """
-    xp = compat.array_namespace(dual)
-    if (
-        not compat.size(dual)
-        or "64" not in str(dual.dtype)
-        or not float(xp.max(xp.abs(dual))) > 1e250
-    ):
-        return dual, 1.0
-    high = xp.max(xp.abs(dual), axis=-2, keepdims=True) > 1e250
-    ones = xp.ones_like(dual[..., :1, :])
-    factors = xp.where(high, 2.0**-200 * ones, ones)
-    return dual * factors, factors
