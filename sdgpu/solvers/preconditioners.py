@@ -64,8 +64,6 @@ class Sketch:
     def solve(self, R: Any, lam: float | Any) -> Any:
         """(F'F + lam I)^-1 R for rows R (b, n); lam a number, or one for each row (b,)."""
         xp = compat.array_namespace(R)
-        if self.rank == 0:
-            return R / xp.reshape(xp.asarray(lam, dtype=R.dtype, device=compat.device(R)), (-1, 1))
         ridge = xp.reshape(xp.asarray(lam, dtype=R.dtype, device=compat.device(R)), (-1, 1))
         along = xp.astype(xp.astype(R, self.F.dtype) @ self.F.T, R.dtype)
         small = (along @ self.vectors / (self.eigenvalues + ridge)) @ self.vectors.T
