@@ -126,9 +126,8 @@ def pivoted_cholesky(
         rows = rows - xp.take(done, index, axis=1).T @ done
         core = backend.asarray(xp.take(rows, index, axis=1))
         values, vectors = backend.eigh((core + core.T) / 2)
-        # the largest first: a full last block keeps the best directions
         host = to_numpy(values)
-        kept = np.flatnonzero(host > DROP * host[-1])[::-1][: rank - size].copy()
+        kept = np.flatnonzero(host > DROP * host[-1])
         if kept.size == 0:
             break
         chosen = xp.asarray(kept, device=backend.device)

@@ -129,14 +129,13 @@ def test_nothing_to_precondition(backend, scale, enough):
     assert_allclose(to_numpy(found.solve(backend.asarray(R), 4.0)), R / 4)
 
 
-def test_a_full_last_block_keeps_the_best_directions():
-    """Pivots that are nearly copies: of two directions the one that explains more is taken."""
-    rng = np.random.default_rng(0)
-    base = rng.standard_normal((1, 40))
-    rows = np.vstack([base + 1e-3 * rng.standard_normal((1, 40)) for _ in range(6)])
-    found, _, _ = sketch_of(rows @ rows.T, 2)
-    assert found.tail < 0.1 * 6
-    assert_allclose(found.largest, np.linalg.eigvalsh(rows @ rows.T)[-1], rtol=1e-5)
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_only_eigenvectors_that_float32_holds_are_at_the_top(scale):
+    found, _, _ = sketch_of(scale * from_spectrum(np.geomspace(1e-9, 1.0, 60)).K, 50)
+    count = np.count_nonzero(found.eigenvalues > 1e-5 * found.largest)
+    assert count < found.rank
+    assert found.top.shape == (count, 60)
+    assert_allclose(found.top @ found.top.T, np.eye(count), atol=1e-13)
 
 
 @pytest.mark.parametrize(("n", "rank"), [(3000, 20), (2000, 300), (900, 700)])
