@@ -18,7 +18,7 @@ demo: $(READY)  ## the paper's example and two real data sets; pictures in out/
 demo-nn: $(READY)  ## the paper's experiment with networks, small: digits, five steps, six rules, four seeds; minutes
 	$(BIN)/sdgpu train --preset digits --out out/digits
 
-test: $(READY)  ## all tests, doctests and the code of the README
+test: $(READY)  ## all tests, doctests and the code of the README and the docs
 	$(BIN)/python -m pytest -n auto
 
 test-random: $(READY)  ## the tests ten times, in another order each time
@@ -35,7 +35,7 @@ lint: $(READY)  ## style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## the figures of the README, as a table of ratios; each file in a process of its own
+bench: $(READY)  ## benchmarks/results.md, a table of ratios; each file in a process of its own
 	rm -f benchmarks/results.md
 	status=0; for file in benchmarks/bench_*.py; do \
 	  env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE SDGPU_BENCH_APPEND=1 \

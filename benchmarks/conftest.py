@@ -1,4 +1,4 @@
-"""Side-by-side timing in one run, and the table of ratios that ends in the README."""
+"""Side-by-side timing in one run, and the table of ratios in results.md."""
 
 from __future__ import annotations
 
