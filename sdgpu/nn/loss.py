@@ -218,7 +218,8 @@ def penalty(
     rows = [p.reshape(members or 1, -1) for name, p in model.named_parameters() if name in chosen]
     first = next(model.parameters())
     total = torch.zeros(members or 1, dtype=first.dtype, device=first.device)
-    if positive("decay", decay, zero=True) > 0 and form != "decoupled":
+    # nothing may be covered: "weights" of a network that has vectors alone
+    if positive("decay", decay, zero=True) > 0 and form != "decoupled" and rows:
         squares = [row.square().sum(dim=1) for row in rows]
         if form == "l2":
             total = total + 0.5 * decay * torch.stack(squares).sum(dim=0)
