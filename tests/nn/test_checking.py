@@ -212,6 +212,15 @@ def test_a_teacher_that_predicts_nan_is_noticed(mode, hard):
         train(mlp(), data(), Teacher(teacher, 0.5), change(teacher=mode, views=2, hard=hard))
 
 
+@pytest.mark.parametrize("mode", ["cached", "views"])
+def test_a_teacher_with_one_output_that_is_not_finite_is_noticed(mode):
+    teacher = mlp(1)
+    teacher[3].bias.data[0] = math.inf
+    config = change(teacher=mode, views=2, activation="identity")
+    with pytest.raises(ValueError, match=r"for (24 of 24|48 of 48) images"):
+        train(mlp(), data(), Teacher(teacher, 0.5), config)
+
+
 def test_cross_entropy_without_a_minimum_is_warned_of():
     problem, config = data(), change(loss="cross-entropy", epochs=1)
     for alpha in (-2.0, 1.5):

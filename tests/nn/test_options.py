@@ -14,7 +14,7 @@ from sdgpu.nn.data import Data
 from sdgpu.nn.evaluate import predict, score
 from sdgpu.nn.grid import grid_chains
 from sdgpu.nn.machinery import _cuda_choices, compiled
-from sdgpu.nn.targets import Teacher
+from sdgpu.nn.targets import Feed, Teacher
 from sdgpu.nn.trainer import train
 from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state
 
@@ -175,14 +175,23 @@ def test_autocast_covers_the_student_and_a_teacher_in_the_loop():
 
 
 def test_determinism_and_the_memory_format_reach_the_model():
-    for fields in ({}, {"deterministic": True}, {"channels_last": True}):
+    last = {"channels_last": True}
+    for fields in (
+        {},
+        {"deterministic": True},
+        last,
+        {"teacher": "views"},
+        last | {"teacher": "views"},
+    ):
         spy = Spy(make=lambda seed, dtype: convnet(seed, channels=2, dtype=dtype))
         config = change(epochs=1, **fields)
         found = train(spy, data(channels=2), None, config).model
         assert spy.of("deterministic") == [bool(fields.get("deterministic"))] * 3
         assert spy.of("last") == [bool(fields.get("channels_last"))] * 3
-        last = found.inner[0].weight.is_contiguous(memory_format=torch.channels_last)
-        assert last == bool(fields.get("channels_last"))
+        weight = found.inner[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == (
+            "channels_last" in fields
+        )
 
 
 def test_parts_of_batches_and_of_evaluations_have_the_rows_that_they_must():
@@ -208,6 +217,25 @@ def test_views_are_drawn_from_the_position(fields):
             generator = stream(3, "augment", epoch, batch)
             args = (images.pixels[rows], images.mean, images.std, generator, torch.float64)
             assert torch.equal(found[3 * epoch + batch], augment(*args))
+
+
+def test_cached_views_are_drawn_1024_rows_at_a_time_in_the_order_of_the_images():
+    """A file of another day must have the same views: neither batch nor order of the epoch counts."""
+    config = change(teacher="views", views=2, crop_pad=1, flip=True, augment_seed=3, batch=2050)
+    images = data(2050).train
+    feed = Feed(images, None, config, torch.float64)
+    augment, parts = Augment(1, flip=True), (slice(0, 1024), slice(1024, 2048), slice(2048, 2050))
+    for epoch in range(3):
+        generators = [stream(3, "augment", epoch % 2, part, 0) for part in range(3)]
+        whole = torch.cat(
+            [
+                augment(images.pixels[part], images.mean, images.std, generator, torch.float64)
+                for part, generator in zip(parts, generators, strict=True)
+            ]
+        )
+        rows, inputs, target = feed.batch(epoch, 0)
+        assert torch.equal(inputs, whole[rows])
+        assert torch.equal(target, images.one_hot(torch.float64)[rows])
 
 
 def test_compiling_changes_no_result_and_happens(monkeypatch):
