@@ -311,8 +311,9 @@ def _grow(
         dense, ridge = data.dense(home), float(lams.min())
         residual, certain, likely = probe(answers, dense, home.asarray(data.Y), ridge)
         if plan.precision != "float64":
-            # the solver's bound holds for K as it was evaluated
+            # the solver's bound holds for K as it was evaluated; residuals know what its tiles had
             error += 1.25 * evaluation_error(answers, held, dense, plan.precision, ridge)
+            error = max(error, likely)
     status, error = judged(status, error, (certain, likely), plan.tol, plan.precision)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
     if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * answers.largest:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import os
 import zlib
 from collections.abc import Callable, Mapping
@@ -192,4 +193,6 @@ def ranks() -> dict[str, int]:
 
 def _leave() -> None:
     if distributed.is_initialized():
+        # wrappers of models hold the group: its threads end badly if they outlive the interpreter
+        gc.collect()
         distributed.destroy_process_group()
