@@ -1,5 +1,7 @@
 """The joint optimum and its steady neighbours against normal equations and the promise itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -10,7 +12,9 @@ from sdgpu.distill.schedules import all_tails, coefficients, from_tails, grid_ta
 from sdgpu.distill.weights import (
     KEPT,
     RIDGES,
+    _least_squares,
     greedy_weights,
+    joint_status,
     joint_weights,
     loss_of_schedule,
     steady,
@@ -68,6 +72,61 @@ def test_directions_that_repeat_are_counted_once(triangles):
         assert_allclose(found.losses[i, -1], least.sum(), rtol=1e-9)
 
 
+def test_of_directions_that_repeat_the_solution_is_the_smallest(triangles):
+    R = triangles[0].copy()
+    R[:, 2] = -0.7 * R[:, 1]
+    found = joint_weights(R)
+    for t in range(2, 6):
+        D, scale = R[:, : t - 1], np.linalg.norm(R[:, : t - 1], axis=0)
+        x = np.linalg.pinv(D / scale, rcond=1e-10) @ -R[:, -1]
+        assert_allclose(found.tails[t - 1, : t - 1], x / scale, rtol=1e-9)
+
+
+def test_a_step_that_changes_nothing_has_no_direction_and_the_weight_one():
+    found = joint_weights(np.array([[0.0, 1.0], [0.0, 2.0]]))
+    assert (found.rank, found.condition) == (0, np.inf)
+    assert found.alphas == 1
+    assert found.losses.tolist() == [5.0, 5.0]
+
+
+def test_what_dropped_directions_would_make_worse_stays_as_it_was(triangles, monkeypatch):
+    """A solver that is off where t = 4, as one is that has lost a direction that counts."""
+
+    def off(triangle, t, ridge):
+        solution, *rest = _least_squares(triangle, t, ridge)
+        return (0.1 * solution if t == 4 else solution, *rest)
+
+    truth, tame = joint_weights(triangles), joint_weights(triangles, ridge=1e-9)
+    monkeypatch.setattr("sdgpu.distill.weights._least_squares", off)
+    found = joint_weights(triangles)
+    assert (truth.losses[:, 3] < truth.losses[:, 2]).all()
+    assert (found.losses[:, 3] == truth.losses[:, 2]).all()
+    assert (found.tails[:, 3, :2] == truth.tails[:, 2, :2]).all()
+    assert (found.tails[:, 3, 2] == 0).all()
+    others = [0, 1, 2, 4]
+    assert (found.losses[:, others] == truth.losses[:, others]).all()
+    # with a ridge a longer chain may be worse
+    assert (joint_weights(triangles, ridge=1e-9).losses[:, 3] > tame.losses[:, 2]).all()
+
+
+def test_every_doubt_of_an_optimum_is_named(triangles):
+    good = joint_weights(triangles[0])
+    c = good.coefficients / np.abs(good.coefficients).max()
+    good = replace(good, coefficients=c, condition=np.array(2.0))
+    assert joint_status(good) == "well-conditioned"
+    lost = joint_status(replace(good, rank=np.array(3)))
+    assert lost.startswith("only 3 of 4 directions are independent")
+    for position in range(4):
+        alphas = np.where(np.arange(4) == position, np.inf, 0.5)
+        assert "no finite schedule" in joint_status(replace(good, alphas=alphas))
+    assert joint_status(replace(good, condition=np.array(2e10))).startswith("ill-cond")
+    assert joint_status(replace(good, condition=np.array(0.5e10))) == "well-conditioned"
+    for size, digits in ((-110.0, 13), (5e7, 8), (1e20, 0)):
+        status = joint_status(replace(good, coefficients=np.append(c[:4], size)))
+        assert f"keep about {digits} digits" in status
+    assert joint_status(replace(good, coefficients=np.append(c[:4], -90.0))) == "well-conditioned"
+
+
 def test_losses_of_steps_and_grids_are_norms(triangles):
     s = np.random.default_rng(1).standard_normal((2, 3))
     for i, R in enumerate(triangles):
@@ -107,7 +166,10 @@ def chain(c):
     return np.array([[0.0, 0.0], [s[0], 0.0], s])
 
 
-@pytest.mark.parametrize("c", [[0.2, 0.5, 0.3], [3.0, -4.0, 2.0], [-30.0, 60.0, -29.0]])
+@pytest.mark.parametrize(
+    "c",
+    [[0.2, 0.5, 0.3], [3.0, -4.3, 2.3], [3.2, -4.7, 2.5], [-30.0, 60.0, -29.0]],
+)
 def test_a_promise_is_kept_if_amplified_noise_is_a_hundredth(c):
     products, size = chain(np.array(c)), np.abs(c).sum()
     for share, kept in ((0.99, True), (1.01, False)):
@@ -165,6 +227,37 @@ def test_the_smallest_ridge_that_makes_it_steady(rng):
     assert joint_weights(R).losses[-1] < found.losses[-1]  # the optimum itself is not steady
     ends = np.concatenate([[1.0], best, [0.0]])
     assert_near(found.coefficients, -np.diff(ends), rtol=1e-12)
+
+
+def test_ridges_rise_from_none_to_one_that_is_felt():
+    """Of columns of norm 1: the last one changes what every direction contributes by a hundredth or more."""
+    assert RIDGES[0] == 0
+    assert_allclose(np.diff(np.log10(RIDGES[1:])), 2)
+    assert 0 < RIDGES[1] <= 1e-12
+    assert RIDGES[-1] >= 1e-2
+
+
+def test_each_of_a_batch_has_the_ridge_that_it_needs(rng):
+    base = rng.standard_normal(6)
+    D = base[:, None] + 1e-4 * rng.standard_normal((6, 5))
+    R = np.linalg.qr(np.column_stack([D, rng.standard_normal(6)]))[1]
+    noise = np.array([0.0, 1e-9, 1e-5, 1e-2])
+    together = steady_joint_weights(np.stack([R] * 4), noise)
+    for i, level in enumerate(noise):
+        alone = steady_joint_weights(R, level)
+        assert_allclose(together.losses[i], alone.losses, rtol=1e-12)
+        assert_allclose(together.tails[i], alone.tails, rtol=1e-12)
+    assert (np.diff(together.losses[1:, -1]) > 0).all()  # of 1e-9 nothing is seen
+
+
+@pytest.mark.parametrize("unit", [2.0**-300, 2.0**-20, 2.0**30])
+def test_steady_optima_do_not_depend_on_the_unit(rng, unit):
+    base = rng.standard_normal(6)
+    D = base[:, None] + 1e-4 * rng.standard_normal((6, 5))
+    R = np.linalg.qr(np.column_stack([D, rng.standard_normal(6)]))[1]
+    found, wanted = (steady_joint_weights(u * R, np.array(u * 1e-5)) for u in (unit, 1.0))
+    assert (found.tails == wanted.tails).all()
+    assert_allclose(found.losses, unit**2 * wanted.losses, rtol=1e-14)
 
 
 def test_batches_of_any_shape(rng):

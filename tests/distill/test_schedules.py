@@ -63,6 +63,13 @@ def test_grid_tails_are_tails_of_constant_schedules():
         assert_allclose(row[1:], tails(np.full(4, alpha)))
 
 
+def test_rows_of_schedules_have_coefficients_each():
+    alphas = np.random.default_rng(2).uniform(-1, 2, (2, 3, 4))
+    found = coefficients(alphas)
+    for i in np.ndindex(2, 3):
+        assert_allclose(found[i], equation_6(alphas[i]), rtol=1e-13, atol=1e-15)
+
+
 def test_on_every_library(backend):
     alphas = backend.asarray(np.array([[0.2, -0.4, 1.5], [0.0, 1.0, 0.5]]))
     plain = coefficients(to_numpy(alphas))

@@ -49,11 +49,12 @@ def test_losses_of_a_schedule():
     assert_allclose(loss_of_schedule(triangle, schedule), expected, rtol=1e-10)
 
 
-def test_chunks_of_weights_change_nothing(monkeypatch):
+@pytest.mark.parametrize("chunk", [20, 3])
+def test_chunks_of_weights_change_nothing(monkeypatch, chunk):
     problem = from_spectrum(DELTA)
     triangle, grid = triangle_of(problem, 0.3, 4)[None], grid_tails(np.linspace(-1, 2, 23), 4)
     whole = grid_losses(triangle, grid)
-    monkeypatch.setattr("sdgpu.distill.losses._CHUNK", 20)
+    monkeypatch.setattr("sdgpu.distill.losses._CHUNK", chunk)
     assert_allclose(grid_losses(triangle, grid), whole, rtol=1e-14)
 
 
