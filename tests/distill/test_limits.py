@@ -54,6 +54,8 @@ def test_a_small_grid_is_evaluated_point_by_point():
     lams, alphas = np.array([0.1, 1.0, 30.0]), np.array([-0.2, 0.0, 0.3, 1.0, 2.0, 2.4])
     nodes = check(lams, alphas)
     assert np.isnan(nodes.mu).all()
+    assert len(nodes.edges) == 1  # no piece
+    assert nodes.direct.min() == -1
     assert len(nodes.lams) == sum(exists(lam, a) for lam in lams for a in alphas if a != 0)
 
 
