@@ -119,6 +119,13 @@ def lam_grid(name: str, value: object) -> np.ndarray:
     if not (host > 0).all():
         bad = host[host <= 0][0]
         raise ValueError(f"{name} must be > 0 (the ridge of K + lam I), got {bad:g}")
+    least = float(np.finfo(float).tiny)
+    if not (host >= least).all():  # 1 / lam is infinite
+        bad = host[host < least][0]
+        raise ValueError(
+            f"{name}={bad:g} is below {least:.3g}, the smallest number with all its digits: rescale X or "
+            "the parameters of the kernel"
+        )
     return host
 
 

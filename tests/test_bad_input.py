@@ -34,6 +34,7 @@ def fitted():
         ({"Y": torch.tensor(Y)}, ValueError, "X is numpy on cpu, Y is torch on cpu"),
         ({"lams": 0.0}, ValueError, "lams must be > 0 .* got 0"),
         ({"lams": [0.1, -1.0]}, ValueError, "lams must be > 0 .* got -1"),
+        ({"lams": [1e-310, 1.0]}, ValueError, "lams=1e-310 is below 2.23e-308, .*: rescale X"),
         ({"lams": []}, ValueError, "lams is empty"),
         ({"lams": float("nan")}, ValueError, "lams must be finite"),
         ({"lams": "small"}, TypeError, "lams='small'"),

@@ -38,6 +38,7 @@ def check(problem: Problem) -> str:
     overflows, nearly = not np.abs(K).max() < 1e305, not np.abs(K).max() < 1e298
     top = float(np.linalg.eigvalsh(K.astype(float))[-1]) if not overflows else 1.0
     lam = min((top if top > 0 else 1.0) * 10.0**problem.exponent, 1e300)
+    lam = max(lam, 1e-300)  # its reciprocal is a number
     lams = np.array([lam, max(lam, min(lam, 1e290) * 10.0**problem.spread)])
     alphas = np.full(problem.steps - 1, problem.alpha)
     make = {"numpy": np.asarray, "torch": torch.from_numpy, "array_api_strict": strict.asarray}
