@@ -35,7 +35,7 @@ from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
-from sdgpu.kernels.given import NEGATIVE, FunctionKernel
+from sdgpu.kernels.precomputed import NEGATIVE, FunctionKernel
 from sdgpu.leverages import Estimated
 from sdgpu.model import Fit
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator

@@ -16,7 +16,7 @@ from sdgpu.checks import positive
 from sdgpu.device.arrays import beside, dtype_name, inputs, same_place, slices
 from sdgpu.device.conversion import column_names, same_columns
 from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.kernels.statistics import (
+from sdgpu.kernels.augmented_rows import (
     BLOCK,
     Rows,
     l1_distance,

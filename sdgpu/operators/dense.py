@@ -15,9 +15,9 @@ from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.conversion import column_names
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
+from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.base import TILE, Profile, column_means, gram, ready_rows
-from sdgpu.kernels.given import check_symmetric
-from sdgpu.kernels.statistics import BLOCK, Rows
+from sdgpu.kernels.precomputed import check_symmetric
 from sdgpu.results import without_caches
 
 __all__ = ["Cross", "DenseOperator", "Operator"]

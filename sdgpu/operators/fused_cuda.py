@@ -64,7 +64,7 @@ def gaussian_product(left: Any, right: Any, V: Any, *, split: str = "tf32x3") ->
     Parameters
     ----------
     left, right : Tensor (n, k), float32, contiguous
-        Augmented rows, k = d + 2 (see :mod:`sdgpu.kernels.statistics`).
+        Augmented rows, k = d + 2 (see :mod:`sdgpu.kernels.augmented_rows`).
     V : Tensor (c, n), float32
     split : {"tf32x3", "ieee"}, default "tf32x3"
         "tf32x3" multiplies on tensor cores with about 22 of float32's 24 bits, "ieee" without them,

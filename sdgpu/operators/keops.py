@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sdgpu.kernels import ArcCosine, Kernel, Product, Scaled, Sum
+from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import Profile
-from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
 from sdgpu.operators.tiled import TiledOperator
 

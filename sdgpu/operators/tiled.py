@@ -1,7 +1,7 @@
 """The kernel matrix in tiles, recomputed at every product or kept: each tile is used on both sides.
 
 A tile costs one product of augmented rows and one in-place profile (see
-:mod:`sdgpu.kernels.statistics`); it then multiplies from the left and, transposed, from the right, so
+:mod:`sdgpu.kernels.augmented_rows`); it then multiplies from the left and, transposed, from the right, so
 only n^2 / 2 kernel values are computed. On the CPU every thread works on tiles of its own, which fit its
 cache; Gaussian tiles are finished in one pass where numba is installed. Blocks are held (c, n): skinny
 products are faster that way. Sums across tiles are float64 in every precision.
@@ -24,8 +24,8 @@ from sdgpu.device.backend import Backend, TorchBackend, backend_of
 from sdgpu.device.conversion import column_names
 from sdgpu.device.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
+from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import column_means, ready_rows
-from sdgpu.kernels.statistics import Rows
 from sdgpu.operators.dense import Cross
 from sdgpu.results import without_caches
 

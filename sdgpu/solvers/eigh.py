@@ -10,7 +10,7 @@ import numpy as np
 
 from sdgpu.device.backend import Backend
 from sdgpu.device.timing import Stopwatch
-from sdgpu.kernels.given import NEGATIVE
+from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.spectrum import Spectrum
 

@@ -25,8 +25,8 @@ import torch
 from torch.func import functional_call, vjp, vmap
 
 from sdgpu.device.precision import tf32
-from sdgpu.kernels.factors import BLOCK, Factors, WeightFactors
-from sdgpu.kernels.watching import Use, Watch, first_line, trial
+from sdgpu.kernels.empirical_ntk.jacobian_factors import BLOCK, Factors, WeightFactors
+from sdgpu.kernels.empirical_ntk.tracing import Use, Watch, first_line, trial
 
 __all__ = ["Linearised", "linearise"]
 
@@ -211,7 +211,7 @@ def linearise(
     Raises
     ------
     TypeError, ValueError
-        As :func:`sdgpu.kernels.watching.trial`, and for rows that do not have that shape.
+        As :func:`sdgpu.kernels.empirical_ntk.tracing.trial`, and for rows that do not have that shape.
     """
     inner = (int(X.shape[1]),) if shape is None else shape
     if torch.Size(inner).numel() != X.shape[1]:

@@ -14,14 +14,14 @@ from sdgpu.device.arrays import Template, dtype_name, library, slices
 from sdgpu.device.backend import give_back, to_numpy
 from sdgpu.device.copying import copy_module
 from sdgpu.device.memory import available, parse_bytes, require
+from sdgpu.kernels.augmented_rows import Rows, inner_rows, product
 from sdgpu.kernels.base import Kernel
-from sdgpu.kernels.statistics import Rows, inner_rows, product
 
 if TYPE_CHECKING:
     import torch
 
-    from sdgpu.kernels.factors import Factors
-    from sdgpu.kernels.linearise import Linearised
+    from sdgpu.kernels.empirical_ntk.jacobian_factors import Factors
+    from sdgpu.kernels.empirical_ntk.linearisation import Linearised
 
 __all__ = ["EmpiricalNTK"]
 
@@ -89,7 +89,7 @@ class EmpiricalNTK(Kernel):
     TF32 off: a forward pass and c backward passes each. A weight (o, i) that ``Linear`` or plain
     ``Conv2d`` layers apply at p positions takes at most c o i numbers a row, or p (i + c o), its inputs
     and signals, where that is less, and min(p^2 (i + c o), c o i) multiplications for each pair of rows
-    (:mod:`sdgpu.kernels.linearise`). All other parameters take c of both.
+    (:mod:`sdgpu.kernels.empirical_ntk.linearisation`). All other parameters take c of both.
 
     If the gradients of all rows fit half of `memory`, they are kept and every row is evaluated once.
     Otherwise tiles evaluate them, some outputs at a time, in chunks that fit, and each row is evaluated
@@ -254,7 +254,7 @@ class EmpiricalNTK(Kernel):
 
     def _features(self, line: Linearised, q: int, X: torch.Tensor) -> torch.Tensor:
         """Random features (n, q)."""
-        from sdgpu.kernels.factors import sketch
+        from sdgpu.kernels.empirical_ntk.jacobian_factors import sketch
 
         cotangents = self._cotangents(line, X)
         project = sketch(q, self.seed, *line.sizes(len(cotangents)), X)
@@ -284,7 +284,7 @@ class EmpiricalNTK(Kernel):
 
     def _prepared(self, X: torch.Tensor) -> tuple[Linearised, int | None]:
         """The module made ready for the dtype, device and features of X, and the numbers of a sketch."""
-        from sdgpu.kernels.linearise import linearise
+        from sdgpu.kernels.empirical_ntk.linearisation import linearise
 
         key = (int(X.shape[1]), X.dtype, X.device)
         if key in self._made:

@@ -10,9 +10,10 @@ from typing import Any
 import array_api_compat as compat
 
 from sdgpu.checks import integer, positive
+from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
-from sdgpu.kernels.product import unit_rows
-from sdgpu.kernels.statistics import Rows, asin, atan2, chords, clip_, distance_rows, root, sqrt_
+from sdgpu.kernels.dot_product import unit_rows
+from sdgpu.kernels.elementwise import asin, atan2, clip_, root, sqrt_
 
 __all__ = ["NNGP", "NTK"]
 

@@ -18,17 +18,9 @@ from sdgpu.checks import integer, number, positive
 from sdgpu.device.arrays import dtype_name, inputs
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute_near
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
-from sdgpu.kernels.statistics import (
-    Rows,
-    clip_,
-    distance_rows,
-    exp2_,
-    exp_,
-    product,
-    recompute_near,
-    sqrt_,
-)
+from sdgpu.kernels.elementwise import clip_, exp2_, exp_, sqrt_
 
 __all__ = ["Gaussian", "Laplacian", "Matern", "median_distance"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import array_api_compat as compat
 
 from sdgpu.device.arrays import dtype_name, library, slices
+from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import Kernel
-from sdgpu.kernels.statistics import Rows
 
 __all__ = ["FunctionKernel", "Precomputed", "check_symmetric"]
 

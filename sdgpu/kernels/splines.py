@@ -16,8 +16,8 @@ from typing import Any
 import array_api_compat as compat
 
 from sdgpu.checks import positive
+from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import Kernel
-from sdgpu.kernels.statistics import Rows
 
 __all__ = ["BrownianBridge", "CubicGreen", "CubicSpline"]
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import array_api_compat as compat
 
 from sdgpu.checks import integer, positive
+from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
-from sdgpu.kernels.statistics import Rows, atan2, chords, distance_rows, inner_rows, root, sqrt_
+from sdgpu.kernels.elementwise import atan2, root, sqrt_
 
 __all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
 
