@@ -84,6 +84,23 @@ def test_fits_that_differ_by_rounding_have_the_weight_one():
     assert (found.alpha == 1).all()
 
 
+@pytest.mark.parametrize("unit", [2.0**-60, 2.0**60])
+def test_the_one_shot_weight_has_no_unit(unit):
+    problem = from_spectrum(DELTA, c=2)
+    Z = problem.V.T @ problem.Y
+    found, wanted = one_shot(DELTA, unit * Z, LAMS, 8), one_shot(DELTA, Z, LAMS, 8)
+    assert (found.alpha == wanted.alpha).all()
+    assert (found.score == unit**2 * wanted.score).all()
+    flat = one_shot(DELTA, unit * Z, np.array([1e16]), 8)
+    assert flat.alpha == 1
+
+
+def test_targets_of_zeros_have_the_weight_one():
+    found = one_shot(DELTA, np.zeros((8, 2)), LAMS, 8)
+    assert (found.alpha == 1).all()
+    assert (found.score == 0).all()
+
+
 def test_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(1).standard_normal((6, 3))
     without = (values.sum(axis=0) - values) / 5
