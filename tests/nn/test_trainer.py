@@ -2,12 +2,16 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import math
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from sdgpu.nn import trainer
 from sdgpu.nn.augment import normalise, order
 from sdgpu.nn.config import Config
 from sdgpu.nn.data import Data
@@ -100,9 +104,43 @@ def test_history_says_what_happened():
     found = score(predict(result.model, problem.val, PLAIN), problem.val)
     assert (last.val_loss, last.val_accuracy) == (found.loss, found.accuracy)
     assert last.penalty == pytest.approx(penalty(result.model, PLAIN.decay).item(), rel=1e-12)
-    assert result.images_per_second > 0
+    # 3 epochs of 24 rows
+    assert result.seconds == last.seconds > 0
+    assert result.images_per_second * result.seconds == pytest.approx(3 * 24)
     no_val = dataclasses.replace(problem, val=None)
     assert math.isnan(train(mlp(), no_val, None, PLAIN).history[-1].val_loss)
+
+
+def test_the_time_of_a_training_is_that_of_its_batches(tmp_path, monkeypatch):
+    """By a clock that ticks when it is read: what checkpoints take is not counted."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)), monotonic=time.monotonic)
+    monkeypatch.setattr(trainer, "time", clock)
+    plain = train(mlp(), data(), None, PLAIN)
+    assert [epoch.seconds for epoch in plain.history] == [1, 2, 3]
+    assert (plain.seconds, plain.images_per_second) == (3, 3 * 24 / 3)
+    # saved after batches 1 and 2 of each epoch too
+    saved = train(mlp(), data(), None, change(save_seconds=0.0), folder=tmp_path)
+    assert [epoch.seconds for epoch in saved.history] == [3, 6, 9]
+
+
+def test_a_run_is_saved_whenever_the_seconds_have_passed(tmp_path, monkeypatch):
+    now, saved, real = [1e3], [], trainer._Run._save
+
+    def save(run):
+        saved.append((run.epoch, run.index))
+        real(run)
+
+    def a_second_later(_):
+        now[0] += 1.0
+
+    clock = SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: now[0])
+    monkeypatch.setattr(trainer, "time", clock)
+    monkeypatch.setattr(trainer._Run, "_save", save)
+    config = change(save_seconds=2.0)
+    train(mlp(), data(), None, config, folder=tmp_path, progress=a_second_later)
+    # every second of nine batches, and at the end
+    assert saved == [(0, 2), (1, 1), (2, 0), (2, 2), (3, 0)]
 
 
 def test_training_loss_is_the_mean_over_all_rows():
@@ -249,6 +287,14 @@ def test_a_loss_that_is_not_finite_stops_by_name(tmp_path):
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert (state["epoch"], state["batch"]) == (1, 1)
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+
+
+def test_the_first_loss_that_is_not_finite_is_named_when_many_are_read_at_once(monkeypatch):
+    real = trainer._Run._look
+    monkeypatch.setattr(trainer._Run, "_look", lambda run: run.index == run.batches and real(run))
+    # from batch 5 on, which is the second of three of epoch 2, nothing is finite
+    with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 2, batch 2 of 3"):
+        train(Trap(5), data(), None, PLAIN)
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from sdgpu.nn import trainer
+from sdgpu.nn.augment import stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
@@ -81,12 +83,69 @@ def test_a_batch_that_overflows_in_float16_changes_nothing(tmp_path, penalty, op
     assert any(not torch.equal(after[name], later[name]) for name in after)
     assert found[4]["scaler"]["scale"] == found[3]["scaler"]["scale"] / 2
     assert all(math.isfinite(epoch.train_loss) for epoch in result.history)
-    # the mean is over the batches that counted: 10 and 4 rows of epoch 2
-    losses = found[4]["losses"]
-    assert not math.isfinite(losses[1])
-    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"][1]["train_loss"]
-    last = found[5]["history"][1]["train_loss"]
-    assert kept == last
+    assert not math.isfinite(found[4]["losses"][1])
+
+
+class Shifted(Overflow):
+    """Adds infinity to the outputs of the k-th training batch."""
+
+    def forward(self, x):
+        self.seen += self.training
+        return self.inner(x) + (math.inf if self.training and self.seen in self.batches else 0.0)
+
+
+@pytest.mark.parametrize(("activation", "lost"), [("softmax", math.nan), ("identity", math.inf)])
+def test_the_mean_is_over_the_batches_that_did_not_overflow(monkeypatch, activation, lost):
+    real, seen = trainer._Run._record, []
+
+    def record(run):
+        seen.append(run.losses.tolist())
+        real(run)
+
+    monkeypatch.setattr(trainer._Run, "_record", record)
+    model = Shifted({5}, mlp(dtype=torch.float32))
+    found = train(model, data(), None, change(amp="fp16", activation=activation)).history
+    assert str(seen[1][1]) == str(lost)
+    wanted = [
+        (10 * seen[0][0] + 10 * seen[0][1] + 4 * seen[0][2]) / 24,
+        (10 * seen[1][0] + 4 * seen[1][2]) / 14,
+    ]
+    assert [epoch.train_loss for epoch in found[:2]] == pytest.approx(wanted, rel=1e-14)
+
+
+class Drawing(nn.Module):
+    """Notes what a layer that draws would get."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.inner, self.draws = mlp(seed), []
+
+    def __deepcopy__(self, memo):
+        copied = Drawing(0)
+        copied.inner.load_state_dict(self.inner.state_dict())
+        copied.draws = self.draws
+        return copied
+
+    def forward(self, x):
+        if self.training:
+            self.draws.append(torch.rand(2).tolist())
+        return self.inner(x)
+
+
+def test_student_and_drifting_teacher_draw_from_streams_of_their_own():
+    student, teacher = Drawing(0), Drawing(1)
+    config = change(epochs=2, teacher="paper-script", augment_seed=3)
+    train(student, data(), Teacher(teacher, 0.3), config)
+    for model, purpose in ((teacher, 0), (student, 1)):
+        seeds = [
+            stream(3, "augment", epoch, batch, purpose).initial_seed()
+            for epoch in range(2)
+            for batch in range(3)
+        ]
+        wanted = [
+            torch.rand(2, generator=torch.Generator().manual_seed(seed)).tolist() for seed in seeds
+        ]
+        assert model.draws[-6:] == wanted
 
 
 def test_float16_that_always_overflows_ends_the_run_by_name(tmp_path):
