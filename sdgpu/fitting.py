@@ -261,11 +261,11 @@ def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple
     dense, Y = data.dense(backend), backend.asarray(data.Y)
     spectrum = Eigh(backend).decompose(dense, Y, watch)
     answers = Spectral(spectrum)
-    residual, seen, _ = probe(answers, dense, Y, ridge)
-    seen = np.inf if np.isnan(seen) else seen  # dual coefficients beyond float64
-    error = max(seen, spectral_rounding(spectrum, ridge, plan.steps, noise(dense)))
-    status = exact_status(spectrum, residual, error, ridge, plan.bytes)
-    return answers, _info(plan, data, spectrum, watch, 1, 0, error, residual, status)
+    seen = probe(answers, dense, Y, ridge)
+    certain = np.inf if np.isnan(seen.certain) else seen.certain  # dual coefficients beyond float64
+    error = max(certain, spectral_rounding(spectrum, ridge, plan.steps, noise(dense)))
+    status = exact_status(spectrum, seen.largest, error, ridge, plan.bytes)
+    return answers, _info(plan, data, spectrum, watch, 1, 0, error, seen.largest, status)
 
 
 def _grow(
@@ -309,16 +309,15 @@ def _grow(
             answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations
         dense, ridge = data.dense(home), float(lams.min())
-        residual, certain, likely = probe(answers, dense, home.asarray(data.Y), ridge)
+        seen = probe(answers, dense, home.asarray(data.Y), ridge)
         if plan.precision != "float64":
-            # the solver's bound holds for K as it was evaluated; residuals know what its tiles had
+            # the solver's bound holds for K as it was evaluated
             error += 1.25 * evaluation_error(answers, held, dense, plan.precision, ridge)
-            error = max(error, likely)
-    status, error = judged(status, error, (certain, likely), plan.tol, plan.precision)
+    status, error = judged(status, error, seen, plan.tol, plan.precision)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
     if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * answers.largest:
         refuse_indefinite(dense, spectrum.most_negative * units.kernel, answers.largest)
-    info = _info(plan, data, spectrum, watch, passes, iterations, error, residual, status)
+    info = _info(plan, data, spectrum, watch, passes, iterations, error, seen.largest, status)
     return answers, info
 
 
