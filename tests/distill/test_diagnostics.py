@@ -43,9 +43,10 @@ def test_sign_rule_15_where_it_holds(alpha, lam):
     assert (found == expected)[clear].all()
 
 
-def test_sign_rule_refuses_what_it_is_wrong_for():
+@pytest.mark.parametrize("alpha", [-0.3, 0.0, 1.0, 1.4])
+def test_sign_rule_refuses_what_it_is_wrong_for(alpha):
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
-        sign_rule(DELTA, 0.1, 1.0, 3)
+        sign_rule(DELTA, 0.1, alpha, 3)
 
 
 def test_sparsification_of_alpha_zero_always_grows(backend):
@@ -56,6 +57,9 @@ def test_sparsification_of_alpha_zero_always_grows(backend):
 def test_degrees_of_freedom_are_traces():
     B = train_filter(DELTA, 0.2, np.array([0.3]))
     assert_allclose(degrees_of_freedom(B)[0], np.sum(DELTA / (DELTA + 0.2)))
+    lams = np.array([0.2, 3.0])
+    many = degrees_of_freedom(train_filter(DELTA, lams, np.array([0.3])))
+    assert_allclose(many[:, 0], [np.sum(DELTA / (DELTA + lam)) for lam in lams])
 
 
 def test_effective_spectrum_does_the_same_in_one_ridge(backend):
@@ -65,5 +69,8 @@ def test_effective_spectrum_does_the_same_in_one_ridge(backend):
 
 
 def test_effective_spectrum_outside_its_range_is_nan():
-    B = np.array([-0.1, 0.5, 1.0, 1.2])
-    assert np.isnan(effective_eigenvalues(B, 1.0)).tolist() == [True, False, True, True]
+    B = np.array([-0.1, 0.5, 1.0, 1.2, 0.0])
+    found = effective_eigenvalues(B, 1.0)
+    assert np.isnan(found).tolist() == [True, False, True, True, False]
+    assert found[1] == 1
+    assert found[4] == 0
