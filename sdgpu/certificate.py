@@ -34,6 +34,7 @@ __all__ = [
 EXACT = 1e-6  # an eigendecomposition that is no better warns
 CONTRADICTION = 2.0  # residuals that exceed the certificate by this factor decide the status
 SAMPLED = 1.25  # a root mean square of 32 rows is right to 12 % or so
+ALL = 512  # rows up to which all are checked where K is evaluated in float32: a few ms
 PROBES = 32  # rows whose training equation is checked after a fit
 
 
@@ -77,13 +78,15 @@ class TrainingResidual:
     alike: float
 
 
-def probe(answers: Answers, operator: DenseOperator, Y: Any, lam: float) -> TrainingResidual:
+def probe(
+    answers: Answers, operator: DenseOperator, Y: Any, lam: float, precision: str = "float64"
+) -> TrainingResidual:
     """Check the training equation on a few rows, evenly spread."""
     few = slice(0, min(Y.shape[1], 16))
     xp = compat.array_namespace(Y)
     # a hopeless lam overflows here, which is the answer
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        picked = _picked(operator.n)
+        picked = _picked(operator.n, precision)
         index = xp.asarray(picked, device=compat.device(Y))
         units = column_units(Y[:, few])
         dual, fitted = (to_numpy(x) for x in answers.ridge(lam, few))
@@ -124,7 +127,7 @@ def evaluation_error(
     dual, fitted = (to_numpy(array) for array in answers.ridge(lam, few))
     units = column_units(dual)  # float32 may not hold them
     dual, fitted = dual / units, fitted / units
-    picked = _picked(operator.n)
+    picked = _picked(operator.n, precision)
     rough = to_numpy(held.columns(picked)).T
     if precision == "float32":
         product = (rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
@@ -141,9 +144,10 @@ def evaluation_error(
     return found if np.isfinite(found) else np.inf
 
 
-def _picked(n: int) -> np.ndarray:
-    """A few rows, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, PROBES).round().astype(int))
+def _picked(n: int, precision: str) -> np.ndarray:
+    """A few rows, evenly spread; all of few, where only two that are near each other may be wrong."""
+    count = n if precision != "float64" and n <= ALL else PROBES
+    return np.unique(np.linspace(0, n - 1, count).round().astype(int))
 
 
 def judged(

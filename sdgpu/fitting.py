@@ -309,7 +309,7 @@ def _grow(
             answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations
         dense, ridge = data.dense(home), float(lams.min())
-        seen = probe(answers, dense, home.asarray(data.Y), ridge)
+        seen = probe(answers, dense, home.asarray(data.Y), ridge, plan.precision)
         if plan.precision != "float64":
             # the solver's bound holds for K as it was evaluated
             error += 1.25 * evaluation_error(answers, held, dense, plan.precision, ridge)

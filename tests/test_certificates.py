@@ -198,3 +198,20 @@ def test_an_error_that_is_no_number_is_infinite(error):
     status, found = judged("converged", error, TrainingResidual(0.0, 0.0, 0.0, 0.0), 1e-6, "mixed")
     assert found == np.inf
     assert status.startswith("limited by dtype='mixed'")
+
+
+def test_two_near_rows_far_from_the_others_are_seen_in_float32():
+    """Only their entry is wrong, and a sample of rows may miss both."""
+    rng = np.random.default_rng(0)
+    X = 1e6 * rng.standard_normal((61, 1))
+    X[29] = X[28] + 7.031  # no multiple of what float32 can tell apart there
+    Y = rng.standard_normal((61, 1))
+
+    def kernel(A, B):
+        return (-0.1 * abs(A - B.T)).exp() if hasattr(A, "exp") else np.exp(-0.1 * abs(A - B.T))
+
+    with pytest.warns(UserWarning, match="limited by dtype='mixed'"):
+        fit = sdgpu.fit(X, Y, kernel, lams=1.0, method="subspace", dtype="mixed")
+    truth = refits(kernel(X, X), Y, 1.0, [], 1)[0][0]
+    error = np.linalg.norm(np.asarray(fit.path(1.0, steps=1).fitted)[0] - truth)
+    assert 1e-6 * np.linalg.norm(truth) < error <= fit.info.error_estimate * np.linalg.norm(truth)
