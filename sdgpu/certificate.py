@@ -35,6 +35,7 @@ EXACT = 1e-6  # an eigendecomposition that is no better warns
 CONTRADICTION = 2.0  # residuals that exceed the certificate by this factor decide the status
 SAMPLED = 1.25  # a root mean square of 32 rows is right to 12 % or so
 ALL = 512  # rows up to which all are checked where K is evaluated in float32: a few ms
+ALL_NUMBERS = 2**19  # and what they may take: 4 MiB
 PROBES = 32  # rows whose training equation is checked after a fit
 
 
@@ -86,7 +87,7 @@ def probe(
     xp = compat.array_namespace(Y)
     # a hopeless lam overflows here, which is the answer
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        picked = _picked(operator.n, precision)
+        picked = _picked(operator, precision)
         index = xp.asarray(picked, device=compat.device(Y))
         units = column_units(Y[:, few])
         dual, fitted = (to_numpy(x) for x in answers.ridge(lam, few))
@@ -127,7 +128,7 @@ def evaluation_error(
     dual, fitted = (to_numpy(array) for array in answers.ridge(lam, few))
     units = column_units(dual)  # float32 may not hold them
     dual, fitted = dual / units, fitted / units
-    picked = _picked(operator.n, precision)
+    picked = _picked(operator, precision)
     rough = to_numpy(held.columns(picked)).T
     if precision == "float32":
         product = (rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
@@ -144,9 +145,11 @@ def evaluation_error(
     return found if np.isfinite(found) else np.inf
 
 
-def _picked(n: int, precision: str) -> np.ndarray:
+def _picked(operator: DenseOperator, precision: str) -> np.ndarray:
     """A few rows, evenly spread; all of few, where only two that are near each other may be wrong."""
-    count = n if precision != "float64" and n <= ALL else PROBES
+    n, d = operator.X.shape
+    every = precision != "float64" and n <= ALL and n * d <= ALL_NUMBERS
+    count = n if every else PROBES
     return np.unique(np.linspace(0, n - 1, count).round().astype(int))
 
 
