@@ -393,7 +393,7 @@ def orthonormal_rows(block: Any, bases: list[Any], backend: Backend) -> Any:
             return block[:0, :]
         index = xp.asarray(some, device=backend.device)
         block = xp.take(block, index, axis=0) / backend.asarray(lengths[some])[:, None]
-        values, vectors = np.linalg.eigh(to_numpy(block @ block.T))
+        values, vectors = small_eigh(to_numpy(block @ block.T))
         kept = values > DROP * values[-1]
         turn = (vectors[:, kept] / np.sqrt(values[kept])).T
         block = backend.asarray(np.ascontiguousarray(turn)) @ block

@@ -15,6 +15,7 @@ from sdgpu.device.backend import (
     cuda_count,
     give_back,
     resolve,
+    small_eigh,
     to_numpy,
 )
 from sdgpu.device.probe import backends, versions
@@ -135,3 +136,18 @@ def test_cuda_backends_do_what_numpy_does(name):
         gpu.cholesky(gpu.asarray(np.diag([1.0, -1.0])))
     tensor = torch.ones(2, 3, device="cuda:0")
     assert to_numpy(gpu.asarray(tensor)).shape == (2, 3)
+
+
+def test_small_matrices_on_which_divide_and_conquer_fails(monkeypatch):
+    """LAPACK gave up on a Gram matrix of 60 dependent rows; QR iterations do not."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20, 4)) @ rng.standard_normal((4, 12))
+    gram = rows @ rows.T
+
+    def gives_up(matrix):
+        raise torch.linalg.LinAlgError("the algorithm failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    values, vectors = small_eigh(gram)
+    np.testing.assert_allclose(vectors * values @ vectors.T, gram, atol=1e-12 * values[-1])
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(20), atol=1e-13)
