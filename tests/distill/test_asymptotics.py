@@ -92,6 +92,25 @@ def test_effective_ridge_solves_its_equation(d):
     assert_allclose(kappa[-1], 1e6 / 100, rtol=1e-5)
 
 
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**60])
+def test_the_effective_ridge_has_the_unit_of_the_spectrum(unit):
+    s, lams = covariance("power law", 200)[0], np.array([1e-3, 0.2, 50.0])
+    found = effective_ridge(unit * s, 150, unit * lams)
+    assert_allclose(found, unit * effective_ridge(s, 150, lams), rtol=1e-15)
+
+
+def test_features_that_are_always_zero_change_nothing():
+    s, signal = covariance("power law", 20)
+    lams = np.array([0.1, 3.0])
+    wanted = linear_risk(s, signal, 50, lams, 3)
+    # one of them would carry a signal, if it were ever seen
+    more, told = np.append(s, [0.0, 0.0]), np.append(signal, [0.0, 7.0])
+    found = linear_risk(more, told, 50, lams, 3)
+    for schedule in (np.zeros(2), np.array([0.3, -0.4])):
+        one, two = (risk.schedule(schedule, STD) for risk in (found, wanted))
+        assert_allclose(one.total, two.total, rtol=1e-12)
+
+
 def test_isotropic_closed_forms():
     """kappa is a root of a quadratic; alpha* = 1 at lam = d std^2 / |beta|^2 (their Corollary 3.2)."""
     d, n = 60, 90
