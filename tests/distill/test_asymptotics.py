@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.distill.asymptotics import effective_ridge, linear_risk
+from sdgpu.distill.asymptotics import _factor, effective_ridge, linear_risk
 from sdgpu.distill.schedules import coefficients
 from sdgpu.distill.weights import greedy_weights, joint_weights
 
@@ -109,6 +109,18 @@ def test_features_that_are_always_zero_change_nothing():
     for schedule in (np.zeros(2), np.array([0.3, -0.4])):
         one, two = (risk.schedule(schedule, STD) for risk in (found, wanted))
         assert_allclose(one.total, two.total, rtol=1e-12)
+
+
+def test_triangles_keep_the_digits_of_small_functions(rng):
+    size = np.array([1.0, 1e-9, 1e-18, 1e3])
+    columns = rng.standard_normal((2, 7, 4))
+    gram = np.swapaxes(columns, 1, 2) @ columns
+    R = _factor(gram * np.outer(size, size)) / size
+    assert_allclose(np.swapaxes(R, 1, 2) @ R, gram, atol=1e-13)
+    gram[:, 1] = gram[:, :, 1] = 0.0
+    with np.errstate(all="raise", under="ignore"):
+        R = _factor(gram)
+    assert_allclose(np.swapaxes(R, 1, 2) @ R, gram, atol=1e-13)
 
 
 def test_isotropic_closed_forms():
