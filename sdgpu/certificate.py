@@ -12,14 +12,14 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.answers import Answers
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.memory import show
 from sdgpu.device.scaling import column_units
 from sdgpu.distill.rounding_bounds import backward_error, dual_lengths, rounding_bound
 from sdgpu.operators import DenseOperator
-from sdgpu.solvers.basis import relative_to
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.galerkin import relative_to
+from sdgpu.solvers.solution import Solution
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = [
     "TrainingResidual",
@@ -80,7 +80,7 @@ class TrainingResidual:
 
 
 def probe(
-    answers: Answers, operator: DenseOperator, Y: Any, lam: float, precision: str = "float64"
+    solution: Solution, operator: DenseOperator, Y: Any, lam: float, precision: str = "float64"
 ) -> TrainingResidual:
     """Check the training equation on a few rows, evenly spread."""
     few = slice(0, min(Y.shape[1], 16))
@@ -90,7 +90,7 @@ def probe(
         picked = _picked(operator, precision)
         index = xp.asarray(picked, device=compat.device(Y))
         units = column_units(Y[:, few])
-        dual, fitted = (to_numpy(x) for x in answers.ridge(lam, few))
+        dual, fitted = (to_numpy(x) for x in solution.ridge(lam, few))
         truth = to_numpy(xp.take(Y[:, few], index, axis=0)) / units
         product = to_numpy(operator.columns(picked)).T @ (dual / units)
         error = product + lam * (dual[picked] / units) - truth
@@ -98,7 +98,7 @@ def probe(
         lengths = np.linalg.norm(to_numpy(Y[:, few]) / units, axis=0)
         fits = np.linalg.norm(fitted / units, axis=0)[None, None, :]
         # what the solver has seen of K may be nothing at all
-        largest = max(answers.largest, float(xp.max(operator.diag())))
+        largest = max(solution.largest, float(xp.max(operator.diag())))
         sizes = relative_to(fits, lengths, largest, np.array([lam]))
         worst = _over(np.abs(error).max(axis=0), most)
         finite = bool(np.isfinite(dual).all())
@@ -118,14 +118,14 @@ def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def evaluation_error(
-    answers: Answers, held: Any, operator: DenseOperator, precision: str, lam: float
+    solution: Solution, held: Any, operator: DenseOperator, precision: str, lam: float
 ) -> float:
     """Estimate of ||(K - K~) dual|| / ||fit|| for K~ as it is evaluated and multiplied.
 
     From the worst of a few rows, as if all were like it; infinite where float32 cannot hold K or dual.
     """
-    few = slice(0, min(answers.outputs, 16))
-    dual, fitted = (to_numpy(array) for array in answers.ridge(lam, few))
+    few = slice(0, min(solution.outputs, 16))
+    dual, fitted = (to_numpy(array) for array in solution.ridge(lam, few))
     units = column_units(dual)  # float32 may not hold them
     dual, fitted = dual / units, fitted / units
     picked = _picked(operator, precision)
@@ -140,7 +140,7 @@ def evaluation_error(
         error = np.maximum(np.abs(error), eps / 2 * np.sqrt(rough**2 @ dual**2))
     rows = np.sqrt(operator.n) * np.abs(error).max(axis=0)
     if precision == "float32":  # and the products of the solver, which few rows of one may not show
-        rows = np.maximum(rows, eps * answers.largest * np.linalg.norm(dual, axis=0))
+        rows = np.maximum(rows, eps * solution.largest * np.linalg.norm(dual, axis=0))
     found = _over(rows, np.linalg.norm(fitted, axis=0))
     return found if np.isfinite(found) else np.inf
 

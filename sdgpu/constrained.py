@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.answers import Chain
 from sdgpu.checks import integer, number, positive, schedule
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.device.rounding import underflow_is_zero
@@ -23,7 +22,8 @@ from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.model import Fit
 from sdgpu.path import Functions, Model
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.solution import DistillationChain
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["ConstrainedPath", "constrain", "constrained_path"]
 
@@ -65,7 +65,7 @@ class ConstrainedPath(Functions):
     losses: np.ndarray
     regime: Regime
     status: str
-    _chain: Chain = field(repr=False)
+    _chain: DistillationChain = field(repr=False)
     _model: Model = field(repr=False)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.answers import Answers, Solved, Spectral
 from sdgpu.certificate import (
     evaluation_error,
     exact_status,
@@ -36,7 +35,6 @@ from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
 from sdgpu.kernels.precomputed import NEGATIVE, FunctionKernel
-from sdgpu.leverages import Estimated
 from sdgpu.model import Fit
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
 from sdgpu.path import Model
@@ -44,11 +42,15 @@ from sdgpu.planner import Plan, decide, follow
 from sdgpu.results import Info, Seconds, without_caches
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
-from sdgpu.solvers.probes import GROUPS, TOL, Probes
+from sdgpu.solvers.leverage import Estimated
+from sdgpu.solvers.resolvent_solution import ResolventSolution
 from sdgpu.solvers.resolvents import Resolvents
+from sdgpu.solvers.solution import Solution
+from sdgpu.solvers.spectral_solution import SpectralSolution
+from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.solvers.subspace import Subspace, SubspaceResult
+from sdgpu.solvers.trace_estimation import GROUPS, TOL, Probes
 from sdgpu.solvers.units import Units, refuse_underflow
-from sdgpu.spectrum import Spectrum
 
 __all__ = ["fit"]
 
@@ -198,11 +200,11 @@ def fit(
             watch.report("eigh instead, the basis would take longer", 0, 1)
             plan = decide(n, d, c, ridges, plan.steps, device=backend, memory=allowed, tol=plan.tol,
                           method="eigh", given=isinstance(chosen, Precomputed), kernel=chosen)  # fmt: skip
-    answers, info = grown or _exact(plan, data, ridges, watch)
+    solution, info = grown or _exact(plan, data, ridges, watch)
     if not info.status.startswith(("exact", "converged")):
         warnings.warn(info.status, stacklevel=3)  # the caller of the decorated function
     model = Model(_operator(plan, data.dense(backend)), backend, template, allowed)
-    return Fit(chosen, ridges, info, answers, model, progress)
+    return Fit(chosen, ridges, info, solution, model, progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,23 +257,23 @@ def _operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
     )
 
 
-def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple[Answers, Info]:
+def _exact(plan: Plan, data: _Data, lams: np.ndarray, watch: Stopwatch) -> tuple[Solution, Info]:
     """All eigenvalues."""
     backend, ridge = data.home, float(lams.min())
     dense, Y = data.dense(backend), backend.asarray(data.Y)
     spectrum = Eigh(backend).decompose(dense, Y, watch)
-    answers = Spectral(spectrum)
-    seen = probe(answers, dense, Y, ridge)
+    solution = SpectralSolution(spectrum)
+    seen = probe(solution, dense, Y, ridge)
     certain = np.inf if np.isnan(seen.certain) else seen.certain  # dual coefficients beyond float64
     error = max(certain, spectral_rounding(spectrum, ridge, plan.steps, noise(dense)))
     status = exact_status(spectrum, seen.largest, error, ridge, plan.bytes)
-    return answers, _info(plan, data, spectrum, watch, 1, 0, error, seen.largest, status)
+    return solution, _info(plan, data, spectrum, watch, 1, 0, error, seen.largest, status)
 
 
 def _grow(
     plan: Plan, data: _Data, lams: np.ndarray, random: tuple[int, int], watch: Stopwatch,
     saved: Checkpoint | None,
-) -> tuple[Answers, Info] | None:  # fmt: skip
+) -> tuple[Solution, Info] | None:  # fmt: skip
     """A basis, and solves from it for "cg"; None if all eigenvalues would take less time."""
     home, (seed, count) = data.home, random
     # torch for NumPy's arrays, so that one pool of threads does it all
@@ -296,7 +298,7 @@ def _grow(
         spectrum, error, status = grown.spectrum, grown.error, grown.status
         passes = iterations = grown.passes
         estimates = _estimates(plan, data, backend, grown, units, lams, count, seed, watch)
-        answers: Answers = _answers(plan, home, spectrum, units, estimates, dense.n)
+        solution: Solution = _solution(plan, home, spectrum, units, estimates, dense.n)
         if plan.method == "cg":
             # the tiles that are kept are needed again, for every lam that is asked for later
             solved = Resolvents(
@@ -306,24 +308,25 @@ def _grow(
             with watch.stage("cg"):
                 solved.solve(lams, plan.steps)
             solved.warns = True
-            answers, error, status = Solved(solved, home, estimates), solved.error, solved.summary
+            solution = ResolventSolution(solved, home, estimates)
+            error, status = solved.error, solved.summary
             passes, iterations = passes + solved.passes, solved.iterations
         dense, ridge = data.dense(home), float(lams.min())
-        seen = probe(answers, dense, home.asarray(data.Y), ridge, plan.precision)
+        seen = probe(solution, dense, home.asarray(data.Y), ridge, plan.precision)
         if plan.precision != "float64":
             # the solver's bound holds for K as it was evaluated
-            error += 1.25 * evaluation_error(answers, held, dense, plan.precision, ridge)
+            error += 1.25 * evaluation_error(solution, held, dense, plan.precision, ridge)
     status, error = judged(status, error, seen, plan.tol, plan.precision)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
-    if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * answers.largest:
-        refuse_indefinite(dense, spectrum.most_negative * units.kernel, answers.largest)
+    if spectrum.most_negative * units.kernel < -NEGATIVE[rounded] * solution.largest:
+        refuse_indefinite(dense, spectrum.most_negative * units.kernel, solution.largest)
     info = _info(plan, data, spectrum, watch, passes, iterations, error, seen.largest, status)
-    return answers, info
+    return solution, info
 
 
-def _answers(
+def _solution(
     plan: Plan, home: Backend, spectrum: Spectrum, units: Units, estimates: Estimated, n: int
-) -> Spectral:
+) -> SpectralSolution:
     """What a grown spectrum answers, out of the units of its solver."""
     eigenvalues = home.asarray(spectrum.eigenvalues) * units.kernel
     Z = home.asarray(spectrum.Z) * home.asarray(units.targets)
@@ -331,7 +334,7 @@ def _answers(
         spectrum, eigenvalues=eigenvalues, basis=home.asarray(spectrum.basis), Z=Z,
         most_negative=spectrum.most_negative * units.kernel, method=plan.method,
     )  # fmt: skip
-    return Spectral(own, estimates if len(eigenvalues) < n else None)
+    return SpectralSolution(own, estimates if len(eigenvalues) < n else None)
 
 
 def _estimates(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.answers import Spectral, combine_steps
 from sdgpu.checks import (
     coefficient_box,
     integer,
@@ -25,7 +24,9 @@ from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.path import Limit, Path
 from sdgpu.questions import Questions
 from sdgpu.results import JointAlphas, OptimalAlphas
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.solution import combine_steps
+from sdgpu.solvers.spectral_solution import SpectralSolution
+from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.sweep import Sweep, run_sweep, training_dataset
 from sdgpu.tally import one_hot_rows
 from sdgpu.training_error import training_losses
@@ -83,7 +84,7 @@ class Fit(Questions):
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
         info = replace(self.info, c=int(wanted.shape[1]))
         model = replace(self._model, template=template)
-        return replace(self, info=info, _answers=Spectral(spectrum), _model=model)
+        return replace(self, info=info, _solution=SpectralSolution(spectrum), _model=model)
 
     @underflow_is_zero
     def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
@@ -116,7 +117,7 @@ class Fit(Questions):
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(2 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
         weights = schedule(alphas, steps, outputs=self.info.c)
-        return Path(ridge, weights, self._answers.chain(ridge, weights), self._model)
+        return Path(ridge, weights, self._solution.chain(ridge, weights), self._model)
 
     @underflow_is_zero
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
@@ -128,7 +129,7 @@ class Fit(Questions):
             If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
         ridge, alpha = self._lam(lam), number("alpha", alpha)
-        known = [np.array([x]) for x in (self._answers.largest, self._answers.largest_bound)]
+        known = [np.array([x]) for x in (self._solution.largest, self._solution.largest_bound)]
         slowest, rate = (float(limit_rate(largest, ridge, alpha)) for largest in known)
         exists, certain = (bool(limit_exists(largest, ridge, alpha)) for largest in known)
         if not exists:
@@ -143,7 +144,7 @@ class Fit(Questions):
                 "fit with method='eigh', or take alpha in [0, 2)"
             )
         effective = ridge / alpha if alpha else np.inf
-        return Limit(ridge, alpha, effective, rate, self._answers, self._model)
+        return Limit(ridge, alpha, effective, rate, self._solution, self._model)
 
     @underflow_is_zero
     def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
@@ -191,7 +192,7 @@ class Fit(Questions):
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._afford_left_out(steps)
         weights = schedule(alphas, steps, outputs=self.info.c)
-        left = self._answers.left_out(np.array([ridge]), steps)
+        left = self._solution.left_out(np.array([ridge]), steps)
         found, *others = (combine_steps(u[0, ...], weights) for u in (left.steps, *left.replicates))
         if not return_std:
             return give_back(self._model.template, found)
@@ -228,7 +229,7 @@ class Fit(Questions):
         curve = lam is None and len(self.lams) > 1
         ridges = self.lams if curve else np.array([self._lam(lam)])
         own = self._own_spectrum("generalised cross-validation")
-        delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._answers.leverages
+        delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._solution.leverages
         self._model.afford(leverages.trace_numbers(self.info.n), "generalised cross-validation")
         traces = None if leverages.exact else leverages.traces(ridges, 2)
         found = one_shot(delta, Z, ridges, self.info.n, traces, per_output=per_output)
@@ -250,12 +251,12 @@ class Fit(Questions):
             Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
         ridges, weights, steps = self._grid(lams, alphas, steps)
-        needed = self._answers.leverages.trace_numbers(self.info.n)
+        needed = self._solution.leverages.trace_numbers(self.info.n)
         self._model.afford(needed, "generalised cross-validation")
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         with watch.stage("sweep"):
             own = training_losses(
-                self._answers, ridges, weights, steps, estimate=True,
+                self._solution, ridges, weights, steps, estimate=True,
                 accuracy=self.info.error_estimate,
             )  # fmt: skip
         found = Sweep(training_dataset(ridges, weights, steps, own))
@@ -399,14 +400,14 @@ class Fit(Questions):
         self._afford_joint(len(ridges), steps)
         if X_val is None and Y_val is None:
             self._afford_left_out(steps)
-            cross, truth = None, self._answers.targets
+            cross, truth = None, self._solution.targets
         else:
             cross, truth = self._validation(X_val, Y_val)
         if classes:
             one_hot_rows("Y" if cross is None else "Y_val", truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(
-            self._answers,
+            self._solution,
             cross,
             truth,
             ridges,

@@ -9,7 +9,6 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.answers import Answers, Chain, ClosedForm
 from sdgpu.checks import integer, positive
 from sdgpu.device.arrays import Template, targets
 from sdgpu.device.backend import Backend, give_back
@@ -17,7 +16,9 @@ from sdgpu.device.memory import require
 from sdgpu.device.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter
 from sdgpu.distill.variance import Variance, variances
-from sdgpu.spectrum import flat_product
+from sdgpu.solvers.solution import DistillationChain, Solution
+from sdgpu.solvers.spectral_solution import SpectralChain
+from sdgpu.solvers.spectrum import flat_product
 
 __all__ = ["Limit", "Model", "Path", "Predictor"]
 
@@ -79,7 +80,7 @@ class Functions:
     """The functions of steps 1..T, from their dual coefficients."""
 
     alphas: np.ndarray
-    _chain: Chain
+    _chain: DistillationChain
     _model: Model
 
     @property
@@ -136,7 +137,7 @@ class Path(Functions):
 
     lam: float
     alphas: np.ndarray
-    _chain: Chain = field(repr=False)
+    _chain: DistillationChain = field(repr=False)
     _model: Model = field(repr=False)
 
     @underflow_is_zero
@@ -195,7 +196,7 @@ class Limit:
     alpha: float
     effective_lam: float
     rate: float
-    _answers: Answers = field(repr=False)
+    _solution: Solution = field(repr=False)
     _model: Model = field(repr=False)
 
     @cached_property
@@ -217,13 +218,13 @@ class Limit:
 
     @cached_property
     def _both(self) -> tuple[Any, Any]:
-        return self._answers.limit(self.lam, self.alpha)
+        return self._solution.limit(self.lam, self.alpha)
 
 
 def _variance(
-    path: Path, model: Model, chain: Chain, X_new: Any, noise: float | None, prior: Any
+    path: Path, model: Model, chain: DistillationChain, X_new: Any, noise: float | None, prior: Any
 ) -> Variance:
-    if not isinstance(chain, ClosedForm) or chain.spectrum.basis.shape[1] < model.operator.n:
+    if not isinstance(chain, SpectralChain) or chain.spectrum.basis.shape[1] < model.operator.n:
         raise ValueError(
             "predictive variances need all eigenvalues, kappa(X, x) is not in a grown basis: fit with "
             "method='eigh'"

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.answers import Answers, Spectral
 from sdgpu.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.checks import grid as number_grid
 from sdgpu.device.memory import require
 from sdgpu.device.timing import Progress
 from sdgpu.distill.limits import limit_nodes
 from sdgpu.kernels import Kernel
-from sdgpu.leverages import left_out_numbers
 from sdgpu.path import Model
 from sdgpu.results import Info, without_caches
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.leverage import left_out_numbers
+from sdgpu.solvers.solution import Solution
+from sdgpu.solvers.spectral_solution import SpectralSolution
+from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = ["Questions"]
@@ -32,7 +33,7 @@ class Questions:
     kernel: Kernel
     lams: np.ndarray
     info: Info
-    _answers: Answers = field(repr=False)
+    _solution: Solution = field(repr=False)
     _model: Model = field(repr=False)
     _progress: Progress | None = field(repr=False)
 
@@ -56,23 +57,23 @@ class Questions:
             8 * variables * points, allowed, f"a grid of {points:,} points", "use a coarser grid"
         )
         limits = 0
-        if not isinstance(self._answers, Spectral):  # each limit is a solve
-            limits = len(limit_nodes(np.array([self._answers.largest]), ridges, weights).lams)
+        if not isinstance(self._solution, SpectralSolution):  # each limit is a solve
+            limits = len(limit_nodes(np.array([self._solution.largest]), ridges, weights).lams)
         self._afford_steps(len(ridges), steps, 1, limits)
         return ridges, weights, steps
 
     def _own_spectrum(self, what: str) -> Spectrum:
-        if not isinstance(self._answers, Spectral):
+        if not isinstance(self._solution, SpectralSolution):
             raise ValueError(
                 f"{what} needs eigenvalues, which method={self.info.method!r} does not make: fit with "
                 "method='eigh', 'lanczos' or 'subspace'"
             )
-        return self._answers.spectrum
+        return self._solution.spectrum
 
     def _afford_steps(self, lams: int, steps: int, outputs: int, limits: int = 0) -> None:
         """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
         numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
-        if not isinstance(self._answers, Spectral):  # the solutions, and their differences
+        if not isinstance(self._solution, SpectralSolution):  # the solutions, and their differences
             numbers += 3 * self.info.n * self.info.c * (lams * steps + limits)
         self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
 
@@ -92,7 +93,7 @@ class Questions:
     def _afford_left_out(self, steps: int) -> None:
         """What the leverages need, and the predictions of every step."""
         n, c = self.info.n, self.info.c
-        numbers = left_out_numbers(self._answers.leverages, n, c, steps)
+        numbers = left_out_numbers(self._solution.leverages, n, c, steps)
         self._model.afford(numbers, f"leave-one-out of {n:,} rows")
 
     def _judged(
@@ -102,11 +103,11 @@ class Questions:
         if X_val is None and Y_val is None:
             self._afford_left_out(steps)
             parts = folds if self.info.n >= 2 * folds else 1
-            return leave_one_out(self._answers, lams, steps, per_output=per_output, folds=parts)
+            return leave_one_out(self._solution, lams, steps, per_output=per_output, folds=parts)
         cross, truth = self._validation(X_val, Y_val)
         parts = folds if cross.shape[0] >= 2 * folds else 1
         return validate(
-            self._answers, cross, truth, lams, steps, per_output=per_output, folds=parts
+            self._solution, cross, truth, lams, steps, per_output=per_output, folds=parts
         )
 
     def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:

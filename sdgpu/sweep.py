@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sdgpu.answers import Answers
 from sdgpu.checks import choice
 from sdgpu.datafiles import check_target, read_dataset, write_dataset
 from sdgpu.device.timing import Stopwatch
@@ -22,6 +21,7 @@ from sdgpu.distill.scores import SCORES
 from sdgpu.distill.weights import ROUNDING, greedy_weights, steady_joint_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import Info
+from sdgpu.solvers.solution import Solution
 from sdgpu.tally import ClassTally
 from sdgpu.training_error import training_losses
 from sdgpu.validation import Validation, leave_one_out, validate
@@ -258,7 +258,7 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
 
 
 def run_sweep(
-    answers: Answers,
+    solution: Solution,
     cross: Cross | None,
     targets: Any,
     lams: np.ndarray,
@@ -274,16 +274,16 @@ def run_sweep(
     Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device; without `cross` each
     training row is judged by the fit without it. `accuracy` is the relative error of the predictions.
     """
-    largest = np.array([answers.largest_bound])  # whether a limit exists depends on it alone
+    largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
         asked, grid = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
         tally = ClassTally(grid, len(lams)) if classes else None
         if cross is None:
-            seen = leave_one_out(answers, lams, steps, limits=asked, tally=tally)
+            seen = leave_one_out(solution, lams, steps, limits=asked, tally=tally)
         else:
             seen = validate(
-                answers, cross, targets, lams, steps, limits=asked, tally=tally, watch=watch
+                solution, cross, targets, lams, steps, limits=asked, tally=tally, watch=watch
             )
         scale = seen.scale
         mse = scale * grid_losses(seen.triangles, grid)
@@ -291,12 +291,12 @@ def run_sweep(
         if seen.replicates is not None:
             each = np.stack([scale * grid_losses(triangle, grid) for triangle in seen.replicates])
             # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
-            by = answers.leverages
-            rest = answers.rows - by.traces(lams, 1).mean(axis=0)  # (L, 1)
+            by = solution.leverages
+            rest = solution.rows - by.traces(lams, 1).mean(axis=0)  # (L, 1)
             alike = 2 * mse * (by.bias(lams, steps) / rest)[:, None, :]
             error = np.hypot(jackknife_error(each, mse), alike)
-        known = answers.leverages.exact or cross is None
-        own = training_losses(answers, lams, alphas, steps, estimate=known, accuracy=accuracy)
+        known = solution.leverages.exact or cross is None
+        own = training_losses(solution, lams, alphas, steps, estimate=known, accuracy=accuracy)
         limit = scale * nodes.spread(seen.limits, seen.zero)
         more = {"mse_error": error, **own, **(tally.scores() if tally is not None else {})}
         return Sweep(_dataset(lams, alphas, steps, mse, more, limit, seen, scale, accuracy))

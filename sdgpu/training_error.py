@@ -5,16 +5,16 @@ from __future__ import annotations
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.answers import Answers
 from sdgpu.device.scaling import safe_unit
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
+from sdgpu.solvers.solution import Solution
 
 __all__ = ["training_losses"]
 
 
 def training_losses(
-    answers: Answers,
+    solution: Solution,
     lams: np.ndarray,
     alphas: np.ndarray,
     steps: int,
@@ -27,18 +27,18 @@ def training_losses(
     Without `estimate` they are NaN, as nothing is known of the traces. `accuracy` is the relative error of
     the predictions, which counts where residuals are small.
     """
-    n, grid = answers.rows, grid_tails(alphas, steps)
-    targets = answers.targets
+    n, grid = solution.rows, grid_tails(alphas, steps)
+    targets = solution.targets
     xp = compat.array_namespace(targets)
     unit = safe_unit(float(xp.max(xp.abs(targets))))
     with np.errstate(over="ignore", under="ignore"):  # squares that leave float64: the sweep warns
-        train = grid_losses(answers.training(lams, steps) / unit, grid) / (n * answers.outputs)
+        train = grid_losses(solution.training(lams, steps) / unit, grid) / (n * solution.outputs)
         train = train * unit * unit
     # n less the degrees of freedom: a sum of its own, so that it does not cancel where they are nearly n
     left, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))
-    exact = answers.leverages.exact
+    exact = solution.leverages.exact
     if estimate:
-        basis = answers.leverages.complements(lams, steps)  # (p, L, T)
+        basis = solution.leverages.complements(lams, steps)  # (p, L, T)
         left = np.cumsum(grid * basis.mean(axis=0)[:, None, :], axis=-1)
     gcv = train / (left / n) ** 2
     if estimate and exact:
@@ -48,7 +48,7 @@ def training_losses(
         # deviations from the mean of the probes: few numbers at a time, whatever the grid
         for one in basis - basis.mean(axis=0):
             squares += np.cumsum(grid * one[:, None, :], axis=-1) ** 2
-        bias = answers.leverages.bias(lams, steps)[:, None, :]
+        bias = solution.leverages.bias(lams, steps)[:, None, :]
         error = np.sqrt(squares / (p * (p - 1)) + bias**2)
         gcv_error = _gcv_error(train, left / n, error / n)
         size = unit * float(xp.mean((targets / unit) ** 2)) ** 0.5

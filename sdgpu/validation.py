@@ -14,7 +14,6 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.answers import Answers, differences
 from sdgpu.device.arrays import slices
 from sdgpu.device.backend import to_numpy
 from sdgpu.device.scaling import safe_unit
@@ -30,6 +29,7 @@ from sdgpu.distill.weights import (
 from sdgpu.joint import nested_losses, restricted_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import JointAlphas, OptimalAlphas
+from sdgpu.solvers.solution import Solution, differences
 from sdgpu.tally import ClassTally
 
 __all__ = ["Validation", "chosen_greedily", "chosen_jointly", "leave_one_out", "validate"]
@@ -81,7 +81,7 @@ class Validation:
 
 
 def validate(
-    answers: Answers,
+    solution: Solution,
     cross: Cross,
     targets: Any,
     lams: np.ndarray,
@@ -121,7 +121,7 @@ def validate(
     """
     n, c = cross.shape[1], int(targets.shape[1])
     asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
-    found = answers.expand(lams, steps, asked)
+    found = solution.expand(lams, steps, asked)
     k = int(found.columns.shape[1])
     # the peak of the fit is 3 n^2 doubles: this stays well inside, n^2 for the basis included
     chunk = max(2**18, min(2**22, n * n // 8)) // max(found.numbers, 1)
@@ -153,7 +153,7 @@ def validate(
 
 
 def leave_one_out(
-    answers: Answers,
+    solution: Solution,
     lams: np.ndarray,
     steps: int,
     *,
@@ -174,12 +174,12 @@ def leave_one_out(
     asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
     parts, sums, zero = [], np.zeros(len(asked[0])), 0.0
     spread: list[np.ndarray] = []
-    n, c, leverages = answers.rows, answers.outputs, answers.leverages
-    unit = _unit(answers.targets)
+    n, c, leverages = solution.rows, solution.outputs, solution.leverages
+    unit = _unit(solution.targets)
     # several lam share the products; intermediates stay below 64 MiB or one lam
     row = c * leverages.copies + 2 * (leverages.copies - 1)
     for part in slices(len(lams), max(1, 2**23 // (n * row * (steps + 1)))):
-        left = answers.left_out(lams[part], steps)
+        left = solution.left_out(lams[part], steps)
         truth = _divided(left.targets, unit)
         zero = float(compat.array_namespace(truth).sum(truth * truth))
         u = _divided(left.steps, unit)
@@ -193,7 +193,7 @@ def leave_one_out(
             spread.append(np.stack([_triangles(u, truth, per_output) for u in others]))
     some = np.flatnonzero(asked[1])
     for part in slices(len(some), max(1, 2**23 // (n * row))):
-        error = answers.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
+        error = solution.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
         error = _divided(error, unit)
         square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
         sums[some[part]] = to_numpy(square)

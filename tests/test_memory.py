@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import sdgpu
-from sdgpu.answers import Solved
 from sdgpu.device import arrays
 from sdgpu.device.backend import TorchBackend, to_numpy
 from sdgpu.device.memory import parse_bytes
 from sdgpu.operators import TiledOperator
-from sdgpu.solvers.basis import GrowingBasis
+from sdgpu.solvers.galerkin import GrowingBasis
+from sdgpu.solvers.resolvent_solution import ResolventSolution
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,11 +111,11 @@ def test_solutions_of_other_lam_are_not_kept_for_ever(data):
     lams = np.array([1.0, 10.0])
     fitted = sdgpu.fit(*data, "rbf", lams, method="cg", steps=3, tol=1e-8)
     exact = sdgpu.fit(*data, "rbf", lams, method="eigh")
-    answers = fitted._answers
-    assert isinstance(answers, Solved)
+    solution = fitted._solution
+    assert isinstance(solution, ResolventSolution)
 
     def kept():
-        return sum(map(len, answers.resolvents._kept.values()))
+        return sum(map(len, solution.resolvents._kept.values()))
 
     assert kept() == 2 * 3
     most = []

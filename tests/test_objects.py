@@ -21,7 +21,7 @@ from tests.problems import assert_near
 
 # what may hold arrays in an annotation: arrays, "anything", and what answers with them
 ARRAYS = {"ndarray", "Array", "Tensor", "Dataset", "Any"}
-ANSWERS = {"Answers", "Chain", "Columns", "Leverages", "Operator", "GrowingBasis"}
+ANSWERS = {"Solution", "DistillationChain", "BasisColumns", "Leverages", "Operator", "GrowingBasis"}
 # "anything" is no array there, or it is compared with care
 COMPARABLE = {
     "Best", "EmpiricalNTK", "FunctionKernel", "Lab", "PlainBackend", "Store", "TorchBackend", "Use",
@@ -80,7 +80,7 @@ def problem(library="numpy"):
     return arrays if library == "numpy" else tuple(torch.tensor(a) for a in arrays)
 
 
-def answers(fitted, X_val, Y_val):
+def solution(fitted, X_val, Y_val):
     grid = {"alphas": [0.0, 0.3], "steps": 2}
     return [
         np.asarray(found)
@@ -102,10 +102,10 @@ def test_a_fit_can_be_pickled(method, library):
         X, Y, KERNEL, lams=[1.0, 3.0], method=method, progress=lambda event: None, **METHODS[method]
     )
     early = pickle.loads(pickle.dumps(fitted))
-    wanted = answers(fitted, X_val, Y_val)
+    wanted = solution(fitted, X_val, Y_val)
     for again in (early, pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
         assert again.info == fitted.info
-        for found, truth in zip(answers(again, X_val, Y_val), wanted, strict=True):
+        for found, truth in zip(solution(again, X_val, Y_val), wanted, strict=True):
             assert_near(found, truth, rtol=1e-12)
     path, limit = fitted.path(1.0, 0.3, 3), fitted.limit(1.0, 0.3)
     for one in (path, limit, path.predictor()):

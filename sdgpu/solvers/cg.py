@@ -15,7 +15,7 @@ import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
 
-__all__ = ["CG", "Solved"]
+__all__ = ["CG", "CGResult"]
 
 REPLACE = 20  # iterations between true residuals
 PATIENCE = 40  # iterations without a better residual that count as stagnation
@@ -24,7 +24,7 @@ HALVED = 0.5  # a true residual above this share of the one before it has stagna
 
 
 @dataclass(frozen=True, eq=False)
-class Solved:
+class CGResult:
     """Solutions of (K + lam I) W = B and how good they are.
 
     Attributes
@@ -76,7 +76,7 @@ class CG:
         residual: Any = None,
         goals: np.ndarray | None = None,
         progress: Callable[[int, float], None] | None = None,
-    ) -> Solved:
+    ) -> CGResult:
         """Solve for rows B (b, n).
 
         Parameters
@@ -204,7 +204,7 @@ class _Run:
         self.stagnated = self.waited >= PATIENCE
         return self.stagnated
 
-    def result(self, left: np.ndarray, missed: np.ndarray) -> Solved:
+    def result(self, left: np.ndarray, missed: np.ndarray) -> CGResult:
         residuals = np.divide(left, self.sizes, out=np.zeros_like(left), where=self.sizes > 0)
         worst = residuals.max(initial=0.0)
         reached = f"true relative residual {worst:.1e} after {self.iteration} iterations"
@@ -217,7 +217,7 @@ class _Run:
             )
         else:
             status = f"not converged: {reached}; use a sketch of higher rank or more iterations"
-        return Solved(self.W, self.R, residuals, self.iteration, self.passes, status)
+        return CGResult(self.W, self.R, residuals, self.iteration, self.passes, status)
 
 
 def _norms(xp: Any, rows: Any) -> np.ndarray:

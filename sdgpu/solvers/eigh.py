@@ -12,7 +12,7 @@ from sdgpu.device.backend import Backend
 from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators.dense import DenseOperator
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Eigh", "refuse_indefinite"]
 

@@ -6,7 +6,7 @@ With S = (K + lam I)^-1 the steps of every schedule at one lam are combinations 
 
 so T solves serve every weight. All lam are solved at once, as rows that share each pass over K, with
 one sketch as preconditioner. Every solve starts from the Galerkin solution in a small basis that was
-grown before, whose residual is known without a pass (see :mod:`sdgpu.solvers.basis`); for lam that the
+grown before, whose residual is known without a pass (see :mod:`sdgpu.solvers.galerkin`); for lam that the
 basis serves to the tolerance there is nothing left to do.
 
 If r_i is the residual of the i-th solve, the predictions of step i are off by at most
@@ -28,8 +28,8 @@ from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.rounding_bounds import rounding_bound
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis, relative_to
-from sdgpu.solvers.cg import CG, Solved
+from sdgpu.solvers.cg import CG, CGResult
+from sdgpu.solvers.galerkin import GrowingBasis, relative_to
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.units import Units
 
@@ -256,7 +256,7 @@ class Resolvents:
             self._lengths.setdefault(float(lam), []).append(own)
         self._note(solved, lams)
 
-    def _note(self, solved: Solved, lams: np.ndarray) -> None:
+    def _note(self, solved: CGResult, lams: np.ndarray) -> None:
         self.passes += solved.passes
         self.iterations += solved.iterations
         sums = np.stack([self._sums[float(lam)] for lam in lams])

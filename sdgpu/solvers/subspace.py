@@ -6,12 +6,12 @@ method:
 * **Block Lanczos** (no sketch): the residual of the last block. The space is a Krylov space of K, so it
   is the same for every lam.
 * **Preconditioned**: a preconditioner breaks that invariance, so the space is grown greedily instead.
-  The residuals of all lam and steps are known exactly (see :mod:`sdgpu.solvers.basis`); the worst ones
+  The residuals of all lam and steps are known exactly (see :mod:`sdgpu.solvers.galerkin`); the worst ones
   are preconditioned, each with its own lam, from one shared sketch. It is a reduced basis with its true
   residuals as certificate, and needs several times fewer passes for small lam.
 
-Either way Rayleigh-Ritz turns the space into a :class:`~sdgpu.spectrum.Spectrum`, and everything else is
-algebra.
+Either way Rayleigh-Ritz turns the space into a :class:`~sdgpu.solvers.spectrum.Spectrum`, and everything
+else is algebra.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from sdgpu.device.storage import terminable
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding, triangle_bytes, unit_rows
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from sdgpu.solvers.forecast import Decay
+from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding, triangle_bytes, unit_rows
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Subspace", "SubspaceResult"]
 

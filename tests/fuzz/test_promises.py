@@ -51,8 +51,8 @@ def check(problem: Problem) -> str:
                 operator=problem.operator, dtype=problem.precision, steps=problem.steps,
             )  # fmt: skip
             path = fit.path(lam, alphas=alphas, steps=problem.steps)
-            answers = (path.fitted, path.predict(data[0]), path.dual)
-            fitted, at_rows, dual = (np.asarray(x) for x in answers)
+            solution = (path.fitted, path.predict(data[0]), path.dual)
+            fitted, at_rows, dual = (np.asarray(x) for x in solution)
     except ValueError as error:
         rough = problem.precision in ("float32", "mixed")
         indefinite = rough and "not positive" in str(error)

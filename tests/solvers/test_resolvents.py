@@ -9,8 +9,8 @@ from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import resolvents
-from sdgpu.solvers.basis import GrowingBasis
 from sdgpu.solvers.cg import CG
+from sdgpu.solvers.galerkin import GrowingBasis
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.units import Units

@@ -11,8 +11,8 @@ from sdgpu.device.backend import NumpyBackend, to_numpy
 from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels import Gaussian, Matern, Precomputed
 from sdgpu.operators import DenseOperator, TiledOperator
-from sdgpu.solvers.basis import GrowingBasis, orthonormal_rows
 from sdgpu.solvers.cg import CG
+from sdgpu.solvers.galerkin import GrowingBasis, orthonormal_rows
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import Subspace

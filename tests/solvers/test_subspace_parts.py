@@ -11,7 +11,7 @@ from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import subspace
-from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding
+from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.subspace import Subspace
 from tests.problems import EPS, Cheap, from_spectrum, most_bytes
 

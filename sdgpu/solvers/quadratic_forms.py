@@ -16,7 +16,7 @@ from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.filters import shrinkage
 from sdgpu.distill.rounding_bounds import backward_error, decay
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import GrowingBasis, Residuals, gram_rounding
+from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.preconditioners import Sketch
 
 __all__ = ["Forms", "LowRank", "grow_forms", "power_filters"]

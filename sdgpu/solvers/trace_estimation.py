@@ -29,10 +29,10 @@ from sdgpu.device.threads import only_torch
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.loo import ridge_errors
 from sdgpu.operators.dense import Operator
-from sdgpu.solvers.basis import triangle_bytes
-from sdgpu.solvers.forms import Forms, LowRank, grow_forms, power_filters
+from sdgpu.solvers.galerkin import triangle_bytes
 from sdgpu.solvers.preconditioners import Sketch
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.quadratic_forms import Forms, LowRank, grow_forms, power_filters
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["COLUMNS", "GROUPS", "TOL", "Probes"]
 

@@ -8,10 +8,10 @@ from sdgpu.device.backend import NumpyBackend
 from sdgpu.device.timing import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
-from sdgpu.solvers import probes
+from sdgpu.solvers import trace_estimation as probes
 from sdgpu.solvers.preconditioners import pivoted_cholesky
-from sdgpu.solvers.probes import GROUPS, Probes
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.spectrum import Spectrum
+from sdgpu.solvers.trace_estimation import GROUPS, Probes
 from tests.problems import Cheap, assert_near, from_spectrum, most_bytes
 
 N = 90

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.device.backend import NumpyBackend
-from sdgpu.solvers.basis import (
+from sdgpu.solvers.galerkin import (
     FAINT,
     GrowingBasis,
     gram_rounding,

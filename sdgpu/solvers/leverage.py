@@ -14,8 +14,8 @@ import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
 from sdgpu.distill.loo import diagonals, leave_one_out, rest
-from sdgpu.solvers.probes import COLUMNS, GROUPS, Probes
-from sdgpu.spectrum import Spectrum
+from sdgpu.solvers.spectrum import Spectrum
+from sdgpu.solvers.trace_estimation import COLUMNS, GROUPS, Probes
 
 __all__ = [
     "Diagonals",

@@ -11,8 +11,8 @@ from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.kernels import Gaussian, Precomputed
 from sdgpu.operators import DenseOperator
-from sdgpu.solvers import forms
-from sdgpu.solvers.basis import GrowingBasis
+from sdgpu.solvers import quadratic_forms as forms
+from sdgpu.solvers.galerkin import GrowingBasis
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 from tests.problems import from_spectrum
 

@@ -1,0 +1,118 @@
+"""What a fit is asked, answered from a spectrum or from solves.
+
+Everything that a path, a limit or a sweep needs are dual coefficients of the basis u_1, D_1, .., D_{T-1}
+of Theorem 4.1 (see :func:`sdgpu.distill.filters.step_dual_filters`), of limits, and how K acts on them.
+A :class:`~sdgpu.solvers.spectral_solution.SpectralSolution` has them as filters of eigenvalues, for any lam
+without work; a :class:`~sdgpu.solvers.resolvent_solution.ResolventSolution` as solutions of conjugate
+gradients, made when a lam is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.distill.schedules import all_tails
+from sdgpu.solvers.leverage import LeftOut, Leverages
+
+__all__ = ["BasisColumns", "DistillationChain", "Solution", "combine_steps", "differences"]
+
+
+class DistillationChain(Protocol):
+    """Dual coefficients and training predictions of every step, (T, n, c)."""
+
+    @property
+    def dual(self) -> Any: ...
+    @property
+    def fitted(self) -> Any: ...
+
+
+class BasisColumns(Protocol):
+    """Functions as combinations of few columns: project them on new rows once, then combine.
+
+    Attributes
+    ----------
+    columns : array (n, k)
+        Dual coefficients.
+    numbers : int
+        Numbers of one row of `steps` for one lam, for the size of blocks.
+    """
+
+    @property
+    def columns(self) -> Any: ...
+    @property
+    def numbers(self) -> int: ...
+    def steps(self, projected: Any, lams: slice) -> Any:
+        """Values of u_1, D_1, .., D_{T-1} of some lam: projected (b, k) -> (l, T, b, c)."""
+
+    def limits(self, projected: Any, part: slice) -> Any:
+        """Values of some limits: projected (b, k) -> (M, b, c)."""
+
+
+class Solution(Protocol):
+    """What a fit can be asked."""
+
+    @property
+    def largest(self) -> float:
+        """Largest eigenvalue of K, or a number below it."""
+
+    @property
+    def largest_bound(self) -> float:
+        """The same, or a number above it: what decides whether a limit exists."""
+
+    @property
+    def rows(self) -> int:
+        """n."""
+
+    @property
+    def outputs(self) -> int:
+        """c."""
+
+    @property
+    def targets(self) -> Any:
+        """Y (n, c)."""
+
+    def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
+        """Dual coefficients and training predictions (n, c') of the ordinary fit, of some outputs."""
+
+    def chain(self, lam: float, alphas: np.ndarray) -> DistillationChain:
+        """Steps of one schedule (T - 1,) or (T - 1, c)."""
+
+    def limit(self, lam: float, alpha: float) -> tuple[Any, Any]:
+        """Dual coefficients and training predictions (n, c) of the limit (17)."""
+
+    def expand(
+        self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
+    ) -> BasisColumns:
+        """The basis of all steps of some lam, and limits given by lam and alpha (M,) each."""
+
+    @property
+    def leverages(self) -> Leverages:
+        """Diagonals and traces of the powers of the smoother."""
+
+    def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
+        """Leave-one-out predictions of u_1 .. u_T."""
+
+    def left_out_ridge(self, lams: np.ndarray) -> Any:
+        """Leave-one-out errors of ridge (M, n, c)."""
+
+    def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """Triangles (L, T, T) of the training losses."""
+
+
+def combine_steps(u: Any, alphas: np.ndarray) -> Any:
+    """Steps 1..T of a schedule (T - 1,) or (T - 1, c) from u_1 .. u_T (T, n, c), Theorem 4.1."""
+    xp, T = compat.array_namespace(u), u.shape[0]
+    basis = differences(u[None, ...])[0, ...]
+    tails = xp.asarray(all_tails(alphas), dtype=u.dtype, device=compat.device(u))  # (T, T[, c])
+    if tails.ndim == 2:
+        return xp.reshape(tails @ xp.reshape(basis, (T, -1)), basis.shape)
+    return sum(tails[:, j, None, :] * basis[None, j, ...] for j in range(T))
+
+
+def differences(u: Any) -> Any:
+    """u_1, D_1, .., D_{T-1} from u_1 .. u_T on the second axis."""
+    xp = compat.array_namespace(u)
+    return xp.concat([u[:, :1, ...], u[:, 1:, ...] - u[:, :-1, ...]], axis=1)

@@ -1,0 +1,180 @@
+"""What a spectrum answers: no solve, whatever is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.device.backend import to_numpy
+from sdgpu.device.scaling import unit
+from sdgpu.distill.filters import (
+    dual_filter,
+    limit_dual_filter,
+    limit_train_filter,
+    shrinkage,
+    step_dual_filters,
+    train_filter,
+)
+from sdgpu.distill.loo import powers, ridge_errors
+from sdgpu.distill.losses import merge_rows
+from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
+from sdgpu.solvers.solution import BasisColumns, DistillationChain
+from sdgpu.solvers.spectrum import Spectrum, flat_product
+
+__all__ = ["SpectralChain", "SpectralSolution"]
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralSolution:
+    """Answers from eigenvalues: no solve, whatever is asked.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+    estimates : Leverages, optional
+        What stands for the eigenvectors that a grown basis does not have.
+    """
+
+    spectrum: Spectrum
+    estimates: Leverages | None = None
+
+    @property
+    def largest(self) -> float:
+        """Largest eigenvalue of K."""
+        eigenvalues = self.spectrum.eigenvalues
+        return float(eigenvalues[-1]) if eigenvalues.shape[0] else 0.0
+
+    @property
+    def largest_bound(self) -> float:
+        """The same: nothing that is answered lies outside of the basis."""
+        return self.largest
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        return int(self.spectrum.basis.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """c."""
+        return int(self.spectrum.Z.shape[1])
+
+    @property
+    def targets(self) -> Any:
+        """V Z: the basis holds them."""
+        return self.spectrum.basis @ self.spectrum.Z
+
+    def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
+        """Step 1, equation (3)."""
+        delta, basis = self.spectrum.eigenvalues, self.spectrum.basis
+        small = self.spectrum.Z[:, outputs] / (delta + lam)[:, None]
+        return basis @ small, basis @ (delta[:, None] * small)
+
+    def chain(self, lam: float, alphas: np.ndarray) -> DistillationChain:
+        """Steps of one schedule, Theorem 4.1."""
+        return SpectralChain(self.spectrum, lam, alphas)
+
+    def limit(self, lam: float, alpha: float) -> tuple[Any, Any]:
+        """Ridge with lam / alpha, equation (17)."""
+        eigenvalues = self.spectrum.eigenvalues
+        filters = (
+            make(eigenvalues, lam, alpha)[..., None]
+            for make in (limit_dual_filter, limit_train_filter)
+        )
+        dual, fitted = (self.spectrum.combine(one) for one in filters)
+        return dual, fitted
+
+    def expand(
+        self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
+    ) -> BasisColumns:
+        """The eigenvectors: every lam is a filter of them."""
+        return _Filtered(self.spectrum, lams, steps, limits)
+
+    @property
+    def leverages(self) -> Leverages:
+        """Exact if all eigenvectors are known."""
+        return self.estimates or Exact(self.spectrum)
+
+    def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
+        """See :mod:`sdgpu.distill.loo`."""
+        own = self.spectrum
+        fitted = powers(own.basis, own.eigenvalues, own.Z, lams, steps)
+        return left_out(fitted, self.leverages, lams)
+
+    def left_out_ridge(self, lams: np.ndarray) -> Any:
+        """From the residuals and the leverages."""
+        own = self.spectrum
+        errors = ridge_errors(own.basis, own.eigenvalues, own.Z, lams)
+        return errors / self.leverages.rests(lams)
+
+    def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
+        """From the eigenvalues alone: 1 - B(tau) = (1 - a) (1 + sum_j s_j a^j)."""
+        delta, Z = to_numpy(self.spectrum.eigenvalues), to_numpy(self.spectrum.Z)
+        size = unit(float(np.abs(Z).max(initial=0.0)))
+        length = size * np.sqrt(np.einsum("kc,kc->k", Z / size, Z / size))
+        rest = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
+        a = shrinkage(delta, lams)
+        # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
+        columns = np.empty((len(lams), len(delta), steps))
+        columns[..., -1] = rest
+        for j in range(steps - 1):
+            columns[..., j] = a * (columns[..., j - 1] if j else rest)
+        return merge_rows(None, columns * length[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralChain:
+    """A chain from the spectrum, Theorem 4.1: no solve, whatever the number of steps."""
+
+    spectrum: Spectrum
+    lam: float
+    alphas: np.ndarray
+
+    @cached_property
+    def dual(self) -> Any:
+        """V C(tau) Z, equation (13): (T, n, c)."""
+        return self.spectrum.combine(self._filters(dual_filter))
+
+    @cached_property
+    def fitted(self) -> Any:
+        """V B(tau) Z, equation (10): (T, n, c)."""
+        return self.spectrum.combine(self._filters(train_filter))
+
+    def _filters(self, make: Any) -> Any:
+        eigenvalues = self.spectrum.eigenvalues
+        xp = compat.array_namespace(eigenvalues)
+        filters = make(eigenvalues, self.lam, np.ascontiguousarray(self.alphas.T))
+        if self.alphas.ndim == 1:
+            return filters[..., None]  # (T, k, 1)
+        return xp.permute_dims(filters, (1, 2, 0))  # (c, T, k) -> (T, k, c)
+
+
+@dataclass(frozen=True, eq=False)
+class _Filtered:
+    """Columns of a spectrum: its eigenvectors."""
+
+    spectrum: Spectrum
+    lams: np.ndarray
+    T: int
+    at: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def columns(self) -> Any:
+        return self.spectrum.basis
+
+    @property
+    def numbers(self) -> int:
+        return int(self.spectrum.Z.shape[0]) * int(self.spectrum.Z.shape[1])
+
+    def steps(self, projected: Any, lams: slice) -> Any:
+        filters = step_dual_filters(self.spectrum.eigenvalues, self.lams[lams], self.T)
+        return flat_product(projected, filters[..., None] * self.spectrum.Z)
+
+    def limits(self, projected: Any, part: slice) -> Any:
+        lams, alphas = self.at
+        filters = limit_dual_filter(self.spectrum.eigenvalues, lams[part], alphas[part])
+        return flat_product(projected, filters[..., None] * self.spectrum.Z)
