@@ -189,6 +189,15 @@ def test_weights_whose_product_overflows_are_not_steady():
         assert steady(products, np.full(3, np.inf), np.array(0.0))[-1] == kept
 
 
+@pytest.mark.parametrize(("alpha", "growth"), [(-9.0, 1.0), (11.0, 1.0), (0.0, 0.0), (0.5, 0.0)])
+def test_each_weight_multiplies_what_comes_before_it(alpha, growth):
+    """By |1 - alpha|, and weights that shrink it make no room for others that do not."""
+    for count in (int(GROWTH) - 1, int(GROWTH) + 1, (3 if growth else 4) * int(GROWTH)):
+        products = tails(np.full(count, alpha))
+        kept = growth * count < GROWTH
+        assert steady(products, np.array(np.inf), np.array(0.0)) == kept
+
+
 def test_each_promise_has_its_own_noise(triangles):
     found = joint_weights(triangles)
     together = steady(found.tails, found.losses, np.array([[1e-12], [10.0]]))
