@@ -127,11 +127,13 @@ def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
     """
     xp = compat.array_namespace(tile)
     limits = xp.finfo(tile.dtype)
-    opposite = tile > 4 * (1 - float(limits.eps) ** (1 / 3))
+    limit = 4 * (1 - float(limits.eps) ** (1 / 3))
+    if not compat.size(tile) or float(xp.max(tile)) <= limit:
+        return tile
+    opposite = tile > limit
     left, right = xp.nonzero(opposite)
-    if left.shape[0]:
-        least = float(limits.smallest_normal)  # that 0 has a sign
-        tile[opposite] = -clip_(_squared_sums(a, b, left, right, 1), least, None)
+    least = float(limits.smallest_normal)  # that 0 has a sign
+    tile[opposite] = -clip_(_squared_sums(a, b, left, right, 1), least, None)
     return tile
 
 
@@ -139,8 +141,8 @@ def chords(tile: Any, marked: bool) -> tuple[Any, Any]:
     """|u - u'|^2 of unit rows, and |u + u'|^2 if there are marked pairs (else None: 4 less the first)."""
     if marked and compat.is_array_api_obj(tile):
         xp = compat.array_namespace(tile)
-        opposite = tile < 0
-        if bool(xp.any(opposite)):
+        if compat.size(tile) and float(xp.min(tile)) < 0:
+            opposite = tile < 0
             across = xp.where(opposite, -tile, 4.0 - tile)
             return clip_(xp.where(opposite, 4.0 + tile, tile), 0.0, 4.0), clip_(across, 0.0, 4.0)
     return clip_(tile, 0.0, 4.0), None

@@ -58,20 +58,21 @@ class _ReLU(Profile):
         w, b = self.weight_var, self.bias_var
         chord, across = chords(tile, self.exact_opposite)
         opposite = across is not None  # of some pairs
-        across = across if opposite else 4.0 - chord
+        wide = opposite or _reaches(chord, 3.5)
         gap = chord / 2
         length = root(p) * root(q)  # p q may leave the range
         S = length * (1 - gap)
         tangent = S
         for layer in range(self.depth):
-            if layer == 0:  # sine and angle must both be right for angles near pi
+            if layer == 0 and wide:  # sine and angle must both be right for angles near pi
+                across = across if opposite else 4.0 - chord
                 half, other = sqrt_(chord) / 2, sqrt_(across) / 2  # sin, cos of theta / 2
                 theta = 2 * atan2(half, other)
                 away = math.pi - theta
                 if opposite:
                     xp = compat.array_namespace(tile)
                     away = xp.where(other < half, 2 * asin(other), away)
-            else:  # of the ReLUs' outputs angles are at most right ones
+            else:  # of the outputs of ReLUs angles are at most right ones
                 half = sqrt_(gap / 2)
                 other = sqrt_(1 - half * half)
                 theta = 2 * asin(half)
@@ -167,3 +168,10 @@ class NTK(_ReLU):
 
     def diagonal(self, rows: Rows) -> Any:
         return self._diagonals(rows)[1]
+
+
+def _reaches(tile: Any, limit: float) -> bool:
+    """Whether an entry is beyond the limit; of a lazy tensor of KeOps one may be."""
+    if not compat.is_array_api_obj(tile):
+        return True
+    return bool(compat.size(tile)) and float(compat.array_namespace(tile).max(tile)) > limit
