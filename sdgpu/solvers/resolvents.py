@@ -38,7 +38,7 @@ __all__ = ["Resolvents"]
 FLOOR = 8.0  # a residual that is this far below the bound on rounding is all rounding
 ROWS = 32  # rows of a solve: more share a pass, but each needs its vectors
 VECTORS = (
-    12  # of n numbers for each row: five of the start, six of the iteration, one of the sketch
+    12  # n numbers each, for a row: five of the start, six of the iteration, one of the sketch
 )
 
 
