@@ -20,7 +20,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from sdgpu.checks import choice
-from sdgpu.device.storage import atomic_file, check_writable, terminable
+from sdgpu.device.signals import terminable
+from sdgpu.device.storage import atomic_file, check_writable
 
 if TYPE_CHECKING:
     from sdgpu.device.timing import Event

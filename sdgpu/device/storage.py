@@ -14,31 +14,30 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import stat
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
 
+from sdgpu.device.signals import shielded, terminable
+
 __all__ = [
     "LOCK",
     "atomic_file",
     "atomic_folder",
     "check_writable",
+    "clean_folder",
     "clean_leftovers",
     "digest",
     "folder_lock",
-    "terminable",
     "write_file",
 ]
 
@@ -149,21 +148,41 @@ def clean_leftovers(path: PathLike) -> None:
     living process that holds them. Where that cannot be done (read-only places), nothing happens.
     """
     target = Path(os.path.realpath(path))
-    ours = re.compile(rf"{re.escape(_prefix(target))}\d+-[0-9a-f]{{8}}{re.escape(_SUFFIX)}")
-    try:
-        with os.scandir(target.parent) as entries:
-            found = [
-                Path(entry.path)
-                for entry in entries
-                if ours.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-            ]
-    except OSError:
-        return
-    for place in found:
-        with suppress(OSError, NotImplementedError):
-            if {*os.listdir(place)} <= {_HELD, _NEW, _PREVIOUS} and not _elsewhere(place):
-                with FileLock(place / _HELD, timeout=0):  # refused while its writer lives
-                    _discard(place, target)
+    for place, prefix in _workplaces(target.parent):
+        if prefix == _prefix(target):
+            _clean(place, target)
+
+
+def clean_folder(folder: PathLike) -> None:
+    """Remove what dead processes left of writes to anything in `folder`, not below it.
+
+    As :func:`clean_leftovers`, for files that nobody may write a second time: a process that is killed just
+    after its rename leaves an empty workplace beside a file that is whole. A folder that was moved aside
+    waits for the opening of its own.
+    """
+    for place, _ in _workplaces(Path(folder)):
+        _clean(place, None)
+
+
+def _workplaces(folder: Path) -> list[tuple[Path, str]]:
+    """Each with how its name begins (:func:`_prefix`)."""
+    ours = re.compile(rf"(\..+\.)\d+-[0-9a-f]{{8}}{re.escape(_SUFFIX)}", re.DOTALL)
+    found = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = ours.fullmatch(entry.name)
+            if name and entry.is_dir(follow_symlinks=False):
+                found.append((Path(entry.path), name[1]))
+    return found
+
+
+def _clean(place: Path, target: Path | None) -> None:
+    """Remove the workplace of a dead process; without a `target` one that holds nothing to put back."""
+    with suppress(OSError, NotImplementedError):
+        if {*os.listdir(place)} <= {_HELD, _NEW, _PREVIOUS} and not _elsewhere(place):
+            with FileLock(place / _HELD, timeout=0):  # refused while its writer lives
+                if target is not None or not (place / _PREVIOUS).exists():
+                    _discard(place, target or place)
 
 
 def check_writable(path: PathLike) -> None:
@@ -246,7 +265,7 @@ def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
 
 @contextmanager
 def folder_lock(folder: PathLike, what: str = "run") -> Iterator[None]:
-    """Hold a folder for this process; a second one is refused at once, and told by whom.
+    """Hold a folder for this process, and clean it; a second one is refused at once, and told by whom.
 
     The system gives the lock back when its process dies, however it dies. The file :data:`LOCK` stays in
     the folder: removing it could let two processes in.
@@ -286,55 +305,10 @@ def folder_lock(folder: PathLike, what: str = "run") -> Iterator[None]:
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+        clean_folder(folder)
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C: KeyboardInterrupt, so that files are closed and work is kept.
-
-    Only in the main thread, and only where nobody else handles the signal; the former handling comes back
-    at the end. May be nested.
-    """
-    if not _in_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("terminated (SIGTERM)")
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def _shield() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of a few lines that must not be cut in two."""
-    if not _in_main_thread():
-        yield
-        return
-    waiting: list[int] = []
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # the default of SIGTERM, no function, ends the process at once
-            if callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, _: waiting.append(number))
-        yield
-    finally:
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        for late in waiting[:1]:
-            signal.raise_signal(late)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -344,11 +318,11 @@ def _workplace(target: Path) -> Iterator[Path]:
     with terminable():
         place = lock = None
         try:
-            with _shield():
+            with shielded():
                 place, lock = _claim(target)
             yield place
         finally:
-            with _shield():
+            with shielded():
                 if place is not None and lock is not None:
                     _discard(place, target)
                     lock.release()

@@ -19,7 +19,7 @@ from torch import nn
 
 from sdgpu.checks import choice, integer, schedule
 from sdgpu.device.copying import copy_module
-from sdgpu.device.storage import digest, write_file
+from sdgpu.device.storage import clean_folder, digest, write_file
 from sdgpu.device.timing import Progress
 from sdgpu.distill.losses import merge_rows
 from sdgpu.distill.weights import greedy_weights
@@ -364,15 +364,20 @@ class Lab:
         return StepRecord(step, alpha, estimate, *scores, fits, seconds, *place)
 
     def check(self) -> None:
-        """Refuse a chain.json of something else, which :meth:`finish` would replace.
+        """Refuse a chain.json of something else, which :meth:`finish` would replace; remove leftovers.
 
         Raises
         ------
         ValueError
         """
         if self.folder is not None:
-            path = self.folder / "chain.json"
-            self._first(lambda: check_replaceable(path, '"step"'))
+            folder = self.folder
+
+            def prepare() -> None:
+                clean_folder(folder)
+                check_replaceable(folder / "chain.json", '"step"')
+
+            self._first(prepare)
 
     def finish(self, chain: Chain) -> None:
         """Write chain.json."""

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sdgpu.device.copying import copy_module
-from sdgpu.device.storage import terminable
+from sdgpu.device.signals import terminable
 from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.nn.augment import stream
 from sdgpu.nn.brake import Brake

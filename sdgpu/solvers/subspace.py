@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.storage import terminable
+from sdgpu.device.signals import terminable
 from sdgpu.device.timing import Stopwatch
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator

@@ -22,7 +22,7 @@ import pandas as pd
 import xarray as xr
 
 from sdgpu.datafiles import write_dataset
-from sdgpu.device.storage import LOCK, clean_leftovers, folder_lock, write_file
+from sdgpu.device.storage import LOCK, clean_folder, clean_leftovers, folder_lock, write_file
 from sdgpu.nn import Chain, Data
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.parallel import World
@@ -82,6 +82,9 @@ class Archive:
                     raise ValueError(f"folder={str(self.folder)!r} is a file: name a folder")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(folder_lock(self.folder, "experiment"))
+                for place in ("chains", "fits"):
+                    for root, _, _ in os.walk(self.folder / place):
+                        clean_folder(root)
 
             self._first(hold)
             yield

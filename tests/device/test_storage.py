@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from sdgpu.device import storage
+from sdgpu.device.signals import terminable
 from sdgpu.device.storage import (
     LOCK,
     atomic_file,
     atomic_folder,
     check_writable,
+    clean_folder,
     clean_leftovers,
     digest,
     folder_lock,
-    terminable,
     write_file,
 )
 
@@ -131,6 +132,26 @@ def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path):
     clean_leftovers(target)
     assert read_folder(target) == b"old"
     assert names(tmp_path) == ["a.zarr"]
+
+
+def test_leftovers_beside_files_that_nobody_writes_again(tmp_path):
+    """A kill just after the rename; who takes the folder cleans it, but for what waits for its own target."""
+    for name in (".a.json.1-0123abcd.sdgpu-tmp", ".b.nc.2-0123abcd.sdgpu-tmp", "below"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".b.nc.2-0123abcd.sdgpu-tmp" / "lock").touch()
+    aside = tmp_path / ".c.zarr.3-0123abcd.sdgpu-tmp"
+    write_folder(aside / "previous", b"old") if aside.mkdir() is None else None
+    deeper = tmp_path / "below" / ".a.json.1-0123abcd.sdgpu-tmp"
+    deeper.mkdir()
+    with atomic_file(tmp_path / "d.json") as living:
+        living.write_bytes(b"1")
+        with folder_lock(tmp_path):
+            assert living.exists()
+    assert names(tmp_path) == sorted([aside.name, "below", "d.json", LOCK])
+    assert deeper.exists()
+    clean_folder(tmp_path / "below")
+    clean_folder(tmp_path / "nowhere")
+    assert not deeper.exists()
 
 
 def test_leftovers_of_the_dead_go_and_nothing_else(kind, tmp_path):

@@ -101,7 +101,8 @@ import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp
 from tests.nn.test_files import CONFIG
-from sdgpu.device.storage import LOCK, terminable
+from sdgpu.device.signals import terminable
+from sdgpu.device.storage import LOCK
 from sdgpu.nn.parallel import World
 from sdgpu.nn.store import Store
 from sdgpu.nn.trainer import train

@@ -13,6 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
+from sdgpu.device.storage import LOCK
 from sdgpu.nn import Config, grid_chains
 from sdgpu.study.experiments import PRESETS, Experiment, preset
 from sdgpu.study.networks import open_experiment, run_experiment
@@ -124,13 +125,24 @@ def test_a_killed_run_goes_on_and_repeats_nothing(done, tmp_path):
     assert not third.events
 
 
+def test_what_kills_left_beside_finished_files_goes(done, tmp_path):
+    """A process that is killed just after a rename: nobody would write that file a second time."""
+    copy = shutil.copytree(done[0], tmp_path / "copy")
+    written = [path for path in copy.rglob("*") if path.is_file() and path.name != LOCK]
+    assert {path.suffix for path in written} == {".csv", ".json", ".nc", ".pt"}
+    for path in written:
+        (path.parent / f".{path.name}.1-0123abcd.sdgpu-tmp").mkdir()
+    run_experiment(TINY, copy, device="cpu")
+    assert not list(copy.rglob("*.sdgpu-tmp"))
+
+
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.study.test_networks import TINY
-from sdgpu.device.storage import terminable
+from sdgpu.device.signals import terminable
 from sdgpu.study.networks import open_experiment, run_experiment
 
 folder, times, draw = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
