@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable
@@ -118,11 +119,19 @@ def check_zip(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
 
 
 def _count(file: BinaryIO) -> int | None:
-    """How many entries the last record of an archive speaks of, which zipfile does not look at."""
-    file.seek(max(0, os.fstat(file.fileno()).st_size - 22))
+    """How many entries the last record of an archive speaks of, which zipfile does not look at.
+
+    Nor does zipfile mind a record that places the directory elsewhere: zeros there make an archive empty.
+    """
+    at = max(0, os.fstat(file.fileno()).st_size - 22)
+    file.seek(at)
     last = file.read(22)
-    count = int.from_bytes(last[10:12], "little")
-    return count if last[:4] == b"PK\x05\x06" and len(last) == 22 and count < 0xFFFF else None
+    count, size, start = struct.unpack_from("<HLL", last, 10) if len(last) == 22 else (0, 0, 0)
+    if last[:4] != b"PK\x05\x06" or count == 0xFFFF or start == 0xFFFFFFFF:
+        return None  # a comment follows, or the long form, where the sizes stand elsewhere
+    if start + size != at:
+        raise ValueError("its directory is not where its last record says")
+    return int(count)
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sdgpu.device.intake import check_zip, read_file, read_npz
+from tests.damage import damages
 from tests.test_foreign_files import Canary
 
 ARRAYS = {
@@ -50,20 +51,10 @@ def test_arrays_come_back(tmp_path, save):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("damage", ["flip", "cut", "zeros"])
-def test_damage_is_named_or_harmless(tmp_path, save, damage):
-    path, rng, silent = tmp_path / "a.npz", np.random.default_rng(4), 0
+def test_damage_is_named_or_harmless(tmp_path, save):
+    path, silent = tmp_path / "a.npz", 0
     save(path, **ARRAYS)
-    content = path.read_bytes()
-    for _ in range(100):
-        at, length = rng.integers(len(content)), rng.integers(1, 300)
-        found = bytearray(content)
-        if damage == "flip":
-            found[at] ^= 1 << rng.integers(8)
-        elif damage == "cut":
-            del found[at:]
-        else:
-            found[at : at + length] = bytes(len(found[at : at + length]))
+    for found in damages(path.read_bytes(), 4):
         path.write_bytes(found)
         try:
             arrays, names = read_npz(path, ARRAYS)

@@ -3,7 +3,6 @@
 import pickle
 import zipfile
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,6 +19,7 @@ from sdgpu.nn.resnet import (
     resnet56,
     smallcnn,
 )
+from tests.damage import cut, damages, flipped, zeroed
 
 
 def batch_norm(name, planes):
@@ -306,16 +306,11 @@ def test_weights_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_damaged_weights_are_named(tmp_path, legacy):
     """A file of torch carries CRC-32 of its parts, which torch itself does not look at."""
-    path, rng, silent = tmp_path / "w.pth", np.random.default_rng(8), 0
+    path, silent = tmp_path / "w.pth", 0
     source = torch.nn.Sequential(torch.nn.Linear(20, 5), torch.nn.Linear(5, 2))
     torch.save(source.state_dict(), path, _use_new_zipfile_serialization=not legacy)
-    content = path.read_bytes()
-    for trial in range(60):
-        found, at = bytearray(content), rng.integers(len(content))
-        if trial % 2 or legacy:  # the older form has no checksums: cuts alone
-            del found[at:]
-        else:
-            found[at] ^= 1 << rng.integers(8)
+    kinds = (cut,) if legacy else (flipped, cut, zeroed)  # the older form has no checksums
+    for found in damages(path.read_bytes(), 8, *kinds):
         path.write_bytes(found)
         target = torch.nn.Sequential(torch.nn.Linear(20, 5), torch.nn.Linear(5, 2))
         try:
