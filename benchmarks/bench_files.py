@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sdgpu import datafiles
-from sdgpu.device import stores
+from sdgpu.backend import datafiles
+from sdgpu.backend import zarr_layout as stores
 from sdgpu.solvers import checkpoint
 from sdgpu.solvers.checkpoint import Checkpoint, State
 

@@ -17,9 +17,9 @@ import pytest
 
 import sdgpu
 from benchmarks.conftest import REPORT, seconds
-from sdgpu.device.backend import TorchBackend
-from sdgpu.device.threads import only_torch
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import TorchBackend
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.threads import only_torch
 from sdgpu.operators import TiledOperator
 from sdgpu.solvers.cg import CG
 from sdgpu.solvers.preconditioners import pivoted_cholesky

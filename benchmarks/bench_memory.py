@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from benchmarks.conftest import REPORT
-from sdgpu.device.memory import parse_bytes
+from sdgpu.backend.memory import parse_bytes
 
 SCRIPT = """
 import sys

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.conftest import REPORT, seconds
-from sdgpu.device.memory import show
+from sdgpu.backend.memory import show
 from sdgpu.nn import (
     Config,
     Data,

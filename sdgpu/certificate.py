@@ -12,9 +12,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.memory import show
-from sdgpu.device.scaling import column_units
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.memory import show
+from sdgpu.backend.scaling import column_units
 from sdgpu.distill.rounding_bounds import backward_error, dual_lengths, rounding_bound
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers.galerkin import relative_to

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import integer, number, positive, schedule
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.device.timing import Progress
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.checks import integer, number, positive, schedule
+from sdgpu.backend.progress import Progress
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.constrained import (
     ConstrainedSteps,
     Regime,

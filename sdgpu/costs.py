@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.device.memory import largest_rows, library_addresses, show
+from sdgpu.backend.memory import largest_rows, library_addresses, show
 from sdgpu.operators.tiled import TiledOperator
 from sdgpu.rates import Rates
 from sdgpu.solvers.eigh import Eigh

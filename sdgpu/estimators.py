@@ -15,9 +15,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sdgpu.checks import choice, integer, number, positive
-from sdgpu.checks import grid as number_grid
-from sdgpu.device.scaling import safe_unit
+from sdgpu.backend.checks import choice, integer, number, positive
+from sdgpu.backend.checks import grid as number_grid
+from sdgpu.backend.scaling import safe_unit
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
 from sdgpu.model import Fit

@@ -12,6 +12,19 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.arrays import dtype_name, may_share, pair
+from sdgpu.backend.backends import (
+    Backend,
+    NumpyBackend,
+    TorchBackend,
+    resolve,
+)
+from sdgpu.backend.checks import integer, lam_grid
+from sdgpu.backend.conversion import rounded_to
+from sdgpu.backend.memory import budget, require
+from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.threads import only_torch
 from sdgpu.certificate import (
     evaluation_error,
     exact_status,
@@ -20,19 +33,6 @@ from sdgpu.certificate import (
     probe,
     spectral_rounding,
 )
-from sdgpu.checks import integer, lam_grid
-from sdgpu.device.arrays import dtype_name, may_share, pair
-from sdgpu.device.backend import (
-    Backend,
-    NumpyBackend,
-    TorchBackend,
-    resolve,
-)
-from sdgpu.device.conversion import rounded_to
-from sdgpu.device.memory import budget, require
-from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.device.threads import only_torch
-from sdgpu.device.timing import Progress, Stopwatch
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
 from sdgpu.kernels.precomputed import NEGATIVE, FunctionKernel
 from sdgpu.model import Fit
@@ -129,7 +129,7 @@ def fit(
         A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, and on
         an interrupt; the same call goes on from it. It stays when the fit is done.
     progress : callable, optional
-        Called with an :class:`sdgpu.device.timing.Event`: stage, done, total, error, seconds_left.
+        Called with an :class:`sdgpu.backend.progress.Event`: stage, done, total, error, seconds_left.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def fit(
     data: eigenvalues of a float32 matrix are noise below 1e-7 of the largest.
 
     In a child that was forked from a process with torch a fit has one thread: torch's pool does not
-    survive a fork (:mod:`sdgpu.device.threads`).
+    survive a fork (:mod:`sdgpu.backend.threads`).
 
     Examples
     --------

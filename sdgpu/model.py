@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import (
+from sdgpu.backend.backends import give_back, to_numpy
+from sdgpu.backend.checks import (
     coefficient_box,
     integer,
     number,
     positive,
     schedule,
 )  # fmt: skip
-from sdgpu.device.backend import give_back, to_numpy
-from sdgpu.device.conversion import column_names
-from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.conversion import column_names
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.path import Limit, Path

@@ -9,11 +9,11 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.checks import integer, positive
-from sdgpu.device.arrays import Template, targets
-from sdgpu.device.backend import Backend, give_back
-from sdgpu.device.memory import require
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import Template, targets
+from sdgpu.backend.backends import Backend, give_back
+from sdgpu.backend.checks import integer, positive
+from sdgpu.backend.memory import require
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.solvers.solution import DistillationChain, Solution

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import ROUNDED, choice, integer, lam_grid, positive
+from sdgpu.backend.backends import Backend, resolve
+from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
+from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.costs import Option, Task
-from sdgpu.device.backend import Backend, resolve
-from sdgpu.device.memory import budget, largest_rows, show
 from sdgpu.kernels import Gaussian, Kernel, as_kernel
 from sdgpu.kernels.base import row_copies
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import check_growth, integer, lam_grid, served_lam
-from sdgpu.checks import grid as number_grid
-from sdgpu.device.memory import require
-from sdgpu.device.timing import Progress
+from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
+from sdgpu.backend.checks import grid as number_grid
+from sdgpu.backend.memory import require
+from sdgpu.backend.progress import Progress
 from sdgpu.distill.limits import limit_nodes
 from sdgpu.kernels import Kernel
 from sdgpu.path import Model

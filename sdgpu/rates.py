@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.backend import Backend
+from sdgpu.backend.backends import Backend
 from sdgpu.kernels import Gaussian
 from sdgpu.operators.tiled import TiledOperator
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdgpu.checks import positive, schedule
-from sdgpu.device.arrays import pair
-from sdgpu.device.backend import Backend, resolve
-from sdgpu.device.memory import budget, require
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import pair
+from sdgpu.backend.backends import Backend, resolve
+from sdgpu.backend.checks import positive, schedule
+from sdgpu.backend.memory import budget, require
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.recursion import recursion
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.operators.dense import DenseOperator

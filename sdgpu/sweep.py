@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sdgpu.checks import choice
-from sdgpu.datafiles import check_target, read_dataset, write_dataset
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.checks import choice
+from sdgpu.backend.datafiles import check_target, read_dataset, write_dataset
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.gcv import jackknife_error
 from sdgpu.distill.limits import limit_nodes
 from sdgpu.distill.losses import grid_losses
@@ -220,8 +220,8 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     """Read a sweep that :meth:`Sweep.save` wrote, and nothing else; nothing in the file is executed.
 
     Everything is checked before an array is touched: checksums, formats, links, filters and sizes
-    (:func:`sdgpu.datafiles.read_dataset`). A sweep of an older version has no checksums: it is opened with
-    a warning, and has them when it is saved again.
+    (:func:`sdgpu.backend.datafiles.read_dataset`). A sweep of an older version has no checksums: it is opened
+    with a warning, and has them when it is saved again.
 
     Parameters
     ----------

@@ -11,8 +11,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import slices
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import to_numpy
 from sdgpu.distill.scores import BINS, SCORES, bin_gaps, probabilities, score_terms
 
 __all__ = ["ClassTally", "one_hot_rows"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.scaling import safe_unit
+from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.solvers.solution import Solution

@@ -14,10 +14,10 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import slices
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.scaling import safe_unit
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.distill.weights import (
     ROUNDING,

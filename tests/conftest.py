@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdgpu.device.backend import NumpyBackend, PlainBackend, TorchBackend, cuda_count
+from sdgpu.backend.backends import NumpyBackend, PlainBackend, TorchBackend, cuda_count
 
 BACKENDS = {
     "numpy": NumpyBackend(),

@@ -14,10 +14,10 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from sdgpu.backend.progress import Event
+from sdgpu.backend.storage import folder_lock
 from sdgpu.cli import app
 from sdgpu.cli.terminal import bars
-from sdgpu.device.storage import folder_lock
-from sdgpu.device.timing import Event
 from sdgpu.nn import Config
 from sdgpu.study import networks
 from sdgpu.study.networks import open_experiment

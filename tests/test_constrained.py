@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.study.example import paper_example
 from tests.distill.test_constrained import constrained_refits, loss
 from tests.problems import assert_near

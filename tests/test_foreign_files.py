@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sdgpu
-from sdgpu.datafiles import read_dataset
+from sdgpu.backend.datafiles import read_dataset
 from tests.test_sweep_files import files_of, sweep
 
 __all__ = ["sweep"]  # a fixture
@@ -86,7 +86,7 @@ SHARDING = {
 )
 def test_stores_with_other_layouts_are_refused(sweep, tmp_path, change, word):
     """With checksums that fit: whoever made it can count them too."""
-    from sdgpu.device.stores import SEAL, seal_store
+    from sdgpu.backend.zarr_layout import SEAL, seal_store
 
     path = tmp_path / "x.zarr"
     sweep.save(path)

@@ -174,7 +174,7 @@ def test_weights_that_do_not_stand_the_move_to_all_rows(rng):
 
 
 def test_products_of_weights_decide_what_overflows():
-    from sdgpu.checks import schedule
+    from sdgpu.backend.checks import schedule
 
     schedule([-1.3e12, *[0.5] * 8], 10)  # one large weight is no overflow
     with pytest.raises(ValueError, match="overflow"):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import sdgpu
-from sdgpu.device import arrays
-from sdgpu.device.backend import TorchBackend, to_numpy
-from sdgpu.device.memory import parse_bytes
+from sdgpu.backend import arrays
+from sdgpu.backend.backends import TorchBackend, to_numpy
+from sdgpu.backend.memory import parse_bytes
 from sdgpu.operators import TiledOperator
 from sdgpu.solvers.galerkin import GrowingBasis
 from sdgpu.solvers.resolvent_solution import ResolventSolution
@@ -81,7 +81,7 @@ def test_the_callers_data_are_not_kept(data, method):
 def test_what_was_converted_is_not_copied_again(data, make, copied):
     """The fit has its own memory either way."""
     given = make(data[0])
-    array = sdgpu.device.backend.NumpyBackend().asarray(arrays.inputs(given, "X"))
+    array = sdgpu.backend.backends.NumpyBackend().asarray(arrays.inputs(given, "X"))
     assert arrays.may_share(array, given) == copied
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from tests.problems import (
     Problem,
     assert_near,

@@ -11,7 +11,7 @@ import torch
 
 import sdgpu
 from sdgpu import planner
-from sdgpu.device.memory import parse_bytes
+from sdgpu.backend.memory import parse_bytes
 from sdgpu.rates import NOMINAL, Rates
 
 GRID = [

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.device.backend import NumpyBackend
+from sdgpu.backend.backends import NumpyBackend
 from sdgpu.operators import keops
 from sdgpu.planner import calibrate
 from tests.problems import refits
@@ -34,7 +34,7 @@ def test_plans_keep_to_the_memory(n, memory):
     except MemoryError:
         assert (n, memory) == (100_000, "200MB")
         return
-    assert plan.bytes <= sdgpu.device.memory.parse_bytes(memory)
+    assert plan.bytes <= sdgpu.backend.memory.parse_bytes(memory)
     assert plan.seconds > 0
     assert plan.reasons
 

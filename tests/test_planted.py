@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import sdgpu
-from sdgpu.datafiles import read_dataset
-from sdgpu.device.stores import check_store
+from sdgpu.backend.datafiles import read_dataset
+from sdgpu.backend.zarr_layout import check_store
 from sdgpu.nn.data import load_images
 from sdgpu.nn.pretrained import load_weights
 from sdgpu.solvers.checkpoint import Checkpoint
@@ -23,7 +23,7 @@ def weights(path):
 
 def training(path):
     """A checkpoint of a training, resumed."""
-    from sdgpu.nn.parallel import World
+    from sdgpu.backend.distributed import World
     from sdgpu.nn.store import Store
 
     Store(path.parent, {}).load(World(), torch.device("cpu"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sdgpu
-from sdgpu.device.rounding import mean_and_spread
+from sdgpu.backend.rounding import mean_and_spread
 from sdgpu.study.classes import logistic_path, pseudo_label_path
 from sdgpu.study.compare import compare
 from sdgpu.study.datasets import Dataset, split

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.datafiles import write_dataset
+from sdgpu.backend.datafiles import write_dataset
 from sdgpu.distill.diagnostics import degrees_of_freedom
 from tests.problems import assert_near, brute_alpha_star, refits, validation_losses
 from tests.test_model import KERNEL, as_problem, data

@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 
 import sdgpu
-from sdgpu.datafiles import read_dataset, write_dataset
-from sdgpu.device import storage
+from sdgpu.backend import storage
+from sdgpu.backend.datafiles import read_dataset, write_dataset
 from tests.damage import TIMES, damages
 
 ENDINGS = [".nc", ".zarr"]
@@ -212,7 +212,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 import xarray as xr
-from sdgpu.datafiles import write_dataset
+from sdgpu.backend.datafiles import write_dataset
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 dataset = xr.Dataset({"mse": ("x", np.zeros(100_000))})
 if sys.argv[2] == "limit":
@@ -271,9 +271,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
 import xarray as xr
-from sdgpu import datafiles
-from sdgpu.device.storage import clean_leftovers
-from sdgpu.device.stores import check_store
+from sdgpu.backend import datafiles
+from sdgpu.backend.storage import clean_leftovers
+from sdgpu.backend.zarr_layout import check_store
 
 target, rng = Path(sys.argv[1]), random.Random(5)
 dataset = xr.Dataset({name: ("x", np.arange(2000.0)) for name in ("mse", "train_mse")})
@@ -320,7 +320,7 @@ def test_kills_while_saving(tmp_path, ending):
 
 
 def test_unreadable_is_not_damaged(saved, monkeypatch):
-    from sdgpu.device import intake
+    from sdgpu.backend import untrusted_files as intake
 
     def refused(path, *_, **__):
         raise PermissionError(13, "Permission denied", str(path))

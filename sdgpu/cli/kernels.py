@@ -53,7 +53,7 @@ def demo(
 
     [bold]Example:[/] sdgpu demo --out out
     """
-    from sdgpu.device.storage import check_writable
+    from sdgpu.backend.storage import check_writable
     from sdgpu.study import plots
     from sdgpu.study.compare import compare
     from sdgpu.study.datasets import SHIPPED, load, split
@@ -111,7 +111,7 @@ def fit(
     [bold]Example:[/] sdgpu fit diabetes --lam 0.5 --alpha 0.3 --steps 5 --out path.nc
     """
     import sdgpu
-    from sdgpu.checks import positive
+    from sdgpu.backend.checks import positive
     from sdgpu.study.chain import chain_dataset
     from sdgpu.sweep import check_target, write_dataset
 

@@ -31,7 +31,7 @@ def plan(
     [bold]Example:[/] sdgpu plan 100000 12 --lam 10 --memory 8GiB
     """
     import sdgpu
-    from sdgpu.device.memory import show
+    from sdgpu.backend.memory import show
 
     ridge = 1e-4 * n if lam is None else lam
     found = sdgpu.plan(
@@ -61,7 +61,7 @@ def doctor() -> None:
 
     [bold]Example:[/] sdgpu doctor
     """
-    from sdgpu.device.probe import Row, backends, versions
+    from sdgpu.backend.environment import Row, backends, versions
     from sdgpu.operators import keops
 
     table = new_table("package", "version", title="versions")

@@ -19,13 +19,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from typer.core import TyperGroup
 
-from sdgpu.checks import choice
-from sdgpu.device.signals import terminable
-from sdgpu.device.storage import atomic_file, check_writable
+from sdgpu.backend.checks import choice
+from sdgpu.backend.signals import terminable
+from sdgpu.backend.storage import atomic_file, check_writable
 
 if TYPE_CHECKING:
-    from sdgpu.device.timing import Event
-    from sdgpu.device.timing import Progress as Hook
+    from sdgpu.backend.progress import Event
+    from sdgpu.backend.progress import Progress as Hook
 
 __all__ = [
     "RANK",
@@ -74,7 +74,7 @@ class Friendly(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             if "WORLD_SIZE" in os.environ:
-                from sdgpu.nn.parallel import ranks
+                from sdgpu.backend.distributed import ranks
 
                 ranks()
             with terminable():

@@ -26,7 +26,7 @@ import math
 
 import numpy as np
 
-from sdgpu.checks import grid, integer, lam_grid
+from sdgpu.backend.checks import grid, integer, lam_grid
 from sdgpu.distill.losses import merge_rows
 from sdgpu.distill.risk import RiskTriangles
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.checks import GROWTH
+from sdgpu.backend.checks import GROWTH
 from sdgpu.distill.losses import step_losses
 from sdgpu.distill.schedules import from_tails, tails
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.device.arrays import slices
+from sdgpu.backend.arrays import slices
 from sdgpu.kernels.elementwise import clip_
 
 __all__ = [

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.checks import positive
-from sdgpu.device.arrays import beside, dtype_name, inputs, same_place, slices
-from sdgpu.device.conversion import column_names, same_columns
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import beside, dtype_name, inputs, same_place, slices
+from sdgpu.backend.checks import positive
+from sdgpu.backend.conversion import column_names, same_columns
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels.augmented_rows import (
     BLOCK,
     Rows,

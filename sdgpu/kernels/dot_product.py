@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import array_api_compat as compat
 
-from sdgpu.checks import integer, positive
+from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.elementwise import atan2, root, sqrt_

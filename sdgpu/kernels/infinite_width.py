@@ -9,7 +9,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.checks import integer, positive
+from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.dot_product import unit_rows

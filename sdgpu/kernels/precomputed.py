@@ -8,7 +8,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.device.arrays import dtype_name, library, slices
+from sdgpu.backend.arrays import dtype_name, library, slices
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import Kernel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sdgpu.checks import choice
+from sdgpu.backend.checks import choice
 from sdgpu.kernels.base import Kernel
 from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial
 from sdgpu.kernels.infinite_width import NNGP, NTK

@@ -15,7 +15,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.checks import positive
+from sdgpu.backend.checks import positive
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import Kernel
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.checks import integer, number, positive
-from sdgpu.device.arrays import dtype_name, inputs
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import dtype_name, inputs
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.checks import integer, number, positive
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute_near
 from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.elementwise import clip_, exp2_, exp_, sqrt_

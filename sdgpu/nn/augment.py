@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sdgpu.checks import choice, integer
+from sdgpu.backend.checks import choice, integer
 
 __all__ = ["Augment", "constants", "normalise", "order", "scaled", "stream"]
 

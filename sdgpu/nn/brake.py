@@ -13,7 +13,7 @@ __all__ = ["Brake"]
 class Brake:
     """While this context lasts, the first Ctrl-C waits to be asked for; a second one acts at once.
 
-    SIGTERM too, where something handles it (:func:`~sdgpu.device.signals.terminable`). Only the main
+    SIGTERM too, where something handles it (:func:`~sdgpu.backend.signals.terminable`). Only the main
     thread hears signals: elsewhere nothing changes. The former handling comes back at the end, and a signal
     that came and was not asked for is then raised.
 

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdgpu.checks import choice, integer, schedule
-from sdgpu.device.copying import copy_module
-from sdgpu.device.storage import clean_folder, digest, write_file
-from sdgpu.device.timing import Progress
+from sdgpu.backend.checks import choice, integer, schedule
+from sdgpu.backend.copying import copy_module
+from sdgpu.backend.distributed import join
+from sdgpu.backend.progress import Progress
+from sdgpu.backend.storage import clean_folder, digest, write_file
 from sdgpu.distill.losses import merge_rows
 from sdgpu.distill.weights import greedy_weights
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import Score, predict, score
-from sdgpu.nn.parallel import join
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
 from sdgpu.nn.store import check_replaceable

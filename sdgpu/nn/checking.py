@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.device.copying import copy_module
+from sdgpu.backend.copying import copy_module
 from sdgpu.nn.augment import normalise
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference

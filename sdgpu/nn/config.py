@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import choice, integer, number, positive
+from sdgpu.backend.checks import choice, integer, number, positive
 from sdgpu.nn.loss import ACTIVATIONS, LOSSES, PENALTIES
 
 __all__ = ["Config", "read_fields", "several"]

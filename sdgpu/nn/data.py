@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdgpu.checks import choice, integer, number
-from sdgpu.device.intake import read_npz
+from sdgpu.backend.checks import choice, integer, number
+from sdgpu.backend.untrusted_files import read_npz
 from sdgpu.nn import cifar
 from sdgpu.nn.images import (
     Data,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdgpu.backend.distributed import World
 from sdgpu.nn.augment import constants, scaled
 from sdgpu.nn.config import Config
 from sdgpu.nn.loss import predictions
-from sdgpu.nn.parallel import World
 
 __all__ = ["Score", "autocast", "checksum", "float_type", "inference", "predict", "score"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdgpu.checks import choice, integer, schedule
-from sdgpu.device.timing import Progress
+from sdgpu.backend.checks import choice, integer, schedule
+from sdgpu.backend.progress import Progress
 from sdgpu.nn.chain import (
     Chain,
     Lab,

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdgpu.checks import integer, number
-from sdgpu.nn.parallel import ranks
+from sdgpu.backend.checks import integer, number
+from sdgpu.backend.distributed import ranks
 
 __all__ = [
     "Data",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.checks import choice, number, positive
+from sdgpu.backend.checks import choice, number, positive
 
 __all__ = [
     "ACTIVATIONS",

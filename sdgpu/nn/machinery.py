@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.device.precision import tf32
-from sdgpu.device.timing import Progress, Stopwatch
+from sdgpu.backend.precision import tf32
+from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.nn.config import Config
 
 __all__ = [

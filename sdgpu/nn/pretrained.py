@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdgpu.device.intake import check_zip
+from sdgpu.backend.untrusted_files import check_zip
 from sdgpu.nn.store import CHECKPOINT, check_seal
 
 __all__ = ["load_weights"]

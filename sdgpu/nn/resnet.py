@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from sdgpu.checks import choice, integer
+from sdgpu.backend.checks import choice, integer
 from sdgpu.nn.augment import stream
 
 __all__ = [

@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from sdgpu.checks import integer
-from sdgpu.device.copying import copy_module
-from sdgpu.device.timing import Progress
+from sdgpu.backend.checks import integer
+from sdgpu.backend.copying import copy_module
+from sdgpu.backend.progress import Progress
 from sdgpu.nn.config import Config
 from sdgpu.nn.likeness import difference
 from sdgpu.nn.machinery import resting, start_training

@@ -1,6 +1,6 @@
 """Files of a training: a checkpoint that is complete or not there at all, logs, configuration.
 
-Everything is written by :func:`~sdgpu.device.storage.write_file`, so a process killed at any moment leaves
+Everything is written by :func:`~sdgpu.backend.storage.write_file`, so a process killed at any moment leaves
 the last complete file. A checkpoint is a file of ``torch.save`` with a checksum of all of it in the comment
 of its archive, which other readers skip; JSON files carry theirs as a field. Both are checked before
 anything in them is used, and checkpoints are read with ``weights_only=True``: nothing in them is executed.
@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.device import storage
-from sdgpu.device.storage import folder_lock, write_file
-from sdgpu.nn.parallel import World
+from sdgpu.backend import storage
+from sdgpu.backend.distributed import World
+from sdgpu.backend.storage import folder_lock, write_file
 
 __all__ = [
     "CHECKPOINT",
@@ -89,7 +89,7 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     Raises
     ------
     OSError
-        As :func:`~sdgpu.device.storage.write_file`.
+        As :func:`~sdgpu.backend.storage.write_file`.
     """
     text = json.dumps({**fields, "checksum": _checksum(fields)}, indent=2)
     write_file(path, text.encode() + b"\n")
@@ -205,7 +205,7 @@ class Store:
         Raises
         ------
         OSError
-            See :func:`~sdgpu.device.storage.write_file`: the checkpoint before is intact.
+            See :func:`~sdgpu.backend.storage.write_file`: the checkpoint before is intact.
         """
         buffer = io.BytesIO()  # torch would report a full disk by other errors
         torch.save({"format": FORMAT, "owner": dict(self.owner), **state}, buffer)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.checks import number
-from sdgpu.device.copying import copy_module
+from sdgpu.backend.checks import number
+from sdgpu.backend.copying import copy_module
 from sdgpu.nn.augment import Augment, constants, order, scaled, stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, checksum, inference, predict

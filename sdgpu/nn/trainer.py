@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sdgpu.device.copying import copy_module
-from sdgpu.device.signals import terminable
-from sdgpu.device.timing import Progress, Stopwatch
+from sdgpu.backend.copying import copy_module
+from sdgpu.backend.distributed import World, join
+from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.signals import terminable
 from sdgpu.nn.augment import stream
 from sdgpu.nn.brake import Brake
 from sdgpu.nn.checking import check_networks, check_request
@@ -41,7 +42,6 @@ from sdgpu.nn.machinery import (
     seed_draws,
     start_training,
 )
-from sdgpu.nn.parallel import World, join
 from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.store import Store, digest, shapes
@@ -82,7 +82,7 @@ def train(
         For checkpoint.pt, config.json and log.csv; made if it is missing, and held against other
         trainings. Under several processes the first one alone reads and writes it.
     progress : callable, optional
-        Hears an :class:`~sdgpu.device.timing.Event` when the losses are looked at.
+        Hears an :class:`~sdgpu.backend.progress.Event` when the losses are looked at.
     resume : bool, default True
         Go on from the checkpoint in `folder`; a finished one is returned at once. False starts anew.
     stage : str, default "train"

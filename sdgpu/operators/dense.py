@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import dtype_name, inputs, new_rows, slices
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.conversion import column_names
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.conversion import column_names
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.base import TILE, Profile, column_means, gram, ready_rows

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sdgpu.checks import choice
+from sdgpu.backend.checks import choice
 
 try:  # the compiler reads the globals of a kernel: they cannot be imported inside a function
     import triton

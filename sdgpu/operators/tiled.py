@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import choice, integer
-from sdgpu.device.arrays import dtype_name, inputs, new_rows, slices
-from sdgpu.device.backend import Backend, TorchBackend, backend_of
-from sdgpu.device.conversion import column_names
-from sdgpu.device.threads import count, side_by_side
+from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
+from sdgpu.backend.backends import Backend, TorchBackend, backend_of
+from sdgpu.backend.checks import choice, integer
+from sdgpu.backend.conversion import column_names
+from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import column_means, ready_rows

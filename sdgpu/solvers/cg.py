@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.backend.backends import Backend, to_numpy
 
 __all__ = ["CG", "CGResult"]
 

@@ -1,6 +1,6 @@
 """Checkpoints of a growing basis: safetensors with a checksum, complete or not at all, never executed.
 
-A file is written whole (:mod:`sdgpu.device.storage`), so that a process killed at any moment leaves the
+A file is written whole (:mod:`sdgpu.backend.storage`), so that a process killed at any moment leaves the
 last complete one. It carries the fingerprint of what it belongs to and a checksum of all its numbers: one
 that belongs to something else or is damaged is refused with the reason.
 """
@@ -19,8 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.storage import atomic_file, check_writable, digest
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.storage import atomic_file, check_writable, digest
 
 __all__ = ["Checkpoint", "State", "fingerprint"]
 

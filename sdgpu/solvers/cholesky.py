@@ -7,7 +7,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.device.backend import Backend
+from sdgpu.backend.backends import Backend
 from sdgpu.operators.dense import DenseOperator
 
 __all__ = ["Cholesky", "Factor"]

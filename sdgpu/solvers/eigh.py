@@ -8,8 +8,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.backend import Backend
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import Backend
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.solvers.spectrum import Spectrum

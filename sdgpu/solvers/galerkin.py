@@ -18,9 +18,9 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.arrays import slices
-from sdgpu.device.backend import Backend, small_eigh, to_numpy
-from sdgpu.device.scaling import unit
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import Backend, small_eigh, to_numpy
+from sdgpu.backend.scaling import unit
 from sdgpu.distill.losses import merge_rows
 from sdgpu.solvers.checkpoint import State
 

@@ -20,8 +20,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.operators.dense import Operator
 
 __all__ = ["Sketch", "pivoted_cholesky"]

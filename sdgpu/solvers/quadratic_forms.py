@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.filters import shrinkage
 from sdgpu.distill.rounding_bounds import backward_error, decay
 from sdgpu.operators.dense import Operator

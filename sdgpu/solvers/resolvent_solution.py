@@ -9,7 +9,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.backend import Backend, to_numpy
+from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.distill.losses import merge_rows, step_columns
 from sdgpu.solvers.leverage import LeftOut, Leverages, left_out
 from sdgpu.solvers.resolvents import Resolvents

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.arrays import slices
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.threads import only_torch
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.threads import only_torch
 from sdgpu.distill.rounding_bounds import rounding_bound
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.cg import CG, CGResult

@@ -9,8 +9,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.scaling import unit
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.scaling import unit
 from sdgpu.distill.filters import (
     dual_filter,
     limit_dual_filter,

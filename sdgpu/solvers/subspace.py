@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.signals import terminable
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.signals import terminable
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.checkpoint import Checkpoint, State

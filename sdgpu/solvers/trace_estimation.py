@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.arrays import slices
-from sdgpu.device.backend import Backend, to_numpy
-from sdgpu.device.threads import only_torch
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.threads import only_torch
 from sdgpu.distill.loo import ridge_errors
 from sdgpu.operators.dense import Operator
 from sdgpu.solvers.galerkin import triangle_bytes

@@ -12,7 +12,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.scaling import column_units, unit
+from sdgpu.backend.scaling import column_units, unit
 from sdgpu.operators.dense import Operator
 
 __all__ = ["Rescaled", "Units", "refuse_underflow"]

@@ -21,11 +21,11 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from sdgpu.datafiles import write_dataset
-from sdgpu.device.storage import LOCK, clean_folder, clean_leftovers, folder_lock, write_file
+from sdgpu.backend.datafiles import write_dataset
+from sdgpu.backend.distributed import World
+from sdgpu.backend.storage import LOCK, clean_folder, clean_leftovers, folder_lock, write_file
 from sdgpu.nn import Chain, Data
 from sdgpu.nn.chain import rule_name
-from sdgpu.nn.parallel import World
 from sdgpu.nn.store import difference, digest, read_json, write_json
 from sdgpu.study.experiments import Experiment
 

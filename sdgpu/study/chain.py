@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.model import Fit
 from sdgpu.study.datasets import Split
 

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from sdgpu.checks import choice, integer, positive, schedule
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.checks import choice, integer, positive, schedule
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.scores import probabilities
 from sdgpu.model import Fit
 

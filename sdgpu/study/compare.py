@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.device.rounding import underflow_is_zero
-from sdgpu.device.timing import Progress
+from sdgpu.backend.progress import Progress
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.model import Fit

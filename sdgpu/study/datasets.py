@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sdgpu.checks import integer, number
-from sdgpu.device.arrays import inputs, targets
-from sdgpu.device.intake import read_npz
-from sdgpu.device.rounding import mean_and_spread
+from sdgpu.backend.arrays import inputs, targets
+from sdgpu.backend.checks import integer, number
+from sdgpu.backend.rounding import mean_and_spread
+from sdgpu.backend.untrusted_files import read_npz
 
 __all__ = ["Dataset", "Split", "load", "split"]
 

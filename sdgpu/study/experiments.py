@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdgpu.checks import choice, integer, number
+from sdgpu.backend.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
 from sdgpu.nn.config import read_fields, several
 from sdgpu.nn.data import NAMES

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from sdgpu.checks import integer
-from sdgpu.datafiles import read_dataset
-from sdgpu.device.timing import Event, Progress
+from sdgpu.backend.checks import integer
+from sdgpu.backend.datafiles import read_dataset
+from sdgpu.backend.distributed import join
+from sdgpu.backend.progress import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
-from sdgpu.nn.parallel import join
 from sdgpu.study.archive import Archive, Rows, read_chain, read_experiment
 from sdgpu.study.experiments import Experiment
 
@@ -63,7 +63,7 @@ def run_experiment(
         Train the chains with given weights side by side (:mod:`sdgpu.nn.stacked`): equal within
         rounding, and faster where a small network leaves a GPU idle.
     progress : callable, optional
-        Hears :class:`~sdgpu.device.timing.Event` "all fits", in batches of the whole run with the time
+        Hears :class:`~sdgpu.backend.progress.Event` "all fits", in batches of the whole run with the time
         left, and the stage of the fit in progress.
     resume : bool, default True
         False removes what the folder holds of an earlier run, whatever experiment that was, and nothing

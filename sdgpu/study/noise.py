@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.checks import integer, number, positive
-from sdgpu.device.arrays import as_data, inputs
-from sdgpu.device.rounding import mean_and_spread, underflow_is_zero
+from sdgpu.backend.arrays import as_data, inputs
+from sdgpu.backend.checks import integer, number, positive
+from sdgpu.backend.rounding import mean_and_spread, underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 

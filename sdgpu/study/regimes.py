@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sdgpu.checks import grid, integer, positive
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.checks import grid, integer, positive
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.asymptotics import linear_risk
 from sdgpu.distill.risk import RiskTriangles
 from sdgpu.distill.weights import greedy_weights, joint_weights

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from sdgpu.checks import grid, integer, lam_grid
-from sdgpu.device.arrays import inputs, targets
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import inputs, targets
+from sdgpu.backend.checks import grid, integer, lam_grid
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.losses import grid_losses
 from sdgpu.distill.risk import RiskTriangles, risk_at_points
 from sdgpu.distill.schedules import grid_tails

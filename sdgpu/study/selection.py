@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.model import Fit

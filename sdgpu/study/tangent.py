@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
-from sdgpu.checks import grid, integer, positive
-from sdgpu.device.arrays import inputs, targets
-from sdgpu.device.backend import to_numpy
-from sdgpu.device.rounding import underflow_is_zero
+from sdgpu.backend.arrays import inputs, targets
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.checks import grid, integer, positive
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.fitting import fit
 from sdgpu.kernels import NTK, EmpiricalNTK, Kernel
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.checks import GROWTH
+from sdgpu.backend.checks import GROWTH
 from sdgpu.distill.losses import grid_losses, step_losses
 from sdgpu.distill.schedules import all_tails, coefficients, from_tails, grid_tails, tails
 from sdgpu.distill.weights import (

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.distill.risk import RiskTriangles, risk_at_points, risk_at_training
 from sdgpu.distill.schedules import tails
 from sdgpu.distill.weights import greedy_weights, joint_weights

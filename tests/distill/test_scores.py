@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.distill.scores import SCORES, bin_gaps, class_scores, probabilities, score_terms
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.distill.losses import grid_losses, merge_rows, step_columns, step_losses
 from sdgpu.distill.schedules import coefficients, grid_tails, tails
 from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights, loss_of_schedule

@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 import sdgpu
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import NTK, EmpiricalNTK, Gaussian
 from sdgpu.kernels.base import gram
 from tests.problems import assert_near
@@ -232,7 +232,7 @@ def test_any_memory_gives_the_same(name, memory):
     assert_allclose(tight.diagonal(many), wanted.diagonal(), rtol=1e-12)
     # gradients that are kept are those of rows that fit
     kept = sum(part.left.nbytes for part in many.parts[1:])
-    assert kept <= sdgpu.device.memory.parse_bytes(memory) / 2
+    assert kept <= sdgpu.backend.memory.parse_bytes(memory) / 2
 
 
 def test_what_does_not_fit_says_so():

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.metrics import pairwise
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import (
     NNGP,
     NTK,

@@ -8,7 +8,7 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 
 import sdgpu
-from sdgpu.device.backend import TorchBackend
+from sdgpu.backend.backends import TorchBackend
 from sdgpu.kernels import FunctionKernel
 from tests.problems import assert_near
 

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from scipy.interpolate import make_smoothing_spline
 
 import sdgpu
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import BrownianBridge, CubicGreen, CubicSpline, as_kernel
 from sdgpu.kernels.base import gram
 from sdgpu.operators import TiledOperator

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from sdgpu.backend.distributed import World
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
-from sdgpu.nn.parallel import World
 from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.trainer import train
 from tests.nn.problems import convnet, data, mlp, state, two_ranks
@@ -22,7 +22,7 @@ import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp, state
 from tests.nn.test_ddp import Odd, configs, draws, numbers, run, stacked
-from sdgpu.nn.parallel import join
+from sdgpu.backend.distributed import join
 from sdgpu.nn.trainer import train
 
 world = join(torch.device("cpu"))

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from sdgpu.device.storage import folder_lock
+from sdgpu.backend.distributed import World
+from sdgpu.backend.storage import folder_lock
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
-from sdgpu.nn.parallel import World
 from sdgpu.nn.pretrained import load_weights
 from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.store import Store, read_json, write_json
@@ -86,9 +86,9 @@ import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp
 from tests.nn.test_files import CONFIG
-from sdgpu.device.signals import terminable
-from sdgpu.device.storage import LOCK
-from sdgpu.nn.parallel import World
+from sdgpu.backend.signals import terminable
+from sdgpu.backend.storage import LOCK
+from sdgpu.backend.distributed import World
 from sdgpu.nn.store import Store
 from sdgpu.nn.trainer import train
 

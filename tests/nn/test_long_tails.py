@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from sdgpu.backend.distributed import World
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.data import Data, images_from_arrays, split_images
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.images import sample, set_test_apart
-from sdgpu.nn.parallel import World
 from tests.nn.problems import CLASSES, data, images, mlp, state
 
 SIZES = (90, 30, 9, 3, 1)  # a long tail

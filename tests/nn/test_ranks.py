@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdgpu.nn.parallel import World, join, ranks
+from sdgpu.backend.distributed import World, join, ranks
 from sdgpu.nn.trainer import train
 from tests.nn.problems import data, mlp, state, two_ranks
 from tests.nn.test_files import CONFIG
@@ -13,7 +13,7 @@ import dataclasses, signal, sys
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from sdgpu.nn.parallel import join
+from sdgpu.backend.distributed import join
 from sdgpu.nn.store import Store
 from sdgpu.nn.trainer import train
 from tests.nn.problems import data, mlp, state

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdgpu.device.storage import LOCK
+from sdgpu.backend.storage import LOCK
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.targets import Teacher

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import Gaussian, Laplacian, Linear, Matern, Polynomial, Precomputed
 from sdgpu.operators import DenseOperator
 from tests.problems import assert_near

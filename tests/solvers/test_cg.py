@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import NumpyBackend, to_numpy
+from sdgpu.backend.backends import NumpyBackend, to_numpy
 from sdgpu.solvers.cg import CG
 from tests.problems import from_spectrum
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.device.backend import NumpyBackend
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import NumpyBackend
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import checkpoint as module
 from sdgpu.solvers.checkpoint import Checkpoint, State
@@ -303,7 +303,7 @@ import os, random, select, signal, sys, time
 from pathlib import Path
 import numpy as np
 import sdgpu
-from sdgpu.device.storage import clean_leftovers
+from sdgpu.backend.storage import clean_leftovers
 from sdgpu.solvers import checkpoint
 from sdgpu.solvers.checkpoint import Checkpoint
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import sdgpu
-from sdgpu.device import timing
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend import progress as timing
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.solvers.forecast import Decay
 
 # errors by passes and seconds of passes: slopes that hold, that steepen, with noise, with a plateau

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import NumpyBackend
+from sdgpu.backend.backends import NumpyBackend
 from sdgpu.solvers.galerkin import (
     FAINT,
     GrowingBasis,

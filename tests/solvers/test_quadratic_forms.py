@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import NumpyBackend
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import NumpyBackend
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.kernels import Gaussian, Precomputed
 from sdgpu.operators import DenseOperator

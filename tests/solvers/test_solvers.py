@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import NumpyBackend, to_numpy
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import NumpyBackend, to_numpy
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.kernels import FunctionKernel, Gaussian, Polynomial, Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import Cholesky, Eigh

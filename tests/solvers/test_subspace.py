@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import NumpyBackend, to_numpy
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import NumpyBackend, to_numpy
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.kernels import Gaussian, Matern, Precomputed
 from sdgpu.operators import DenseOperator, TiledOperator
 from sdgpu.solvers.cg import CG

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.device.backend import NumpyBackend
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.backends import NumpyBackend
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import trace_estimation as probes

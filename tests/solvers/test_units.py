@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import Linear, Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers.units import PLAIN, Units

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sdgpu.device.storage import LOCK, folder_lock
+from sdgpu.backend.storage import LOCK, folder_lock
 from sdgpu.nn import Config, predict, score
 from sdgpu.study.archive import read_chain
 from sdgpu.study.experiments import Experiment

@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, log_loss
 
 import sdgpu
-from sdgpu.device.backend import to_numpy
+from sdgpu.backend.backends import to_numpy
 from sdgpu.distill.scores import class_scores, probabilities, score_terms
 from sdgpu.study.classes import logistic_path, pseudo_label_path
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
-from sdgpu.device.storage import LOCK
+from sdgpu.backend.storage import LOCK
 from sdgpu.nn import Config, grid_chains
 from sdgpu.study.experiments import PRESETS, Experiment, preset
 from sdgpu.study.networks import open_experiment, run_experiment
@@ -142,7 +142,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.study.test_networks import TINY
-from sdgpu.device.signals import terminable
+from sdgpu.backend.signals import terminable
 from sdgpu.study.networks import open_experiment, run_experiment
 
 folder, times, draw = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)

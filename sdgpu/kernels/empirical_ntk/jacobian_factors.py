@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sdgpu.device.arrays import slices
+from sdgpu.backend.arrays import slices
 
 __all__ = ["Factors", "WeightFactors", "sketch"]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdgpu.checks import choice, integer
-from sdgpu.device.arrays import Template, dtype_name, library, slices
-from sdgpu.device.backend import give_back, to_numpy
-from sdgpu.device.copying import copy_module
-from sdgpu.device.memory import available, parse_bytes, require
+from sdgpu.backend.arrays import Template, dtype_name, library, slices
+from sdgpu.backend.backends import give_back, to_numpy
+from sdgpu.backend.checks import choice, integer
+from sdgpu.backend.copying import copy_module
+from sdgpu.backend.memory import available, parse_bytes, require
 from sdgpu.kernels.augmented_rows import Rows, inner_rows, product
 from sdgpu.kernels.base import Kernel
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.func import functional_call, vjp, vmap
 
-from sdgpu.device.precision import tf32
+from sdgpu.backend.precision import tf32
 from sdgpu.kernels.empirical_ntk.jacobian_factors import BLOCK, Factors, WeightFactors
 from sdgpu.kernels.empirical_ntk.tracing import Use, Watch, first_line, trial
 

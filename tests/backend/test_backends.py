@@ -6,9 +6,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from sdgpu.device import cupy_backend
-from sdgpu.device.arrays import Template
-from sdgpu.device.backend import (
+from sdgpu.backend import cupy_backend
+from sdgpu.backend.arrays import Template
+from sdgpu.backend.backends import (
     Backend,
     NumpyBackend,
     TorchBackend,
@@ -18,7 +18,7 @@ from sdgpu.device.backend import (
     small_eigh,
     to_numpy,
 )
-from sdgpu.device.probe import backends, versions
+from sdgpu.backend.environment import backends, versions
 from tests.problems import assert_near
 
 K = np.array([[2.0, 0.5, 0.1], [0.5, 1.5, 0.2], [0.1, 0.2, 1.0]])
@@ -89,14 +89,14 @@ def test_device_names(monkeypatch):
         resolve("mps")
     with pytest.raises(TypeError, match="name or a Backend"):
         resolve(3)
-    monkeypatch.setattr("sdgpu.device.backend.cuda_count", lambda: 0)
+    monkeypatch.setattr("sdgpu.backend.backends.cuda_count", lambda: 0)
     with pytest.raises(ValueError, match="no CUDA device: use device='cpu'"):
         resolve("cuda")
     assert isinstance(resolve("auto"), NumpyBackend)
 
 
 def test_cuda_goes_to_cupy_or_torch(monkeypatch):
-    monkeypatch.setattr("sdgpu.device.backend.cuda_count", lambda: 2)
+    monkeypatch.setattr("sdgpu.backend.backends.cuda_count", lambda: 2)
     monkeypatch.setattr(cupy_backend, "works", lambda: False)
     assert resolve("cuda:1") == TorchBackend("cuda:1")
     assert resolve("auto") == TorchBackend("cuda:0")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import threadpoolctl
 
-from sdgpu.device.threads import only_torch
+from sdgpu.backend.threads import only_torch
 
 ROOT = Path(__file__).parent.parent.parent
 

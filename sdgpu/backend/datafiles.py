@@ -23,16 +23,16 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from sdgpu.checks import choice
-from sdgpu.device.intake import read_file
-from sdgpu.device.storage import (
+from sdgpu.backend.checks import choice
+from sdgpu.backend.storage import (
     atomic_file,
     atomic_folder,
     check_writable,
     clean_leftovers,
     digest,
 )
-from sdgpu.device.stores import SEAL, check_ours, check_store, seal_store
+from sdgpu.backend.untrusted_files import read_file
+from sdgpu.backend.zarr_layout import SEAL, check_ours, check_store, seal_store
 
 __all__ = ["check_target", "read_dataset", "write_dataset"]
 

@@ -1,7 +1,7 @@
 """Checks of numbers, names and grids that every floor uses, each with an error that says what to do.
 
 Everything here works on host numbers (Python scalars and NumPy arrays). Data arrays go through
-:mod:`sdgpu.device.arrays` instead.
+:mod:`sdgpu.backend.arrays` instead.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from sdgpu.device.intake import check_zip, read_file, read_npz
+from sdgpu.backend.untrusted_files import check_zip, read_file, read_npz
 from tests.damage import damages
 from tests.test_foreign_files import Canary
 
@@ -121,7 +121,7 @@ def test_headers_are_looked_at_first(tmp_path, content, word):
 
 
 def test_archives_that_blow_up_are_refused(tmp_path, monkeypatch):
-    from sdgpu.device import intake
+    from sdgpu.backend import untrusted_files as intake
 
     path = tmp_path / "a.npz"
     np.savez_compressed(path, X=np.zeros(10**5))
@@ -165,7 +165,7 @@ def test_only_plain_files_are_read(tmp_path):
 
 
 def test_unreadable_is_not_damaged(tmp_path, monkeypatch):
-    from sdgpu.device import intake
+    from sdgpu.backend import untrusted_files as intake
 
     np.savez(tmp_path / "a.npz", X=np.ones(2))
 

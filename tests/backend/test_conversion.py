@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 import sdgpu
-from sdgpu.device.arrays import as_data, library
-from sdgpu.device.conversion import column_names
+from sdgpu.backend.arrays import as_data, library
+from sdgpu.backend.conversion import column_names
 from sdgpu.operators import DenseOperator, TiledOperator
 from tests.problems import assert_near
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdgpu.device import storage
-from sdgpu.device.signals import terminable
-from sdgpu.device.storage import (
+from sdgpu.backend import storage
+from sdgpu.backend.signals import terminable
+from sdgpu.backend.storage import (
     LOCK,
     atomic_file,
     atomic_folder,

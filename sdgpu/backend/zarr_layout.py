@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.intake import read_file
-from sdgpu.device.storage import digest
+from sdgpu.backend.storage import digest
+from sdgpu.backend.untrusted_files import read_file
 
 __all__ = ["SEAL", "check_ours", "check_store", "seal_store"]
 

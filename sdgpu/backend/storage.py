@@ -27,7 +27,7 @@ import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
 
-from sdgpu.device.signals import shielded, terminable
+from sdgpu.backend.signals import shielded, terminable
 
 __all__ = [
     "LOCK",

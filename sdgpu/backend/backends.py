@@ -26,8 +26,8 @@ import array_api_compat.numpy as xnp
 import numpy as np
 import scipy.linalg
 
-from sdgpu.checks import choice
-from sdgpu.device.arrays import Array, Template, library
+from sdgpu.backend.arrays import Array, Template, library
+from sdgpu.backend.checks import choice
 
 __all__ = [
     "Backend",
@@ -278,7 +278,7 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
     if number >= cuda_count():
         found = f"{cuda_count()} CUDA devices" if cuda_count() else "no CUDA device"
         raise ValueError(f"device={device!r}, but torch sees {found}: use device='cpu' or 'auto'")
-    from sdgpu.device import cupy_backend
+    from sdgpu.backend import cupy_backend
 
     if cupy_backend.works():
         return cupy_backend.CupyBackend(number)
@@ -293,7 +293,7 @@ def backend_of(array: Array) -> Backend:
     if kind == "torch":
         return TorchBackend(str(array.device))
     if kind == "cupy":
-        from sdgpu.device.cupy_backend import CupyBackend
+        from sdgpu.backend.cupy_backend import CupyBackend
 
         return CupyBackend(int(array.device.id))
     return PlainBackend(compat.array_namespace(array), compat.device(array))

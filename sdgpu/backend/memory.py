@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from sdgpu.checks import number
+from sdgpu.backend.checks import number
 
 __all__ = [
     "available",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.device import cupy_backend
-from sdgpu.device.backend import Backend, NumpyBackend, TorchBackend, cuda_count
-from sdgpu.device.memory import available, show
+from sdgpu.backend import cupy_backend
+from sdgpu.backend.backends import Backend, NumpyBackend, TorchBackend, cuda_count
+from sdgpu.backend.memory import available, show
 
 __all__ = ["Row", "backends", "versions"]
 

@@ -2,7 +2,7 @@
 
 Accepted are NumPy, PyTorch (any device), CuPy, every array that follows the array API standard,
 every DLPack exporter, and what is read into NumPy: lists, JAX, dask, pandas, polars, xarray
-(:mod:`sdgpu.device.conversion`). A result is given back in the library, on the device and in the
+(:mod:`sdgpu.backend.conversion`). A result is given back in the library, on the device and in the
 precision of the input.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.device.conversion import as_array, column_names, same_columns
+from sdgpu.backend.conversion import as_array, column_names, same_columns
 
 __all__ = [
     "Array",

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from sdgpu.device.arrays import Template, as_data, dtype_name, inputs, library, targets
+from sdgpu.backend.arrays import Template, as_data, dtype_name, inputs, library, targets
 
 
 class Exporter:

@@ -7,7 +7,7 @@ import pytest
 
 CHECK = """
 import torch
-from sdgpu.device.precision import tf32
+from sdgpu.backend.precision import tf32
 
 {setting}
 

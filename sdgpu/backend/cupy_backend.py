@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.device.arrays import Array, library
-from sdgpu.device.backend import TILE_GPU
+from sdgpu.backend.arrays import Array, library
+from sdgpu.backend.backends import TILE_GPU
 
 __all__ = ["CupyBackend", "why_not", "works"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sdgpu.device.memory import available, budget, largest_rows, parse_bytes, require, show
-from sdgpu.device.timing import Stopwatch
+from sdgpu.backend.memory import available, budget, largest_rows, parse_bytes, require, show
+from sdgpu.backend.progress import Stopwatch
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_budget():
 def test_container_limits_count(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     limit.write_text("1000\n")
-    monkeypatch.setattr("sdgpu.device.memory._CGROUPS", (str(limit),))
+    monkeypatch.setattr("sdgpu.backend.memory._CGROUPS", (str(limit),))
     assert available() == 0
     limit.write_text("max\n")
     assert available() > 10**6
