@@ -12,7 +12,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.checks import integer, number, positive, schedule
 from sdgpu.backend.progress import Progress
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.constrained import (
+from sdgpu.distill.loss_tolerance import (
     ConstrainedSteps,
     Regime,
     constrained_regime,
@@ -153,7 +153,7 @@ def constrained_path(
     References
     ----------
     Borup and Andersen (2021), Appendix D; Mobahi et al. (2020). What they leave open or print wrongly
-    is listed in :mod:`sdgpu.distill.constrained`.
+    is listed in :mod:`sdgpu.distill.loss_tolerance`.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 Theorem 4.1 writes step T as sum_i c_i u_i with sum c = 1. Coefficients in [0, 1] are the schedules with
 all weights in [0, 1]; other boxes keep them from cancelling each other. Everything works on the triangle
-of :mod:`sdgpu.distill.losses`, whose columns are already orthogonalised, in T x T numbers.
+of :mod:`sdgpu.distill.loss_triangles`, whose columns are already orthogonalised, in T x T numbers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 from scipy.optimize import nnls
 
-from sdgpu.distill.losses import merge_rows, step_losses
+from sdgpu.distill.joint_weights import JointWeights, joint_weights
+from sdgpu.distill.loss_triangles import merge_rows, step_losses
 from sdgpu.distill.schedules import from_tails
-from sdgpu.distill.weights import JointWeights, joint_weights
 
 __all__ = ["nested_losses", "restricted_weights"]
 
@@ -32,7 +32,7 @@ def restricted_weights(
     ----------
     triangle : array (T, T)
     ridge : float
-        As in :func:`sdgpu.distill.weights.joint_weights`, for which this is without box and terms.
+        As in :func:`sdgpu.distill.joint_weights.joint_weights`, for which this is without box and terms.
     box : pair of floats, optional
     terms : int, optional
         All subsets of that size are tried, so the optimum is exact.

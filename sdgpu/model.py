@@ -167,7 +167,9 @@ class Fit(Questions):
         *,
         return_std: bool = False,
     ) -> Any:
-        """Leave-one-out predictions of every step, without a refit; O(n^2 T c), :mod:`sdgpu.distill.loo`.
+        """Leave-one-out predictions of every step, without a refit, in O(n^2 T c).
+
+        The recursion is that of :mod:`sdgpu.distill.leave_one_out`.
 
         Exact if all eigenvalues are known (method="eigh"); else the leverages are estimated from random
         probes.

@@ -11,7 +11,7 @@ from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.memory import require
 from sdgpu.backend.progress import Progress
-from sdgpu.distill.limits import limit_nodes
+from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.kernels import Kernel
 from sdgpu.path import Model
 from sdgpu.results import Info, without_caches

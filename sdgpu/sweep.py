@@ -14,11 +14,12 @@ from sdgpu.backend.checks import choice
 from sdgpu.backend.datafiles import check_target, read_dataset, write_dataset
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.gcv import jackknife_error
-from sdgpu.distill.limits import limit_nodes
-from sdgpu.distill.losses import grid_losses
+from sdgpu.distill.joint_weights import ROUNDING, steady_joint_weights
+from sdgpu.distill.limit_interpolation import limit_nodes
+from sdgpu.distill.loss_triangles import grid_losses
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.scores import SCORES
-from sdgpu.distill.weights import ROUNDING, greedy_weights, steady_joint_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import Info
 from sdgpu.solvers.solution import Solution
@@ -220,8 +221,8 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     """Read a sweep that :meth:`Sweep.save` wrote, and nothing else; nothing in the file is executed.
 
     Everything is checked before an array is touched: checksums, formats, links, filters and sizes
-    (:func:`sdgpu.backend.datafiles.read_dataset`). A sweep of an older version has no checksums: it is opened
-    with a warning, and has them when it is saved again.
+    (:func:`sdgpu.backend.datafiles.read_dataset`). A sweep of an older version has no checksums: it is
+    opened with a warning, and has them when it is saved again.
 
     Parameters
     ----------

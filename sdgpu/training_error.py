@@ -6,7 +6,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.scaling import safe_unit
-from sdgpu.distill.losses import grid_losses
+from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.solvers.solution import Solution
 

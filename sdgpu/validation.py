@@ -18,14 +18,9 @@ from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
-from sdgpu.distill.losses import merge_rows, step_columns
-from sdgpu.distill.weights import (
-    ROUNDING,
-    greedy_weights,
-    joint_status,
-    steady,
-    steady_joint_weights,
-)
+from sdgpu.distill.joint_weights import ROUNDING, joint_status, steady, steady_joint_weights
+from sdgpu.distill.loss_triangles import merge_rows, step_columns
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.joint import nested_losses, restricted_weights
 from sdgpu.operators.dense import Cross
 from sdgpu.results import JointAlphas, OptimalAlphas
@@ -42,7 +37,7 @@ class Validation:
     Attributes
     ----------
     triangles : array (L, T, T), or (L, c, T, T) per output
-        R of :mod:`sdgpu.distill.losses`, as host numbers.
+        R of :mod:`sdgpu.distill.loss_triangles`, as host numbers.
     limits : array (M,)
         Sums of squared errors of the limits that were asked for.
     zero : float

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 import sdgpu
 from sdgpu.backend.backends import to_numpy
 from sdgpu.study.example import paper_example
-from tests.distill.test_constrained import constrained_refits, loss
+from tests.distill.test_loss_tolerance import constrained_refits, loss
 from tests.problems import assert_near
 from tests.test_model import KERNEL, data
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
 import sdgpu
-from sdgpu.distill.losses import merge_rows, step_columns
+from sdgpu.distill.loss_triangles import merge_rows, step_columns
 from sdgpu.joint import restricted_weights
 
 

@@ -13,9 +13,9 @@ equation of the paper        function
 (13)                         :func:`~sdgpu.distill.filters.dual_filter`
 (14), Theorem 4.3            :func:`~sdgpu.distill.diagnostics.ratios`
 (15)                         :func:`~sdgpu.distill.diagnostics.sign_rule`
-(16), Algorithm 1            :func:`~sdgpu.distill.weights.greedy_weights`
+(16), Algorithm 1            :func:`~sdgpu.distill.optimal_weights.greedy_weights`
 (17), Theorem 4.5            :func:`~sdgpu.distill.filters.limit_train_filter`
-(20)-(24), Appendix D        :func:`~sdgpu.distill.constrained.constrained_steps`
-(25), (26), Theorem D.2      :func:`~sdgpu.distill.constrained.constrained_sign_rule`
+(20)-(24), Appendix D        :func:`~sdgpu.distill.loss_tolerance.constrained_steps`
+(25), (26), Theorem D.2      :func:`~sdgpu.distill.loss_tolerance.constrained_sign_rule`
 ===========================  =================================================
 """

@@ -22,8 +22,8 @@ from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress
 from sdgpu.backend.storage import clean_folder, digest, write_file
-from sdgpu.distill.losses import merge_rows
-from sdgpu.distill.weights import greedy_weights
+from sdgpu.distill.loss_triangles import merge_rows
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import Score, predict, score
 from sdgpu.nn.records import TrainResult

@@ -21,7 +21,7 @@ import numpy as np
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, small_eigh, to_numpy
 from sdgpu.backend.scaling import unit
-from sdgpu.distill.losses import merge_rows
+from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.solvers.checkpoint import State
 
 __all__ = [

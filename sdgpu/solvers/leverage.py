@@ -13,7 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
-from sdgpu.distill.loo import diagonals, leave_one_out, rest
+from sdgpu.distill.leave_one_out import diagonals, leave_one_out, rest
 from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.solvers.trace_estimation import COLUMNS, GROUPS, Probes
 

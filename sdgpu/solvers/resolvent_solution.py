@@ -10,7 +10,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
-from sdgpu.distill.losses import merge_rows, step_columns
+from sdgpu.distill.loss_triangles import merge_rows, step_columns
 from sdgpu.solvers.leverage import LeftOut, Leverages, left_out
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.solution import BasisColumns, DistillationChain, combine_steps, differences
@@ -98,7 +98,7 @@ class ResolventSolution:
         return _Listed.of(W, self.duals(mu, 1)[:, 0, ...] if mu.size else None, at, len(limits[0]))
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
-        """See :mod:`sdgpu.distill.loo`."""
+        """See :mod:`sdgpu.distill.leave_one_out`."""
         xp, fits = self.backend.xp, self.fits(lams, steps)
         truth = xp.broadcast_to(self.targets, (len(lams), 1, *fits.shape[2:]))
         return left_out(xp.concat([truth, fits], axis=1), self.leverages, lams)

@@ -19,8 +19,8 @@ from sdgpu.distill.filters import (
     step_dual_filters,
     train_filter,
 )
-from sdgpu.distill.loo import powers, ridge_errors
-from sdgpu.distill.losses import merge_rows
+from sdgpu.distill.leave_one_out import powers, ridge_errors
+from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
 from sdgpu.solvers.solution import BasisColumns, DistillationChain
 from sdgpu.solvers.spectrum import Spectrum, flat_product
@@ -100,7 +100,7 @@ class SpectralSolution:
         return self.estimates or Exact(self.spectrum)
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
-        """See :mod:`sdgpu.distill.loo`."""
+        """See :mod:`sdgpu.distill.leave_one_out`."""
         own = self.spectrum
         fitted = powers(own.basis, own.eigenvalues, own.Z, lams, steps)
         return left_out(fitted, self.leverages, lams)

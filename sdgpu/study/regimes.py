@@ -19,9 +19,10 @@ import xarray as xr
 
 from sdgpu.backend.checks import grid, integer, positive
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.asymptotics import linear_risk
-from sdgpu.distill.risk import RiskTriangles
-from sdgpu.distill.weights import greedy_weights, joint_weights
+from sdgpu.distill.asymptotic_risk import linear_risk
+from sdgpu.distill.expected_risk import RiskTriangles
+from sdgpu.distill.joint_weights import joint_weights
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel, Linear
 from sdgpu.study.noise import symmetric, symmetric_moments
@@ -170,7 +171,7 @@ def linear_features(
     Raises
     ------
     TypeError, ValueError
-        As :func:`sdgpu.distill.asymptotics.linear_risk`, and for fewer than two draws or steps.
+        As :func:`sdgpu.distill.asymptotic_risk.linear_risk`, and for fewer than two draws or steps.
 
     Notes
     -----

@@ -1,7 +1,7 @@
 """Risk against a known truth: what distillation brings at each level of noise, expected and measured.
 
-Expectations come from one spectrum (:mod:`sdgpu.distill.risk`) or, for linear features, from the
-covariance alone (:mod:`sdgpu.distill.asymptotics`). Beside them stand means over draws of the noise, each
+Expectations come from one spectrum (:mod:`sdgpu.distill.expected_risk`) or, for linear features, from the
+covariance alone (:mod:`sdgpu.distill.asymptotic_risk`). Beside them stand means over draws of the noise, each
 from the answers of a fit to noisy targets, with their standard errors.
 
 ==============  ==================================================================
@@ -26,10 +26,11 @@ import xarray as xr
 from sdgpu.backend.arrays import inputs, targets
 from sdgpu.backend.checks import grid, integer, lam_grid
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.losses import grid_losses
-from sdgpu.distill.risk import RiskTriangles, risk_at_points
+from sdgpu.distill.expected_risk import RiskTriangles, risk_at_points
+from sdgpu.distill.joint_weights import joint_weights
+from sdgpu.distill.loss_triangles import grid_losses
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
-from sdgpu.distill.weights import greedy_weights, joint_weights
 from sdgpu.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.model import Fit

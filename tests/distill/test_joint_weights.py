@@ -7,19 +7,18 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.backend.checks import GROWTH
-from sdgpu.distill.losses import grid_losses, step_losses
-from sdgpu.distill.schedules import all_tails, coefficients, from_tails, grid_tails, tails
-from sdgpu.distill.weights import (
+from sdgpu.distill.joint_weights import (
     KEPT,
     RIDGES,
     _least_squares,
-    greedy_weights,
     joint_status,
     joint_weights,
-    loss_of_schedule,
     steady,
     steady_joint_weights,
 )
+from sdgpu.distill.loss_triangles import grid_losses, step_losses
+from sdgpu.distill.optimal_weights import greedy_weights, loss_of_schedule
+from sdgpu.distill.schedules import all_tails, coefficients, from_tails, grid_tails, tails
 from tests.problems import assert_near
 
 
@@ -97,7 +96,7 @@ def test_what_dropped_directions_would_make_worse_stays_as_it_was(triangles, mon
         return (0.1 * solution if t == 4 else solution, *rest)
 
     truth, tame = joint_weights(triangles), joint_weights(triangles, ridge=1e-9)
-    monkeypatch.setattr("sdgpu.distill.weights._least_squares", off)
+    monkeypatch.setattr("sdgpu.distill.joint_weights._least_squares", off)
     found = joint_weights(triangles)
     assert (truth.losses[:, 3] < truth.losses[:, 2]).all()
     assert (found.losses[:, 3] == truth.losses[:, 2]).all()

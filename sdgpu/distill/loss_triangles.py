@@ -17,7 +17,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-__all__ = ["grid_losses", "merge_rows", "step_columns", "step_losses"]
+__all__ = ["grid_losses", "in_units", "merge_rows", "step_columns", "step_losses"]
 
 _CHUNK = 2**22  # doubles of one intermediate of `grid_losses`: 32 MiB
 
@@ -131,3 +131,11 @@ def step_losses(triangle: np.ndarray, products: np.ndarray) -> np.ndarray:
         "...ij,...j->...i", triangle[..., :, : t - 1], products
     )
     return np.einsum("...i,...i->...", residual, residual)
+
+
+def in_units(triangle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles (.., T, T) of entries near 1 and their units (.., 1): squares stay inside the range."""
+    largest = np.max(np.abs(triangle), axis=(-2, -1))
+    known = np.isfinite(largest) & (largest > 0)
+    unit = np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0))[1] - 1)
+    return triangle / unit[..., None, None], unit[..., None]

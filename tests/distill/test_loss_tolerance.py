@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.optimize import brentq, minimize
 
-from sdgpu.distill.constrained import (
+from sdgpu.distill.diagnostics import ratios
+from sdgpu.distill.filters import dual_filter, train_filter
+from sdgpu.distill.loss_tolerance import (
     COUNTED,
     constrained_filter,
     constrained_regime,
@@ -20,8 +22,6 @@ from sdgpu.distill.constrained import (
     constrained_steps,
     ridge_of_residual,
 )
-from sdgpu.distill.diagnostics import ratios
-from sdgpu.distill.filters import dual_filter, train_filter
 from tests.problems import EPS, from_spectrum
 
 DELTA = np.array([0.02, 0.1, 0.3, 0.8, 2.0, 5.0])

@@ -8,9 +8,10 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.distill.risk import RiskTriangles, risk_at_points, risk_at_training
+from sdgpu.distill.expected_risk import RiskTriangles, risk_at_points, risk_at_training
+from sdgpu.distill.joint_weights import joint_weights
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import tails
-from sdgpu.distill.weights import greedy_weights, joint_weights
 from tests.problems import from_spectrum, refits
 
 DELTA = np.array([0.0, 0.05, 0.2, 0.4, 0.9, 1.3, 3.0])

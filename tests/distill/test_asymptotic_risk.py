@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.distill.asymptotics import _factor, effective_ridge, linear_risk
+from sdgpu.distill.asymptotic_risk import _factor, effective_ridge, linear_risk
+from sdgpu.distill.joint_weights import joint_weights
+from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import coefficients
-from sdgpu.distill.weights import greedy_weights, joint_weights
 
 STD, DRAWS = 0.5, 12
 

@@ -27,8 +27,8 @@ import math
 import numpy as np
 
 from sdgpu.backend.checks import grid, integer, lam_grid
-from sdgpu.distill.losses import merge_rows
-from sdgpu.distill.risk import RiskTriangles
+from sdgpu.distill.expected_risk import RiskTriangles
+from sdgpu.distill.loss_triangles import merge_rows
 
 __all__ = ["effective_ridge", "linear_risk"]
 
@@ -116,7 +116,7 @@ def linear_risk(
     --------
     Isotropic features: the best ridge is d std^2 / |beta|^2, and there distillation brings nothing.
 
-    >>> from sdgpu.distill.weights import greedy_weights
+    >>> from sdgpu.distill.optimal_weights import greedy_weights
     >>> s, beta2 = np.ones(50), np.full(50, 1 / 50)
     >>> triangles = linear_risk(s, beta2, 100, np.array([5.0, 50 * 0.25, 40.0]), 2)
     >>> greedy_weights(triangles.expected(0.5)).alphas[:, 0].round(2)

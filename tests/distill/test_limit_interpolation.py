@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.distill.limits import DEGREE, limit_nodes
+from sdgpu.distill.limit_interpolation import DEGREE, limit_nodes
 
 DELTA = np.array([0.0, 1e-4, 0.02, 0.4, 1.3, 3.0])
 Z = np.array([0.1, 1.0, -0.5, 2.0, 0.7, 1.5])

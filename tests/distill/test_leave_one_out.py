@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.distill import loo
+from sdgpu.distill import leave_one_out as loo
 from sdgpu.distill.schedules import coefficients
 from tests.problems import refits
 

@@ -8,8 +8,8 @@ truth F_new at those points is
 
 squared bias and variance. Both are sums of squares that are linear in the tail products of the weights
 (:mod:`sdgpu.distill.schedules`), as the validation loss is, and so each is a triangle for each lam
-(:mod:`sdgpu.distill.losses`). Stacked they are the triangle of the expected risk: the grid, alpha* (16)
-and the joint optimum *in expectation* come from the functions that serve validation data.
+(:mod:`sdgpu.distill.loss_triangles`). Stacked they are the triangle of the expected risk: the grid,
+alpha* (16) and the joint optimum *in expectation* come from the functions that serve validation data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.distill.filters import step_dual_filters
-from sdgpu.distill.losses import grid_losses, merge_rows, step_columns, step_losses
+from sdgpu.distill.loss_triangles import grid_losses, merge_rows, step_columns, step_losses
 from sdgpu.distill.schedules import grid_tails, tails
 
 __all__ = ["Risk", "RiskTriangles", "risk_at_points", "risk_at_training"]

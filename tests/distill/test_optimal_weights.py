@@ -10,9 +10,10 @@ from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.distill.losses import grid_losses, merge_rows, step_columns, step_losses
+from sdgpu.distill.joint_weights import joint_status, joint_weights
+from sdgpu.distill.loss_triangles import grid_losses, merge_rows, step_columns, step_losses
+from sdgpu.distill.optimal_weights import greedy_weights, loss_of_schedule
 from sdgpu.distill.schedules import coefficients, grid_tails, tails
-from sdgpu.distill.weights import greedy_weights, joint_status, joint_weights, loss_of_schedule
 from tests.problems import assert_near, brute_alpha_star, from_spectrum, refits, validation_losses
 
 DELTA = np.array([0.05, 0.2, 0.4, 0.9, 1.3, 2.0, 3.0])
@@ -54,7 +55,7 @@ def test_chunks_of_weights_change_nothing(monkeypatch, chunk):
     problem = from_spectrum(DELTA)
     triangle, grid = triangle_of(problem, 0.3, 4)[None], grid_tails(np.linspace(-1, 2, 23), 4)
     whole = grid_losses(triangle, grid)
-    monkeypatch.setattr("sdgpu.distill.losses._CHUNK", chunk)
+    monkeypatch.setattr("sdgpu.distill.loss_triangles._CHUNK", chunk)
     assert_allclose(grid_losses(triangle, grid), whole, rtol=1e-14)
 
 

@@ -1,7 +1,7 @@
-"""The optimal weights: alpha* (16) with Algorithm 1, and the joint optimum over all steps.
+"""The joint optimum over all weights of a chain: least squares over the tails of Theorem 4.1.
 
-Both work on the triangles R of :mod:`sdgpu.distill.losses`, so a chain of T steps costs O(T^3)
-numbers for each lam (or each output), whatever the number of validation rows.
+Works on the triangles R of :mod:`sdgpu.distill.loss_triangles`: O(T^4) numbers for all chains of 1..T steps
+and each lam, whatever the number of validation rows.
 """
 
 from __future__ import annotations
@@ -11,107 +11,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdgpu.backend.checks import GROWTH
-from sdgpu.distill.losses import step_losses
-from sdgpu.distill.schedules import from_tails, tails
+from sdgpu.distill.loss_triangles import in_units, step_losses
+from sdgpu.distill.schedules import from_tails
 
 __all__ = [
-    "GreedyWeights",
+    "ROUNDING",
     "JointWeights",
-    "greedy_weights",
     "joint_status",
     "joint_weights",
-    "loss_of_schedule",
     "steady",
     "steady_joint_weights",
 ]
 
 # cond([D_1 .. D_{t-1}]) above which the coefficients have fewer than about 6 reliable digits
 ILL_CONDITIONED = 1e10
-RIDGES = (
-    0.0,
-    1e-12,
-    1e-10,
-    1e-8,
-    1e-6,
-    1e-4,
-    1e-2,
-)  # from the optimum to one that is surely steady
+# from the optimum to one that is surely steady
+RIDGES = (0.0, 1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2)
 _Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of a least-squares problem
 
 ROUNDING = 1e-14  # relative error of a prediction, at least
-KEPT = (
-    1e-2  # a chain keeps its promise if errors of predictions change the root of its loss by less
-)
+# a chain keeps its promise if errors of predictions change the root of its loss by less
+KEPT = 1e-2
 LARGE = 100.0  # a combination of predictions with such coefficients amplifies their noise as much
-
-
-@dataclass(frozen=True, eq=False)
-class GreedyWeights:
-    """What Algorithm 1 found.
-
-    Attributes
-    ----------
-    alphas : array (..., T - 1)
-        alpha* of steps 2..T.
-    losses : array (..., T)
-        Sums of squared errors of steps 1..T.
-    """
-
-    alphas: np.ndarray
-    losses: np.ndarray
-
-
-def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights:
-    """Algorithm 1: at every step the weight (16) that minimises the validation loss of that step.
-
-    alpha*_t = 1 - <P0 - P1, Yv - P1> / ||P0 - P1||^2, with P1 the prediction of step 1 and P0 that of
-    step t with alpha_t = 0. A zero denominator (the teacher's student equals the ground-truth fit)
-    gives 1.
-
-    Parameters
-    ----------
-    triangle : array (..., T, T)
-        One R for each lam, or for each output where the weights are per output.
-    clip : bool, default False
-        Clip every alpha* to [0, 1] before the next step builds on it.
-
-    Returns
-    -------
-    GreedyWeights
-        The greedy chain is not monotone in the loss: step t + 1 has to build on the teacher that
-        step t chose. Look at the best step, not only at the last.
-    """
-    T = triangle.shape[-1]
-    batch = triangle.shape[:-2]
-    triangle, unit = _in_units(triangle)
-    error = triangle[..., :, -1]  # P1 - Yv
-    chosen = np.empty((*batch, T - 1))
-    losses = np.empty((*batch, T))
-    current = np.zeros((*batch, 0))  # tails s of the step before
-    losses[..., 0] = step_losses(triangle, current)
-    for t in range(2, T + 1):
-        # the step with alpha_t = 0 shifts the tails: s_1 = 1, s_{j+1} = s_j of the teacher
-        shifted = np.concatenate([np.ones((*batch, 1)), current], axis=-1)
-        change = np.einsum("...ij,...j->...i", triangle[..., :, : t - 1], shifted)  # P0 - P1
-        squared = np.einsum("...i,...i->...", change, change)
-        inner = -np.einsum("...i,...i->...", change, error)  # <P0 - P1, Yv - P1>
-        still = squared <= np.finfo(float).tiny
-        alpha = 1 - inner / np.where(still, 1.0, squared)  # (16)
-        alpha = np.where(still, 1.0, alpha)
-        if clip:
-            alpha = np.clip(alpha, 0.0, 1.0)
-        chosen[..., t - 2] = alpha
-        current = (1 - alpha)[..., None] * shifted
-        losses[..., t - 1] = step_losses(triangle, current)
-    return GreedyWeights(chosen, losses * unit * unit)
-
-
-def _in_units(triangle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles (.., T, T) of entries near 1 and their units (.., 1): squares stay inside the range."""
-    largest = np.max(np.abs(triangle), axis=(-2, -1))
-    known = np.isfinite(largest) & (largest > 0)
-    unit = np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0))[1] - 1)
-    return triangle / unit[..., None, None], unit[..., None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +90,7 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     products = np.zeros((*batch, T, T - 1))
     solution = np.zeros((*batch, 0))
     condition, rank = np.ones(batch), np.zeros(batch, dtype=int)
-    triangle, unit = _in_units(triangle)
+    triangle, unit = in_units(triangle)
     losses[..., 0] = step_losses(triangle, solution)
     for t in range(2, T + 1):
         shorter = np.concatenate([solution, np.zeros((*batch, 1))], axis=-1)
@@ -225,7 +146,7 @@ def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeight
         As in :func:`steady`.
     """
     T, batch = triangle.shape[-1], triangle.shape[:-2]
-    triangle, unit = _in_units(triangle)
+    triangle, unit = in_units(triangle)
     noise = noise / unit[..., 0]
     losses, schedules = np.empty((*batch, T)), np.full((*batch, T, T - 1), np.nan)
     products, best = np.zeros((*batch, T, T - 1)), np.zeros((*batch, 0))
@@ -317,11 +238,3 @@ def joint_status(found: JointWeights) -> str:
             "compare on other data, use fewer steps or ridge > 0"
         )
     return "well-conditioned"
-
-
-def loss_of_schedule(triangle: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """Sums of squared errors of steps 1..T of one schedule (T - 1,), as (..., T)."""
-    T = triangle.shape[-1]
-    return np.stack(
-        [step_losses(triangle, tails(alphas[: t - 1])) for t in range(1, T + 1)], axis=-1
-    )
