@@ -1,8 +1,8 @@
 """Risk against a known truth: what distillation brings at each level of noise, expected and measured.
 
 Expectations come from one spectrum (:mod:`sdgpu.distill.expected_risk`) or, for linear features, from the
-covariance alone (:mod:`sdgpu.distill.asymptotic_risk`). Beside them stand means over draws of the noise, each
-from the answers of a fit to noisy targets, with their standard errors.
+covariance alone (:mod:`sdgpu.distill.asymptotic_risk`). Beside them stand means over draws of the noise,
+each from the answers of a fit to noisy targets, with their standard errors.
 
 ==============  ==================================================================
 rule            what it may choose
