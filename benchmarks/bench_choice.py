@@ -15,8 +15,8 @@ import pytest
 import sdgpu
 from benchmarks.bench_large import flights
 from benchmarks.conftest import REPORT, seconds
+from sdgpu.engine.planner import METHODS
 from sdgpu.operators import DenseOperator
-from sdgpu.planner import METHODS
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdgpu import kernels, operators
-from sdgpu.constrained import ConstrainedPath, constrain, constrained_path
-from sdgpu.fitting import fit
+from sdgpu.engine.constrained import ConstrainedPath, constrain, constrained_path
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
+from sdgpu.engine.planner import Plan, plan
+from sdgpu.engine.refit import refit_path
 from sdgpu.kernels import (
     NNGP,
     NTK,
@@ -34,13 +37,10 @@ from sdgpu.kernels import (
     Precomputed,
     median_distance,
 )
-from sdgpu.model import Fit
-from sdgpu.planner import Plan, plan
-from sdgpu.refit import refit_path
-from sdgpu.sweep import Sweep, open_sweep
+from sdgpu.selection.sweep import Sweep, open_sweep
 
 if TYPE_CHECKING:
-    from sdgpu.estimators import (
+    from sdgpu.engine.estimators import (
         SelfDistillationClassifier,
         SelfDistillationClassifierCV,
         SelfDistillationRegressor,
@@ -88,7 +88,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the estimators and networks when they are asked for: scikit-learn alone takes a second."""
     if name.startswith("SelfDistillation") and name in __all__:
-        from sdgpu import estimators
+        from sdgpu.engine import estimators
 
         return getattr(estimators, name)
     if name == "nn":

@@ -6,7 +6,7 @@ import scipy.sparse
 import torch
 
 import sdgpu
-from tests.test_model import KERNEL, data
+from tests.engine.test_fitted import KERNEL, data
 
 X, Y, X_VAL, Y_VAL = data()
 

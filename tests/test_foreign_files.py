@@ -12,7 +12,7 @@ import pytest
 
 import sdgpu
 from sdgpu.backend.datafiles import read_dataset
-from tests.test_sweep_files import files_of, sweep
+from tests.selection.test_sweep_files import files_of, sweep
 
 __all__ = ["sweep"]  # a fixture
 

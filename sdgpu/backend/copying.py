@@ -1,14 +1,15 @@
-"""Copies of torch modules that have been called: what a forward pass left in them is no part of them."""
+"""Copies of objects that have been used: what calls left in them is no part of them."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["copy_module"]
+__all__ = ["copy_module", "without_caches"]
 
 M = TypeVar("M", bound="torch.nn.Module")
 
@@ -33,3 +34,8 @@ def copy_module(module: M) -> M:
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
     return copy.deepcopy(module, left)
+
+
+def without_caches(value: Any) -> dict[str, Any]:
+    """State of a dataclass for pickle: its fields alone. What is cached beside them is made anew."""
+    return {f.name: getattr(value, f.name) for f in fields(value)}

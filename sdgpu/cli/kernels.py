@@ -26,9 +26,9 @@ from sdgpu.cli.terminal import (
 
 if TYPE_CHECKING:
     from sdgpu.kernels import Kernel
+    from sdgpu.selection.sweep import Sweep
     from sdgpu.study.compare import Comparison
     from sdgpu.study.datasets import Split
-    from sdgpu.sweep import Sweep
 
 __all__ = ["demo", "fit", "sweep"]
 
@@ -112,8 +112,8 @@ def fit(
     """
     import sdgpu
     from sdgpu.backend.checks import positive
+    from sdgpu.selection.sweep import check_target, write_dataset
     from sdgpu.study.chain import chain_dataset
-    from sdgpu.sweep import check_target, write_dataset
 
     if out is not None:
         check_target(out)
@@ -167,8 +167,8 @@ def sweep(
 
     [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --out sweep.nc --figure heat.png
     """
+    from sdgpu.selection.sweep import check_target
     from sdgpu.study.compare import compare
-    from sdgpu.sweep import check_target
 
     if out is not None:
         check_target(out)
@@ -270,7 +270,7 @@ def _print_comparison(found: Comparison) -> None:
 
 def _print_scores(sweep: Sweep) -> None:
     """Where each score of classes is best on the validation rows, and what the others are there."""
-    from sdgpu.distill.scores import SCORES
+    from sdgpu.selection.metrics import SCORES
 
     # the best calibrated one may know nothing: the share of each class for every row has no such error
     chosen_by = [name for name in SCORES if name != "ece"]

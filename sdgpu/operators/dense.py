@@ -13,12 +13,12 @@ import numpy as np
 from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.conversion import column_names
+from sdgpu.backend.copying import without_caches
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.base import TILE, Profile, column_means, gram, ready_rows
 from sdgpu.kernels.precomputed import check_symmetric
-from sdgpu.results import without_caches
 
 __all__ = ["Cross", "DenseOperator", "Operator"]
 

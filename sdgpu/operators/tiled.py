@@ -22,12 +22,12 @@ from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
 from sdgpu.backend.backends import Backend, TorchBackend, backend_of
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.conversion import column_names
+from sdgpu.backend.copying import without_caches
 from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.base import column_means, ready_rows
 from sdgpu.operators.dense import Cross
-from sdgpu.results import without_caches
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.model import Fit
+from sdgpu.engine.fitted import Fit
 from sdgpu.study.datasets import Split
 
 __all__ = ["chain_dataset"]

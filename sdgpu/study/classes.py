@@ -17,8 +17,8 @@ from scipy.special import log_softmax, softmax
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import choice, integer, positive, schedule
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.scores import probabilities
-from sdgpu.model import Fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.selection.metrics import probabilities
 
 __all__ = [
     "ClassPath",

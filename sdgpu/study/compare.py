@@ -10,11 +10,11 @@ import numpy as np
 
 from sdgpu.backend.progress import Progress
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.fitting import fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
-from sdgpu.model import Fit
+from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.datasets import Split
-from sdgpu.sweep import Best, Sweep
 
 __all__ = ["Comparison", "Row", "compare", "default_lams"]
 

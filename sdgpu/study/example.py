@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.fitting import fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Gaussian
-from sdgpu.model import Fit
 
 __all__ = ["PAPER_LOSSES", "Example", "example_losses", "paper_example"]
 

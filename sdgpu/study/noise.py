@@ -29,7 +29,7 @@ import numpy as np
 from sdgpu.backend.arrays import as_data, inputs
 from sdgpu.backend.checks import integer, number, positive
 from sdgpu.backend.rounding import mean_and_spread, underflow_is_zero
-from sdgpu.fitting import fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
 
 __all__ = [

@@ -13,12 +13,12 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from sdgpu.constrained import constrained_path
 from sdgpu.distill.diagnostics import ratios
+from sdgpu.engine.constrained import constrained_path
 from sdgpu.kernels import CubicGreen
+from sdgpu.selection.sweep import Sweep
 from sdgpu.study.example import LAM, STEPS, Example
 from sdgpu.study.tangent import TangentComparison
-from sdgpu.sweep import Sweep
 
 __all__ = [
     "accuracy_figure",

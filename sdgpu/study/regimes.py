@@ -23,7 +23,7 @@ from sdgpu.distill.asymptotic_risk import linear_risk
 from sdgpu.distill.expected_risk import RiskTriangles
 from sdgpu.distill.joint_weights import joint_weights
 from sdgpu.distill.optimal_weights import greedy_weights
-from sdgpu.fitting import fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel, Linear
 from sdgpu.study.noise import symmetric, symmetric_moments
 from sdgpu.study.risk import expected_risk, standard_error

@@ -31,10 +31,10 @@ from sdgpu.distill.joint_weights import joint_weights
 from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
-from sdgpu.fitting import fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
-from sdgpu.model import Fit
-from sdgpu.sweep import Sweep
+from sdgpu.selection.sweep import Sweep
 
 __all__ = ["RULES", "expected_risk", "risk_curves", "standard_error"]
 

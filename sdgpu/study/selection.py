@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.fitting import fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
-from sdgpu.model import Fit
+from sdgpu.selection.sweep import Best
 from sdgpu.study.datasets import Split
-from sdgpu.sweep import Best
 
 __all__ = ["Choice", "select"]
 

@@ -29,7 +29,7 @@ from sdgpu.backend.arrays import inputs, targets
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import grid, integer, positive
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.fitting import fit
+from sdgpu.engine.fitting import fit
 from sdgpu.kernels import NTK, EmpiricalNTK, Kernel
 
 __all__ = ["TangentComparison", "compare_tangent", "wide_network"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from sdgpu.selection.sweep import Sweep
 from sdgpu.study import plots
 from sdgpu.study.example import PAPER_LOSSES, example_losses, paper_example
-from sdgpu.sweep import Sweep
 from tests.problems import assert_near
 
 EIGENVALUES = [

@@ -15,25 +15,27 @@ from sdgpu.backend.checks import (
     number,
     positive,
     schedule,
-)  # fmt: skip
+)
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
-from sdgpu.path import Limit, Path
-from sdgpu.questions import Questions
-from sdgpu.results import JointAlphas, OptimalAlphas
-from sdgpu.solvers.solution import combine_steps
-from sdgpu.solvers.spectral_solution import SpectralSolution
-from sdgpu.solvers.spectrum import Spectrum
-from sdgpu.sweep import Sweep, run_sweep, training_dataset
-from sdgpu.tally import one_hot_rows
-from sdgpu.training_error import training_losses
-from sdgpu.validation import (
+from sdgpu.engine.path import Limit, Path
+from sdgpu.engine.requests import Questions
+from sdgpu.selection.chosen_weights import (
+    JointAlphas,
+    OptimalAlphas,
     chosen_greedily,
     chosen_jointly,
 )
+from sdgpu.selection.metrics import one_hot_rows
+from sdgpu.selection.sweep import Sweep
+from sdgpu.selection.sweep_grid import run_sweep, training_dataset
+from sdgpu.selection.training_error import training_losses
+from sdgpu.solvers.solution import combine_steps
+from sdgpu.solvers.spectral_solution import SpectralSolution
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Fit"]
 
@@ -257,12 +259,12 @@ class Fit(Questions):
         self._model.afford(needed, "generalised cross-validation")
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         with watch.stage("sweep"):
+            accuracy = self.info.error_estimate
             own = training_losses(
-                self._solution, ridges, weights, steps, estimate=True,
-                accuracy=self.info.error_estimate,
-            )  # fmt: skip
+                self._solution, ridges, weights, steps, estimate=True, accuracy=accuracy
+            )
         found = Sweep(training_dataset(ridges, weights, steps, own))
-        return found.labelled(self.info, self.kernel, watch.seconds["sweep"])
+        return self._labelled(found, watch)
 
     @underflow_is_zero
     def optimal_alphas(
@@ -419,4 +421,17 @@ class Fit(Questions):
             classes=classes,
             accuracy=self.info.error_estimate,
         )
-        return sweep.labelled(self.info, self.kernel, watch.seconds["sweep"])
+        return self._labelled(sweep, watch)
+
+    def _labelled(self, sweep: Sweep, watch: Stopwatch) -> Sweep:
+        """The same, with what made it in the attributes of the dataset."""
+        sweep.dataset.attrs.update(
+            kernel=repr(self.kernel),
+            training_rows=self.info.n,
+            features=self.info.d,
+            backend=self.info.backend,
+            sweep_seconds=watch.seconds["sweep"],
+            fit_seconds=sum(self.info.seconds.values()),
+            error_estimate=self.info.error_estimate,
+        )
+        return sweep

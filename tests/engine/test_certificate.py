@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.certificate import TrainingResidual, judged, probe
+from sdgpu.engine.certificate import TrainingResidual, judged, probe
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from tests.problems import refits

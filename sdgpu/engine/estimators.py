@@ -18,11 +18,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sdgpu.backend.checks import choice, integer, number, positive
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.scaling import safe_unit
-from sdgpu.fitting import fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
+from sdgpu.engine.path import Path
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
-from sdgpu.model import Fit
-from sdgpu.path import Path
-from sdgpu.sweep import Best, Sweep
+from sdgpu.selection.sweep import Best, Sweep
 
 __all__ = [
     "SelfDistillationClassifier",

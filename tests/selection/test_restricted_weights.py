@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 import sdgpu
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
-from sdgpu.joint import restricted_weights
+from sdgpu.selection.restricted_weights import restricted_weights
 
 
 @pytest.fixture

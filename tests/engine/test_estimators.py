@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sdgpu
-from sdgpu.estimators import (
+from sdgpu.engine.estimators import (
     SelfDistillationClassifier,
     SelfDistillationClassifierCV,
     SelfDistillationRegressor,

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import sdgpu
-from sdgpu import planner
 from sdgpu.backend.memory import parse_bytes
-from sdgpu.rates import NOMINAL, Rates
+from sdgpu.engine import planner
+from sdgpu.engine.rates import NOMINAL, Rates
 
 GRID = [
     (n, d, lam, tol, memory)
@@ -138,7 +138,7 @@ fit.optimal_alphas(X[:50], y[:50], 0.1, 3), fit.joint_alphas(X[:50], y[:50], 0.1
 sdgpu.plan(300, 4, lams=0.1)
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True,
                          text=True, cwd=root)  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -1,7 +1,7 @@
 """The ways to fit, and what each costs: seconds at given rates, bytes at the peak.
 
-Seconds are counted operations over rates (:mod:`sdgpu.rates`); how many passes a grown basis needs is a
-guess, that of smooth kernels on real data.
+Seconds are counted operations over rates (:mod:`sdgpu.engine.rates`); how many passes a grown basis needs
+is a guess, that of smooth kernels on real data.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdgpu.backend.memory import largest_rows, library_addresses, show
+from sdgpu.engine.rates import Rates
 from sdgpu.operators.tiled import TiledOperator
-from sdgpu.rates import Rates
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import WIDE, Subspace

@@ -9,17 +9,18 @@ import numpy as np
 
 from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.backend.checks import grid as number_grid
+from sdgpu.backend.copying import without_caches
 from sdgpu.backend.memory import require
 from sdgpu.backend.progress import Progress
 from sdgpu.distill.limit_interpolation import limit_nodes
+from sdgpu.engine.path import Model
+from sdgpu.engine.results import Info
 from sdgpu.kernels import Kernel
-from sdgpu.path import Model
-from sdgpu.results import Info, without_caches
+from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.solvers.leverage import left_out_numbers
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectral_solution import SpectralSolution
 from sdgpu.solvers.spectrum import Spectrum
-from sdgpu.validation import Validation, leave_one_out, validate
 
 __all__ = ["Questions"]
 

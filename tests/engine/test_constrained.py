@@ -13,8 +13,8 @@ import sdgpu
 from sdgpu.backend.backends import to_numpy
 from sdgpu.study.example import paper_example
 from tests.distill.test_loss_tolerance import constrained_refits, loss
+from tests.engine.test_fitted import KERNEL, data
 from tests.problems import assert_near
-from tests.test_model import KERNEL, data
 
 X, Y, X_NEW, _ = data()
 NORM = np.sum(Y**2) / len(Y)

@@ -21,11 +21,12 @@ from sdgpu.backend.backends import (
 )
 from sdgpu.backend.checks import integer, lam_grid
 from sdgpu.backend.conversion import rounded_to
+from sdgpu.backend.copying import without_caches
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.threads import only_torch
-from sdgpu.certificate import (
+from sdgpu.engine.certificate import (
     evaluation_error,
     exact_status,
     judged,
@@ -33,13 +34,13 @@ from sdgpu.certificate import (
     probe,
     spectral_rounding,
 )
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.path import Model
+from sdgpu.engine.planner import Plan, decide, follow
+from sdgpu.engine.results import Info, Seconds
 from sdgpu.kernels import Kernel, Precomputed, as_kernel
 from sdgpu.kernels.precomputed import NEGATIVE, FunctionKernel
-from sdgpu.model import Fit
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
-from sdgpu.path import Model
-from sdgpu.planner import Plan, decide, follow
-from sdgpu.results import Info, Seconds, without_caches
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.eigh import Eigh, refuse_indefinite
 from sdgpu.solvers.leverage import Estimated

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import sdgpu
-from sdgpu.model import Fit
-from sdgpu.path import Path
-from sdgpu.sweep import Sweep
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.path import Path
+from sdgpu.selection.sweep import Sweep
 from tests.problems import assert_near
 
 # what may hold arrays in an annotation: arrays, "anything", and what answers with them

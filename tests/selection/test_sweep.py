@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 import sdgpu
 from sdgpu.backend.datafiles import write_dataset
 from sdgpu.distill.diagnostics import degrees_of_freedom
+from tests.engine.test_fitted import KERNEL, as_problem, data
 from tests.problems import assert_near, brute_alpha_star, refits, validation_losses
-from tests.test_model import KERNEL, as_problem, data
 
 LAMS = np.array([0.05, 0.5, 5.0])
 ALPHAS = np.array([-0.5, 0.0, 0.3, 1.0, 1.6])

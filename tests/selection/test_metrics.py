@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.distill.scores import SCORES, bin_gaps, class_scores, probabilities, score_terms
+from sdgpu.selection.metrics import SCORES, bin_gaps, class_scores, probabilities, score_terms
 
 
 def by_definition(P, labels):

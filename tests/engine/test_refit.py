@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from sklearn.kernel_ridge import KernelRidge
 
 import sdgpu
-from tests.test_model import KERNEL, data
+from tests.engine.test_fitted import KERNEL, data
 
 
 @pytest.mark.parametrize("naive", [False, True])

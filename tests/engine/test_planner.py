@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.backend.backends import NumpyBackend
+from sdgpu.engine.planner import calibrate
 from sdgpu.operators import keops
-from sdgpu.planner import calibrate
 from tests.problems import refits
 
 KERNEL = sdgpu.Gaussian(0.3)

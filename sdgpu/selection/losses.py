@@ -18,16 +18,12 @@ from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
-from sdgpu.distill.joint_weights import ROUNDING, joint_status, steady, steady_joint_weights
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
-from sdgpu.distill.optimal_weights import greedy_weights
-from sdgpu.joint import nested_losses, restricted_weights
 from sdgpu.operators.dense import Cross
-from sdgpu.results import JointAlphas, OptimalAlphas
+from sdgpu.selection.metrics import ClassTally
 from sdgpu.solvers.solution import Solution, differences
-from sdgpu.tally import ClassTally
 
-__all__ = ["Validation", "chosen_greedily", "chosen_jointly", "leave_one_out", "validate"]
+__all__ = ["Validation", "leave_one_out", "validate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,70 +200,6 @@ def _merged(folds: np.ndarray) -> np.ndarray:
         return folds[0]
     stacked = np.concatenate(list(folds), axis=-2)
     return np.asarray(merge_rows(None, stacked))
-
-
-def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
-    """The chain of Algorithm 1 at the one lam that was seen, shared or per output as its triangles are."""
-    found = greedy_weights(seen.triangles[0], clip=clip)
-    if found.losses.ndim == 2:
-        each = found.losses.T * (seen.scale * seen.outputs)  # (T, c)
-        mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
-        return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
-    mse = found.losses * seen.scale
-    return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
-
-
-def chosen_jointly(
-    seen: Validation,
-    *,
-    ridge: float,
-    box: tuple[float, float] | None,
-    terms: int | None,
-    accuracy: float,
-) -> JointAlphas:
-    """The joint optimum at the one lam that was seen, and what it is worth on rows it has not seen.
-
-    Only chains that keep their loss when they are carried out, with predictions as accurate as said: if the
-    optimum does not, the one with the smallest ridge that does.
-    """
-    triangle = seen.triangles[0]
-    found = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
-    scale = seen.scale
-    nested, status = np.full(len(found.losses), np.nan), joint_status(found)
-    noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
-    if not steady(found.tails, found.losses, noise).all():
-        largest = float(np.abs(found.coefficients).max())
-        status = (
-            f"coefficients up to {largest:.1e} would not keep the promised loss when they are carried out, "
-            f"with predictions right to {max(accuracy, ROUNDING):.0e}"
-        )
-        if ridge == 0 and box is None and terms is None:
-            found = steady_joint_weights(triangle, noise)
-            status += ": these are the best that do; ridge > 0 or box=(0, 1) restrict them more"
-        else:
-            status += ": raise ridge, or take fewer steps"
-            warnings.warn(f"the joint optimum: {status}", stacklevel=3)
-    if seen.folds is not None and len(seen.folds) > 1:
-        each = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
-        nested = scale * each.sum(axis=0)
-        best = int(np.argmin(nested))
-        # the folds judge both, so their differences say how sure that is
-        worse = each[:, -1] - each[:, best]
-        sure = worse.mean() > worse.std(ddof=1) / np.sqrt(len(worse))
-        if sure and nested[-1] > 1.001 * nested[best]:
-            status = (
-                f"it fits noise: on rows that had no part in choosing, the mean squared error of step "
-                f"{best + 1} is {nested[best]:.4g} and of step {len(nested)} {nested[-1]:.4g}; {status}"
-            )
-            warnings.warn(f"the joint optimum: {status}", stacklevel=4)
-    return JointAlphas(
-        found.alphas,
-        found.coefficients,
-        scale * found.losses,
-        float(found.condition),
-        nested,
-        status,
-    )
 
 
 def _triangles(u: Any, truth: Any, per_output: bool) -> np.ndarray:

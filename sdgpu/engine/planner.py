@@ -1,7 +1,7 @@
 """The one place that chooses: method, operator, precision, block and sketch, with reasons and a price.
 
-What chooses is counted work at fixed rates (:mod:`sdgpu.rates`) and the memory: the same answer on the
-same machine, whatever else runs there and however many threads do. Nothing here touches the data.
+What chooses is counted work at fixed rates (:mod:`sdgpu.engine.rates`) and the memory: the same answer on
+the same machine, whatever else runs there and however many threads do. Nothing here touches the data.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
-from sdgpu.costs import Option, Task
+from sdgpu.engine.costs import Option, Task
+from sdgpu.engine.rates import Rates, calibrate, nominal, with_compiled_loop
 from sdgpu.kernels import Gaussian, Kernel, as_kernel
 from sdgpu.kernels.base import row_copies
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
-from sdgpu.rates import Rates, calibrate, nominal, with_compiled_loop
 from sdgpu.solvers.eigh import Eigh
 
 __all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide", "follow", "plan"]

@@ -19,7 +19,7 @@ from sdgpu.operators import TiledOperator
 from sdgpu.solvers.galerkin import GrowingBasis
 from sdgpu.solvers.resolvent_solution import ResolventSolution
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")

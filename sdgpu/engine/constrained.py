@@ -18,10 +18,10 @@ from sdgpu.distill.loss_tolerance import (
     constrained_regime,
     constrained_steps,
 )
-from sdgpu.fitting import fit
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.fitting import fit
+from sdgpu.engine.path import Functions, Model
 from sdgpu.kernels import Kernel
-from sdgpu.model import Fit
-from sdgpu.path import Functions, Model
 from sdgpu.solvers.solution import DistillationChain
 from sdgpu.solvers.spectrum import Spectrum
 

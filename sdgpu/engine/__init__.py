@@ -1,0 +1,1 @@
+"""Fits and what they answer: plans, decompositions, paths, estimators."""

@@ -1,0 +1,131 @@
+"""The weights that validation data choose at one lam: Algorithm 1 and the joint optimum, as results."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdgpu.distill.joint_weights import ROUNDING, joint_status, steady, steady_joint_weights
+from sdgpu.distill.optimal_weights import greedy_weights
+from sdgpu.selection.losses import Validation
+from sdgpu.selection.restricted_weights import nested_losses, restricted_weights
+
+__all__ = ["JointAlphas", "OptimalAlphas", "chosen_greedily", "chosen_jointly"]
+
+
+@dataclass(frozen=True, eq=False)
+class OptimalAlphas:
+    """The chain of Algorithm 1.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,), or (T - 1, c) per output
+        alpha* of steps 2..T, ready for :meth:`Fit.path`.
+    mse : array (T,)
+        Mean squared validation error of steps 1..T.
+    mse_per_output : array (T, c) or None
+        The same for each output, where the weights are per output.
+    best_step : int
+        The step with the smallest loss: the greedy chain is not monotone.
+    """
+
+    alphas: np.ndarray
+    mse: np.ndarray
+    mse_per_output: np.ndarray | None
+    best_step: int
+
+
+@dataclass(frozen=True, eq=False)
+class JointAlphas:
+    """The joint optimum over all weights.
+
+    Attributes
+    ----------
+    alphas : array (T - 1,)
+        Weights of steps 2..T.
+    coefficients : array (T,)
+        c over the basis u_1..u_T, with sum 1.
+    mse : array (T,)
+        Mean squared validation error of the best chains of 1..T steps.
+    condition : float
+        Condition number of the least-squares problem, without ridge, box or terms.
+    nested_mse : array (T,)
+        Mean squared error of the best chains of 1..T steps on rows that had no part in choosing their
+        weights: each part of the validation rows is judged with the weights of the others. NaN for fewer
+        rows than two for each part.
+    status : str
+        A sentence that says what to make of it.
+    """
+
+    alphas: np.ndarray
+    coefficients: np.ndarray
+    mse: np.ndarray
+    condition: float
+    nested_mse: np.ndarray
+    status: str
+
+
+def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
+    """The chain of Algorithm 1 at the one lam that was seen, shared or per output as its triangles are."""
+    found = greedy_weights(seen.triangles[0], clip=clip)
+    if found.losses.ndim == 2:
+        each = found.losses.T * (seen.scale * seen.outputs)  # (T, c)
+        mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
+        return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
+    mse = found.losses * seen.scale
+    return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
+
+
+def chosen_jointly(
+    seen: Validation,
+    *,
+    ridge: float,
+    box: tuple[float, float] | None,
+    terms: int | None,
+    accuracy: float,
+) -> JointAlphas:
+    """The joint optimum at the one lam that was seen, and what it is worth on rows it has not seen.
+
+    Only chains that keep their loss when they are carried out, with predictions as accurate as said: if the
+    optimum does not, the one with the smallest ridge that does.
+    """
+    triangle = seen.triangles[0]
+    found = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
+    scale = seen.scale
+    nested, status = np.full(len(found.losses), np.nan), joint_status(found)
+    noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
+    if not steady(found.tails, found.losses, noise).all():
+        largest = float(np.abs(found.coefficients).max())
+        status = (
+            f"coefficients up to {largest:.1e} would not keep the promised loss when they are carried out, "
+            f"with predictions right to {max(accuracy, ROUNDING):.0e}"
+        )
+        if ridge == 0 and box is None and terms is None:
+            found = steady_joint_weights(triangle, noise)
+            status += ": these are the best that do; ridge > 0 or box=(0, 1) restrict them more"
+        else:
+            status += ": raise ridge, or take fewer steps"
+            warnings.warn(f"the joint optimum: {status}", stacklevel=3)
+    if seen.folds is not None and len(seen.folds) > 1:
+        each = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
+        nested = scale * each.sum(axis=0)
+        best = int(np.argmin(nested))
+        # the folds judge both, so their differences say how sure that is
+        worse = each[:, -1] - each[:, best]
+        sure = worse.mean() > worse.std(ddof=1) / np.sqrt(len(worse))
+        if sure and nested[-1] > 1.001 * nested[best]:
+            status = (
+                f"it fits noise: on rows that had no part in choosing, the mean squared error of step "
+                f"{best + 1} is {nested[best]:.4g} and of step {len(nested)} {nested[-1]:.4g}; {status}"
+            )
+            warnings.warn(f"the joint optimum: {status}", stacklevel=4)
+    return JointAlphas(
+        found.alphas,
+        found.coefficients,
+        scale * found.losses,
+        float(found.condition),
+        nested,
+        status,
+    )

@@ -1,0 +1,159 @@
+"""The computation of a sweep: every (lam, alpha, step) from triangles that one pass makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.distill.gcv import jackknife_error
+from sdgpu.distill.joint_weights import ROUNDING, steady_joint_weights
+from sdgpu.distill.limit_interpolation import limit_nodes
+from sdgpu.distill.loss_triangles import grid_losses
+from sdgpu.distill.optimal_weights import greedy_weights
+from sdgpu.distill.schedules import grid_tails
+from sdgpu.operators.dense import Cross
+from sdgpu.selection.losses import Validation, leave_one_out, validate
+from sdgpu.selection.metrics import ClassTally
+from sdgpu.selection.sweep import Sweep
+from sdgpu.selection.training_error import training_losses
+from sdgpu.solvers.solution import Solution
+
+__all__ = ["run_sweep", "training_dataset"]
+
+
+def run_sweep(
+    solution: Solution,
+    cross: Cross | None,
+    targets: Any,
+    lams: np.ndarray,
+    alphas: np.ndarray,
+    steps: int,
+    watch: Stopwatch,
+    *,
+    classes: bool = False,
+    accuracy: float = 0.0,
+) -> Sweep:
+    """Losses of the grid (L, A, T): one pass over the validation rows, then small algebra.
+
+    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device; without `cross` each
+    training row is judged by the fit without it. `accuracy` is the relative error of the predictions.
+    """
+    largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
+    nodes = limit_nodes(largest, lams, alphas)
+    with watch.stage("sweep"):
+        asked, grid = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
+        tally = ClassTally(grid, len(lams)) if classes else None
+        if cross is None:
+            seen = leave_one_out(solution, lams, steps, limits=asked, tally=tally)
+        else:
+            seen = validate(
+                solution, cross, targets, lams, steps, limits=asked, tally=tally, watch=watch
+            )
+        scale = seen.scale
+        mse = scale * grid_losses(seen.triangles, grid)
+        error = np.zeros_like(mse)
+        if seen.replicates is not None:
+            each = np.stack([scale * grid_losses(triangle, grid) for triangle in seen.replicates])
+            # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
+            by = solution.leverages
+            rest = solution.rows - by.traces(lams, 1).mean(axis=0)  # (L, 1)
+            alike = 2 * mse * (by.bias(lams, steps) / rest)[:, None, :]
+            error = np.hypot(jackknife_error(each, mse), alike)
+        known = solution.leverages.exact or cross is None
+        own = training_losses(solution, lams, alphas, steps, estimate=known, accuracy=accuracy)
+        limit = scale * nodes.spread(seen.limits, seen.zero)
+        more = {"mse_error": error, **own, **(tally.scores() if tally is not None else {})}
+        return Sweep(_dataset(lams, alphas, steps, mse, more, limit, seen, scale, accuracy))
+
+
+def _dataset(
+    lams: np.ndarray,
+    alphas: np.ndarray,
+    steps: int,
+    mse: np.ndarray,
+    own: dict[str, np.ndarray],
+    limit: np.ndarray,
+    seen: Validation,
+    scale: float,
+    accuracy: float,
+) -> xr.Dataset:
+    nothing = np.full((len(lams), 1), np.nan)  # step 1 has no weight
+    star, clipped = (greedy_weights(seen.triangles, clip=clip) for clip in (False, True))
+    # what is promised must survive the errors of the predictions that are combined
+    noise = np.full(len(lams), np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
+    joint = steady_joint_weights(seen.triangles, noise)
+    grid, chain = ("lam", "alpha", "step"), ("lam", "step")
+    first = np.full((len(lams), steps, 1), np.nan)
+    variables = {
+        "mse": (grid, mse),
+        **{name: (grid, values) for name, values in own.items()},
+        "limit_mse": (("lam", "alpha"), limit),
+        "ridge_mse": (("lam",), mse[:, 0, 0]),
+        "alpha_star": (chain, np.hstack([nothing, star.alphas])),
+        "star_mse": (chain, scale * star.losses),
+        "alpha_clipped": (chain, np.hstack([nothing, clipped.alphas])),
+        "clipped_mse": (chain, scale * clipped.losses),
+        "joint_mse": (chain, scale * joint.losses),
+        "joint_alpha": (
+            ("lam", "chain", "step"),
+            np.concatenate([first, joint.schedules], axis=-1),
+        ),
+        "joint_condition": (("lam",), joint.condition),
+    }
+    dataset = _described(variables, lams, alphas, steps)
+    dataset.attrs["validation_rows"] = seen.rows
+    dataset.attrs["outputs"] = seen.outputs
+    dataset.attrs["refits_replaced"] = len(lams) * (len(alphas) * (steps - 1) + 1)
+    return dataset
+
+
+def training_dataset(
+    lams: np.ndarray, alphas: np.ndarray, steps: int, own: dict[str, np.ndarray]
+) -> xr.Dataset:
+    """The variables of :func:`training_losses` as a dataset."""
+    grid = ("lam", "alpha", "step")
+    return _described({name: (grid, values) for name, values in own.items()}, lams, alphas, steps)
+
+
+def _described(
+    variables: dict[str, Any], lams: np.ndarray, alphas: np.ndarray, steps: int
+) -> xr.Dataset:
+    numbers = np.arange(1, steps + 1)
+    dataset = xr.Dataset(
+        variables, coords={"lam": lams, "alpha": alphas, "step": numbers, "chain": numbers}
+    )
+    for name, text in _MEANING.items():
+        if name in dataset:
+            dataset[name].attrs["long_name"] = text
+    return dataset
+
+
+_MEANING = {
+    "lam": "ridge of K + lam I",
+    "alpha": "weight of the ground truth at steps 2..T",
+    "step": "distillation step, 1 is the ordinary fit",
+    "chain": "number of steps for which the weights were chosen together",
+    "mse": "mean squared validation error",
+    "mse_error": "standard error of mse, where it is an estimate",
+    "train_mse": "mean squared training error",
+    "degrees_of_freedom": "trace of the smoother",
+    "degrees_of_freedom_error": "standard error of the trace",
+    "gcv": "generalised cross-validation",
+    "gcv_error": "standard error of gcv",
+    "limit_mse": "mean squared validation error of infinitely many steps",
+    "accuracy": "share of validation rows with the right class",
+    "nll": "mean -log probability of the right class",
+    "brier": "mean squared distance of probabilities from the one-hot truth",
+    "ece": "expected calibration error, 15 bins",
+    "ridge_mse": "mean squared validation error of step 1",
+    "alpha_star": "weight by Algorithm 1",
+    "star_mse": "mean squared validation error of the chain of Algorithm 1",
+    "alpha_clipped": "weight by Algorithm 1, clipped to [0, 1]",
+    "clipped_mse": "mean squared validation error of the clipped chain",
+    "joint_mse": "mean squared validation error of the joint optimum",
+    "joint_alpha": "weights of the joint optimum",
+    "joint_condition": "condition number of the joint problem",
+}
