@@ -19,8 +19,8 @@ from sdgpu.backend.storage import folder_lock
 from sdgpu.cli import app
 from sdgpu.cli.terminal import bars
 from sdgpu.nn import Config
-from sdgpu.study import networks
-from sdgpu.study.networks import open_experiment
+from sdgpu.study import network_runs
+from sdgpu.study.network_runs import open_experiment
 from tests.problems import finish
 
 ROOT = Path(__file__).parents[1]
@@ -180,7 +180,7 @@ def test_an_even_grid_has_weights_as_one_writes_them(run):
 
 def test_an_interrupt_leaves_what_can_be_resumed(run, monkeypatch):
     arguments = ("digits", *QUICK, "--alphas", "0,0.5", "--out", "cut")
-    kept, keep = [], networks.Archive.keep
+    kept, keep = [], network_runs.ExperimentFolder.keep
 
     def interrupt(self, chain):
         rows = keep(self, chain)
@@ -189,7 +189,7 @@ def test_an_interrupt_leaves_what_can_be_resumed(run, monkeypatch):
             raise KeyboardInterrupt
         return rows
 
-    monkeypatch.setattr(networks.Archive, "keep", interrupt)
+    monkeypatch.setattr(network_runs.ExperimentFolder, "keep", interrupt)
     output = " ".join(run(*arguments, code=130).split())
     assert "stopped after 1 of 2 chains" in output
     assert "with --resume (the default) goes on from cut" in output
@@ -215,7 +215,7 @@ def test_memory_of_the_device(run, monkeypatch):
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nlong advice")
 
-    monkeypatch.setattr(networks, "grid_chains", full)
+    monkeypatch.setattr(network_runs, "grid_chains", full)
     output = " ".join(run("digits", *QUICK, code=2).split())
     assert "CUDA out of memory. Raise --accumulate, lower --batch" in output
 

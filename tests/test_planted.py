@@ -13,7 +13,7 @@ from sdgpu.nn.data import load_images
 from sdgpu.nn.pretrained import load_weights
 from sdgpu.solvers.checkpoint import Checkpoint
 from sdgpu.study.datasets import load
-from sdgpu.study.networks import open_experiment
+from sdgpu.study.network_runs import open_experiment
 from tests.test_foreign_files import Canary
 
 
@@ -24,7 +24,7 @@ def weights(path):
 def training(path):
     """A checkpoint of a training, resumed."""
     from sdgpu.backend.distributed import World
-    from sdgpu.nn.store import Store
+    from sdgpu.nn.training_files import Store
 
     Store(path.parent, {}).load(World(), torch.device("cpu"))
 

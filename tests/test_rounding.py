@@ -13,7 +13,7 @@ from sdgpu.study.datasets import Dataset, split
 from sdgpu.study.noise import noise_std
 from sdgpu.study.regimes import label_noise_weights
 from sdgpu.study.risk import expected_risk
-from sdgpu.study.selection import select
+from sdgpu.study.selection_rules import select
 
 KERNELS = {
     "gaussian": sdgpu.Gaussian(0.5),

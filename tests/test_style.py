@@ -56,10 +56,10 @@ def test_packages_have_one_home(package, home):
         (r"\.to_netcdf\(|\.to_zarr\(|open_dataset\(|open_zarr\(|h5py\.File\(", {"datafiles.py"}),
         # what reads files of others looks at sizes and types first, and has a line in test_planted.py
         (r"np\.load\(|joblib\.load|fromfile|memmap\(|loadtxt\(", set()),
-        (r"torch\.load\(", {"pretrained.py", "store.py"}),
+        (r"torch\.load\(", {"pretrained.py", "training_files.py"}),
         (r"load_file\(|safe_open\(", {"pretrained.py", "checkpoint.py"}),
         (r"tarfile\.open\(", {"cifar.py"}),
-        (r"ZipFile\(", {"untrusted_files.py", "pretrained.py", "store.py"}),
+        (r"ZipFile\(", {"untrusted_files.py", "pretrained.py", "training_files.py"}),
         (r"read_csv\(", {"datasets.py"}),
     ],
 )

@@ -13,7 +13,7 @@ from sdgpu.backend import cupy_backend
 from sdgpu.backend.backends import Backend, NumpyBackend, TorchBackend, cuda_count
 from sdgpu.backend.memory import available, show
 
-__all__ = ["Row", "backends", "versions"]
+__all__ = ["Capability", "backends", "versions"]
 
 PACKAGES = (
     "sdgpu", "numpy", "scipy", "torch", "array-api-compat", "scikit-learn", "xarray", "matplotlib",
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Capability:
     """One backend: whether it computed something here, and a sentence about it."""
 
     name: str
@@ -41,26 +41,26 @@ def versions() -> list[tuple[str, str]]:
     return rows
 
 
-def backends() -> list[Row]:
+def backends() -> list[Capability]:
     """Try every backend with a small eigendecomposition."""
     rows = [_try(NumpyBackend(), "cpu"), _try(TorchBackend("cpu"), "cpu")]
     if cuda_count():
         rows.append(_try(TorchBackend("cuda:0"), "cuda:0"))
         reason = cupy_backend.why_not()
         rows.append(
-            Row("cupy on cuda:0", False, reason)
+            Capability("cupy on cuda:0", False, reason)
             if reason
             else _try(cupy_backend.CupyBackend(0), "cuda:0")
         )
     else:
-        rows.append(Row("torch on cuda", False, "torch sees no CUDA device"))
+        rows.append(Capability("torch on cuda", False, "torch sees no CUDA device"))
         rows.append(
-            Row("cupy on cuda", False, cupy_backend.why_not() or "torch sees no CUDA device")
+            Capability("cupy on cuda", False, cupy_backend.why_not() or "torch sees no CUDA device")
         )
     return rows
 
 
-def _try(backend: Backend, device: str, n: int = 200) -> Row:
+def _try(backend: Backend, device: str, n: int = 200) -> Capability:
     rows = np.random.default_rng(0).standard_normal((n, n))
     K = backend.asarray(rows @ rows.T)
     try:
@@ -70,7 +70,7 @@ def _try(backend: Backend, device: str, n: int = 200) -> Row:
         backend.eigh(backend.xp.asarray(K, copy=True))
         backend.synchronize()
     except Exception as error:  # any failure of a driver or library is the answer here
-        return Row(backend.name, False, f"eigendecomposition failed: {error}")
+        return Capability(backend.name, False, f"eigendecomposition failed: {error}")
     milliseconds = 1e3 * (time.perf_counter() - start)
     free = show(available(device))
-    return Row(backend.name, True, f"eigh of {n} rows in {milliseconds:.1f} ms; {free} free")
+    return Capability(backend.name, True, f"eigh of {n} rows in {milliseconds:.1f} ms; {free} free")

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sdgpu.cli import kernels, machine
+from sdgpu.cli.doctor import doctor
+from sdgpu.cli.fit import demo, fit, sweep
+from sdgpu.cli.plan import plan
 from sdgpu.cli.terminal import Friendly, console
 from sdgpu.cli.train import train
 
@@ -38,5 +40,5 @@ def main(
     """Kernel self-distillation with closed forms for every regularisation, weight and step."""
 
 
-for command in (kernels.demo, kernels.fit, kernels.sweep, machine.plan, train, machine.doctor):
+for command in (demo, fit, sweep, plan, train, doctor):
     app.command()(command)

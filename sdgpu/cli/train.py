@@ -183,7 +183,7 @@ def train(
     [bold]Example:[/] sdgpu train --preset cifar10-resnet50 --data ~/cifar --amp bf16 --channels-last
     """
     from sdgpu.backend.storage import check_writable
-    from sdgpu.study.networks import run_experiment
+    from sdgpu.study.network_runs import run_experiment
     from sdgpu.study.plots import accuracy_figure
 
     experiment = _experiment(context.params)

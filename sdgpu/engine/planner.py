@@ -19,7 +19,7 @@ from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.engine.costs import Option, Task
 from sdgpu.engine.rates import Rates, calibrate, nominal, with_compiled_loop
 from sdgpu.kernels import Gaussian, Kernel, as_kernel
-from sdgpu.kernels.base import row_copies
+from sdgpu.kernels.kernel import row_copies
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
 from sdgpu.solvers.eigh import Eigh
 

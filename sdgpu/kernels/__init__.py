@@ -6,10 +6,10 @@ accept (an object, a name, a function) into a kernel.
 
 from __future__ import annotations
 
-from sdgpu.kernels.base import Kernel, Product, Scaled, Sum
 from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial
 from sdgpu.kernels.empirical_ntk import EmpiricalNTK
 from sdgpu.kernels.infinite_width import NNGP, NTK
+from sdgpu.kernels.kernel import Kernel, Product, Scaled, Sum
 from sdgpu.kernels.precomputed import FunctionKernel, Precomputed
 from sdgpu.kernels.registry import as_kernel
 from sdgpu.kernels.splines import BrownianBridge, CubicGreen, CubicSpline

@@ -11,8 +11,8 @@ import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
-from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.elementwise import atan2, root, sqrt_
+from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
 __all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
 

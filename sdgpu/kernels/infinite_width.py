@@ -11,9 +11,9 @@ import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows
-from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.dot_product import unit_rows
 from sdgpu.kernels.elementwise import asin, atan2, clip_, root, sqrt_
+from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
 __all__ = ["NNGP", "NTK"]
 

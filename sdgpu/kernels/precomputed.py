@@ -10,7 +10,7 @@ import array_api_compat as compat
 
 from sdgpu.backend.arrays import dtype_name, library, slices
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.base import Kernel
+from sdgpu.kernels.kernel import Kernel
 
 __all__ = ["FunctionKernel", "Precomputed", "check_symmetric"]
 

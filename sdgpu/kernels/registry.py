@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sdgpu.backend.checks import choice
-from sdgpu.kernels.base import Kernel
 from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial
 from sdgpu.kernels.infinite_width import NNGP, NTK
+from sdgpu.kernels.kernel import Kernel
 from sdgpu.kernels.precomputed import FunctionKernel, Precomputed
 from sdgpu.kernels.splines import BrownianBridge, CubicGreen, CubicSpline
 from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern

@@ -17,7 +17,7 @@ import array_api_compat as compat
 
 from sdgpu.backend.checks import positive
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.base import Kernel
+from sdgpu.kernels.kernel import Kernel
 
 __all__ = ["BrownianBridge", "CubicGreen", "CubicSpline"]
 

@@ -19,8 +19,8 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import integer, number, positive
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute_near
-from sdgpu.kernels.base import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.elementwise import clip_, exp2_, exp_, sqrt_
+from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
 __all__ = ["Gaussian", "Laplacian", "Matern", "median_distance"]
 

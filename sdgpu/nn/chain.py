@@ -28,9 +28,9 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import Score, predict, score
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
-from sdgpu.nn.store import check_replaceable
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
+from sdgpu.nn.training_files import check_replaceable
 
 __all__ = ["Chain", "StepRecord", "distill_chain", "estimate_alpha"]
 

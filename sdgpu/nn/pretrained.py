@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdgpu.backend.untrusted_files import check_zip
-from sdgpu.nn.store import CHECKPOINT, check_seal
+from sdgpu.nn.training_files import CHECKPOINT, check_seal
 
 __all__ = ["load_weights"]
 

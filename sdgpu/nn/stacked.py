@@ -22,10 +22,10 @@ from sdgpu.backend.checks import integer
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.progress import Progress
 from sdgpu.nn.config import Config
-from sdgpu.nn.likeness import difference
-from sdgpu.nn.machinery import resting, start_training
 from sdgpu.nn.records import Epoch, TrainResult
+from sdgpu.nn.same_architecture import difference
 from sdgpu.nn.trainer import train
+from sdgpu.nn.training_setup import resting, start_training
 
 __all__ = ["Stack", "bytes_per_member", "train_stacked"]
 

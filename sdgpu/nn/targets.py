@@ -19,7 +19,7 @@ from sdgpu.nn.augment import Augment, constants, order, scaled, stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, checksum, inference, predict
 from sdgpu.nn.loss import mixed_target, predictions
-from sdgpu.nn.store import digest
+from sdgpu.nn.training_files import digest
 
 __all__ = ["Feed", "Teacher"]
 

@@ -25,12 +25,16 @@ from sdgpu.backend.distributed import World, join
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.signals import terminable
 from sdgpu.nn.augment import stream
-from sdgpu.nn.brake import Brake
-from sdgpu.nn.checking import check_networks, check_request
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, checksum, float_type, predict, score
+from sdgpu.nn.interruption import Brake
 from sdgpu.nn.loss import data_loss, penalty
-from sdgpu.nn.machinery import (
+from sdgpu.nn.preconditions import check_networks, check_request
+from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
+from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
+from sdgpu.nn.targets import Feed, Teacher
+from sdgpu.nn.training_files import Store, digest, shapes
+from sdgpu.nn.training_setup import (
     clock,
     compiled,
     frozen,
@@ -42,10 +46,6 @@ from sdgpu.nn.machinery import (
     seed_draws,
     start_training,
 )
-from sdgpu.nn.records import Board, Epoch, Number, TrainResult, as_numbers, epoch_from, rows
-from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
-from sdgpu.nn.store import Store, digest, shapes
-from sdgpu.nn.targets import Feed, Teacher
 from sdgpu.nn.update import Update
 
 __all__ = ["Epoch", "TrainResult", "train"]

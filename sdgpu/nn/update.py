@@ -9,7 +9,7 @@ from torch import nn
 
 from sdgpu.nn.config import Config
 from sdgpu.nn.loss import add_script_gradient, penalised
-from sdgpu.nn.machinery import optimiser
+from sdgpu.nn.training_setup import optimiser
 
 __all__ = ["LEAST_SCALE", "Update"]
 

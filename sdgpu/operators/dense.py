@@ -17,7 +17,7 @@ from sdgpu.backend.copying import without_caches
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel, Precomputed
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
-from sdgpu.kernels.base import TILE, Profile, column_means, gram, ready_rows
+from sdgpu.kernels.kernel import TILE, Profile, column_means, gram, ready_rows
 from sdgpu.kernels.precomputed import check_symmetric
 
 __all__ = ["Cross", "DenseOperator", "Operator"]

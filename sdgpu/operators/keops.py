@@ -21,7 +21,7 @@ from typing import Any
 
 from sdgpu.kernels import ArcCosine, Kernel, Product, Scaled, Sum
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.base import Profile
+from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.dense import Cross
 from sdgpu.operators.tiled import TiledOperator
 

@@ -26,7 +26,7 @@ from sdgpu.backend.copying import without_caches
 from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Gaussian, Kernel, Precomputed
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.base import column_means, ready_rows
+from sdgpu.kernels.kernel import column_means, ready_rows
 from sdgpu.operators.dense import Cross
 
 __all__ = ["PRECISIONS", "TiledOperator"]
@@ -124,7 +124,7 @@ class TiledOperator:
         """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns.
 
         `workers` threads have buffers and sums of their own; ready rows are `copies` times X (see
-        :func:`sdgpu.kernels.base.row_copies`), made in float64 and then rounded.
+        :func:`sdgpu.kernels.kernel.row_copies`), made in float64 and then rounded.
         """
         size = 8 if precision == "float64" else 4
         tile = min(TILE_CPU, n)

@@ -106,7 +106,7 @@ class CG:
         xp = self.backend.xp
         sizes = _norms(xp, B)
         ridges = np.broadcast_to(np.asarray(lam, dtype=np.float64), sizes.shape)
-        run = _Run(self, matmat, precondition, B, ridges, sizes, progress)
+        run = _Block(self, matmat, precondition, B, ridges, sizes, progress)
         run.goals = self.tol * sizes if goals is None else np.asarray(goals)
         run.W = xp.zeros_like(B) if start is None else xp.asarray(start, copy=True)
         if residual is not None:
@@ -133,7 +133,7 @@ class CG:
         return run.result(left, missed)
 
 
-class _Run:
+class _Block:
     """One call of :meth:`CG.solve`."""
 
     def __init__(

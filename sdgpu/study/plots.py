@@ -310,7 +310,7 @@ def plot_tangent(found: TangentComparison) -> Figure:
 
 
 def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
-    """Figure 5: accuracy of every step and weight, from :func:`sdgpu.study.networks.run_experiment`.
+    """Figure 5: accuracy of every step and weight, from :func:`sdgpu.study.network_runs.run_experiment`.
 
     Training images left, validation images right, or test images without any; lines are means over
     seeds, bands their range. The chain of Algorithm 1 is dashed with diamonds, and above it stand the

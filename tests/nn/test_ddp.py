@@ -51,12 +51,12 @@ else:
 
 # a disk that is full for rank 0 stops both
 if world.rank == 0:
-    import sdgpu.nn.store
+    import sdgpu.nn.training_files
 
     def full(path, *content):
         raise OSError(28, "No space left on device")
 
-    sdgpu.nn.store.write_file = full
+    sdgpu.nn.training_files.write_file = full
 try:
     train(mlp(), data(), None, config, folder=sys.argv[1] + "/full")
 except OSError as error:

@@ -22,8 +22,8 @@ from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.pretrained import load_weights
 from sdgpu.nn.stacked import train_stacked
-from sdgpu.nn.store import Store, read_json, write_json
 from sdgpu.nn.trainer import train
+from sdgpu.nn.training_files import Store, read_json, write_json
 from tests.damage import cut, damages, flipped, lengthened, zeroed
 from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits
 
@@ -89,7 +89,7 @@ from tests.nn.test_files import CONFIG
 from sdgpu.backend.signals import terminable
 from sdgpu.backend.storage import LOCK
 from sdgpu.backend.distributed import World
-from sdgpu.nn.store import Store
+from sdgpu.nn.training_files import Store
 from sdgpu.nn.trainer import train
 
 folder, draw = Path(sys.argv[1]), random.Random(0)

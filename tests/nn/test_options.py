@@ -13,9 +13,9 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.data import Data
 from sdgpu.nn.evaluate import predict, score
 from sdgpu.nn.grid import grid_chains
-from sdgpu.nn.machinery import _cuda_choices, compiled
 from sdgpu.nn.targets import Feed, Teacher
 from sdgpu.nn.trainer import train
+from sdgpu.nn.training_setup import _cuda_choices, compiled
 from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state
 
 PLAIN = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=0, flip=False)

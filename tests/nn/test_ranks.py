@@ -14,7 +14,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from sdgpu.backend.distributed import join
-from sdgpu.nn.store import Store
+from sdgpu.nn.training_files import Store
 from sdgpu.nn.trainer import train
 from tests.nn.problems import data, mlp, state
 from tests.nn.test_files import CONFIG, fail_at

@@ -233,7 +233,7 @@ def test_a_teacher_in_the_loop_is_asked_part_by_part():
 
 def test_gradients_of_parts_are_added_in_memory_of_their_own(monkeypatch):
     """A CUDA graph writes its gradients to the same place every time: so does this stand-in for one."""
-    from sdgpu.nn import checking, trainer
+    from sdgpu.nn import preconditions, trainer
 
     place, graphs = {}, False
 
@@ -271,7 +271,7 @@ def test_gradients_of_parts_are_added_in_memory_of_their_own(monkeypatch):
     steps, graphs = [], True
     monkeypatch.setattr(trainer, "compiled", lambda model, config: model)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
-    monkeypatch.setattr(checking, "check_device", lambda config, device: None)
+    monkeypatch.setattr(preconditions, "check_device", lambda config, device: None)
     found = train(Net(), data(), None, change(accumulate=5, cuda_graphs=True)).model
     assert len(steps) == 3 * 12
     torch.testing.assert_close(state(found), state(truth), rtol=1e-12, atol=1e-13)

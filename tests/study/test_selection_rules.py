@@ -5,7 +5,7 @@ import pytest
 
 import sdgpu
 from sdgpu.study.datasets import load, split
-from sdgpu.study.selection import select
+from sdgpu.study.selection_rules import select
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sdgpu.nn.config import Config
-from sdgpu.nn.likeness import difference
+from sdgpu.nn.same_architecture import difference
 from sdgpu.nn.stacked import Stack, train_stacked
 from sdgpu.nn.trainer import train
 from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits, state

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdgpu.nn.machinery import resting
+from sdgpu.nn.training_setup import resting
 
 __all__ = ["difference"]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from sdgpu.nn.checking import check_device
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.loss import mixed_target
+from sdgpu.nn.preconditions import check_device
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 from tests.nn.problems import CLASSES, StopError, convnet, data, mlp, same_bits, state, stop_after
@@ -322,7 +322,7 @@ def test_precision_set_by_the_new_interface_of_torch():
         pytest.skip("torch before 2.9 has one interface")
     code = (
         "import torch; torch.backends.fp32_precision = 'tf32'\n"
-        "from tests.nn.test_checking import PLAIN; from tests.nn.problems import convnet, data\n"
+        "from tests.nn.test_preconditions import PLAIN; from tests.nn.problems import convnet, data\n"
         "from sdgpu.nn.trainer import train; train(convnet(), data(), None, PLAIN)\n"
         "import sdgpu; X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))\n"
         "sdgpu.kernels.EmpiricalNTK(torch.nn.Linear(4, 2))(X)\n"

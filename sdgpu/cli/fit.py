@@ -113,7 +113,7 @@ def fit(
     import sdgpu
     from sdgpu.backend.checks import positive
     from sdgpu.selection.sweep import check_target, write_dataset
-    from sdgpu.study.chain import chain_dataset
+    from sdgpu.study.chain_dataset import chain_dataset
 
     if out is not None:
         check_target(out)

@@ -14,8 +14,8 @@ from sdgpu.nn.augment import normalise
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference
 from sdgpu.nn.loss import check_outputs
-from sdgpu.nn.machinery import resting, start_training
 from sdgpu.nn.targets import Teacher
+from sdgpu.nn.training_setup import resting, start_training
 
 __all__ = ["check_device", "check_networks", "check_request"]
 

@@ -1,17 +1,15 @@
-"""Commands about the machine at hand: ``plan``, what a fit would cost here, and ``doctor``."""
+"""The command ``plan``: what a fit would cost here."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
-from rich.table import Table
 
 from sdgpu.cli.terminal import Device, Held, Memory, Method, Tol, console, new_table
 
-__all__ = ["doctor", "plan"]
+__all__ = ["plan"]
 
 
 def plan(
@@ -54,24 +52,3 @@ def plan(
     console.print(table)
     for reason in found.reasons:
         console.print(f"- {escape(reason)}", highlight=False)
-
-
-def doctor() -> None:
-    """Show versions and devices, and what each backend can do here.
-
-    [bold]Example:[/] sdgpu doctor
-    """
-    from sdgpu.backend.environment import Row, backends, versions
-    from sdgpu.operators import keops
-
-    table = new_table("package", "version", title="versions")
-    for name, version in versions():
-        table.add_row(name, version)
-    console.print(table)
-    table = Table("backend", "works", "what it does here", title="backends", box=SIMPLE_HEAD)
-    reason = keops.why_not()
-    lazy = Row("keops", not reason, reason or "compiles a formula here; operator='keops'")
-    for row in (*backends(), lazy):
-        works = "[green]yes[/]" if row.works else "[yellow]no[/]"
-        table.add_row(row.name, works, escape(row.detail))
-    console.print(table)

@@ -15,7 +15,7 @@ from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.memory import available, parse_bytes, require
 from sdgpu.kernels.augmented_rows import Rows, inner_rows, product
-from sdgpu.kernels.base import Kernel
+from sdgpu.kernels.kernel import Kernel
 
 if TYPE_CHECKING:
     import torch

@@ -1,9 +1,9 @@
 """The paper's experiment with networks (Section 5): many chains in one folder, as one dataset.
 
-The folder (:mod:`sdgpu.study.archive`) holds ``experiment.json`` (everything that decides the numbers),
-``fits`` (a checkpoint for each training), ``chains`` (the scores of each finished chain), and at the end
-``results.nc`` and ``results.csv``. A run that was cut off goes on: finished chains are read, unfinished
-ones resume in the middle of an epoch. Seeds, weights and steps may be added to a folder later.
+The folder (:mod:`sdgpu.study.experiment_folder`) holds ``experiment.json`` (everything that decides the
+numbers), ``fits`` (a checkpoint for each training), ``chains`` (the scores of each finished chain), and at
+the end ``results.nc`` and ``results.csv``. A run that was cut off goes on: finished chains are read,
+unfinished ones resume in the middle of an epoch. Seeds, weights and steps may be added to a folder later.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sdgpu.backend.progress import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
-from sdgpu.study.archive import Archive, Rows, read_chain, read_experiment
+from sdgpu.study.experiment_folder import ExperimentFolder, Rows, read_chain, read_experiment
 from sdgpu.study.experiments import Experiment
 
 __all__ = ["experiment_dataset", "open_experiment", "open_network", "run_experiment"]
@@ -93,7 +93,7 @@ def run_experiment(
     with _threads(experiment.threads):
         data = experiment.load(data_folder, target)
         world = join(target)
-        archive = Archive(Path(folder), experiment, data, world)
+        archive = ExperimentFolder(Path(folder), experiment, data, world)
         with archive.held():
             found = archive.open(resume)
             pending = _pending(experiment, found, stacked)

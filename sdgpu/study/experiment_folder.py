@@ -26,10 +26,10 @@ from sdgpu.backend.distributed import World
 from sdgpu.backend.storage import LOCK, clean_folder, clean_leftovers, folder_lock, write_file
 from sdgpu.nn import Chain, Data
 from sdgpu.nn.chain import rule_name
-from sdgpu.nn.store import difference, digest, read_json, write_json
+from sdgpu.nn.training_files import difference, digest, read_json, write_json
 from sdgpu.study.experiments import Experiment
 
-__all__ = ["Archive", "Rows", "read_chain", "read_experiment"]
+__all__ = ["ExperimentFolder", "Rows", "read_chain", "read_experiment"]
 
 Rows = list[dict[str, Any]]
 KIND = "experiment of sdgpu"
@@ -46,7 +46,7 @@ _ELSEWHERE = "name another folder, or start afresh (resume=False, or --fresh)"
 
 
 @dataclass(frozen=True, eq=False)
-class Archive:
+class ExperimentFolder:
     """The folder of an experiment; only the first process touches it.
 
     Attributes
