@@ -110,8 +110,7 @@ def test_data_and_augmentation(case: Case) -> None:
             torch.cuda.synchronize()
 
     ours, whole = in_turns(
-        all_batches,
-        lambda: train(case.student, case.data, case.teacher, case.config).seconds,
+        all_batches, lambda: train(case.student, case.data, case.teacher, case.config).seconds
     )
     REPORT.rows.append((
         f"data and augmentation of an epoch, {case.config.batch} x 3 x 32 x 32 a batch, against all of it",

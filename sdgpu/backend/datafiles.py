@@ -368,9 +368,13 @@ def _read_zarr(source: Path) -> tuple[xr.Dataset, bool]:
     sealed = check_store(source)
     try:
         with xr.open_zarr(
-            source, zarr_format=3, consolidated=False, chunks=None, mask_and_scale=not sealed,
+            source,
+            zarr_format=3,
+            consolidated=False,
+            chunks=None,
+            mask_and_scale=not sealed,
             decode_times=False,
-        ) as stored:  # fmt: skip
+        ) as stored:
             dataset = stored.load()
     except Exception as error:
         raise ValueError(f"{source} cannot be read as zarr: {error}") from error

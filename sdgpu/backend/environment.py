@@ -16,9 +16,22 @@ from sdgpu.backend.memory import available, show
 __all__ = ["Capability", "backends", "versions"]
 
 PACKAGES = (
-    "sdgpu", "numpy", "scipy", "torch", "array-api-compat", "scikit-learn", "xarray", "matplotlib",
-    "cupy-cuda12x", "cupy-cuda13x", "pykeops", "numba", "triton", "zarr", "dask",
-)  # fmt: skip
+    "sdgpu",
+    "numpy",
+    "scipy",
+    "torch",
+    "array-api-compat",
+    "scikit-learn",
+    "xarray",
+    "matplotlib",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "pykeops",
+    "numba",
+    "triton",
+    "zarr",
+    "dask",
+)
 
 
 @dataclass(frozen=True)

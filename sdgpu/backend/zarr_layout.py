@@ -27,10 +27,26 @@ SEAL = "sdgpu"
 _VERSION = 1
 _ROOT = "zarr.json"
 _PLACE = re.compile(r"(?P<name>[^/]+)/(zarr\.json|c(/0)*)")
-_TYPES = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
-          "float16", "float32", "float64"}  # fmt: skip
-_PARTS = {"shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "attributes",
-          "dimension_names", "zarr_format", "node_type", "storage_transformers"}  # fmt: skip
+_TYPES = {
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+}
+_PARTS = {
+    "shape",
+    "data_type",
+    "chunk_grid",
+    "chunk_key_encoding",
+    "fill_value",
+    "codecs",
+    "attributes",
+    "dimension_names",
+    "zarr_format",
+    "node_type",
+    "storage_transformers",
+}
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _UNSEALED = (
     1 << 26
@@ -149,10 +165,12 @@ def _check_array(folder: Path, name: str, files: set[str], *, sealed: bool) -> i
     if compressed is sealed:
         raise ValueError(f"{folder} is damaged: its checksums are missing")
     _expect(
-        folder, about, meta,
+        folder,
+        about,
+        meta,
         chunk_grid={"name": "regular", "configuration": {"chunk_shape": shape}},
         chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}},
-    )  # fmt: skip
+    )
     names = dims or []  # a single number has none
     named = isinstance(names, list) and len(names) == len(shape)
     named = named and all(isinstance(dim, str) for dim in names)

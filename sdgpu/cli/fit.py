@@ -102,8 +102,7 @@ def fit(
     operator: Held = "auto",
     tol: Tol = 1e-6,
     out: Annotated[
-        Path | None,
-        typer.Option(callback=home, help="write predictions and losses (.nc, .zarr)"),
+        Path | None, typer.Option(callback=home, help="write predictions and losses (.nc, .zarr)")
     ] = None,
 ) -> None:
     """Fit one chain of steps and print its losses on train, validation and test rows.
@@ -123,14 +122,25 @@ def fit(
     chosen = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         fitted = sdgpu.fit(
-            parts.X_train, parts.Y_train, chosen, lams=lam, device=device, memory=memory,
-            method=method, operator=operator, tol=tol, steps=steps, progress=hook,
-        )  # fmt: skip
+            parts.X_train,
+            parts.Y_train,
+            chosen,
+            lams=lam,
+            device=device,
+            memory=memory,
+            method=method,
+            operator=operator,
+            tol=tol,
+            steps=steps,
+            progress=hook,
+        )
     schedule: Any = float(weights[0]) if len(weights) == 1 else weights
     table = chain_dataset(fitted, parts, schedule, steps)
     _print_chain(table, f"{data}: {chosen}, lam = {lam:g}")
-    console.print(f"{fitted.info.status}; {sum(fitted.info.seconds.values()):.2f} s on "
-                  f"{fitted.info.backend}", highlight=False)  # fmt: skip
+    console.print(
+        f"{fitted.info.status}; {sum(fitted.info.seconds.values()):.2f} s on {fitted.info.backend}",
+        highlight=False,
+    )
     if out is not None:
         write_dataset(table, out)
         console.print(f"wrote {escape(str(out))}")
@@ -180,9 +190,18 @@ def sweep(
     chosen = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         found = compare(
-            parts, chosen, lams=ridges, alphas=weights, steps=steps, device=device, memory=memory,
-            method=method, operator=operator, tol=tol, progress=hook,
-        )  # fmt: skip
+            parts,
+            chosen,
+            lams=ridges,
+            alphas=weights,
+            steps=steps,
+            device=device,
+            memory=memory,
+            method=method,
+            operator=operator,
+            tol=tol,
+            progress=hook,
+        )
     _print_comparison(found)
     if out is not None:
         found.sweep.save(out)
@@ -249,8 +268,14 @@ def _print_comparison(found: Comparison) -> None:
             shown = f"{alpha[0]:.4g}"
         else:
             shown = f"{alpha.min():.3g} .. {alpha.max():.3g}"
-        cells = [row.name, f"{row.best.lam:.3g}", shown, f"{row.best.step}",
-                 f"{row.best.mse:.6f}", f"{row.test_mse:.6f}"]  # fmt: skip
+        cells = [
+            row.name,
+            f"{row.best.lam:.3g}",
+            shown,
+            f"{row.best.step}",
+            f"{row.best.mse:.6f}",
+            f"{row.test_mse:.6f}",
+        ]
         table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
     console.print(table)
     for note in filter(None, (row.note for row in found.rows)):

@@ -83,8 +83,13 @@ class Friendly(TyperGroup):
             errors.print("stopped")
             raise typer.Exit(130) from None
         except (
-            ValueError, TypeError, MemoryError, OSError, ImportError, FloatingPointError
-        ) as error:  # fmt: skip
+            ValueError,
+            TypeError,
+            MemoryError,
+            OSError,
+            ImportError,
+            FloatingPointError,
+        ) as error:
             who = f"process {RANK}: " if RANK else ""
             # "[Errno 28]" says nothing to a reader; a message of ours names the file itself
             ours = isinstance(error, OSError) and error.filename is None and error.strerror
@@ -132,9 +137,14 @@ def bars(*, stages: int | None = None) -> Iterator[Hook]:
     With `stages` no more bars are shown than that: the first stage and the latest ones.
     """
     bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-        console=errors, transient=True, disable=RANK > 0,
-    )  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+        disable=RANK > 0,
+    )
     tasks: dict[str, Any] = {}
 
     def hook(event: Event) -> None:
@@ -148,9 +158,11 @@ def bars(*, stages: int | None = None) -> Iterator[Hook]:
         more = "" if math.isnan(error) else f", error {error:.1e}"
         more += "" if math.isnan(left) or done == total else f", {_duration(left)} left"
         bar.update(
-            tasks[stage], completed=done, total=total if done or total > 1 else None,
+            tasks[stage],
+            completed=done,
+            total=total if done or total > 1 else None,
             description=stage + more,
-        )  # fmt: skip
+        )
 
     with bar:
         yield hook
@@ -199,9 +211,7 @@ class WholeTable(Table):
 
     def _part(self, columns: list[int], wrapped: set[int], *, first: bool) -> Table:
         texts = self._texts()
-        part = Table(
-            title=self.title if first else None, box=self.box, padding=0, pad_edge=False
-        )  # fmt: skip
+        part = Table(title=self.title if first else None, box=self.box, padding=0, pad_edge=False)
         for k in columns:
             part.add_column(texts[k][0], no_wrap=k not in wrapped, overflow="fold")
         for row in zip(*(texts[k][1:] for k in columns), strict=True):

@@ -193,16 +193,22 @@ def train(
     try:
         with bars(stages=2) as hook, _out_of_memory():
             found = run_experiment(
-                experiment, folder, data_folder=data_folder, device=device, stacked=stacked,
-                progress=hook, resume=resume,
-            )  # fmt: skip
+                experiment,
+                folder,
+                data_folder=data_folder,
+                device=device,
+                stacked=stacked,
+                progress=hook,
+                resume=resume,
+            )
     except KeyboardInterrupt:
         made = len(list((folder / "chains").glob("*.json")))
         wanted = len(experiment.seeds) * len(experiment.rules)
         errors.print(
             f"stopped after {made} of {wanted} chains: the same command with --resume (the default) goes "
-            f"on from {escape(str(folder))}", highlight=False,
-        )  # fmt: skip
+            f"on from {escape(str(folder))}",
+            highlight=False,
+        )
         raise typer.Exit(130) from None
     _print_results(found, experiment)
     if RANK == 0:
@@ -322,10 +328,7 @@ def _print_results(found: xr.Dataset, experiment: Experiment) -> None:
             table.add_row(title, str(step), shown, *_cells(point))
     console.print(table)
     weights = f"{len(experiment.alphas)} weight{'s' * (len(experiment.alphas) != 1)}"
-    for name, what in (
-        ("algorithm1", "Algorithm 1"),
-        ("grid", weights),
-    ):
+    for name, what in (("algorithm1", "Algorithm 1"), ("grid", weights)):
         if f"{name}_fits" in found.attrs:
             fits, seconds = (found.attrs[f"{name}_{unit}"] / seeds for unit in ("fits", "seconds"))
             console.print(

@@ -104,7 +104,15 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
         products[..., t - 1, : t - 1] = solution
         schedules[..., t - 1, : t - 1] = from_tails(solution)
     last, c = schedules[..., -1, :].copy(), _coefficients(solution)
-    return JointWeights(last, c, losses * unit * unit, schedules, products, condition, rank)
+    return JointWeights(
+        alphas=last,
+        coefficients=c,
+        losses=losses * unit * unit,
+        schedules=schedules,
+        tails=products,
+        condition=condition,
+        rank=rank,
+    )
 
 
 def steady(products: np.ndarray, losses: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -172,7 +180,13 @@ def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeight
         schedules[..., t - 1, : t - 1] = from_tails(best)
     last = schedules[..., -1, :].copy()
     return JointWeights(
-        last, _coefficients(best), losses * unit * unit, schedules, products, condition, rank
+        alphas=last,
+        coefficients=_coefficients(best),
+        losses=losses * unit * unit,
+        schedules=schedules,
+        tails=products,
+        condition=condition,
+        rank=rank,
     )
 
 

@@ -88,10 +88,13 @@ def limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> Limi
     direct = np.full(mu.shape, -1)
     direct[rest] = len(node_lams) + np.arange(np.count_nonzero(rest))
     return LimitNodes(
-        np.concatenate([node_lams, ridge[rest]]),
-        np.concatenate([np.ones(len(node_lams)), weight[rest]]),
-        mu, direct, zero, edges,
-    )  # fmt: skip
+        lams=np.concatenate([node_lams, ridge[rest]]),
+        alphas=np.concatenate([np.ones(len(node_lams)), weight[rest]]),
+        mu=mu,
+        direct=direct,
+        zero=zero,
+        edges=edges,
+    )
 
 
 def _interpolate(values: np.ndarray, domain: tuple[float, float], where: np.ndarray) -> np.ndarray:

@@ -248,7 +248,14 @@ def constrained_regime(
     elif low == high:
         name, steps, effective = "converging to collapse", _guaranteed(ratio, low), np.inf
     bound = max(ratio - 1, 0.0) * float(spread)
-    return Regime(name, ratio, steps, bound, smallest, effective)
+    return Regime(
+        name=name,
+        ratio=ratio,
+        guaranteed_steps=steps,
+        mobahi_bound=bound,
+        smallest_eps=smallest,
+        effective_lam=effective,
+    )
 
 
 def constrained_filter(eigenvalues: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> np.ndarray:

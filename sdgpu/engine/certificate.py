@@ -15,18 +15,23 @@ import numpy as np
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.memory import show
 from sdgpu.backend.scaling import column_units
-from sdgpu.distill.rounding_bounds import backward_error, dual_lengths, rounding_bound
+from sdgpu.distill.rounding_bounds import dual_lengths, rounding_bound
+from sdgpu.engine.solving import Problem, Solved, one_pool
+from sdgpu.engine.training_data import rounding_noise
+from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators import DenseOperator
+from sdgpu.solvers.eigh import refuse_indefinite
 from sdgpu.solvers.galerkin import relative_to
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = [
+    "Certificate",
     "TrainingResidual",
+    "certify",
     "evaluation_error",
     "exact_status",
     "judged",
-    "noise",
     "probe",
     "spectral_rounding",
 ]
@@ -37,6 +42,57 @@ SAMPLED = 1.25  # a root mean square of 32 rows is right to 12 % or so
 ALL = 512  # rows up to which all are checked where K is evaluated in float32: a few ms
 ALL_NUMBERS = 2**19  # and what they may take: 4 MiB
 PROBES = 32  # rows whose training equation is checked after a fit
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far to trust a fit.
+
+    Attributes
+    ----------
+    error : float
+        Relative error of the predictions over all lam and steps.
+    residual : float
+        The largest residual of the training equation, :class:`TrainingResidual`.
+    status : str
+        A sentence.
+    """
+
+    error: float
+    residual: float
+    status: str
+
+
+def certify(problem: Problem, found: Solved) -> Certificate:
+    """Judge what a solver found, at the smallest lam.
+
+    Raises
+    ------
+    ValueError
+        If K has an eigenvalue that is negative beyond rounding.
+    """
+    plan, data, lam = problem.plan, problem.data, float(problem.lams.min())
+    dense, Y = data.dense(data.home), data.home.asarray(data.Y)
+    if plan.method == "eigh":
+        seen = probe(found.solution, dense, Y, lam)
+        # dual coefficients beyond float64
+        certain = np.inf if np.isnan(seen.certain) else seen.certain
+        rounding = spectral_rounding(found.spectrum, lam, plan.steps, rounding_noise(dense))
+        error = max(certain, rounding)
+        status = exact_status(found.spectrum, seen.largest, error, lam, plan.bytes)
+        return Certificate(error, seen.largest, status)
+    error = found.error
+    with one_pool(data.home):
+        seen = probe(found.solution, dense, Y, lam, plan.precision)
+        if plan.precision != "float64":
+            # the solver's bound holds for K as it was evaluated
+            rough = evaluation_error(found.solution, found.held, dense, plan.precision, lam)
+            error += 1.25 * rough
+    status, error = judged(found.status, error, seen, plan.tol, plan.precision)
+    rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
+    if found.most_negative < -NEGATIVE[rounded] * found.solution.largest:
+        refuse_indefinite(dense, found.most_negative, found.solution.largest)
+    return Certificate(error, seen.largest, status)
 
 
 def spectral_rounding(spectrum: Spectrum, lam: float, steps: int, noise: float) -> float:
@@ -51,11 +107,6 @@ def spectral_rounding(spectrum: Spectrum, lam: float, steps: int, noise: float) 
     sizes = relative_to(fitted, np.linalg.norm(Z, axis=0), float(delta[-1]), np.array([lam]))
     bound = rounding_bound(lengths, float(delta[-1]), noise).max(axis=(0, 1))
     return _over(bound, sizes[0, 0])
-
-
-def noise(dense: DenseOperator) -> float:
-    """Relative backward error of K and of what is done with it, in float64."""
-    return backward_error(dense.n, dense.rounding())
 
 
 @dataclass(frozen=True)

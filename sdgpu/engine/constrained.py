@@ -216,7 +216,14 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     status = _status(found.lams, regime, rounding)
     chain = _Filters(found, own, model)
     return ConstrainedPath(
-        tolerance, weights, found.lams, found.losses, regime, status, chain, model
+        eps=tolerance,
+        alphas=weights,
+        lams=found.lams,
+        losses=found.losses,
+        regime=regime,
+        status=status,
+        _chain=chain,
+        _model=model,
     )
 
 

@@ -102,7 +102,18 @@ def _eigh(task: Task, rates: Rates) -> Option:
     operands = 8 * n * (n + rows)
     size = Eigh.peak_bytes(n) + 8 * n * (rows + 3 * task.c) + _packed(operands)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
-    return Option("eigh", "dense", "float64", 0, 0, n, seconds, size, 1, reason)
+    return Option(
+        method="eigh",
+        operator="dense",
+        precision="float64",
+        block=0,
+        rank=0,
+        size=n,
+        seconds=seconds,
+        bytes=size,
+        threads=1,
+        reason=reason,
+    )
 
 
 def _packed(operands: int) -> int:
@@ -125,9 +136,19 @@ def _krylov(task: Task, rates: Rates) -> list[Option]:
             if operator == "keops" and kept == "mixed" and task.precision is None:
                 kept = "float64"
             work = Work(
-                n, task.d, task.c, method, operator, kept, block, rank, passes, len(task.lams),
-                task.steps, task.copies,
-            )  # fmt: skip
+                n=n,
+                d=task.d,
+                c=task.c,
+                method=method,
+                operator=operator,
+                precision=kept,
+                block=block,
+                rank=rank,
+                passes=passes,
+                lams=len(task.lams),
+                steps=task.steps,
+                copies=task.copies,
+            )
             found.append(work.option(rates, task))
     return found
 
@@ -191,9 +212,19 @@ class Work:
             reason += f", one sketch of rank {self.rank:,} for every lam"
         seconds = float(self.seconds(rates, passes, min(size, vectors)))
         return Option(
-            self.method, self.operator, self.precision, block, self.rank, size, seconds, needed,
-            threads, reason, None if self.method == "cg" else self, rates,
-        )  # fmt: skip
+            method=self.method,
+            operator=self.operator,
+            precision=self.precision,
+            block=block,
+            rank=self.rank,
+            size=size,
+            seconds=seconds,
+            bytes=needed,
+            threads=threads,
+            reason=reason,
+            work=None if self.method == "cg" else self,
+            rates=rates,
+        )
 
     def _held(self, task: Task) -> tuple[int, int]:
         """Threads of products, and bytes of everything but the basis and the sketch."""
@@ -204,9 +235,14 @@ class Work:
 
             def tiles(workers: int) -> int:
                 return TiledOperator.peak_bytes(
-                    n, self.d, columns, self.precision, keep=self.operator == "dense",
-                    workers=workers, copies=self.copies,
-                )  # fmt: skip
+                    n,
+                    self.d,
+                    columns,
+                    self.precision,
+                    keep=self.operator == "dense",
+                    workers=workers,
+                    copies=self.copies,
+                )
 
             share = task.allowed // WORKERS
             least = tiles(1)

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import give_back, to_numpy
-from sdgpu.backend.checks import (
-    coefficient_box,
-    integer,
-    number,
-    positive,
-    schedule,
-)
+from sdgpu.backend.checks import coefficient_box, integer, number, positive, schedule
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
@@ -68,7 +62,14 @@ class Fit(Questions):
         if isinstance(basis, np.ndarray):
             basis = basis.view()
             basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
-        return Spectrum(eigenvalues, basis, Z, own.below_rounding, own.most_negative, own.method)
+        return Spectrum(
+            eigenvalues=eigenvalues,
+            basis=basis,
+            Z=Z,
+            below_rounding=own.below_rounding,
+            most_negative=own.most_negative,
+            method=own.method,
+        )
 
     @underflow_is_zero
     def with_targets(self, Y: Any) -> Fit:
@@ -146,7 +147,14 @@ class Fit(Questions):
                 "fit with method='eigh', or take alpha in [0, 2)"
             )
         effective = ridge / alpha if alpha else np.inf
-        return Limit(ridge, alpha, effective, rate, self._solution, self._model)
+        return Limit(
+            lam=ridge,
+            alpha=alpha,
+            effective_lam=effective,
+            rate=rate,
+            _solution=self._solution,
+            _model=self._model,
+        )
 
     @underflow_is_zero
     def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:

@@ -136,20 +136,41 @@ def plan(
     'eigh'
     """
     return decide(
-        n, d, c, lams, steps, device=device, memory=memory, tol=tol, method=method, operator=operator,
-        precision=precision, given=given, kernel=kernel, measured=True,
-    )  # fmt: skip
+        n,
+        d,
+        c,
+        lams,
+        steps,
+        device=device,
+        memory=memory,
+        tol=tol,
+        method=method,
+        operator=operator,
+        precision=precision,
+        given=given,
+        kernel=kernel,
+        measured=True,
+    )
 
 
 def decide(
-    n: int, d: int, c: int, lams: Any, steps: int, *, device: str | Backend,
-    memory: int | float | str | None, tol: float, method: str = "auto", operator: str = "auto",
-    precision: str | None = None, given: bool = False,
-    kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf", measured: bool = False,
-) -> Plan:  # fmt: skip
+    n: int,
+    d: int,
+    c: int,
+    lams: Any,
+    steps: int,
+    *,
+    device: str | Backend,
+    memory: int | float | str | None,
+    tol: float,
+    method: str = "auto",
+    operator: str = "auto",
+    precision: str | None = None,
+    given: bool = False,
+    kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
+    measured: bool = False,
+) -> Plan:
     """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`."""
-    n, d, c = (integer(name, value, 1) for name, value in (("n", n), ("d", d), ("c", c)))
-    steps, tol = integer("steps", steps, 1), positive("tol", tol)
     choice("method", method, METHODS)
     choice("operator", operator, OPERATORS)
     if precision is not None:
@@ -158,44 +179,75 @@ def decide(
         raise ValueError(f"operator={operator!r} has no matrix for method='eigh': use 'dense'")
     if given and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
-    ridges = lam_grid("lams", lams)
     backend, known = resolve(device), as_kernel(kernel)
-    allowed = budget(memory, backend.name)
-    compiled = n >= FUSED_ROWS and type(known) is Gaussian and not given
+    n = integer("n", n, 1)
     task = Task(
-        n, d, c, ridges, steps, tol, allowed, precision, given, row_copies(known),
-        os.cpu_count() or 1, compiled,
-    )  # fmt: skip
+        n=n,
+        d=integer("d", d, 1),
+        c=integer("c", c, 1),
+        lams=lam_grid("lams", lams),
+        steps=integer("steps", steps, 1),
+        tol=positive("tol", tol),
+        allowed=budget(memory, backend.name),
+        precision=precision,
+        given=given,
+        copies=row_copies(known),
+        cores=os.cpu_count() or 1,
+        compiled=n >= FUSED_ROWS and type(known) is Gaussian and not given,
+    )
+    found = _options(task, nominal(backend), backend)
+    best, patience = _best(task, found, method, operator)
+    if measured and n > SMALL and task.allowed >= MEASURED:
+        which = found.index(best)
+        found = _options(task, calibrate(backend), backend)
+        best = found[which]
+    wishes = {"method": method, "operator": operator}
+    asked = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
+    others = [one.line(task.allowed) for one in found if one is not best]
+    return _plan(task, best, patience, (*asked, best.reason, *others))
 
-    def options(rates: Rates) -> list[Option]:
-        return task.options(with_compiled_loop(rates, backend) if compiled else rates)
 
+def _options(task: Task, rates: Rates, backend: Backend) -> list[Option]:
+    return task.options(with_compiled_loop(rates, backend) if task.compiled else rates)
+
+
+def _best(task: Task, found: list[Option], method: str, operator: str) -> tuple[Option, float]:
+    """The option to take, and after how many passes the eigendecomposition would have been done."""
     # KeOps compiles and has yet to win anywhere that was measured: only when asked for
     held = ("dense", "tiled") if operator == "auto" else (operator,)
     # without a spectrum a fit has no answer to some questions: only when asked for
-    known_to = ("eigh", "lanczos", "subspace") if method == "auto" else (method,)
-    found = options(nominal(backend))
-    matching = [one for one in found if one.method in known_to and one.operator in held]
-    fitting = [one for one in matching if one.bytes <= allowed]
+    methods = ("eigh", "lanczos", "subspace") if method == "auto" else (method,)
+    matching = [one for one in found if one.method in methods and one.operator in held]
+    fitting = [one for one in matching if one.bytes <= task.allowed]
     if not fitting:
         smallest = min(matching, key=lambda one: one.bytes)
-        raise MemoryError(_too_much(n, smallest, allowed))
+        raise MemoryError(_too_much(task.n, smallest, task.allowed))
     best = min(fitting, key=_worth)
     # the exact method is there to turn to, if it was not excluded
     exact = [one.seconds for one in fitting if one.method == "eigh"]
-    patience = best.passes_within(exact[0]) if exact and best.work else np.inf
-    if measured and n > SMALL and allowed >= MEASURED:
-        which = found.index(best)
-        found = options(calibrate(backend))
-        best = found[which]
-    asked = [f"{name} as asked" for name, value in
-             (("method", method), ("operator", operator)) if value != "auto"]  # fmt: skip
-    others = tuple(one.line(allowed) for one in found if one is not best)
+    return best, best.passes_within(exact[0]) if exact and best.work else np.inf
+
+
+def _plan(task: Task, best: Option, patience: float, reasons: tuple[str, ...]) -> Plan:
     return Plan(
-        best.method, best.operator, best.precision, best.block, best.rank, best.size, tol, steps,
-        best.seconds, best.bytes, n, d, c, float(ridges.min()), best.threads,
-        (*asked, best.reason, *others), patience,
-    )  # fmt: skip
+        method=best.method,
+        operator=best.operator,
+        precision=best.precision,
+        block=best.block,
+        rank=best.rank,
+        max_size=best.size,
+        tol=task.tol,
+        steps=task.steps,
+        seconds=best.seconds,
+        bytes=best.bytes,
+        n=task.n,
+        d=task.d,
+        c=task.c,
+        lam=float(task.lams.min()),
+        threads=best.threads,
+        reasons=reasons,
+        patience=patience,
+    )
 
 
 def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str, Any]) -> Plan:

@@ -49,9 +49,19 @@ class Rates:
 
 
 #: Of two cores with AVX2. What chooses are the ratios, which more cores leave as they are.
-NOMINAL = Rates(4e10, 8e10, 3e8, 6e8, 1e10, 3e8, 6e8)
+NOMINAL = Rates(
+    products=4e10, products32=8e10, powers=3e8, powers32=6e8, bandwidth=1e10, tiles=3e8, tiles32=6e8
+)
 #: Of a GPU with full float64, from data sheets: not measured.
-NOMINAL_CUDA = Rates(2e12, 8e12, 5e10, 2e11, 5e11, 5e10, 2e11)
+NOMINAL_CUDA = Rates(
+    products=2e12,
+    products32=8e12,
+    powers=5e10,
+    powers32=2e11,
+    bandwidth=5e11,
+    tiles=5e10,
+    tiles32=2e11,
+)
 COMPILED = 2.0  # kernel values of the compiled loop over those of torch's passes: bench_products
 
 SIDE = 512  # of the matrices that are multiplied: 2 MiB each
@@ -96,7 +106,15 @@ def _measure(backend: Backend) -> Rates:
     products = SIDE**3 / _seconds(lambda: wide @ wide, backend)
     products32 = SIDE**3 / _seconds(lambda: single @ single, backend)
     slow, fast = powers["float64"], powers["float32"]
-    return Rates(products, products32, slow, fast, bandwidth, slow, fast)
+    return Rates(
+        products=products,
+        products32=products32,
+        powers=slow,
+        powers32=fast,
+        bandwidth=bandwidth,
+        tiles=slow,
+        tiles32=fast,
+    )
 
 
 def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> float:

@@ -56,8 +56,10 @@ class FunctionKernel(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
-        singles = [self._values(rows.left[i : i + 1, :], rows.left[i : i + 1, :])[0, 0]
-                   for i in range(len(rows))]  # fmt: skip
+        singles = [
+            self._values(rows.left[i : i + 1, :], rows.left[i : i + 1, :])[0, 0]
+            for i in range(len(rows))
+        ]
         return xp.astype(xp.stack(singles), rows.left.dtype) if singles else rows.left[:, 0]
 
     def precision(self, X: Any) -> str:

@@ -22,8 +22,7 @@ from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress
 from sdgpu.backend.storage import clean_folder, digest, write_file
-from sdgpu.distill.loss_triangles import merge_rows
-from sdgpu.distill.optimal_weights import greedy_weights
+from sdgpu.nn.alpha_hat import estimate_alpha
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import Score, predict, score
 from sdgpu.nn.records import TrainResult
@@ -32,7 +31,7 @@ from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 from sdgpu.nn.training_files import check_replaceable
 
-__all__ = ["Chain", "StepRecord", "distill_chain", "estimate_alpha"]
+__all__ = ["Chain", "StepRecord", "distill_chain"]
 
 #: A network to start from; or its name, or a factory, which a chain calls with its seed set. A factory that
 #: calls make_model sets the seed again: give the name and `stem` instead.
@@ -127,46 +126,6 @@ class Chain:
         return [{"seed": self.seed, "rule": self.rule, **_flat(record)} for record in self.records]
 
 
-def estimate_alpha(P1: torch.Tensor, P0: torch.Tensor, Y: torch.Tensor) -> float:
-    """alpha-hat = 1 - <P0 - P1, Y - P1> / ||P0 - P1||_F^2, equation (16) with Frobenius norms.
-
-    Parameters
-    ----------
-    P1 : tensor (m, c)
-        Predictions of step 1 on validation inputs.
-    P0 : tensor (m, c)
-        Those of the step at hand with alpha = 0.
-    Y : tensor (m, c)
-        The validation targets, one-hot rows.
-
-    Returns
-    -------
-    float
-        1 where P0 = P1: then every weight gives the same. Computed in float64 on the host from the
-        triangle of two steps, O(m c).
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ, or entries are not finite.
-    """
-    columns = []
-    for name, tensor in (("P1", P1), ("P0", P0), ("Y", Y)):
-        if tensor.shape != P1.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}, but P1 has shape {tuple(P1.shape)}: all three "
-                "need one row for each validation input"
-            )
-        host = tensor.detach().cpu().double().numpy().reshape(-1)
-        if not np.isfinite(host).all():
-            raise ValueError(f"{name} must be finite: NaN or infinity found")
-        columns.append(host)
-    first, other, truth = columns
-    # [D_1, u_1 - Y] of a chain of two steps: the same triangle as that of the kernel engine
-    triangle = merge_rows(None, np.stack([other - first, first - truth], axis=1))
-    return float(greedy_weights(triangle).alphas[0])
-
-
 def distill_chain(
     model: Model,
     data: Any,
@@ -238,7 +197,15 @@ def distill_chain(
             f"first must be a TrainResult, as train gives it, not {type(first).__name__}"
         )
     initial = start(model, data, config, stem)
-    lab = Lab(initial, data, config, _path(folder), progress, resume, own_first=first is None)
+    lab = Lab(
+        initial=initial,
+        data=data,
+        config=config,
+        folder=_path(folder),
+        progress=progress,
+        resume=resume,
+        own_first=first is None,
+    )
     return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
 
 
@@ -315,7 +282,13 @@ class Lab:
         if alpha == 1 and self.own_first:
             first = before[0]
             result = TrainResult(
-                first.model, (), 0.0, 0.0, "step 1 again", first.path, first.member
+                model=first.model,
+                history=(),
+                seconds=0.0,
+                images_per_second=0.0,
+                status="step 1 again",
+                path=first.path,
+                member=first.member,
             )
         elif zero is not None and alpha == 0:
             result = zero

@@ -10,15 +10,8 @@ import torch
 from sdgpu.backend.checks import choice, integer, number
 from sdgpu.backend.untrusted_files import read_npz
 from sdgpu.nn import cifar
-from sdgpu.nn.images import (
-    Data,
-    Images,
-    find_device,
-    images_from_arrays,
-    sample,
-    set_test_apart,
-    split_images,
-)
+from sdgpu.nn.image_splits import sample, set_test_apart, split_images
+from sdgpu.nn.images import Data, Images, find_device, images_from_arrays
 
 __all__ = [
     "Data",

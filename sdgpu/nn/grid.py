@@ -14,16 +14,7 @@ from torch import nn
 
 from sdgpu.backend.checks import choice, integer, schedule
 from sdgpu.backend.progress import Progress
-from sdgpu.nn.chain import (
-    Chain,
-    Lab,
-    Model,
-    StepRecord,
-    rule_folder,
-    rule_name,
-    run_chain,
-    start,
-)
+from sdgpu.nn.chain import Chain, Lab, Model, StepRecord, rule_folder, rule_name, run_chain, start
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import checksum, predict
 from sdgpu.nn.loss import mixed_target
@@ -102,7 +93,14 @@ def grid_chains(
     starts: set[str] = set()
     for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
         home = None if root is None else root / f"seed-{setting.init_seed}"
-        lab = Lab(start(model, data, setting, stem), data, setting, home, progress, resume)
+        lab = Lab(
+            initial=start(model, data, setting, stem),
+            data=data,
+            config=setting,
+            folder=home,
+            progress=progress,
+            resume=resume,
+        )
         if checksum(lab.initial) in starts:
             _warn(setting)
         starts.add(checksum(lab.initial))

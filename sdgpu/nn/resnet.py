@@ -17,15 +17,7 @@ from torch import Tensor, nn
 from sdgpu.backend.checks import choice, integer
 from sdgpu.nn.augment import stream
 
-__all__ = [
-    "make_model",
-    "resnet18",
-    "resnet20",
-    "resnet34",
-    "resnet50",
-    "resnet56",
-    "smallcnn",
-]
+__all__ = ["make_model", "resnet18", "resnet20", "resnet34", "resnet50", "resnet56", "smallcnn"]
 
 STEMS = ("cifar", "imagenet")
 
@@ -219,21 +211,42 @@ def resnet18(
     classes: int = 10, stem: str = "cifar", channels: int = 3, *, zero_init_residual: bool = False
 ) -> ResNet:
     """ResNet-18: basic blocks 2, 2, 2, 2. See :class:`ResNet`."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), classes, channels, stem, zero_init_residual)
+    return ResNet(
+        block=BasicBlock,
+        blocks=(2, 2, 2, 2),
+        classes=classes,
+        channels=channels,
+        stem=stem,
+        zero_init_residual=zero_init_residual,
+    )
 
 
 def resnet34(
     classes: int = 10, stem: str = "cifar", channels: int = 3, *, zero_init_residual: bool = False
 ) -> ResNet:
     """ResNet-34: basic blocks 3, 4, 6, 3. See :class:`ResNet`."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), classes, channels, stem, zero_init_residual)
+    return ResNet(
+        block=BasicBlock,
+        blocks=(3, 4, 6, 3),
+        classes=classes,
+        channels=channels,
+        stem=stem,
+        zero_init_residual=zero_init_residual,
+    )
 
 
 def resnet50(
     classes: int = 10, stem: str = "cifar", channels: int = 3, *, zero_init_residual: bool = False
 ) -> ResNet:
     """ResNet-50, the network of the paper's Section 5: bottlenecks 3, 4, 6, 3. See :class:`ResNet`."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), classes, channels, stem, zero_init_residual)
+    return ResNet(
+        block=Bottleneck,
+        blocks=(3, 4, 6, 3),
+        classes=classes,
+        channels=channels,
+        stem=stem,
+        zero_init_residual=zero_init_residual,
+    )
 
 
 def resnet20(classes: int = 10, channels: int = 3) -> CifarResNet:

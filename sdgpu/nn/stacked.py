@@ -202,13 +202,13 @@ def train_stacked(
     assert isinstance(result.model, Stack)
     return [
         TrainResult(
-            model,
-            tuple(_of_member(epoch, member) for epoch in result.history),
-            result.seconds / K,
-            result.images_per_second * K,
-            f"{result.status}, in a stack of {K}",
-            result.path,
-            None if result.path is None else member,
+            model=model,
+            history=tuple(_of_member(epoch, member) for epoch in result.history),
+            seconds=result.seconds / K,
+            images_per_second=result.images_per_second * K,
+            status=f"{result.status}, in a stack of {K}",
+            path=result.path,
+            member=None if result.path is None else member,
         )
         for member, model in enumerate(result.model.split(models[0]))
     ]

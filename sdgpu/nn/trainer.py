@@ -122,7 +122,15 @@ def train(
     with ExitStack() as held, numerics(config, device):
         check_networks(student, images, targets, config)
         feed = Feed(images, targets, config, float_type(student))
-        run = _Run(student, data, feed, config, world, stage, clock(device, progress))
+        run = _Run(
+            model=student,
+            data=data,
+            feed=feed,
+            config=config,
+            world=world,
+            stage=stage,
+            watch=clock(device, progress),
+        )
         if folder is not None:
             run.open(Path(folder), resume, held)
         return run.to_the_end()
@@ -188,12 +196,12 @@ class _Run:
         done = self.config.epochs * self.n
         speed = done / self.seconds if self.seconds else math.inf
         return TrainResult(
-            self.model,
-            tuple(self.history),
-            self.seconds,
-            speed,
-            f"{self.config.epochs} epochs of {self.batches} batches",
-            None if self.store is None else str(self.store.checkpoint),
+            model=self.model,
+            history=tuple(self.history),
+            seconds=self.seconds,
+            images_per_second=speed,
+            status=f"{self.config.epochs} epochs of {self.batches} batches",
+            path=None if self.store is None else str(self.store.checkpoint),
         )
 
     def _one_epoch(self) -> None:
@@ -394,10 +402,9 @@ class _Run:
     def _save(self) -> None:
         if self.store is None:
             return
-        finished = self.epoch == self.config.epochs
         self._check_finite()  # weights that are not finite never replace good ones
         losses, hits = self.world.sum(self.losses.clone()), self.world.sum(self.hits.clone())
-        drifting = self.feed.drifting()
+        finished, drifting = self.epoch == self.config.epochs, self.feed.drifting()
         state: dict[str, Any] = {}
         if self.world.rank == 0:
             state = {

@@ -59,11 +59,7 @@ def optimiser(
     fused = True  # one loop over all parameters in place of ten calls for each
     if config.optimiser == "sgd":
         return torch.optim.SGD(
-            groups,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            fused=fused,
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
         )
     return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=fused)
 

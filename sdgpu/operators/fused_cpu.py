@@ -87,9 +87,11 @@ _ROUND32, _ROUND64 = np.float32(1.5 * 2.0**23), 1.5 * 2.0**52
 _LOWEST32, _LOWEST64 = np.float32(-126.0), -1022.0
 _SHIFT32, _SHIFT64 = np.int32(23), np.int64(52)
 _WORDS = {
-    types.float32: types.int32, types.int32: types.float32,
-    types.float64: types.int64, types.int64: types.float64,
-}  # fmt: skip
+    types.float32: types.int32,
+    types.int32: types.float32,
+    types.float64: types.int64,
+    types.int64: types.float64,
+}
 
 
 @intrinsic
@@ -105,9 +107,20 @@ def _bits(context: Any, number: Any) -> Any:
 
 @intrinsic
 def _gemm(
-    context: Any, address: Any, turn_a: Any, turn_b: Any, m: Any, n: Any, k: Any, A: Any, row_a: Any,
-    B: Any, row_b: Any, C: Any, row_c: Any,
-) -> Any:  # fmt: skip
+    context: Any,
+    address: Any,
+    turn_a: Any,
+    turn_b: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    A: Any,
+    row_a: Any,
+    B: Any,
+    row_b: Any,
+    C: Any,
+    row_c: Any,
+) -> Any:
     """C (m, n) = op(A) op(B), matrices by rows with the given numbers from row to row.
 
     Called by address, so that the compiled loop can be kept on disk. BLAS counts by columns and takes
@@ -134,9 +147,22 @@ def _gemm(
         one, zero = ir.Constant(number, 1.0), ir.Constant(number, 0.0)
         builder.call(
             function,
-            [small(2, text), small(1, text), small(4), small(3), small(5), place(one), data(8),
-             small(9), data(6), small(7), place(zero), data(10), small(11)],
-        )  # fmt: skip
+            [
+                small(2, text),
+                small(1, text),
+                small(4),
+                small(3),
+                small(5),
+                place(one),
+                data(8),
+                small(9),
+                data(6),
+                small(7),
+                place(zero),
+                data(10),
+                small(11),
+            ],
+        )
         return context.get_dummy_value()
 
     integer = types.int64
@@ -241,9 +267,22 @@ def products(S: Any, left: Any, right: Any, high: Any, low: Any, room: Any) -> N
 
 @njit(**_OPTIONS)
 def share(
-    gemm: Any, gemm_wide: Any, left: Any, right: Any, V: Any, tile: int, first: int, step: int,
-    flag: Any, high: Any, low: Any, S: Any, K: Any, P: Any, widen: bool,
-) -> None:  # fmt: skip
+    gemm: Any,
+    gemm_wide: Any,
+    left: Any,
+    right: Any,
+    V: Any,
+    tile: int,
+    first: int,
+    step: int,
+    flag: Any,
+    high: Any,
+    low: Any,
+    S: Any,
+    K: Any,
+    P: Any,
+    widen: bool,
+) -> None:
     """Products of every step-th tile, from the first, with V (c, n) from both sides.
 
     high (n, c) grows by K V' and low (c, n) by V K, each pair of rows in one of them. Ends early when

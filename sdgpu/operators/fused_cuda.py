@@ -110,10 +110,22 @@ def gaussian_product(left: Any, right: Any, V: Any, *, split: str = "tf32x3") ->
     grid = (rows // size.i, block.shape[0] // size.c)
     with _on(V.device):
         _product_kernel[grid](
-            *padded, *tails, block, out, rows, features,
-            ROWS=size.i, STEP=size.j, DEPTH=size.k, COLS=size.c, WHOLE=features == size.k,
-            SPLIT=split, num_warps=size.warps, num_stages=size.stages, enable_fp_fusion=True,
-        )  # fmt: skip
+            *padded,
+            *tails,
+            block,
+            out,
+            rows,
+            features,
+            ROWS=size.i,
+            STEP=size.j,
+            DEPTH=size.k,
+            COLS=size.c,
+            WHOLE=features == size.k,
+            SPLIT=split,
+            num_warps=size.warps,
+            num_stages=size.stages,
+            enable_fp_fusion=True,
+        )
     return out[:c, :n].contiguous()
 
 
@@ -138,8 +150,8 @@ def _blocks(d: int, c: int) -> _Blocks:
     features = 16 if d <= 16 else 32 if d <= 32 or d > 64 else 64
     columns = 1 if c == 1 else 16 if c <= 16 else 32 if c <= 32 else 64
     if features == 64 and columns > 16:
-        return _Blocks(128, 32, features, columns, 8, 3)
-    return _Blocks(64, 64, features, columns, 4, 3)
+        return _Blocks(i=128, j=32, k=features, c=columns, warps=8, stages=3)
+    return _Blocks(i=64, j=64, k=features, c=columns, warps=4, stages=3)
 
 
 def _padded(array: Any, rows: int, columns: int) -> Any:
@@ -195,11 +207,25 @@ def _check(left: Any, right: Any, V: Any, split: str) -> None:
 
 @_jit
 def _block_product(
-    whole: tl.tensor, own0: tl.tensor, own1: tl.tensor, left: tl.tensor, right: tl.tensor,
-    right_tail: tl.tensor, V: tl.tensor, i: tl.tensor, j: tl.tensor, n: tl.tensor, features: tl.tensor,
-    ROWS: tl.constexpr, STEP: tl.constexpr, DEPTH: tl.constexpr, COLS: tl.constexpr,
-    WHOLE: tl.constexpr, SPLIT: tl.constexpr, DIAGONAL: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
+    whole: tl.tensor,
+    own0: tl.tensor,
+    own1: tl.tensor,
+    left: tl.tensor,
+    right: tl.tensor,
+    right_tail: tl.tensor,
+    V: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    n: tl.tensor,
+    features: tl.tensor,
+    ROWS: tl.constexpr,
+    STEP: tl.constexpr,
+    DEPTH: tl.constexpr,
+    COLS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    DIAGONAL: tl.constexpr,
+) -> tl.tensor:
     """K[i : i + ROWS, j : j + STEP] V[:, j : j + STEP]', (ROWS, COLS) in float32."""
     mine, theirs, depth = tl.arange(0, ROWS), tl.arange(0, STEP), tl.arange(0, DEPTH)
     start = j.to(tl.int64)
@@ -237,11 +263,21 @@ def _two_sum(high: tl.tensor, low: tl.tensor, term: tl.tensor) -> tl.tensor:
 
 @_jit
 def _product_kernel(
-    left: tl.tensor, right: tl.tensor, left_tail: tl.tensor, right_tail: tl.tensor,
-    V: tl.tensor, out: tl.tensor, n: tl.tensor, features: tl.tensor,
-    ROWS: tl.constexpr, STEP: tl.constexpr, DEPTH: tl.constexpr, COLS: tl.constexpr,
-    WHOLE: tl.constexpr, SPLIT: tl.constexpr,
-) -> None:  # fmt: skip
+    left: tl.tensor,
+    right: tl.tensor,
+    left_tail: tl.tensor,
+    right_tail: tl.tensor,
+    V: tl.tensor,
+    out: tl.tensor,
+    n: tl.tensor,
+    features: tl.tensor,
+    ROWS: tl.constexpr,
+    STEP: tl.constexpr,
+    DEPTH: tl.constexpr,
+    COLS: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SPLIT: tl.constexpr,
+) -> None:
     """Rows i : i + ROWS of K V' for COLS rows of V; n and features are multiples of the blocks."""
     i = tl.program_id(0) * ROWS
     mine, depth = tl.arange(0, ROWS), tl.arange(0, DEPTH)
@@ -255,17 +291,49 @@ def _product_kernel(
     # loop need not ask where the diagonal is.
     for step in tl.static_range(0, ROWS, STEP):
         term = _block_product(
-            whole, own0, own1, left, right, right_tail, V + skipped, i, i + step, n, features,
-            ROWS, STEP, DEPTH, COLS, WHOLE, SPLIT, True,
-        )  # fmt: skip
+            whole,
+            own0,
+            own1,
+            left,
+            right,
+            right_tail,
+            V + skipped,
+            i,
+            i + step,
+            n,
+            features,
+            ROWS,
+            STEP,
+            DEPTH,
+            COLS,
+            WHOLE,
+            SPLIT,
+            True,
+        )
         high, low = _two_sum(high, low, term)
     for step in range(ROWS, n, STEP):
         j = i + step
         j = tl.where(j >= n, j - n, j)
         term = _block_product(
-            whole, own0, own1, left, right, right_tail, V + skipped, i, j, n, features,
-            ROWS, STEP, DEPTH, COLS, WHOLE, SPLIT, False,
-        )  # fmt: skip
+            whole,
+            own0,
+            own1,
+            left,
+            right,
+            right_tail,
+            V + skipped,
+            i,
+            j,
+            n,
+            features,
+            ROWS,
+            STEP,
+            DEPTH,
+            COLS,
+            WHOLE,
+            SPLIT,
+            False,
+        )
         high, low = _two_sum(high, low, term)
     columns = tl.arange(0, COLS).to(tl.int64)
     target = out + skipped + i + mine[:, None] + columns[None, :] * n

@@ -118,9 +118,15 @@ class TiledOperator:
 
     @staticmethod
     def peak_bytes(
-        n: int, d: int, c: int, precision: str, *, keep: bool = False, workers: int = 1,
+        n: int,
+        d: int,
+        c: int,
+        precision: str,
+        *,
+        keep: bool = False,
+        workers: int = 1,
         copies: int = 2,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns.
 
         `workers` threads have buffers and sums of their own; ready rows are `copies` times X (see
@@ -286,10 +292,22 @@ class TiledOperator:
         statistic = np.empty(tile * tile, rows.dtype)
         wide = np.empty(tile * tile if widen and c > 1 else tile)
         fused.share(
-            fused.gemm_address(rows.dtype.name), fused.gemm_address(single), rows,
-            self.rows.right.numpy(), columns, tile, worker, workers, flag, high, low, statistic, wide,
-            np.empty(tile * c, columns.dtype), bool(widen),
-        )  # fmt: skip
+            fused.gemm_address(rows.dtype.name),
+            fused.gemm_address(single),
+            rows,
+            self.rows.right.numpy(),
+            columns,
+            tile,
+            worker,
+            workers,
+            flag,
+            high,
+            low,
+            statistic,
+            wide,
+            np.empty(tile * c, columns.dtype),
+            bool(widen),
+        )
         low += high.T
         return self._torch.asarray(low)
 

@@ -122,10 +122,10 @@ def chosen_jointly(
             )
             warnings.warn(f"the joint optimum: {status}", stacklevel=4)
     return JointAlphas(
-        found.alphas,
-        found.coefficients,
-        scale * found.losses,
-        float(found.condition),
-        nested,
-        status,
+        alphas=found.alphas,
+        coefficients=found.coefficients,
+        mse=scale * found.losses,
+        condition=float(found.condition),
+        nested_mse=nested,
+        status=status,
     )

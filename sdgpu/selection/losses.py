@@ -176,9 +176,14 @@ def leave_one_out(
         u = _divided(left.steps, unit)
         if tally is not None:
             tally.add(part, differences(u), truth, new_rows=part.start == 0)
-        parts.append(np.stack([
-            _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output) for f in range(folds)
-        ]))  # fmt: skip
+        parts.append(
+            np.stack(
+                [
+                    _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output)
+                    for f in range(folds)
+                ]
+            )
+        )
         if left.replicates:
             others = (_divided(u, unit) for u in left.replicates)
             spread.append(np.stack([_triangles(u, truth, per_output) for u in others]))
@@ -191,7 +196,16 @@ def leave_one_out(
     sums[asked[1] == 0] = zero  # the collapse
     replicates = np.concatenate(spread, axis=1) if spread else None
     each = np.concatenate(parts, axis=1)
-    return Validation(_merged(each), sums, zero, n, c, replicates, each, unit)
+    return Validation(
+        triangles=_merged(each),
+        limits=sums,
+        zero=zero,
+        rows=n,
+        outputs=c,
+        replicates=replicates,
+        folds=each,
+        unit=unit,
+    )
 
 
 def _merged(folds: np.ndarray) -> np.ndarray:

@@ -58,7 +58,13 @@ def restricted_weights(
         schedules[t - 1, : t - 1] = from_tails(s)
     c = -np.diff(np.concatenate([[1.0], tails[-1], [0.0]]))
     return JointWeights(
-        schedules[-1].copy(), c, losses, schedules, tails, free.condition, free.rank
+        alphas=schedules[-1].copy(),
+        coefficients=c,
+        losses=losses,
+        schedules=schedules,
+        tails=tails,
+        condition=free.condition,
+        rank=free.rank,
     )
 
 

@@ -161,7 +161,14 @@ class Sweep:
             alpha = np.nan
         else:
             alpha = self._chain(over, int(where["lam"]), int(step))
-        return Best(lam, alpha, step if np.isinf(step) else int(step), mse, name, value)
+        return Best(
+            lam=lam,
+            alpha=alpha,
+            step=step if np.isinf(step) else int(step),
+            mse=mse,
+            criterion=name,
+            value=value,
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to NetCDF (``.nc``) or zarr (``.zarr``) with checksums, complete or not at all.

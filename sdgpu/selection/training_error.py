@@ -53,8 +53,13 @@ def training_losses(
         gcv_error = _gcv_error(train, left / n, error / n)
         size = unit * float(xp.mean((targets / unit) ** 2)) ** 0.5
         gcv_error += _residual_error(size, train, alphas, accuracy) / (left / n) ** 2
-    return {"train_mse": train, "degrees_of_freedom": n - left, "degrees_of_freedom_error": error,
-            "gcv": gcv, "gcv_error": gcv_error}  # fmt: skip
+    return {
+        "train_mse": train,
+        "degrees_of_freedom": n - left,
+        "degrees_of_freedom_error": error,
+        "gcv": gcv,
+        "gcv_error": gcv_error,
+    }
 
 
 def _gcv_error(train: np.ndarray, left: np.ndarray, error: np.ndarray) -> np.ndarray:

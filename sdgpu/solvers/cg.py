@@ -106,7 +106,15 @@ class CG:
         xp = self.backend.xp
         sizes = _norms(xp, B)
         ridges = np.broadcast_to(np.asarray(lam, dtype=np.float64), sizes.shape)
-        run = _Block(self, matmat, precondition, B, ridges, sizes, progress)
+        run = _Block(
+            solver=self,
+            matmat=matmat,
+            precondition=precondition,
+            B=B,
+            ridges=ridges,
+            sizes=sizes,
+            progress=progress,
+        )
         run.goals = self.tol * sizes if goals is None else np.asarray(goals)
         run.W = xp.zeros_like(B) if start is None else xp.asarray(start, copy=True)
         if residual is not None:
@@ -137,9 +145,15 @@ class _Block:
     """One call of :meth:`CG.solve`."""
 
     def __init__(
-        self, solver: CG, matmat: Any, precondition: Any, B: Any, ridges: np.ndarray,
-        sizes: np.ndarray, progress: Any,
-    ) -> None:  # fmt: skip
+        self,
+        solver: CG,
+        matmat: Any,
+        precondition: Any,
+        B: Any,
+        ridges: np.ndarray,
+        sizes: np.ndarray,
+        progress: Any,
+    ) -> None:
         self.solver, self.matmat, self.precondition = solver, matmat, precondition
         self.B, self.ridges, self.sizes, self.progress = B, ridges, sizes, progress
         self.column = solver.backend.asarray(np.ascontiguousarray(ridges))[:, None]
@@ -217,7 +231,14 @@ class _Block:
             )
         else:
             status = f"not converged: {reached}; use a sketch of higher rank or more iterations"
-        return CGResult(self.W, self.R, residuals, self.iteration, self.passes, status)
+        return CGResult(
+            W=self.W,
+            R=self.R,
+            residuals=residuals,
+            iterations=self.iteration,
+            passes=self.passes,
+            status=status,
+        )
 
 
 def _norms(xp: Any, rows: Any) -> np.ndarray:

@@ -68,7 +68,14 @@ class Eigh:
         noise = operator.n * float(xp.finfo(raw.dtype).eps) * largest
         below = int(xp.sum(xp.astype(raw < noise, xp.int64)))
         # clamped before any 1 / (delta + lam)
-        return Spectrum(xp.clip(raw, 0, None), V, V.T @ Y, below, smallest, "eigh")
+        return Spectrum(
+            eigenvalues=xp.clip(raw, 0, None),
+            basis=V,
+            Z=V.T @ Y,
+            below_rounding=below,
+            most_negative=smallest,
+            method="eigh",
+        )
 
 
 def _check_finite(K: Any, operator: DenseOperator) -> None:

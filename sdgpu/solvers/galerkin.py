@@ -96,9 +96,15 @@ class GrowingBasis:
     """
 
     def __init__(
-        self, n: int, capacity: int, backend: Backend, *, krylov: bool, diagonal: float = 0.0,
+        self,
+        n: int,
+        capacity: int,
+        backend: Backend,
+        *,
+        krylov: bool,
+        diagonal: float = 0.0,
         most: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.diagonal = diagonal
         self.most = n if most is None else most
         self.backend = backend
@@ -243,12 +249,7 @@ class GrowingBasis:
         return np.maximum(values, 0.0), vectors
 
     def residuals(
-        self,
-        values: np.ndarray,
-        vectors: np.ndarray,
-        Y: Any,
-        lams: np.ndarray,
-        steps: int,
+        self, values: np.ndarray, vectors: np.ndarray, Y: Any, lams: np.ndarray, steps: int
     ) -> Residuals:
         """Residual norms of every lam (L,), step 1..T and output for targets Y (c, n).
 
@@ -270,8 +271,14 @@ class GrowingBasis:
             before, current = current, a * current
         sizes = relative_to(fitted[:, :1], np.linalg.norm(z, axis=0), self.norm(values), lams)
         seen = Residuals(
-            np.zeros_like(fitted), combinations, np.zeros_like(fitted), fitted, duals, sizes, exact=True,
-        )  # fmt: skip
+            norms=np.zeros_like(fitted),
+            combinations=combinations,
+            sums=np.zeros_like(fitted),
+            fitted=fitted,
+            duals=duals,
+            sizes=sizes,
+            exact=True,
+        )
         if fitted.size <= max(self.width, self.k):
             return self.certified(seen, vectors, np.arange(len(lams)))
         # from R itself: updated products R R' would lose the residuals in the rounding of the first

@@ -153,8 +153,9 @@ class Estimated:
             self.backend.asarray(x) for x in self.probes.diagonals(lams / self.unit, steps)
         )
         groups, total = int(each.shape[0]), compat.array_namespace(each).sum(each, axis=0)
-        without = [self._made(known + (total - each[g, ...]) / (groups - 1), lams)
-                   for g in range(groups)]  # fmt: skip
+        without = [
+            self._made(known + (total - each[g, ...]) / (groups - 1), lams) for g in range(groups)
+        ]
         return self._made(known + total / groups, lams), without
 
     def rests(self, lams: np.ndarray) -> Any:

@@ -238,12 +238,13 @@ class Resolvents:
         # What is left to correct, so that neither w nor K w is known as a difference of large numbers.
         # -(K + lam) is positive definite for a negative lam, and what conjugate gradients solve then.
         solved = CG(self.backend, self.tol).solve(
-            lambda V: sign * self.backend.asarray(self.operator.matmat(V.T)).T, sign * residual,
+            lambda V: sign * self.backend.asarray(self.operator.matmat(V.T)).T,
+            sign * residual,
             sign * ridges,
             precondition=precondition if sketch else None,
             goals=np.maximum(self.tol * sizes / self.steps, floor[:, 0, 0] / FLOOR + least),
             progress=self._heard(step),
-        )  # fmt: skip
+        )
         R = sign * solved.R
         images = image + residual - R - column * solved.W
         for i, lam in enumerate(lams):

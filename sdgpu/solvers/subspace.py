@@ -27,20 +27,16 @@ from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.signals import terminable
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.dense import Operator
+from sdgpu.solvers.basis_progress import BasisProgress
 from sdgpu.solvers.checkpoint import Checkpoint, State
-from sdgpu.solvers.forecast import Decay
 from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding, triangle_bytes, unit_rows
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Subspace", "SubspaceResult"]
 
-PATIENCE = 15  # passes after which an error that has not fallen below STALLED of its best will not
-STALLED = 0.7
-EARLY = 0.05  # larger errors may wander before they fall
 WIDE = 4  # blocks of the first pass
 FIRM = 0.01  # of the tolerance: a bound below that need not be known better
-LOOK = 8  # passes of block Lanczos without a look at the error, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +144,13 @@ class Subspace:
         if self.rank:
             with watch.stage("sketch"):
                 sketch = pivoted_cholesky(
-                    operator, self.rank, self.backend, seed=self.seed, watch=watch,
+                    operator,
+                    self.rank,
+                    self.backend,
+                    seed=self.seed,
+                    watch=watch,
                     enough=float(lams.min()),
-                )  # fmt: skip
+                )
             # K is negligible beside every lam: there is nothing to precondition
             sketch = sketch if sketch.rank else None
         with watch.stage("passes"), terminable() if checkpoint else nullcontext():
@@ -173,7 +173,7 @@ class Subspace:
         space = GrowingBasis(
             operator.n, room, backend, krylov=sketch is None, diagonal=diagonal, most=limit
         )
-        run = _Progress(self, limit, operator.n)
+        run = self._progress(limit, operator.n)
         if before is None:
             # cut before they are mixed: the targets, which come first, must be in the span
             new = self._start(rows, lams, sketch)
@@ -225,12 +225,31 @@ class Subspace:
         nothing = not new.shape[0] and run.passes < self.max_passes
         status = run.status(space.k, nothing or space.k >= operator.n or run.stalled)
         error = run.error + run.rounding
-        return SubspaceResult(spectrum, run.passes, error, status, space, sketch, run.given_up)
+        return SubspaceResult(
+            spectrum=spectrum,
+            passes=run.passes,
+            error=error,
+            status=status,
+            space=space,
+            sketch=sketch,
+            given_up=run.given_up,
+        )
+
+    def _progress(self, limit: int, n: int) -> BasisProgress:
+        return BasisProgress(
+            tol=self.tol, max_passes=self.max_passes, patience=self.patience, limit=limit, n=n
+        )
 
     def _seen(
-        self, space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, rows: Any,
-        lams: np.ndarray, sketch: Sketch | None, run: _Progress,
-    ) -> Residuals:  # fmt: skip
+        self,
+        space: GrowingBasis,
+        values: np.ndarray,
+        vectors: np.ndarray,
+        rows: Any,
+        lams: np.ndarray,
+        sketch: Sketch | None,
+        run: BasisProgress,
+    ) -> Residuals:
         """The residuals, with their bounds noted; certified before they are believed."""
         seen = space.residuals(values, vectors, rows, lams, self.steps)
         bounds, scale = _bounds(seen), _scale(seen)
@@ -250,9 +269,14 @@ class Subspace:
         return seen
 
     def _worth_keeping(
-        self, space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, seen: Residuals,
-        rows: Any, lams: np.ndarray,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        space: GrowingBasis,
+        values: np.ndarray,
+        vectors: np.ndarray,
+        seen: Residuals,
+        rows: Any,
+        lams: np.ndarray,
+    ) -> np.ndarray:
         """Directions (r, k) in the basis Q that hold the targets and the solutions found so far.
 
         Galerkin solutions do not change when the basis shrinks around them. They are nearly dependent:
@@ -317,96 +341,6 @@ class Subspace:
         )
 
 
-class _Progress:
-    """How far a basis has come, and whether it is time to stop."""
-
-    def __init__(self, solver: Subspace, limit: int, n: int) -> None:
-        self.solver, self.limit, self.n = solver, limit, n
-        self.passes = self.restarts = self.next_look = 0
-        self.history: list[float] = []
-        self.decay = Decay(solver.tol)
-        self.given_up = False
-        self.rounding, self.goal = 0.0, solver.tol  # no basis is better than rounding lets it be
-
-    @property
-    def error(self) -> float:
-        return self.history[-1] if self.history else np.inf
-
-    @property
-    def stalled(self) -> bool:
-        """Whether the error has stopped to fall."""
-        past = self.history
-        if len(past) <= PATIENCE or past[-1] >= EARLY:
-            return False
-        return min(past[-PATIENCE:]) > STALLED * min(past[:-PATIENCE])
-
-    @property
-    def forecast(self) -> int:
-        """Passes in all if the error goes on to fall as it did."""
-        if not 0 < self.error < 1 or self.passes < 3:
-            return self.solver.max_passes
-        needed = self.passes * np.log(self.solver.tol) / np.log(self.error)
-        return int(min(max(needed, self.passes), self.solver.max_passes))
-
-    def tell(self, watch: Stopwatch) -> None:
-        """Report the progress, with a forecast where there is one."""
-        expected = self.decay.expected
-        total = self.solver.max_passes if expected is None else max(expected, self.passes)
-        watch.report("passes", self.passes, total, self.error, known=expected is not None)
-
-    def due(self, next_size: int) -> bool:
-        """Whether to look at the error of a Krylov space, which can grow without to its next size."""
-        full = next_size > self.limit
-        return self.passes >= self.next_look or full or self.passes >= self.solver.max_passes
-
-    def note(self, error: float) -> None:
-        """Take the error into the history, and choose when to look next."""
-        self.history.append(error)
-        self.decay.goal = self.goal
-        self.decay.note(self.passes, error)
-        left = (self.forecast - self.passes) // 2 if self.passes >= 3 else 2
-        self.next_look = self.passes + min(max(left, 1), LOOK)
-
-    def over(self, size: int) -> bool:
-        """Whether to stop, with or without success."""
-        # passes, not seconds: what else runs on the machine must not decide
-        slow = self.passes >= max(8, 0.2 * self.solver.patience)
-        if slow and self.error > self.goal:
-            self.given_up = self.forecast > self.solver.patience
-        return self.error <= self.goal or self.stalled or self.given_up or size >= self.n
-
-    def status(self, size: int, full: bool) -> str:
-        """A sentence for the result."""
-        tol, total = self.solver.tol, self.error + self.rounding
-        again = f" and {self.restarts} restarts" if self.restarts else ""
-        bound = f"relative error of the predictions at most {total:.1e}"
-        reached = f"{bound} after {self.passes} passes{again}"
-        if total <= tol:
-            return f"converged: {reached}, {size} basis vectors"
-        if self.error <= self.goal:
-            return (
-                f"limited by rounding: {reached}, of which {self.rounding:.1e} is what float64 may leave "
-                f"at the smallest lam; tol = {tol:.1e}: raise the smallest lam or tol"
-            )
-        if self.given_up:
-            return f"given up: {reached}; an eigendecomposition takes less time"
-        missed = f"not converged: {reached}, tol = {tol:.1e}"
-        if full and self.restarts:
-            return (
-                f"{missed}: a basis of {self.limit} vectors, which the memory allows, is too small; raise "
-                "memory=, take method='cg', a larger smallest lam or a larger tol"
-            )
-        if full:
-            return (
-                f"{missed}: the precision allows no more; use dtype='float64', a larger smallest lam or "
-                "a larger tol"
-            )
-        return (
-            f"{missed}; allow more passes or memory, take method='subspace' with a higher rank, or a "
-            "larger smallest lam"
-        )
-
-
 def _bounds(seen: Residuals) -> np.ndarray:
     """Bounds on the relative errors of the predictions u_1..u_T: (L, T, c).
 
@@ -443,4 +377,11 @@ def _spectrum(
     below = int(np.count_nonzero(values < len(values) * np.finfo(float).eps * values[-1]))
     method = "subspace" if solver.rank else "lanczos"
     lowest = float(np.linalg.eigvalsh(space.T)[0])
-    return Spectrum(eigenvalues, basis, basis.T @ rows.T, below, lowest, method)
+    return Spectrum(
+        eigenvalues=eigenvalues,
+        basis=basis,
+        Z=basis.T @ rows.T,
+        below_rounding=below,
+        most_negative=lowest,
+        method=method,
+    )

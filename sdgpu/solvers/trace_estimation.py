@@ -246,9 +246,17 @@ class Probes:
     def _space(self, G: Any, tol: float, *, relative: bool) -> Forms:
         with self.watch.stage("probes"), only_torch():
             return grow_forms(
-                self.operator(), self.backend, self.sketch, G, np.sort(self.lams), self.steps,
-                self.watch, tol=tol, relative=relative, room=ROOM * self.count,
-            )  # fmt: skip
+                self.operator(),
+                self.backend,
+                self.sketch,
+                G,
+                np.sort(self.lams),
+                self.steps,
+                self.watch,
+                tol=tol,
+                relative=relative,
+                room=ROOM * self.count,
+            )
 
 
 def _columns(filters: np.ndarray, along: np.ndarray) -> np.ndarray:

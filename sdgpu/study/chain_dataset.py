@@ -46,7 +46,10 @@ def chain_dataset(fitted: Fit, data: Split, alphas: Any, steps: int) -> xr.Datas
             variables[f"{name}_prediction"] = (("step", f"{name}_row", "output"), predicted)
     dataset = xr.Dataset(variables, coords={"step": np.arange(1, steps + 1)})
     dataset.attrs.update(
-        lam=path.lam, kernel=repr(fitted.kernel), training_rows=fitted.info.n,
-        error_estimate=fitted.info.error_estimate, data=data.name,
-    )  # fmt: skip
+        lam=path.lam,
+        kernel=repr(fitted.kernel),
+        training_rows=fitted.info.n,
+        error_estimate=fitted.info.error_estimate,
+        data=data.name,
+    )
     return dataset

@@ -20,11 +20,7 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.engine.fitted import Fit
 from sdgpu.selection.metrics import probabilities
 
-__all__ = [
-    "ClassPath",
-    "logistic_path",
-    "pseudo_label_path",
-]
+__all__ = ["ClassPath", "logistic_path", "pseudo_label_path"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +47,15 @@ class ClassPath:
 
 @underflow_is_zero
 def pseudo_label_path(
-    fitted: Fit, Y: Any, lam: float, alphas: Any = 0.0, steps: int = 2, *, teacher: str = "hard",
+    fitted: Fit,
+    Y: Any,
+    lam: float,
+    alphas: Any = 0.0,
+    steps: int = 2,
+    *,
+    teacher: str = "hard",
     temperature: float = 1.0,
-) -> ClassPath:  # fmt: skip
+) -> ClassPath:
     """Self-distillation whose teacher is hard or sharpened between steps.
 
     y(tau) = K (K + lam)^-1 (alpha Y + (1 - alpha) q(y(tau - 1))) with q the one-hot class of the largest

@@ -110,15 +110,26 @@ def compare(
     start = time.perf_counter()
     grid = default_lams(len(data.X_train)) if lams is None else lams
     fitted = fit(
-        data.X_train, data.Y_train, kernel, lams=grid, device=device, memory=memory, method=method,
-        operator=operator, tol=tol, steps=steps, progress=progress,
-    )  # fmt: skip
+        data.X_train,
+        data.Y_train,
+        kernel,
+        lams=grid,
+        device=device,
+        memory=memory,
+        method=method,
+        operator=operator,
+        tol=tol,
+        steps=steps,
+        progress=progress,
+    )
     several = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
     sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps, classes=several)
     seconds = time.perf_counter() - start
     rows = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
     refits = int(sweep.dataset.attrs["refits_replaced"])
-    return Comparison(data.name, rows, fitted, sweep, refits, seconds)
+    return Comparison(
+        name=data.name, rows=rows, fit=fitted, sweep=sweep, refits=refits, seconds=seconds
+    )
 
 
 def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:

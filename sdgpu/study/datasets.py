@@ -166,9 +166,15 @@ def split(data: Dataset, *, validation: float = 0.2, test: float = 0.2, seed: in
     if not data.classes:
         Y = _standardise(Y, train_rows)
     return Split(
-        data.name, X[train_rows], Y[train_rows], X[val_rows], Y[val_rows], X[test_rows],
-        Y[test_rows], data.classes,
-    )  # fmt: skip
+        name=data.name,
+        X_train=X[train_rows],
+        Y_train=Y[train_rows],
+        X_val=X[val_rows],
+        Y_val=Y[val_rows],
+        X_test=X[test_rows],
+        Y_test=Y[test_rows],
+        classes=data.classes,
+    )
 
 
 def _standardise(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -141,16 +141,21 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
     rules = [rule_name(rule) for rule in experiment.rules]
     steps = range(1, experiment.steps + 1)
     table = {(row["seed"], row["rule"], row["step"]): row for row in rows}
-    names = {f"{part}_{kind}": f"{full}_{kind}" for part, full in PARTS.items()
-             for kind in ("accuracy", "loss")}  # fmt: skip
+    names = {
+        f"{part}_{kind}": f"{full}_{kind}"
+        for part, full in PARTS.items()
+        for kind in ("accuracy", "loss")
+    }
     names |= {name: name for name in ("alpha", "estimate", "fits", "seconds")}
     variables = {}
     for name, shown in names.items():
         values = np.array(
-            [[[table[seed, rule, step][name] for step in steps] for rule in rules]
-             for seed in experiment.seeds],
+            [
+                [[table[seed, rule, step][name] for step in steps] for rule in rules]
+                for seed in experiment.seeds
+            ],
             dtype=float,
-        )  # fmt: skip
+        )
         variables[shown] = (("seed", "rule", "step"), values)
     weights = [math.nan if isinstance(rule, str) else rule for rule in experiment.rules]
     dataset = xr.Dataset(

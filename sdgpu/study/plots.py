@@ -235,12 +235,23 @@ def plot_alpha_signs(found: xr.Dataset) -> Figure:
         risk_axis.plot(lam, own["expected_distilled"], color=colour, label=label)
     for level, text in ((0.0, "all weight on the teacher"), (1.0, "ridge")):
         weight_axis.axhline(level, color=_TEACHER, lw=0.8, ls=":")
-        weight_axis.annotate(text, (0.99, level), xycoords=("axes fraction", "data"), ha="right",
-                             va="bottom", fontsize=7)  # fmt: skip
+        weight_axis.annotate(
+            text,
+            (0.99, level),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=7,
+        )
     weight_axis.set_yscale("symlog", linthresh=2, linscale=2)
     weight_axis.set(xscale="log", xlabel="lam", ylabel="alpha* of step 2", title="optimal weight")
-    risk_axis.set(xscale="log", yscale="log", xlabel="lam", ylabel="mean squared error to clean labels",
-                  title="ridge (dashed) and step 2 with alpha*")  # fmt: skip
+    risk_axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="lam",
+        ylabel="mean squared error to clean labels",
+        title="ridge (dashed) and step 2 with alpha*",
+    )
     for axis in (weight_axis, risk_axis):
         axis.grid(color=_GRID)
     weight_axis.legend(fontsize=8, title="corrupted", loc="lower right")
@@ -351,11 +362,24 @@ def _write_estimates(axis: Any, chain: xr.Dataset) -> None:
     height = 100 * chain["validation_accuracy"].mean("seed")
     for step in chain["step"].values[1:]:
         mean = float(chain["alpha"].sel(step=step).mean())
-        axis.annotate(f"{mean:.2f}", (step, float(height.sel(step=step))), xytext=(0, 10),
-                      textcoords="offset points", ha="center", fontsize=9, color="tab:red",
-                      zorder=5, bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1})  # fmt: skip
-    axis.annotate("numbers: mean alpha-hat", (0.02, 0.03), xycoords="axes fraction",
-                  fontsize=8, color="tab:red")  # fmt: skip
+        axis.annotate(
+            f"{mean:.2f}",
+            (step, float(height.sel(step=step))),
+            xytext=(0, 10),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color="tab:red",
+            zorder=5,
+            bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1},
+        )
+    axis.annotate(
+        "numbers: mean alpha-hat",
+        (0.02, 0.03),
+        xycoords="axes fraction",
+        fontsize=8,
+        color="tab:red",
+    )
 
 
 def _weights(example: Example) -> tuple[Any, ...]:

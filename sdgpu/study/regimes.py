@@ -103,9 +103,11 @@ def label_noise_weights(
             found.append([data["alpha_star"][:, 1], data["ridge_mse"], data["star_mse"][:, 1]])
         samples: np.ndarray = np.array(found)  # (draws, 3, L)
         for name, average, error in zip(
-            ("alpha", "ridge", "distilled"), samples.mean(axis=0), standard_error(samples),
+            ("alpha", "ridge", "distilled"),
+            samples.mean(axis=0),
+            standard_error(samples),
             strict=True,
-        ):  # fmt: skip
+        ):
             rows[name].append(average)
             rows[f"{name}_se"].append(error)
     variables = {

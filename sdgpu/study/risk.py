@@ -180,12 +180,19 @@ def risk_curves(
             risk, (losses, parts) = triangles.schedule(point.alphas, std), measured[rule]
             t = len(point.alphas) + 1
             values = {
-                "bias": risk.bias[point.lam, -1], "variance": risk.variance[point.lam, -1],
-                "expected": risk.total[point.lam, -1], "lam": fitted.lams[point.lam], "steps": t,
-                "measured": losses.mean(), "measured_se": standard_error(losses), **parts,
-                "gain": (ridge - losses).mean(), "gain_se": standard_error(ridge - losses),
-                "oracle": oracle[rule].mean(), "oracle_se": standard_error(oracle[rule]),
-            }  # fmt: skip
+                "bias": risk.bias[point.lam, -1],
+                "variance": risk.variance[point.lam, -1],
+                "expected": risk.total[point.lam, -1],
+                "lam": fitted.lams[point.lam],
+                "steps": t,
+                "measured": losses.mean(),
+                "measured_se": standard_error(losses),
+                **parts,
+                "gain": (ridge - losses).mean(),
+                "gain_se": standard_error(ridge - losses),
+                "oracle": oracle[rule].mean(),
+                "oracle_se": standard_error(oracle[rule]),
+            }
             for name, value in values.items():
                 found[name][i, j] = value
             found["alpha"][i, j, 1:t] = point.alphas

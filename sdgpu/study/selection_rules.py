@@ -65,7 +65,9 @@ def select(data: Split, kernel: Kernel, lams: np.ndarray, *, steps: int = 10) ->
     if curve is not None:
         i = int(np.argmin(curve.score))
         lam, alpha, score = float(lams[i]), float(curve.alpha[i]), float(curve.score[i])
-        found["one-shot"] = Best(lam, alpha, 2, np.nan, "gcv", score)
+        found["one-shot"] = Best(
+            lam=lam, alpha=alpha, step=2, mse=np.nan, criterion="gcv", value=score
+        )
     return [Choice(rule, best, _test_mse(fitted, best, data)) for rule, best in found.items()]
 
 

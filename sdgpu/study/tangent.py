@@ -85,10 +85,20 @@ class TangentComparison:
 
 @underflow_is_zero
 def compare_tangent(
-    X_train: Any, Y_train: Any, X_test: Any, Y_test: Any, *, lam: float, width: int = 512,
-    depth: int = 2, alphas: Any = (0.0, 0.5, 1.0), steps: int = 4, seeds: Sequence[int] = (0, 1, 2),
-    tol: float = 1e-3, max_iterations: int = 1000,
-) -> TangentComparison:  # fmt: skip
+    X_train: Any,
+    Y_train: Any,
+    X_test: Any,
+    Y_test: Any,
+    *,
+    lam: float,
+    width: int = 512,
+    depth: int = 2,
+    alphas: Any = (0.0, 0.5, 1.0),
+    steps: int = 4,
+    seeds: Sequence[int] = (0, 1, 2),
+    tol: float = 1e-3,
+    max_iterations: int = 1000,
+) -> TangentComparison:
     """Distil wide networks, and kernel regression with their tangent kernels, with the same alphas.
 
     Parameters
@@ -148,7 +158,7 @@ def compare_tangent(
     trained, empirical = [], []
     for seed in chosen:
         network = wide_network(X.shape[1], Y.shape[1], width=width, depth=depth, seed=seed)
-        run = _Training(network, X, Y, lam, tol, most)
+        run = _Training(network=network, X=X, Y=Y, lam=lam, tol=tol, most=most)
         trained.append([run.chain(float(alpha), steps, X_new) for alpha in weights])
         empirical.append(_kernel_chains(EmpiricalNTK(network), X, Y, X_new, lam, weights, steps))
     residuals = np.array([[chain[2] for chain in chains] for chains in trained])
@@ -162,9 +172,20 @@ def compare_tangent(
     empirical_train, empirical_test = (np.array(part) for part in zip(*empirical, strict=True))
     infinite_train, infinite_test = _kernel_chains(NTK(depth), X, Y, X_new, lam, weights, steps)
     return TangentComparison(
-        weights, chosen, width, depth, lam, Y_new, train, test, empirical_train, empirical_test,
-        infinite_train, infinite_test, residuals,
-    )  # fmt: skip
+        alphas=weights,
+        seeds=chosen,
+        width=width,
+        depth=depth,
+        lam=lam,
+        Y_test=Y_new,
+        network_train=train,
+        network_test=test,
+        empirical_train=empirical_train,
+        empirical_test=empirical_test,
+        infinite_train=infinite_train,
+        infinite_test=infinite_test,
+        residuals=residuals,
+    )
 
 
 def wide_network(d: int, c: int, *, width: int, depth: int, seed: int) -> torch.nn.Module:
@@ -277,9 +298,14 @@ class _Training:
 
 
 def _kernel_chains(
-    kernel: Kernel, X: np.ndarray, Y: np.ndarray, X_new: np.ndarray, lam: float, alphas: np.ndarray,
+    kernel: Kernel,
+    X: np.ndarray,
+    Y: np.ndarray,
+    X_new: np.ndarray,
+    lam: float,
+    alphas: np.ndarray,
     steps: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Predictions of kernel regression on the training rows (A, T, n, c) and on new ones (A, T, m, c)."""
     fitted = fit(X, Y, kernel, lams=lam, method="eigh")
     paths = [fitted.path(alphas=float(alpha), steps=steps) for alpha in alphas]

@@ -166,8 +166,7 @@ def chain(c):
 
 
 @pytest.mark.parametrize(
-    "c",
-    [[0.2, 0.5, 0.3], [3.0, -4.3, 2.3], [3.2, -4.7, 2.5], [-30.0, 60.0, -29.0]],
+    "c", [[0.2, 0.5, 0.3], [3.0, -4.3, 2.3], [3.2, -4.7, 2.5], [-30.0, 60.0, -29.0]]
 )
 def test_a_promise_is_kept_if_amplified_noise_is_a_hundredth(c):
     products, size = chain(np.array(c)), np.abs(c).sum()

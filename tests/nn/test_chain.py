@@ -11,8 +11,9 @@ from torch import nn
 
 import sdgpu
 import sdgpu.nn.chain as nn_chain
+from sdgpu.nn.alpha_hat import estimate_alpha
 from sdgpu.nn.augment import normalise
-from sdgpu.nn.chain import distill_chain, estimate_alpha
+from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.grid import grid_chains

@@ -13,7 +13,7 @@ from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.data import Data, images_from_arrays, split_images
 from sdgpu.nn.evaluate import predict
-from sdgpu.nn.images import sample, set_test_apart
+from sdgpu.nn.image_splits import sample, set_test_apart
 from tests.nn.problems import CLASSES, data, images, mlp, state
 
 SIZES = (90, 30, 9, 3, 1)  # a long tail

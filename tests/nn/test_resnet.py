@@ -128,8 +128,7 @@ def by_hand(block, x):
         shortcut[:, x.shape[1] // 2 : -(x.shape[1] // 2)] = x[:, :, ::2, ::2]
     elif block.downsample is not None:
         shortcut = norm(
-            block.downsample[1],
-            nn.functional.conv2d(x, block.downsample[0].weight, stride=stride),
+            block.downsample[1], nn.functional.conv2d(x, block.downsample[0].weight, stride=stride)
         )
     else:
         shortcut = x
@@ -137,8 +136,7 @@ def by_hand(block, x):
 
 
 @pytest.mark.parametrize(
-    ("build", "widths"),
-    [(resnet20, (16, 16, 32)), (lambda: resnet18(stem="cifar"), (64, 64, 128))],
+    ("build", "widths"), [(resnet20, (16, 16, 32)), (lambda: resnet18(stem="cifar"), (64, 64, 128))]
 )
 def test_blocks_compute_what_they_should(build, widths):
     model = build().double()

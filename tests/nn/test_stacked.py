@@ -10,16 +10,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import checksum
 from sdgpu.nn.stacked import Stack, bytes_per_member, train_stacked
 from sdgpu.nn.trainer import train
-from tests.nn.problems import (
-    CLASSES,
-    StopError,
-    convnet,
-    data,
-    mlp,
-    same_bits,
-    state,
-    stop_after,
-)
+from tests.nn.problems import CLASSES, StopError, convnet, data, mlp, same_bits, state, stop_after
 
 CONFIG = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=1)
 

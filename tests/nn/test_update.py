@@ -12,16 +12,7 @@ from sdgpu.nn.augment import stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
-from tests.nn.problems import (
-    CLASSES,
-    StopError,
-    convnet,
-    data,
-    mlp,
-    same_bits,
-    state,
-    stop_after,
-)
+from tests.nn.problems import CLASSES, StopError, convnet, data, mlp, same_bits, state, stop_after
 
 PLAIN = Config(epochs=3, batch=10, lr=0.02, decay=0.01, crop_pad=0, flip=False)
 

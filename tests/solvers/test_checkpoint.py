@@ -56,12 +56,7 @@ def test_an_interrupted_fit_goes_on(arrays, tmp_path, method):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     heard = []
     resumed = sdgpu.fit(
-        *arrays,
-        KERNEL,
-        method=method,
-        checkpoint=path,
-        progress=heard.append,
-        **OPTIONS,
+        *arrays, KERNEL, method=method, checkpoint=path, progress=heard.append, **OPTIONS
     )
     assert min(done for stage, done, total, *_ in heard if stage == "passes" and total > 1) == 4
     whole = sdgpu.fit(*arrays, KERNEL, method=method, **OPTIONS)
@@ -145,12 +140,7 @@ def test_a_killed_process_loses_at_most_one_interval(arrays, tmp_path):
     process.stdout.close()
     heard = []
     fitted = sdgpu.fit(
-        *arrays,
-        KERNEL,
-        method="lanczos",
-        checkpoint=path,
-        progress=heard.append,
-        **OPTIONS,
+        *arrays, KERNEL, method="lanczos", checkpoint=path, progress=heard.append, **OPTIONS
     )
     assert min(done for stage, done, total, *_ in heard if stage == "passes" and total > 1) >= 4
     whole = sdgpu.fit(*arrays, KERNEL, method="lanczos", **OPTIONS)

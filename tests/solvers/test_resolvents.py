@@ -108,8 +108,7 @@ def test_the_error_is_that_of_all_residuals_and_of_rounding(asked, lam, noise):
     duals = found.duals(np.array([lam]), steps)[0]
     small = np.linalg.solve(T + lam * np.eye(len(T)), Q @ Y)
     size = np.maximum(
-        np.linalg.norm(T @ small, axis=0),
-        1e-6 * top / (top + abs(lam)) * np.linalg.norm(Y, axis=0),
+        np.linalg.norm(T @ small, axis=0), 1e-6 * top / (top + abs(lam)) * np.linalg.norm(Y, axis=0)
     )
     left = np.cumsum([np.linalg.norm(solved.R, axis=1) for _, _, solved in asked], axis=0)
     lengths, wanted = np.linalg.norm(duals, axis=1), 0.0

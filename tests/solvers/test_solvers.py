@@ -118,14 +118,8 @@ def test_factorisations_take_what_was_said():
     X, Y, backend = np.linspace(0, 1, 400)[:, None], np.ones((400, 1)), NumpyBackend()
     kernel, watch = Gaussian(50.0), Stopwatch(lambda: None)
     for said, call in (
-        (
-            Eigh.peak_bytes(400),
-            lambda: Eigh(backend).decompose(DenseOperator(kernel, X), Y, watch),
-        ),
-        (
-            Cholesky.peak_bytes(400),
-            lambda: Cholesky(backend).factor(DenseOperator(kernel, X), 1.0),
-        ),
+        (Eigh.peak_bytes(400), lambda: Eigh(backend).decompose(DenseOperator(kernel, X), Y, watch)),
+        (Cholesky.peak_bytes(400), lambda: Cholesky(backend).factor(DenseOperator(kernel, X), 1.0)),
     ):
         call()
         assert 0.85 * said <= most_bytes(call) <= said

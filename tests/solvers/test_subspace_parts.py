@@ -11,6 +11,7 @@ from sdgpu.backend.progress import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import subspace
+from sdgpu.solvers.basis_progress import BasisProgress
 from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.subspace import Subspace
 from tests.problems import EPS, Cheap, from_spectrum, most_bytes
@@ -51,8 +52,8 @@ def test_rows_that_depend_on_others_span_no_more():
 
 def progress(*errors, passes=None, limit=30, n=100, **named):
     """A run that has seen these errors, one a pass."""
-    solver = Subspace(NumpyBackend(), **({"tol": 1e-6, "max_passes": 100} | named))
-    run = subspace._Progress(solver, limit, n)
+    settings = {"tol": 1e-6, "max_passes": 100, "patience": np.inf} | named
+    run = BasisProgress(**settings, limit=limit, n=n)
     for error in errors:
         run.passes += 1
         run.note(error)
@@ -300,7 +301,7 @@ def test_bounds_that_the_gram_matrix_may_have_lost_are_looked_up(noise, tol, som
     values, vectors = space.ritz()
     seen = space.residuals(values, vectors, rows, lams, 5)
     assert not seen.exact
-    run = subspace._Progress(solver, N, N)
+    run = progress(tol=tol, max_passes=200, limit=N, n=N)
     looked = []
     plain = GrowingBasis.certified
 
@@ -342,7 +343,7 @@ def test_a_larger_eigenvalue_of_the_sketch_counts():
     for largest in (0.0, 50.0):
         sketch = Echo()
         sketch.largest = largest
-        runs.append(subspace._Progress(solver, N, N))
+        runs.append(progress(max_passes=200, limit=N, n=N))
         solver._seen(space, values, vectors, problem.Y.T, LAMS, sketch, runs[-1])
     top = max(values[-1], np.diag(problem.K).max())
     assert_allclose(runs[1].rounding / runs[0].rounding, 50 / top, rtol=1e-10)

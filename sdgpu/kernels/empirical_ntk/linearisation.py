@@ -245,7 +245,17 @@ def linearise(
     linear = {weight.name for weight in weights}
     constants |= {name: plain[name] for name in linear}
     general = {name: value for name, value in plain.items() if name not in linear}
-    return Linearised(module, inner, constants, buffers, general, uses, weights, c, watch.numbers)
+    return Linearised(
+        module=module,
+        shape=inner,
+        constants=constants,
+        buffers=buffers,
+        general=general,
+        uses=uses,
+        weights=weights,
+        outputs=c,
+        activations=watch.numbers,
+    )
 
 
 def skeleton(module: torch.nn.Module) -> torch.nn.Module:
@@ -264,13 +274,17 @@ def _weight(tensor: torch.Tensor, name: str, uses: list[Use], wanted: int, pair:
     o, i, p = int(tensor.shape[0]), tensor[0].numel(), sum(use.positions for use in uses)
     # multiplications for a pair of rows: of signals and inputs at all positions, or of gradients
     if pair or p * p * (i + wanted * o) <= wanted * o * i:
-        return Weight(name, p, i, o, p * i, "pairs", None)
+        return Weight(
+            name=name, positions=p, inputs=i, outputs=o, taken=p * i, form="pairs", window=None
+        )
     window = uses[0].window if len(uses) == 1 else None
     taken = uses[0].taken if window else p * i
     # to multiply out again for every block must not cost more than the block
     strips = p <= BLOCK and taken + p * wanted * o < wanted * o * i
     return (
-        Weight(name, p, i, o, taken, "strips", window)
+        Weight(
+            name=name, positions=p, inputs=i, outputs=o, taken=taken, form="strips", window=window
+        )
         if strips
-        else Weight(name, p, i, o, 0, "dense", None)
+        else Weight(name=name, positions=p, inputs=i, outputs=o, taken=0, form="dense", window=None)
     )

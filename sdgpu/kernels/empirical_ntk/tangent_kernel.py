@@ -146,10 +146,13 @@ class EmpiricalNTK(Kernel):
     def __repr__(self) -> str:
         options = "".join(
             f", {name}={value!r}"
-            for name, value in (("shape", self.shape), ("output", self.output),
-                                ("projection", self.projection))
+            for name, value in (
+                ("shape", self.shape),
+                ("output", self.output),
+                ("projection", self.projection),
+            )
             if value is not None
-        )  # fmt: skip
+        )
         seed = f", seed={self.seed}" if self.projection is not None else ""
         kind, digest = type(self.module).__name__, _digest(self.module)
         return f"EmpiricalNTK({kind} {digest}, form={self.form!r}{options}{seed})"

@@ -1,0 +1,108 @@
+"""Checked data on their way to a solver, and K as a plan wants to hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import array_api_compat as compat
+
+from sdgpu.backend.arrays import dtype_name, may_share
+from sdgpu.backend.backends import Backend
+from sdgpu.backend.conversion import rounded_to
+from sdgpu.backend.copying import without_caches
+from sdgpu.distill.rounding_bounds import backward_error
+from sdgpu.engine.planner import Plan
+from sdgpu.kernels import Kernel, Precomputed
+from sdgpu.kernels.precomputed import NEGATIVE, FunctionKernel
+from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
+from sdgpu.solvers.units import Units
+
+__all__ = [
+    "OperatorRemade",
+    "TrainingData",
+    "held_operator",
+    "own_memory",
+    "rounding_noise",
+    "value_precision",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Checked data on their way to a solver."""
+
+    kernel: Kernel
+    X: Any
+    Y: Any
+    dtype: str  # in which X came, or in which the caller's kernel was made
+    home: Backend
+    _made: dict[str, DenseOperator] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**without_caches(self), "_made": {}}
+
+    @property
+    def n(self) -> int:
+        """Training rows."""
+        return int(self.X.shape[0])
+
+    def dense(self, backend: Backend) -> DenseOperator:
+        """K as an operator in the library of a backend, made and checked once for each."""
+        if backend.name not in self._made:
+            X = backend.asarray(self.X)
+            self._made[backend.name] = DenseOperator(
+                self.kernel, X, backend.tile, self.dtype, checked=True
+            )
+        return self._made[backend.name]
+
+
+@dataclass(frozen=True, eq=False)
+class OperatorRemade:
+    """Makes K as an operator when it is needed after the fit; a closure could not be pickled."""
+
+    plan: Plan
+    data: TrainingData
+    backend: Backend
+    units: Units
+
+    def __call__(self) -> Any:
+        keep = self.plan.operator == "dense"
+        return self.units.scaled(held_operator(self.plan, self.data.dense(self.backend), keep=keep))
+
+
+def held_operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
+    """K as the plan wants to hold it."""
+    if plan.operator == "keops":
+        return KeOpsOperator(dense.kernel, dense.X, plan.precision)
+    if dense.given or plan.method == "eigh":
+        return dense
+    # a stored K for products alone is half of its tiles, in the precision that was asked for
+    return TiledOperator(
+        dense.kernel, dense.X, plan.precision, keep=keep, workers=plan.threads, checked=True
+    )
+
+
+def rounding_noise(dense: DenseOperator) -> float:
+    """Relative backward error of K and of what is done with it, in float64."""
+    return backward_error(dense.n, dense.rounding())
+
+
+def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:
+    """The precision in which kernel values are known: that of a kernel that the caller made."""
+    if isinstance(kernel, Precomputed):
+        return rounded_to(X) or dtype_name(rows)
+    if isinstance(kernel, FunctionKernel):
+        first = backend.asarray(rows[:1, ...])
+        return min(kernel.precision(first), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
+    return dtype_name(rows)
+
+
+def own_memory(array: Any, given: Any, kernel: Kernel) -> Any:
+    """A copy if the array is the caller's own memory: later changes there must not change a fit.
+
+    A precomputed K is only read while it is decomposed, so it is not copied.
+    """
+    if isinstance(kernel, Precomputed) or not may_share(array, given):
+        return array
+    return compat.array_namespace(array).asarray(array, copy=True)

@@ -1,0 +1,142 @@
+"""Splits of images that keep the test set apart and hold every class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdgpu.backend.checks import integer, number
+from sdgpu.nn.images import Data, Images, moments
+
+__all__ = ["sample", "set_test_apart", "split_images"]
+
+TEST_SHARE = 0.2  # of data that come without a test set
+
+
+def split_images(
+    images: Images,
+    test: Images | None = None,
+    *,
+    val: float | int = 0.1,
+    seed: int = 0,
+    test_as_validation: bool = False,
+) -> Data:
+    """Part images into training, validation and test; every part keeps the shares of the classes.
+
+    Parameters
+    ----------
+    images : Images
+        What training and validation are taken from, without replacement.
+    test : Images, optional
+        The test set. Without it a fifth of `images` is set apart, the same for every seed.
+    val : float or int, default 0.1
+        Validation images: a share in [0, 1), or their number; 0 trains on all of them.
+    seed : int, default 0
+        Of the validation split.
+    test_as_validation : bool, default False
+        Validate on the test set, as the paper's script does, and train on all other images; `val` is
+        not used. The weights alpha-hat are then chosen on test data.
+
+    Returns
+    -------
+    Data
+        Each part in the order of `images`; mean and std are those of the training part. Every class
+        that `images` has stays in the training part, whatever is rare in the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `val` is neither, leaves the training part without an image of some class, or the test set
+        has other classes or shapes.
+    """
+    integer("seed", seed, 0)
+    if test is None:
+        images, test = set_test_apart(images)
+    if (test.classes, test.pixels.shape[1:]) != (images.classes, images.pixels.shape[1:]):
+        raise ValueError(
+            f"test: {test.classes} classes of images {tuple(test.pixels.shape[1:])}, but the training "
+            f"set has {images.classes} of {tuple(images.pixels.shape[1:])}: give both the same classes="
+        )
+    if test_as_validation:
+        train, validation = images, test
+    else:
+        kept, held = _stratified(images.labels, _count(val, len(images)), "val", seed)
+        train, validation = images.take(kept), images.take(held)
+    mean, std = moments(train.pixels)
+    train, validation, test = (
+        replace(part, mean=mean, std=std, name=images.name) for part in (train, validation, test)
+    )
+    return Data(train, validation, test)
+
+
+def set_test_apart(images: Images) -> tuple[Images, Images]:
+    """Return four fifths of the images and the fifth that is the test set, whatever the seed."""
+    rest, held = _stratified(images.labels, round(TEST_SHARE * len(images)), "test", seed=0)
+    return images.take(rest), images.take(held)
+
+
+def sample(images: Images, rows: int, seed: int) -> Images:
+    """Return so many of the images, with the shares of the classes, in their order."""
+    if integer("rows", rows, 1) > len(images):
+        raise ValueError(f"rows={rows}, but {images.name} has {len(images)} besides the test set")
+    return images.take(_stratified(images.labels, rows, "rows", integer("seed", seed, 0))[1])
+
+
+def _count(val: float | int, n: int) -> int:
+    """Return the number of validation images."""
+    if isinstance(val, (int, np.integer)) and not isinstance(val, bool):
+        count = int(val)
+    elif 0 <= number("val", val) < 1:
+        count = round(val * n)
+    else:
+        raise ValueError(f"val={val} must be a share in [0, 1) or a number of images such as 5000")
+    if not 0 <= count < n or (val and not count):
+        raise ValueError(
+            f"val={val} leaves {count} validation and {n - count} training images of {n}: both must be "
+            "> 0, or val=0 to train on all of them"
+        )
+    return count
+
+
+def _stratified(labels: Tensor, count: int, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the rest and of `count` images with the classes' shares, each in order.
+
+    Classes get the whole part of their share, and the largest fractions one image more. One image of
+    every class stays in the part that is trained on.
+    """
+    host = labels.cpu().numpy()
+    sizes = np.bincount(host)
+    quota, remainder = np.divmod(sizes * count, len(host))  # exact
+    quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
+    least, most = (sizes > 0, sizes) if name == "rows" else (0 * sizes, sizes - (sizes > 0))
+    _shift(quota, np.minimum(least, sizes), most, f"{name}={count}")
+    purpose = ("test", "val", "rows").index(name)
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
+    chosen = np.zeros(len(host), dtype=bool)
+    for label, size in enumerate(quota):
+        chosen[generator.permutation(np.flatnonzero(host == label))[:size]] = True
+    return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+
+
+def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) -> None:
+    """Bring quotas between bounds, in place, without changing their sum.
+
+    Raises
+    ------
+    ValueError
+        If the sum is outside what the bounds allow.
+    """
+    total = int(quota.sum())
+    if not least.sum() <= total <= most.sum():
+        raise ValueError(
+            f"{what} does not leave one image of every class for training: choose a number in "
+            f"{least.sum()}..{most.sum()}"
+        )
+    np.clip(quota, least, most, out=quota)
+    while (off := total - int(quota.sum())) != 0:
+        # one image at a time to or from the class with the most room: few are ever moved
+        room = most - quota if off > 0 else quota - least
+        quota[int(np.argmax(room))] += int(np.sign(off))
