@@ -87,7 +87,7 @@ def test_studies_and_estimators_where_numpy_raises():
         logistic_path(fitted, one_hot, 0.5, 0.3, 2)
         compare(parts, kernel, lams=np.array([0.1, 1.0]), steps=3)
         select(parts, kernel, np.array([0.1, 1.0]), steps=3)
-        label_noise_weights(X, one_hot, X, one_hot, kernel, [0.5], [0.2], draws=2)
+        label_noise_weights(X, one_hot, X, one_hot, kernel, lams=[0.5], rates=[0.2], draws=2)
         expected_risk(fitted, one_hot, X, one_hot, lams=0.5, steps=3)
         for estimator in (
             sdgpu.SelfDistillationRegressor(),

@@ -81,3 +81,27 @@ def test_equations_can_be_found_by_their_number():
     text = "\n".join(path.read_text() for path in FILES)
     for number in range(1, 18):
         assert re.search(rf"\({number}\)|\({number}\)-|-\({number}\)", text), f"equation ({number})"
+
+
+#: Loops of numba and Triton, functions of autograd and commands: their callers decide.
+FREE = {"_gemm", "products", "share", "_both", "_block_product", "_product_kernel", "_normalised"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name != "cli"], ids=str)
+def test_signatures(path):
+    """At most five positional parameters, and no boolean one."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef) or node.name in FREE:
+            continue
+        positional = [
+            a for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")
+        ]
+        assert len(positional) <= 5, node.name
+        defaults = zip(reversed(positional), reversed(node.args.defaults), strict=False)
+        flags = {a.arg for a, value in defaults if isinstance(getattr(value, "value", None), bool)}
+        flags |= {a.arg for a in positional if getattr(a.annotation, "id", None) == "bool"}
+        assert not flags, node.name
+
+
+def test_few_lines_escape_the_formatter():
+    assert sum(path.read_text().count("fmt: " + "skip") for path in FILES) <= 10

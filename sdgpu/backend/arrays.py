@@ -197,7 +197,7 @@ class Template:
     outputs: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, X: Array, Y: Array, flat: bool) -> Template:
+    def of(cls, X: Array, Y: Array, *, flat: bool) -> Template:
         """Make the template of a checked pair; both must be of one library on one device."""
         same_place(X, Y, "X", "Y")
         dtype = "float64" if "float64" in (dtype_name(X), dtype_name(Y)) else "float32"
@@ -244,7 +244,7 @@ def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
     rows = inputs(X, "X")
     wanted, flat = targets(Y, "Y", rows=int(rows.shape[0]))
     rows, wanted = beside(X, rows, wanted), beside(Y, wanted, rows)
-    template = Template.of(rows, wanted, flat)
+    template = Template.of(rows, wanted, flat=flat)
     return rows, wanted, replace(template, columns=column_names(X), outputs=column_names(Y))
 
 

@@ -15,7 +15,7 @@ __all__ = ["tf32"]
 
 
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
+def tf32(*, allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in products and convolutions on CUDA; the caller's settings come back."""
     import torch
 

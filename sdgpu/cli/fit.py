@@ -118,7 +118,7 @@ def fit(
         check_target(out)
     positive("lam", lam)
     weights = numbers("alpha", alpha)
-    parts = _parts(data, target, classify, seed, rows)
+    parts = _parts(data, target, classify=classify, seed=seed, rows=rows)
     chosen = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         fitted = sdgpu.fit(
@@ -186,7 +186,7 @@ def sweep(
         check_figure(figure)
     ridges = None if lams is None else numbers("lams", lams, geometric=True)
     weights = numbers("alphas", alphas)
-    parts = _parts(data, target, classify, seed, rows)
+    parts = _parts(data, target, classify=classify, seed=seed, rows=rows)
     chosen = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         found = compare(
@@ -212,7 +212,9 @@ def sweep(
         write_figure(loss_heatmap(found.sweep, title=data), figure)
 
 
-def _parts(source: str, target: str | None, classify: bool, seed: int, rows: int | None) -> Split:
+def _parts(
+    source: str, target: str | None, *, classify: bool, seed: int, rows: int | None
+) -> Split:
     from sdgpu.study.datasets import load, split
 
     return split(load(source, target, classify=classify, rows=rows, seed=seed), seed=seed)

@@ -140,7 +140,7 @@ def risk_at_training(
 
 
 def risk_at_points(
-    eigenvalues: Any, Z: Any, projected: Any, truth: Any, lams: np.ndarray, steps: int
+    eigenvalues: Any, Z: Any, projected: Any, truth: Any, *, lams: np.ndarray, steps: int
 ) -> RiskTriangles:
     """Risk at new points, from their kernel values with the eigenvectors.
 
@@ -177,7 +177,9 @@ def risk_at_points(
 
     >>> import numpy as np
     >>> one = np.ones(1)
-    >>> triangles = risk_at_points(one, 2 * one[:, None], one[:, None], 2 * one[:, None], one, 2)
+    >>> triangles = risk_at_points(
+    ...     one, 2 * one[:, None], one[:, None], 2 * one[:, None], lams=one, steps=2
+    ... )
     >>> triangles.grid(np.zeros(1), std=1.0).bias.round(12), triangles.grid(np.zeros(1), 1.0).variance
     (array([[[1.  , 2.25]]]), array([[[0.25  , 0.0625]]]))
     """

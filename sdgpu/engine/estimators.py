@@ -165,7 +165,7 @@ class _Chosen(_Distiller):
             raise ValueError(f"a precomputed kernel must be square, got {X.shape}")
         steps = integer("steps", self.steps, 1)
         if self.selection != "validation":
-            self._learn_from_all(X, Y, lams, alphas, steps, kernel)
+            self._learn_from_all(X, Y, lams, alphas, steps, kernel=kernel)
             return
         train, held = self._split(n, labels)
         columns = np.ix_ if pairwise else (lambda rows, _: rows)
@@ -185,6 +185,7 @@ class _Chosen(_Distiller):
         lams: Any,
         alphas: np.ndarray,
         steps: int,
+        *,
         kernel: Kernel,
     ) -> None:
         """Choose on the training rows themselves: one decomposition chooses and predicts."""

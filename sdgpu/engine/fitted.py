@@ -309,7 +309,7 @@ class Fit(Questions):
         """
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         self._afford_steps(1, steps, self.info.c if per_output else 1)
-        seen = self._judged(X_val, Y_val, lams, steps, per_output)
+        seen = self._judged(X_val, Y_val, lams, steps, per_output=per_output)
         return chosen_greedily(seen, clip=clip)
 
     @underflow_is_zero
@@ -358,7 +358,7 @@ class Fit(Questions):
         bounds = coefficient_box(box, terms, steps)
         self._afford_joint(1, steps, parts + (parts > 1))
         self._afford_steps(1, steps, parts)
-        seen = self._judged(X_val, Y_val, lams, steps, False, parts)
+        seen = self._judged(X_val, Y_val, lams, steps, per_output=False, folds=parts)
         return chosen_jointly(
             seen, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
         )
@@ -424,8 +424,8 @@ class Fit(Questions):
             truth,
             ridges,
             weights,
-            steps,
-            watch,
+            steps=steps,
+            watch=watch,
             classes=classes,
             accuracy=self.info.error_estimate,
         )

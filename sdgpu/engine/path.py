@@ -167,7 +167,7 @@ class Path(Functions):
         -----
         m n k multiplications.
         """
-        return _variance(self, self._model, self._chain, X_new, noise, prior)
+        return _variance(self, self._model, self._chain, X_new, noise, prior=prior)
 
     @underflow_is_zero
     def predictor(self, step: int | None = None) -> Predictor:
@@ -222,7 +222,13 @@ class Limit:
 
 
 def _variance(
-    path: Path, model: Model, chain: DistillationChain, X_new: Any, noise: float | None, prior: Any
+    path: Path,
+    model: Model,
+    chain: DistillationChain,
+    X_new: Any,
+    noise: float | None,
+    *,
+    prior: Any,
 ) -> Variance:
     if not isinstance(chain, SpectralChain) or chain.spectrum.basis.shape[1] < model.operator.n:
         raise ValueError(

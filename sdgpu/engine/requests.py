@@ -98,7 +98,14 @@ class Questions:
         self._model.afford(numbers, f"leave-one-out of {n:,} rows")
 
     def _judged(
-        self, X_val: Any, Y_val: Any, lams: np.ndarray, steps: int, per_output: bool, folds: int = 1
+        self,
+        X_val: Any,
+        Y_val: Any,
+        lams: np.ndarray,
+        steps: int,
+        *,
+        per_output: bool,
+        folds: int = 1,
     ) -> Validation:
         """What validation data, or the training rows left out one by one, say of every schedule."""
         if X_val is None and Y_val is None:

@@ -137,7 +137,7 @@ def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
     return tile
 
 
-def chords(tile: Any, marked: bool) -> tuple[Any, Any]:
+def chords(tile: Any, *, marked: bool) -> tuple[Any, Any]:
     """|u - u'|^2 of unit rows, and |u + u'|^2 if there are marked pairs (else None: 4 less the first)."""
     if marked and compat.is_array_api_obj(tile):
         xp = compat.array_namespace(tile)

@@ -158,7 +158,7 @@ class ArcCosine(Profile):
         # the statistic is the squared chord of the unit rows, |u - u'|^2 in [0, 4]
         if self.degree == 0:
             tile = self._right_angle_at_zero(tile, a_norms, b_norms)
-        chord, across = chords(tile, self.exact_opposite)
+        chord, across = chords(tile, marked=self.exact_opposite)
         across = 4.0 - chord if across is None else across
         theta = 2.0 * atan2(sqrt_(chord), sqrt_(across))
         value = self._angle(theta)

@@ -56,7 +56,7 @@ class _ReLU(Profile):
     def _layers(self, tile: Any, p: Any, q: Any) -> tuple[Any, Any]:
         """NNGP and NTK from squared chords of unit rows; p and q are the squared lengths."""
         w, b = self.weight_var, self.bias_var
-        chord, across = chords(tile, self.exact_opposite)
+        chord, across = chords(tile, marked=self.exact_opposite)
         opposite = across is not None  # of some pairs
         wide = opposite or _reaches(chord, 3.5)
         gap = chord / 2

@@ -199,6 +199,7 @@ class Augment:
         std: tuple[float, ...],
         generator: torch.Generator,
         dtype: torch.dtype = torch.float32,
+        *,
         channels_last: bool = False,
     ) -> Tensor:
         """Return one random view of each image, normalised.

@@ -144,7 +144,7 @@ def images_from_arrays(
     """
     target = find_device(device)
     given = _tensor(f"{name}: pixels", pixels, moved=channels_last)
-    pixels = _pixels(name, given, channels_last)
+    pixels = _pixels(name, given, channels_last=channels_last)
     labels = _labels(name, _tensor(f"{name}: labels", labels), len(pixels))
     classes = _check_range(name, labels, classes)
     mean, std = moments(pixels)
@@ -203,7 +203,7 @@ def _tensor(name: str, values: object, *, moved: bool = False) -> Tensor:
     return torch.from_numpy(host)
 
 
-def _pixels(name: str, pixels: Tensor, channels_last: bool) -> Tensor:
+def _pixels(name: str, pixels: Tensor, *, channels_last: bool) -> Tensor:
     """Bring pixels to (n, C, H, W), contiguous."""
     if pixels.dtype != torch.uint8:
         remedy = (

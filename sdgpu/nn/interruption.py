@@ -51,7 +51,7 @@ class Brake:
         if error is None:
             self.release()
 
-    def stop(self, wanted: bool) -> None:
+    def stop(self, *, wanted: bool) -> None:
         """End if `wanted`, here or in another process of the training.
 
         Raises

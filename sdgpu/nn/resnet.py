@@ -109,6 +109,7 @@ class ResNet(nn.Module):
         blocks: tuple[int, int, int, int],
         classes: int,
         channels: int,
+        *,
         stem: str,
         zero_init_residual: bool,
     ) -> None:
@@ -130,7 +131,7 @@ class ResNet(nn.Module):
         self.layer4 = _stage(block, widths[3], 512, blocks[3], 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[4], classes)
-        _initialise(self, zero_init_residual)
+        _initialise(self, zero_init_residual=zero_init_residual)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -150,7 +151,7 @@ def _stage(
     return nn.Sequential(first, *(block(outgoing, planes) for _ in range(blocks - 1)))
 
 
-def _initialise(model: nn.Module, zero_init_residual: bool = False) -> None:
+def _initialise(model: nn.Module, *, zero_init_residual: bool = False) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

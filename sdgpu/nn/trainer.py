@@ -132,7 +132,7 @@ def train(
             watch=clock(device, progress),
         )
         if folder is not None:
-            run.open(Path(folder), resume, held)
+            run.open(Path(folder), resume=resume, held=held)
         return run.to_the_end()
 
 
@@ -217,7 +217,7 @@ class _Run:
                     self.seconds += self._now() - started
                     self._save()
                     started = self._now()
-                    self.brake.stop(self.stopping)
+                    self.brake.stop(wanted=self.stopping)
         self.seconds += self._now() - started
         self.world.share_buffers(self.model)
         self._record()
@@ -226,7 +226,7 @@ class _Run:
         self.hits.zero_()
         if self.epoch < self.config.epochs and self._due():
             self._save()
-            self.brake.stop(self.stopping)
+            self.brake.stop(wanted=self.stopping)
 
     def _one_batch(self) -> None:
         config = self.config
@@ -328,7 +328,7 @@ class _Run:
         self.history.append(Epoch(self.epoch + 1, rate, *numbers, self.seconds))
         self.board.add(self.history[-1])
 
-    def open(self, folder: Path, resume: bool, held: ExitStack) -> None:
+    def open(self, folder: Path, *, resume: bool, held: ExitStack) -> None:
         """Hold the folder while `held` lasts; go on from its checkpoint if there is one and `resume`."""
         train = self.data.train
         owner = {
@@ -351,7 +351,7 @@ class _Run:
                 self.finished = self.epoch == self.config.epochs
 
         def hold() -> None:
-            held.enter_context(store.held(self.config.to_json(), resume))
+            held.enter_context(store.held(self.config.to_json(), resume=resume))
 
         load()
         if self.finished:

@@ -144,7 +144,7 @@ class Store:
         return self.folder / CHECKPOINT
 
     @contextmanager
-    def held(self, config: str, resume: bool) -> Iterator[None]:
+    def held(self, config: str, *, resume: bool) -> Iterator[None]:
         """Make the folder, hold it against other trainings, and write ``config.json``.
 
         Parameters

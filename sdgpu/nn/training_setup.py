@@ -95,7 +95,7 @@ def _cuda_choices(config: Config) -> Iterator[None]:
     before = cudnn.benchmark, cudnn.deterministic
     try:
         cudnn.benchmark, cudnn.deterministic = not config.deterministic, config.deterministic
-        with tf32(config.tf32):
+        with tf32(allowed=config.tf32):
             yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before

@@ -132,7 +132,7 @@ def validate(
                 tally.add(part, basis, truth, new_rows=i == 0)
             for f in range(folds):
                 own = slice((f - rows.start) % folds, None, folds)
-                columns = _columns(basis[:, :, own, :], truth[own, :], per_output)
+                columns = _columns(basis[:, :, own, :], truth[own, :], per_output=per_output)
                 parts[f][i] = merge_rows(parts[f][i], columns)
         for part in slices(len(sums), max(1, chunk)):
             sums[part] += _squared_errors(_divided(found.limits(projected, part), unit), truth)
@@ -179,14 +179,14 @@ def leave_one_out(
         parts.append(
             np.stack(
                 [
-                    _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output)
+                    _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output=per_output)
                     for f in range(folds)
                 ]
             )
         )
         if left.replicates:
             others = (_divided(u, unit) for u in left.replicates)
-            spread.append(np.stack([_triangles(u, truth, per_output) for u in others]))
+            spread.append(np.stack([_triangles(u, truth, per_output=per_output) for u in others]))
     some = np.flatnonzero(asked[1])
     for part in slices(len(some), max(1, 2**23 // (n * row))):
         error = solution.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
@@ -216,12 +216,12 @@ def _merged(folds: np.ndarray) -> np.ndarray:
     return np.asarray(merge_rows(None, stacked))
 
 
-def _triangles(u: Any, truth: Any, per_output: bool) -> np.ndarray:
+def _triangles(u: Any, truth: Any, *, per_output: bool) -> np.ndarray:
     """Triangles of predictions u_1 .. u_T (L, T, n, c)."""
-    return to_numpy(merge_rows(None, _columns(differences(u), truth, per_output)))
+    return to_numpy(merge_rows(None, _columns(differences(u), truth, per_output=per_output)))
 
 
-def _columns(basis: Any, truth: Any, per_output: bool) -> Any:
+def _columns(basis: Any, truth: Any, *, per_output: bool) -> Any:
     """Columns of the loss from predictions (l, T, b, c): (l, b c, T), or (l, c, b, T)."""
     xp = compat.array_namespace(basis)
     rows, c = truth.shape

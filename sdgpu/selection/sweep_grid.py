@@ -30,9 +30,9 @@ def run_sweep(
     targets: Any,
     lams: np.ndarray,
     alphas: np.ndarray,
+    *,
     steps: int,
     watch: Stopwatch,
-    *,
     classes: bool = False,
     accuracy: float = 0.0,
 ) -> Sweep:
@@ -66,13 +66,26 @@ def run_sweep(
         own = training_losses(solution, lams, alphas, steps, estimate=known, accuracy=accuracy)
         limit = scale * nodes.spread(seen.limits, seen.zero)
         more = {"mse_error": error, **own, **(tally.scores() if tally is not None else {})}
-        return Sweep(_dataset(lams, alphas, steps, mse, more, limit, seen, scale, accuracy))
+        return Sweep(
+            _dataset(
+                lams,
+                alphas,
+                steps,
+                mse=mse,
+                own=more,
+                limit=limit,
+                seen=seen,
+                scale=scale,
+                accuracy=accuracy,
+            )
+        )
 
 
 def _dataset(
     lams: np.ndarray,
     alphas: np.ndarray,
     steps: int,
+    *,
     mse: np.ndarray,
     own: dict[str, np.ndarray],
     limit: np.ndarray,

@@ -86,7 +86,7 @@ class BasisProgress:
             self.given_up = self.forecast > self.patience
         return self.error <= self.goal or self.stalled or self.given_up or size >= self.n
 
-    def status(self, size: int, full: bool) -> str:
+    def status(self, size: int, *, full: bool) -> str:
         """A sentence for the result."""
         tol, total = self.tol, self.error + self.rounding
         again = f" and {self.restarts} restarts" if self.restarts else ""

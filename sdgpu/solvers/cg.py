@@ -149,6 +149,7 @@ class _Block:
         solver: CG,
         matmat: Any,
         precondition: Any,
+        *,
         B: Any,
         ridges: np.ndarray,
         sizes: np.ndarray,

@@ -154,39 +154,34 @@ class Subspace:
             # K is negligible beside every lam: there is nothing to precondition
             sketch = sketch if sketch.rank else None
         with watch.stage("passes"), terminable() if checkpoint else nullcontext():
-            return self._grow(operator, Y, np.sort(lams), sketch, watch, checkpoint, before)
+            return self._grow(
+                operator,
+                Y,
+                np.sort(lams),
+                sketch=sketch,
+                watch=watch,
+                checkpoint=checkpoint,
+                before=before,
+            )
 
     def _grow(
         self,
         operator: Operator,
         Y: Any,
         lams: np.ndarray,
+        *,
         sketch: Sketch | None,
         watch: Stopwatch,
         checkpoint: Checkpoint | None,
         before: State | None,
     ) -> SubspaceResult:
         rows, backend = Y.T, self.backend  # (c, n)
-        limit = min(operator.n, max(self.max_size or operator.n, int(rows.shape[0])))
-        room = min(limit, 20 * self.block)
-        diagonal = float(backend.xp.max(backend.asarray(operator.diag())))
-        space = GrowingBasis(
-            operator.n, room, backend, krylov=sketch is None, diagonal=diagonal, most=limit
-        )
-        run = self._progress(limit, operator.n)
-        if before is None:
-            # cut before they are mixed: the targets, which come first, must be in the span
-            new = self._start(rows, lams, sketch)
-            new = new[: min(limit, int(new.shape[0])), :]
-            new = space.new_directions(new, whole=unit_rows(rows, backend))
-        else:
-            space.restore(before)
-            run.passes, new = before.passes, rows[:0, :]
+        space, run, new = self._opened(operator, rows, lams, sketch, before)
         try:
             # a checkpoint may hold all passes that are allowed: it is looked at all the same
             while True:
                 if new.shape[0]:
-                    new = new[: min(limit - space.k, int(new.shape[0])), :]
+                    new = new[: min(run.limit - space.k, int(new.shape[0])), :]
                     space.append(new, backend.asarray(operator.matmat(new.T)).T)
                     run.passes += 1
                 width = max(self.block, space.width)
@@ -198,19 +193,21 @@ class Subspace:
                     if new.shape[0]:
                         continue
                 values, vectors = space.ritz()
-                seen = self._seen(space, values, vectors, rows, lams, sketch, run)
+                seen = self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
                 errors = seen.norms * _scale(seen)
                 run.tell(watch)
                 if run.over(space.k) or run.passes >= self.max_passes:
                     break
                 if checkpoint:
                     checkpoint.offer(space.state(run.passes))
-                block = self._next(space, vectors, seen, errors, lams, sketch)
-                if space.k + width > limit < operator.n:
-                    space.compress(self._worth_keeping(space, values, vectors, seen, rows, lams))
+                block = self._next(space, vectors, seen, errors, lams=lams, sketch=sketch)
+                if space.k + width > run.limit < operator.n:
+                    space.compress(
+                        self._worth_keeping(space, values, vectors, seen, rows, lams=lams)
+                    )
                     run.restarts += 1
                 new = self._next_krylov(space) if space.krylov else space.new_directions(block)
-                if not new.shape[0] or space.k >= limit:
+                if not new.shape[0] or space.k >= run.limit:
                     break
         except KeyboardInterrupt:
             if checkpoint and space.k and space.whole:
@@ -220,10 +217,10 @@ class Subspace:
             checkpoint.save(space.state(run.passes))
         if run.restarts and space.k < len(values):  # compressed, and nothing could be added
             values, vectors = space.ritz()
-            self._seen(space, values, vectors, rows, lams, sketch, run)
+            self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
         spectrum = _spectrum(space, values, vectors, rows, self)
         nothing = not new.shape[0] and run.passes < self.max_passes
-        status = run.status(space.k, nothing or space.k >= operator.n or run.stalled)
+        status = run.status(space.k, full=nothing or space.k >= operator.n or run.stalled)
         error = run.error + run.rounding
         return SubspaceResult(
             spectrum=spectrum,
@@ -235,10 +232,37 @@ class Subspace:
             given_up=run.given_up,
         )
 
-    def _progress(self, limit: int, n: int) -> BasisProgress:
-        return BasisProgress(
+    def _opened(
+        self,
+        operator: Operator,
+        rows: Any,
+        lams: np.ndarray,
+        sketch: Sketch | None,
+        before: State | None,
+    ) -> tuple[GrowingBasis, BasisProgress, Any]:
+        """An empty basis with its first block, or that of a checkpoint, which needs none."""
+        backend, n = self.backend, operator.n
+        limit = min(n, max(self.max_size or n, int(rows.shape[0])))
+        diagonal = float(backend.xp.max(backend.asarray(operator.diag())))
+        space = GrowingBasis(
+            n,
+            min(limit, 20 * self.block),
+            backend,
+            krylov=sketch is None,
+            diagonal=diagonal,
+            most=limit,
+        )
+        run = BasisProgress(
             tol=self.tol, max_passes=self.max_passes, patience=self.patience, limit=limit, n=n
         )
+        if before is not None:
+            space.restore(before)
+            run.passes = before.passes
+            return space, run, rows[:0, :]
+        # cut before they are mixed: the targets, which come first, must be in the span
+        new = self._start(rows, lams, sketch)
+        new = new[: min(limit, int(new.shape[0])), :]
+        return space, run, space.new_directions(new, whole=unit_rows(rows, backend))
 
     def _seen(
         self,
@@ -247,6 +271,7 @@ class Subspace:
         vectors: np.ndarray,
         rows: Any,
         lams: np.ndarray,
+        *,
         sketch: Sketch | None,
         run: BasisProgress,
     ) -> Residuals:
@@ -275,6 +300,7 @@ class Subspace:
         vectors: np.ndarray,
         seen: Residuals,
         rows: Any,
+        *,
         lams: np.ndarray,
     ) -> np.ndarray:
         """Directions (r, k) in the basis Q that hold the targets and the solutions found so far.
@@ -320,6 +346,7 @@ class Subspace:
         vectors: np.ndarray,
         seen: Residuals,
         errors: np.ndarray,
+        *,
         lams: np.ndarray,
         sketch: Sketch | None,
     ) -> Any:

@@ -103,7 +103,7 @@ def load(
         if target is not None or classify:
             raise ValueError(f"{source} has its own target: target and classify are for files")
         return _sample(_flights() if source == "flights" else _shipped(source), rows, seed)
-    return _sample(_file(source, target, classify), rows, seed)
+    return _sample(_file(source, target, classify=classify), rows, seed)
 
 
 def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
@@ -116,7 +116,7 @@ def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
     return replace(data, X=data.X[picked], Y=data.Y[picked])
 
 
-def _file(source: str, target: str | None, classify: bool) -> Dataset:
+def _file(source: str, target: str | None, *, classify: bool) -> Dataset:
     path = Path(source)
     if path.suffix not in ENDINGS:
         raise ValueError(
@@ -127,7 +127,7 @@ def _file(source: str, target: str | None, classify: bool) -> Dataset:
         raise FileNotFoundError(f"there is no file {source}")
     if target is not None and path.suffix == ".npz":
         raise ValueError(f"target={target!r}: an npz file has arrays X and Y, not columns")
-    X, Y = _csv(path, target, classify) if path.suffix == ".csv" else _npz(path)
+    X, Y = _csv(path, target, classify=classify) if path.suffix == ".csv" else _npz(path)
     X = inputs(X, f"X of {path}").astype(np.float64)
     if classify:
         if np.ndim(Y) != 1 or len(Y) != len(X):
@@ -227,7 +227,7 @@ def _one_hot(name: str, X: np.ndarray, labels: np.ndarray) -> Dataset:
     return replace(Dataset(name, X, np.eye(len(classes))[codes]), classes=tuple(classes.tolist()))
 
 
-def _csv(path: Path, target: str | None, classify: bool) -> tuple[np.ndarray, np.ndarray]:
+def _csv(path: Path, target: str | None, *, classify: bool) -> tuple[np.ndarray, np.ndarray]:
     import pandas as pd
 
     try:

@@ -89,7 +89,7 @@ class ExperimentFolder:
             self._first(hold)
             yield
 
-    def open(self, resume: bool) -> dict[tuple[int, str], Rows]:
+    def open(self, *, resume: bool) -> dict[tuple[int, str], Rows]:
         """Check that the folder belongs to this experiment, or clear it without `resume`.
 
         Returns
@@ -105,7 +105,7 @@ class ExperimentFolder:
         """
 
         def prepare() -> bytes:
-            self._prepare(resume)
+            self._prepare(resume=resume)
             found = self._finished()
             self._write_experiment()
             return json.dumps(list(found.items())).encode()
@@ -139,7 +139,7 @@ class ExperimentFolder:
     def _first(self, action: Callable[[], bytes | None]) -> bytes | None:
         return self.world.first(action, self.data.train.pixels.device)
 
-    def _prepare(self, resume: bool) -> None:
+    def _prepare(self, *, resume: bool) -> None:
         """Refuse a folder of something else, or clear it."""
         stored = self.folder / "experiment.json"
         if stored.exists():

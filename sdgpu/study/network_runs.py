@@ -95,12 +95,12 @@ def run_experiment(
         world = join(target)
         archive = ExperimentFolder(Path(folder), experiment, data, world)
         with archive.held():
-            found = archive.open(resume)
-            pending = _pending(experiment, found, stacked)
+            found = archive.open(resume=resume)
+            pending = _pending(experiment, found, stacked=stacked)
             meter = _Meter(progress, sum(work.fits for work in pending))
             for work in pending:
                 for chain in _train(
-                    work, experiment, data, archive.folder / "fits", stacked, meter
+                    work, experiment, data, archive.folder / "fits", stacked=stacked, meter=meter
                 ):
                     found[chain.seed, chain.rule] = archive.keep(chain)
             rows = [
@@ -247,7 +247,7 @@ class _Work:
     fits: int
 
 
-def _pending(experiment: Experiment, found: dict[Any, Rows], stacked: bool) -> list[_Work]:
+def _pending(experiment: Experiment, found: dict[Any, Rows], *, stacked: bool) -> list[_Work]:
     """What is to be trained: one chain after the other, or all given weights at once."""
     pending = []
     for seed in experiment.seeds:
@@ -267,7 +267,7 @@ def _pending(experiment: Experiment, found: dict[Any, Rows], stacked: bool) -> l
 
 
 def _train(
-    work: _Work, experiment: Experiment, data: Data, folder: Path, stacked: bool, meter: _Meter
+    work: _Work, experiment: Experiment, data: Data, folder: Path, *, stacked: bool, meter: _Meter
 ) -> tuple[Chain, ...]:
     """Chains of one call; the seed's first network comes from its checkpoint after the first call."""
     label = "" if len(work.rules) > 1 else f", {_title(work.rules[0])}"

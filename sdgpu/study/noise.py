@@ -97,7 +97,7 @@ def symmetric(
     (array([2, 1, 0, 0, 2, 2]), array([0, 2, 4]))
     """
     codes, c = _codes(Y, classes)
-    return _within(Y, codes, [tuple(range(c))], c, rate, seed, iid)
+    return _within(Y, codes, [tuple(range(c))], c, rate=rate, seed=seed, iid=iid)
 
 
 def hierarchical(
@@ -143,7 +143,7 @@ def hierarchical(
         raise ValueError(
             f"groups have {alone[0]} on its own: a group needs two classes, one to go wrong to"
         )
-    return _within(Y, codes, checked, c, rate, seed, iid)
+    return _within(Y, codes, checked, c, rate=rate, seed=seed, iid=iid)
 
 
 @underflow_is_zero
@@ -378,6 +378,7 @@ def _within(
     codes: np.ndarray,
     groups: Sequence[tuple[int, ...]],
     c: int,
+    *,
     rate: float,
     seed: Seed,
     iid: bool,

@@ -38,9 +38,9 @@ def label_noise_weights(
     X_new: Any,
     Y_new: Any,
     kernel: Kernel | str,
+    *,
     lams: Any,
     rates: Any,
-    *,
     draws: int = 5,
     seed: int = 0,
 ) -> xr.Dataset:

@@ -91,7 +91,9 @@ def expected_risk(
     lam = float(fitted.lams.max())
     shrunk = fitted.with_targets(basis).path(lam, steps=1).predict(X_new)[0]
     projected = shrunk * (spectrum.eigenvalues + lam)
-    return risk_at_points(spectrum.eigenvalues, spectrum.Z, projected, F_new, ridges, steps)
+    return risk_at_points(
+        spectrum.eigenvalues, spectrum.Z, projected, F_new, lams=ridges, steps=steps
+    )
 
 
 @underflow_is_zero
@@ -101,9 +103,9 @@ def risk_curves(
     X_new: Any,
     F_new: Any,
     kernel: Kernel | str,
+    *,
     lams: Any,
     stds: Any,
-    *,
     alphas: Any = None,
     steps: int = 5,
     draws: int = 20,
@@ -170,7 +172,7 @@ def risk_curves(
     found["alpha"] = np.full((*shape, steps), np.nan)
     for i, std in enumerate(levels.tolist()):
         noisy = truth + std * noise
-        oracle = _oracle(fitted, noisy, X_new, truth_new, weights, steps)
+        oracle = _oracle(fitted, noisy, X_new, truth_new, weights, steps=steps)
         points = _best_points(triangles, weights, std)
         measured = {
             rule: _measure(fitted, noisy, X_new, truth_new, p) for rule, p in points.items()
@@ -250,7 +252,13 @@ def _measure(
 
 
 def _oracle(
-    fitted: Fit, noisy: np.ndarray, X_new: Any, truth: np.ndarray, weights: np.ndarray, steps: int
+    fitted: Fit,
+    noisy: np.ndarray,
+    X_new: Any,
+    truth: np.ndarray,
+    weights: np.ndarray,
+    *,
+    steps: int,
 ) -> dict[str, np.ndarray]:
     """Smallest loss of each rule on each draw (S,), with the truth as validation targets."""
     best: dict[str, list[float]] = {rule: [] for rule in RULES}

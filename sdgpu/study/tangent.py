@@ -160,7 +160,9 @@ def compare_tangent(
         network = wide_network(X.shape[1], Y.shape[1], width=width, depth=depth, seed=seed)
         run = _Training(network=network, X=X, Y=Y, lam=lam, tol=tol, most=most)
         trained.append([run.chain(float(alpha), steps, X_new) for alpha in weights])
-        empirical.append(_kernel_chains(EmpiricalNTK(network), X, Y, X_new, lam, weights, steps))
+        empirical.append(
+            _kernel_chains(EmpiricalNTK(network), X, Y, X_new, lam=lam, alphas=weights, steps=steps)
+        )
     residuals = np.array([[chain[2] for chain in chains] for chains in trained])
     if residuals.max() > tol:
         warnings.warn(
@@ -170,7 +172,9 @@ def compare_tangent(
         )
     train, test = (np.array([[chain[k] for chain in chains] for chains in trained]) for k in (0, 1))
     empirical_train, empirical_test = (np.array(part) for part in zip(*empirical, strict=True))
-    infinite_train, infinite_test = _kernel_chains(NTK(depth), X, Y, X_new, lam, weights, steps)
+    infinite_train, infinite_test = _kernel_chains(
+        NTK(depth), X, Y, X_new, lam=lam, alphas=weights, steps=steps
+    )
     return TangentComparison(
         alphas=weights,
         seeds=chosen,
@@ -218,6 +222,7 @@ class _Training:
         network: torch.nn.Module,
         X: np.ndarray,
         Y: np.ndarray,
+        *,
         lam: float,
         tol: float,
         most: int,
@@ -302,6 +307,7 @@ def _kernel_chains(
     X: np.ndarray,
     Y: np.ndarray,
     X_new: np.ndarray,
+    *,
     lam: float,
     alphas: np.ndarray,
     steps: int,

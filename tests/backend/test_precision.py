@@ -24,13 +24,13 @@ def state():
 
 before = state()
 for allowed in (True, False):
-    with tf32(allowed):
+    with tf32(allowed=allowed):
         wanted = "tf32" if allowed else "ieee"
         found = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
         assert {{s.fp32_precision for s in found}} == {{wanted}}, state()
     assert state() == before, (before, state())
     try:
-        with tf32(allowed):
+        with tf32(allowed=allowed):
             raise KeyError
     except KeyError:
         assert state() == before

@@ -33,7 +33,7 @@ def brute(K, K_new, mean, truth, lam, alphas, steps):
 
 def at_points(problem, lams=LAMS, steps=4):
     own = problem.delta, problem.V.T @ problem.Y, problem.K_new @ problem.V, problem.Y_new
-    return risk_at_points(*own, lams, steps)
+    return risk_at_points(*own, lams=lams, steps=steps)
 
 
 def at_training(problem, lams=LAMS, steps=4):
@@ -152,7 +152,7 @@ def test_linear_features_are_das_and_sanghavi():
     """Their optimal teacher's weight xi for the error of the parameters, which exceeds 1 with noise."""
     s, theta, lam = np.array([2.0, 1.0, 0.5, 0.1]), np.array([1.0, -0.5, 0.8, 0.3]), 0.4
     delta, Z = s**2, (s * theta)[:, None]  # X = V diag(s) U'; the parameters are U diag(s) V' dual
-    triangles = risk_at_points(delta, Z, np.diag(s), theta[:, None], np.array([lam]), 2)
+    triangles = risk_at_points(delta, Z, np.diag(s), theta[:, None], lams=np.array([lam]), steps=2)
     a = delta / (delta + lam)
     w, signal = (a / s) ** 2, theta**2
     for std in (0.0, 0.3, 1.0, 1e4):
@@ -171,7 +171,7 @@ def test_every_library(backend, truth):
     mine = [backend.asarray(array) for array in host]
     other = None if truth is None else truth * Z
     pairs = (
-        (risk_at_points(*mine, LAMS, 3), risk_at_points(*host, LAMS, 3)),
+        (risk_at_points(*mine, lams=LAMS, steps=3), risk_at_points(*host, lams=LAMS, steps=3)),
         (
             risk_at_training(
                 *mine[:2], LAMS, 3, truth=other if other is None else backend.asarray(other)
@@ -189,5 +189,5 @@ def test_every_library(backend, truth):
 
 def test_one_row_and_one_step():
     one = np.ones(1)
-    found = risk_at_points(one, one[:, None], np.ones((1, 1)), one[:, None], one, 1)
+    found = risk_at_points(one, one[:, None], np.ones((1, 1)), one[:, None], lams=one, steps=1)
     assert_allclose(found.grid(np.zeros(1), 2.0).total, 0.25 + 4 * 0.25)

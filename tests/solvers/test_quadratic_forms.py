@@ -41,7 +41,16 @@ def grow(X, G, *, rank, tol, relative, room, lams=LAMS):
     operator = DenseOperator(Gaussian(0.5), X)
     sketch = pivoted_cholesky(operator, rank, backend, seed=0, watch=watch) if rank else None
     found = forms.grow_forms(
-        operator, backend, sketch, G, lams, 3, watch, tol=tol, relative=relative, room=room
+        operator,
+        backend,
+        sketch,
+        G,
+        lams=lams,
+        steps=3,
+        watch=watch,
+        tol=tol,
+        relative=relative,
+        room=room,
     )
     filters = forms.power_filters(found.values, lams, 3)  # (L, T, k)
     return found, filters @ found.along**2
@@ -197,8 +206,8 @@ def test_a_space_grows_by_what_is_worst_until_the_forms_are_known(monkeypatch, r
     monkeypatch.setattr(forms, "GrowingBasis", Seen)
     watch = Stopwatch(lambda: None, progress=heard)
     found = forms.grow_forms(
-        DenseOperator(Precomputed(), K), NumpyBackend(), sketch if sketched else None, G, lams, 3,
-        watch, tol=1e-6, relative=relative, room=N,
+        DenseOperator(Precomputed(), K), NumpyBackend(), sketch if sketched else None, G, lams=lams, steps=3,
+        watch=watch, tol=1e-6, relative=relative, room=N,
     )  # fmt: skip
     assert len(errors) > 1
     assert errors[-1] <= 1e-6
@@ -230,8 +239,8 @@ def test_a_krylov_space_of_rows_that_are_nearly_equal_forgets_no_residual(monkey
     monkeypatch.setattr(forms, "GrowingBasis", Seen)
     K = Gaussian(0.5)(X)
     forms.grow_forms(
-        DenseOperator(Precomputed(), K), NumpyBackend(), None, np.eye(60)[:3], LAMS, 3,
-        Stopwatch(lambda: None), tol=0.0, relative=True, room=20,
+        DenseOperator(Precomputed(), K), NumpyBackend(), None, np.eye(60)[:3], lams=LAMS, steps=3,
+        watch=Stopwatch(lambda: None), tol=0.0, relative=True, room=20,
     )  # fmt: skip
     space = spaces[0]
     assert space.k <= 20

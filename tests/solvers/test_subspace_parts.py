@@ -124,28 +124,28 @@ def test_a_run_is_over_when_it_is_there_or_will_not_come_there_in_time():
 def test_sentences_of_every_end():
     run = progress(4e-7, passes=7)
     run.rounding = 5e-7
-    assert run.status(12, False) == (
+    assert run.status(12, full=False) == (
         "converged: relative error of the predictions at most 9.0e-07 after 7 passes, 12 basis vectors"
     )
     run.rounding, run.restarts = 6e-7, 2
-    assert run.status(12, False) == "converged: " + run.status(12, False)[11:]
-    assert " after 7 passes and 2 restarts" in run.status(12, False)
+    assert run.status(12, full=False) == "converged: " + run.status(12, full=False)[11:]
+    assert " after 7 passes and 2 restarts" in run.status(12, full=False)
     run.rounding = 7e-7
     run.goal = 7e-7
-    limited = run.status(12, False)
+    limited = run.status(12, full=False)
     assert limited.startswith(
         "limited by rounding: relative error of the predictions at most 1.1e-06"
     )
     assert "7.0e-07 is what float64 may leave" in limited
     run = progress(1e-2, passes=7)
     run.given_up = True
-    assert run.status(12, False).startswith("given up: ")
+    assert run.status(12, full=False).startswith("given up: ")
     run.given_up = False
-    assert "allow more passes" in run.status(12, False)
-    assert "the precision allows no more" in run.status(12, True)
+    assert "allow more passes" in run.status(12, full=False)
+    assert "the precision allows no more" in run.status(12, full=True)
     run.restarts = 1
-    assert "a basis of 30 vectors" in run.status(12, True)
-    assert "allow more passes" in run.status(12, False)
+    assert "a basis of 30 vectors" in run.status(12, full=True)
+    assert "allow more passes" in run.status(12, full=False)
 
 
 def test_what_a_run_tells():
@@ -217,7 +217,7 @@ def test_a_full_basis_keeps_the_targets_the_solutions_and_the_largest_ritz_vecto
     rows, solver = problem.Y.T, Subspace(NumpyBackend(), 1e-6, steps=3)
     values, vectors = space.ritz()
     seen = space.residuals(values, vectors, rows, LAMS, 3)
-    own = solver._worth_keeping(space, values, vectors, seen, rows, LAMS)
+    own = solver._worth_keeping(space, values, vectors, seen, rows, lams=LAMS)
     k = space.k
     assert k == 22
     # at most half of the basis and a sixth, here 9 solutions beside 2 targets, and 3 vectors
@@ -245,7 +245,7 @@ def test_solutions_worth_keeping_are_few_where_they_depend_on_each_other():
     lams = np.array([1e6])
     seen = space.residuals(values, vectors, problem.Y.T, lams, 1)
     solver = Subspace(NumpyBackend(), 1e-6, steps=1)
-    own = solver._worth_keeping(space, values, vectors, seen, problem.Y.T, lams)
+    own = solver._worth_keeping(space, values, vectors, seen, problem.Y.T, lams=lams)
     assert len(own) == 2 + 2 + 3
 
 
@@ -256,7 +256,7 @@ def test_solutions_that_matter_less_than_a_thousandth_of_the_tolerance_go(share)
     values, vectors = space.ritz()
     seen = space.residuals(values, vectors, problem.Y.T, LAMS, 3)
     solver = Subspace(NumpyBackend(), 1e3 * share, steps=3)
-    own = solver._worth_keeping(space, values, vectors, seen, problem.Y.T, LAMS)
+    own = solver._worth_keeping(space, values, vectors, seen, problem.Y.T, lams=LAMS)
     rows = []
     for lam in LAMS:
         c = np.linalg.solve(space.T + lam * np.eye(space.k), space.Q @ problem.Y)
@@ -310,7 +310,7 @@ def test_bounds_that_the_gram_matrix_may_have_lost_are_looked_up(noise, tol, som
         return plain(self, seen, vectors, some)
 
     monkeypatch.setattr(GrowingBasis, "certified", certified)
-    solver._seen(space, values, vectors, rows, lams, None, run)
+    solver._seen(space, values, vectors, rows, lams, sketch=None, run=run)
     top = values[-1]
     duals, size = seen.duals, seen.sizes
     decays = [1, 1 / 4, 4 / 27, 27 / 256, 256 / 3125]
@@ -344,7 +344,7 @@ def test_a_larger_eigenvalue_of_the_sketch_counts():
         sketch = Echo()
         sketch.largest = largest
         runs.append(progress(max_passes=200, limit=N, n=N))
-        solver._seen(space, values, vectors, problem.Y.T, LAMS, sketch, runs[-1])
+        solver._seen(space, values, vectors, problem.Y.T, LAMS, sketch=sketch, run=runs[-1])
     top = max(values[-1], np.diag(problem.K).max())
     assert_allclose(runs[1].rounding / runs[0].rounding, 50 / top, rtol=1e-10)
 
@@ -357,12 +357,12 @@ def test_the_worst_residuals_are_preconditioned_next():
     errors = seen.norms * np.random.default_rng(0).random(seen.norms.shape)
     worst = np.argsort(-errors.ravel())[:4]
     sketch = Echo()
-    found = solver._next(space, vectors, seen, errors, LAMS, sketch)
+    found = solver._next(space, vectors, seen, errors, lams=LAMS, sketch=sketch)
     assert_allclose(np.linalg.norm(found, axis=1), seen.norms.ravel()[worst], rtol=1e-6)
     assert_allclose(sketch.lams, LAMS[worst // 6])
-    assert_allclose(solver._next(space, vectors, seen, errors, LAMS, None), found)
+    assert_allclose(solver._next(space, vectors, seen, errors, lams=LAMS, sketch=None), found)
     krylov = grown(krylov=True)[1]
-    assert solver._next(krylov, vectors, seen, errors, LAMS, None) is krylov.R
+    assert solver._next(krylov, vectors, seen, errors, lams=LAMS, sketch=None) is krylov.R
 
 
 def test_a_pass_is_a_product_and_its_columns_are_few():

@@ -30,7 +30,7 @@ def points():
 
 @pytest.fixture(scope="module")
 def curves(points):
-    return risk_curves(*points, KERNEL, LAMS, STDS, steps=3, draws=12)
+    return risk_curves(*points, KERNEL, lams=LAMS, stds=STDS, steps=3, draws=12)
 
 
 def test_expected_risk_of_a_fit_is_that_of_explicit_smoothers(points):
@@ -93,7 +93,7 @@ def test_weights_are_there_where_a_rule_has_them(curves):
 
 
 def test_rules_with_one_step_are_ridge(points):
-    found = risk_curves(*points, KERNEL, LAMS, [0.3], steps=1, draws=2)
+    found = risk_curves(*points, KERNEL, lams=LAMS, stds=[0.3], steps=1, draws=2)
     assert_allclose(found["expected"].std("rule"), 0, atol=1e-15)
 
 
@@ -107,8 +107,8 @@ def labels():
         *parts[0],
         *parts[1],
         sdgpu.Gaussian(0.2),
-        [1e-2, 0.3, 1.0, 30.0],
-        np.arange(7) / 10,
+        lams=[1e-2, 0.3, 1.0, 30.0],
+        rates=np.arange(7) / 10,
         draws=4,
     )
 
@@ -187,19 +187,25 @@ def test_picture_of_linear_features(linear, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: risk_curves(*p, KERNEL, LAMS, [-0.1]), "stds must be >= 0, got -0.1"),
-        (lambda p: risk_curves(*p, KERNEL, LAMS, [0.1], draws=1), "draws=1 must be at least 2"),
-        (lambda p: risk_curves(p[0], p[3], *p[2:], KERNEL, LAMS, [0.1]), "F has 90 rows"),
-        (lambda p: risk_curves(*p[:3], p[1], KERNEL, LAMS, [0.1]), "F_new has 60 rows"),
+        (lambda p: risk_curves(*p, KERNEL, lams=LAMS, stds=[-0.1]), "stds must be >= 0, got -0.1"),
+        (
+            lambda p: risk_curves(*p, KERNEL, lams=LAMS, stds=[0.1], draws=1),
+            "draws=1 must be at least 2",
+        ),
+        (lambda p: risk_curves(p[0], p[3], *p[2:], KERNEL, lams=LAMS, stds=[0.1]), "F has 90 rows"),
+        (lambda p: risk_curves(*p[:3], p[1], KERNEL, lams=LAMS, stds=[0.1]), "F_new has 60 rows"),
         (lambda p: linear_features([1.0], [1.0], 5, [1.0], -1.0), "std=-1.0 must be >= 0"),
         (
             lambda p: linear_features([1.0], [1.0], 5, [1.0], 1.0, steps=1),
             "steps=1 must be at least 2",
         ),
-        (lambda p: label_noise_weights(*p, KERNEL, LAMS, [0.1]), "labels must be whole numbers"),
+        (
+            lambda p: label_noise_weights(*p, KERNEL, lams=LAMS, rates=[0.1]),
+            "labels must be whole numbers",
+        ),
         (
             lambda p: label_noise_weights(
-                p[0], np.eye(2)[[0, 1] * 30], *p[2:], KERNEL, LAMS, [1.2]
+                p[0], np.eye(2)[[0, 1] * 30], *p[2:], KERNEL, lams=LAMS, rates=[1.2]
             ),
             r"rate=1.2 must be in \[0, 1\]",
         ),

@@ -102,11 +102,11 @@ class Factors:
         same = other is self
         tile = self.dense.new_zeros(len(self), len(other))
         for left, right in self._vectors(other):
-            for rows, far in _blocks(len(self), len(other), same):
+            for rows, far in _blocks(len(self), len(other), same=same):
                 tile[rows, far].addmm_(left[rows], right[far].T)
         for near, distant in zip(self.weights, other.weights, strict=True):
             if not near.strips:
-                for rows, far in _blocks(len(self), len(other), same):
+                for rows, far in _blocks(len(self), len(other), same=same):
                     _add_pairs(tile[rows, far], near, distant, rows, far)
         if same:
             for rows in slices(len(self), BLOCK):
@@ -137,7 +137,7 @@ class Factors:
         return total
 
 
-def _blocks(rows: int, others: int, same: bool) -> Iterator[tuple[slice, slice]]:
+def _blocks(rows: int, others: int, *, same: bool) -> Iterator[tuple[slice, slice]]:
     """Blocks of a product: one, or those on and below the diagonal."""
     for block in slices(rows, BLOCK if same else max(rows, 1)):
         yield block, slice(0, block.stop if same else others)

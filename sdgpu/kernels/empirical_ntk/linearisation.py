@@ -148,7 +148,7 @@ class Linearised:
             return y, self._parts(signals, general, inputs)
 
         try:
-            with tf32(False) if X.is_cuda else nullcontext():
+            with tf32(allowed=False) if X.is_cuda else nullcontext():
                 y, parts = vmap(row)(X.clone() if X.is_inference() else X)
         except (torch.cuda.OutOfMemoryError, MemoryError):
             raise
@@ -238,7 +238,7 @@ def linearise(
     uses = tuple(use for use in watch.uses if use.weight not in watch.otherwise)
     wanted = c if output is None else 1
     weights = tuple(
-        _weight(trained[name], name, [use for use in uses if use.weight == name], wanted, pair)
+        _weight(trained[name], name, [use for use in uses if use.weight == name], wanted, pair=pair)
         for name in dict.fromkeys(use.weight for use in uses)
     )
     plain = {name: value.detach() for name, value in trained.items()}
@@ -269,7 +269,7 @@ def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in tensors.items()}
 
 
-def _weight(tensor: torch.Tensor, name: str, uses: list[Use], wanted: int, pair: bool) -> Weight:
+def _weight(tensor: torch.Tensor, name: str, uses: list[Use], wanted: int, *, pair: bool) -> Weight:
     """How the gradients of `wanted` outputs are kept, and where they are fewest multiplied."""
     o, i, p = int(tensor.shape[0]), tensor[0].numel(), sum(use.positions for use in uses)
     # multiplications for a pair of rows: of signals and inputs at all positions, or of gradients

@@ -175,7 +175,7 @@ class EmpiricalNTK(Kernel):
         if len(a.parts) > 1 and len(b.parts) > 1:
             held = self._held(a)
             return _like(a.sample, held.product(held if same else self._held(b)))
-        return _like(a.sample, self._evaluated(a, b, same))
+        return _like(a.sample, self._evaluated(a, b, same=same))
 
     def diagonal(self, rows: Rows) -> Any:
         if not rows.parts:
@@ -193,7 +193,7 @@ class EmpiricalNTK(Kernel):
     def tile_rows(self, rows: Rows, tile: int) -> int:
         return max(tile, TILE) if rows.parts else tile
 
-    def _evaluated(self, a: Rows, b: Rows, same: bool) -> torch.Tensor:
+    def _evaluated(self, a: Rows, b: Rows, *, same: bool) -> torch.Tensor:
         """A tile whose gradients do not all fit the memory: some outputs and chunks of rows at a time."""
         X, Z = _tensor(a.sample), _tensor(b.sample)
         line, _ = self._prepared(Z)
