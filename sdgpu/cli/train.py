@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +24,7 @@ from sdgpu.cli.terminal import (
     numbers,
     write_figure,
 )
+from sdgpu.nn.config import IMAGES, SPEED, Config
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,26 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-_CHAINS, _IMAGES, _FITS, _SPEED = "Chains", "Images", "Every training", "Speed and memory"
+CHAINS = "Chains"
 
 
 def _chains(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_CHAINS)
+    return typer.Option(*names, help=text, rich_help_panel=CHAINS)
 
 
 def _images(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_IMAGES)
+    return typer.Option(*names, help=text, rich_help_panel=IMAGES)
 
 
-def _fits(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_FITS)
-
-
-def _speed(text: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=_SPEED)
-
-
-Images = Annotated[
+ImageData = Annotated[
     str | None, typer.Argument(help="digits, cifar10, cifar100, generated or an .npz file")
 ]
 Preset = Annotated[
@@ -73,7 +68,7 @@ Seeds = Annotated[str | None, _chains("by commas, for example 0,1,2,3")]
 DataFolder = Annotated[
     Path | None,
     typer.Option(
-        "--data", callback=home, help="where the files of CIFAR are", rich_help_panel=_IMAGES
+        "--data", callback=home, help="where the files of CIFAR are", rich_help_panel=IMAGES
     ),
 ]
 Val = Annotated[str | None, _images("validation images: a share or a number")]
@@ -81,46 +76,49 @@ Rows = Annotated[int | None, _images("use so many of the images that are not for
 TestToo = Annotated[
     bool | None, _images("validate on the test set, as the paper's script", "--test-as-validation")
 ]
-CropPad = Annotated[int | None, _images("zeros around the picture before a random crop")]
-Flip = Annotated[bool | None, _images("horizontal flips")]
-Epochs = Annotated[int | None, _fits("passes over the images")]
-Batch = Annotated[int | None, _fits("images of one optimiser step")]
-Lr = Annotated[float | None, _fits("largest learning rate")]
-Optimiser = Annotated[str | None, _fits("adam or sgd")]
-Momentum = Annotated[float | None, _fits("of sgd")]
-Betas = Annotated[str | None, _fits("two of adam, for example 0.9,0.999")]
-Nesterov = Annotated[bool | None, _fits("of sgd")]
-Schedule = Annotated[str | None, _fits("constant, cosine, linear or milestones")]
-Milestones = Annotated[str | None, _fits("epochs at which the rate drops, for example 30,60")]
-Drop = Annotated[float | None, _fits("factor of the rate at a milestone")]
-Warmup = Annotated[float | None, _fits("epochs over which the rate rises")]
-Loss = Annotated[str | None, _fits("squared (of probabilities) or cross-entropy")]
-Activation = Annotated[str | None, _fits("softmax or identity")]
-Temperature = Annotated[float | None, _fits("of the softmax")]
-Penalty = Annotated[str | None, _fits("l2, decoupled or paper-script")]
-Decay = Annotated[float | None, _fits("weight of the penalty")]
-Covers = Annotated[str | None, _fits("all or weights", "--penalty-covers")]
-Teacher = Annotated[str | None, _fits("cached, views, online or paper-script")]
-Views = Annotated[int | None, _fits("augmented views of teacher=views")]
-Hard = Annotated[bool | None, _fits("one-hot targets from the teacher")]
-Order = Annotated[str | None, _fits("shuffled, or paper-script: one order for all epochs")]
-Amp = Annotated[str | None, _speed("off, bf16 or fp16")]
-ChannelsLast = Annotated[bool | None, _speed("memory format")]
-Compile = Annotated[bool | None, _speed("torch.compile")]
-Graphs = Annotated[bool | None, _speed("CUDA graphs, for small steps", "--cuda-graphs")]
-Tf32 = Annotated[bool | None, _speed("products in TF32 on CUDA")]
-Deterministic = Annotated[bool | None, _speed("deterministic algorithms only")]
-Accumulate = Annotated[int | None, _speed("parts of a batch, to save memory")]
-EvalBatch = Annotated[int | None, _speed("images of a batch without gradients", "--eval-batch")]
-Every = Annotated[float | None, _speed("seconds between checkpoints within an epoch")]
-Board = Annotated[bool | None, _speed("TensorBoard logs beside the csv", "--tensorboard")]
-Stacked = Annotated[bool, _speed("train the chains of given weights side by side", "--stacked")]
-Threads = Annotated[int | None, _speed("of torch on the CPU")]
+Stacked = Annotated[
+    bool,
+    typer.Option(
+        "--stacked", help="train the chains of given weights side by side", rich_help_panel=SPEED
+    ),
+]
+Threads = Annotated[int | None, typer.Option(help="of torch on the CPU", rich_help_panel=SPEED)]
 
 
+def configurable(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each field of :class:`~sdgpu.nn.config.Config` that has a text.
+
+    They come last in the signature, which is all that typer looks at, and their values are in the context.
+    """
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(**{name: value for name, value in given.items() if name in own})
+
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    every = dict(own)
+    for field in dataclasses.fields(Config):
+        if field.metadata:
+            option = typer.Option(
+                help=field.metadata["help"], rich_help_panel=field.metadata["group"]
+            )
+            # several numbers are written by commas
+            kind = type(field.default) if not isinstance(field.default, tuple) else str
+            every[field.name] = inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind | None, option],
+            )
+    wrapped.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {name: one.annotation for name, one in every.items()}
+    return wrapped
+
+
+@configurable
 def train(
     context: typer.Context,
-    images: Images = None,
+    images: ImageData = None,
     preset: Preset = None,
     out: Out = None,
     resume: Resume = True,
@@ -134,39 +132,6 @@ def train(
     val: Val = None,
     rows: Rows = None,
     test_as_validation: TestToo = None,
-    crop_pad: CropPad = None,
-    flip: Flip = None,
-    epochs: Epochs = None,
-    batch: Batch = None,
-    lr: Lr = None,
-    optimiser: Optimiser = None,
-    betas: Betas = None,
-    momentum: Momentum = None,
-    nesterov: Nesterov = None,
-    schedule: Schedule = None,
-    milestones: Milestones = None,
-    drop: Drop = None,
-    warmup: Warmup = None,
-    loss: Loss = None,
-    activation: Activation = None,
-    temperature: Temperature = None,
-    penalty: Penalty = None,
-    decay: Decay = None,
-    penalty_covers: Covers = None,
-    teacher: Teacher = None,
-    views: Views = None,
-    hard: Hard = None,
-    order: Order = None,
-    amp: Amp = None,
-    channels_last: ChannelsLast = None,
-    compile: Compile = None,  # noqa: A002  the field of Config
-    cuda_graphs: Graphs = None,
-    tf32: Tf32 = None,
-    deterministic: Deterministic = None,
-    accumulate: Accumulate = None,
-    eval_batch: EvalBatch = None,
-    save_seconds: Every = None,
-    tensorboard: Board = None,
     stacked: Stacked = False,
     threads: Threads = None,
     device: Device = "auto",
@@ -219,7 +184,6 @@ def train(
 
 def _experiment(given: dict[str, Any]) -> Experiment:
     """The preset, or what stands in for one, with the options that were given."""
-    from sdgpu.nn import Config
     from sdgpu.study.experiments import preset
 
     given = {name: value for name, value in given.items() if value is not None}

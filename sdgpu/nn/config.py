@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.checks import choice, integer, number, positive
-from sdgpu.nn.loss import ACTIVATIONS, LOSSES, PENALTIES
 
-__all__ = ["Config", "read_fields", "several"]
+__all__ = ["ACTIVATIONS", "LOSSES", "PENALTIES", "Config", "read_fields", "several"]
+
+ACTIVATIONS = ("softmax", "identity")
+LOSSES = ("squared", "cross-entropy")
+PENALTIES = ("l2", "decoupled", "paper-script")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "optimiser": ("adam", "sgd"),
@@ -50,6 +53,15 @@ _WHOLE = {
 }
 # what changes how a run is carried out, not what it computes: a checkpoint may be resumed with others
 _FREE = ("eval_batch", "save_seconds", "tensorboard")
+
+
+# groups of options of the command line
+IMAGES, FITS, SPEED = "Images", "Every training", "Speed and memory"
+
+
+def _option(default: Any, group: str, text: str) -> Any:
+    """A field that the command line sets too, by an option of the same name."""
+    return dataclasses.field(default=default, metadata={"group": group, "help": text})
 
 
 @dataclass(frozen=True)
@@ -118,42 +130,44 @@ class Config:
         With the name of the field, its value and what it may be.
     """
 
-    epochs: int = 75
-    batch: int = 128
-    lr: float = 1e-4
-    optimiser: str = "adam"
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.9
-    nesterov: bool = False
-    schedule: str = "constant"
-    warmup: float = 0.0
-    milestones: tuple[int, ...] = ()
-    drop: float = 0.1
-    loss: str = "squared"
-    activation: str = "softmax"
-    temperature: float = 1.0
-    penalty: str = "l2"
-    decay: float = 1e-4
-    penalty_covers: str = "all"
-    teacher: str = "cached"
-    views: int = 4
-    hard: bool = False
-    order: str = "shuffled"
-    crop_pad: int = 4
-    flip: bool = True
+    epochs: int = _option(75, FITS, "passes over the images")
+    batch: int = _option(128, FITS, "images of one optimiser step")
+    lr: float = _option(1e-4, FITS, "largest learning rate")
+    optimiser: str = _option("adam", FITS, "adam or sgd")
+    betas: tuple[float, float] = _option((0.9, 0.999), FITS, "two of adam, for example 0.9,0.999")
+    momentum: float = _option(0.9, FITS, "of sgd")
+    nesterov: bool = _option(False, FITS, "of sgd")
+    schedule: str = _option("constant", FITS, "constant, cosine, linear or milestones")
+    warmup: float = _option(0.0, FITS, "epochs over which the rate rises")
+    milestones: tuple[int, ...] = _option(
+        (), FITS, "epochs at which the rate drops, for example 30,60"
+    )
+    drop: float = _option(0.1, FITS, "factor of the rate at a milestone")
+    loss: str = _option("squared", FITS, "squared (of probabilities) or cross-entropy")
+    activation: str = _option("softmax", FITS, "softmax or identity")
+    temperature: float = _option(1.0, FITS, "of the softmax")
+    penalty: str = _option("l2", FITS, "l2, decoupled or paper-script")
+    decay: float = _option(1e-4, FITS, "weight of the penalty")
+    penalty_covers: str = _option("all", FITS, "all or weights")
+    teacher: str = _option("cached", FITS, "cached, views, online or paper-script")
+    views: int = _option(4, FITS, "augmented views of teacher=views")
+    hard: bool = _option(False, FITS, "one-hot targets from the teacher")
+    order: str = _option("shuffled", FITS, "shuffled, or paper-script: one order for all epochs")
+    crop_pad: int = _option(4, IMAGES, "zeros around the picture before a random crop")
+    flip: bool = _option(True, IMAGES, "horizontal flips")
     init_seed: int = 0
     order_seed: int = 0
     augment_seed: int = 0
-    amp: str = "off"
-    channels_last: bool = False
-    compile: bool = False
-    cuda_graphs: bool = False
-    tf32: bool = False
-    deterministic: bool = False
-    accumulate: int = 1
-    eval_batch: int = 256
-    save_seconds: float = 60.0
-    tensorboard: bool = False
+    amp: str = _option("off", SPEED, "off, bf16 or fp16")
+    channels_last: bool = _option(False, SPEED, "memory format")
+    compile: bool = _option(False, SPEED, "torch.compile")
+    cuda_graphs: bool = _option(False, SPEED, "CUDA graphs, for small steps")
+    tf32: bool = _option(False, SPEED, "products in TF32 on CUDA")
+    deterministic: bool = _option(False, SPEED, "deterministic algorithms only")
+    accumulate: int = _option(1, SPEED, "parts of a batch, to save memory")
+    eval_batch: int = _option(256, SPEED, "images of a batch without gradients")
+    save_seconds: float = _option(60.0, SPEED, "seconds between checkpoints within an epoch")
+    tensorboard: bool = _option(False, SPEED, "TensorBoard logs beside the csv")
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():

@@ -18,11 +18,9 @@ import torch
 from torch import nn
 
 from sdgpu.backend.checks import choice, number, positive
+from sdgpu.nn.config import ACTIVATIONS, LOSSES, PENALTIES
 
 __all__ = [
-    "ACTIVATIONS",
-    "LOSSES",
-    "PENALTIES",
     "add_script_gradient",
     "check_outputs",
     "data_loss",
@@ -32,10 +30,6 @@ __all__ = [
     "penalty",
     "predictions",
 ]
-
-ACTIVATIONS = ("softmax", "identity")
-LOSSES = ("squared", "cross-entropy")
-PENALTIES = ("l2", "decoupled", "paper-script")
 
 
 def predictions(

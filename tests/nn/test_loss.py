@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from sdgpu.nn.config import PENALTIES
 from sdgpu.nn.loss import (
-    PENALTIES,
     add_script_gradient,
     data_loss,
     distillation_loss,
