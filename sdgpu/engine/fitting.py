@@ -23,7 +23,7 @@ from sdgpu.engine.planner import Plan, decide, follow
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis
 from sdgpu.engine.training_data import TrainingData, held_operator, own_memory, value_precision
-from sdgpu.kernels import Kernel, Precomputed, as_kernel
+from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.trace_estimation import GROUPS
 
@@ -152,7 +152,7 @@ def fit(
     backend = resolve(device, rows)
     allowed = budget(memory, backend.name)
     known: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": chosen}
-    known["given"] = isinstance(chosen, Precomputed)
+    known["given"] = chosen.is_precomputed
     if plan is None:
         wishes: dict[str, Any] = {"method": method, "operator": operator, "precision": dtype}
         plan = decide(n, d, c, ridges, steps, tol=tol, **wishes, **known)

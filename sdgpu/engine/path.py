@@ -16,6 +16,7 @@ from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter
 from sdgpu.distill.variance import Variance, variances
+from sdgpu.operators import Operator
 from sdgpu.solvers.solution import DistillationChain, Solution
 from sdgpu.solvers.spectral_solution import SpectralChain
 from sdgpu.solvers.spectrum import flat_product
@@ -27,7 +28,7 @@ __all__ = ["Limit", "Model", "Path", "Predictor"]
 class Model:
     """What predictions need: the kernel between rows, where to compute, and how to give back."""
 
-    operator: Any
+    operator: Operator
     backend: Backend
     template: Template
     memory: int
@@ -39,7 +40,7 @@ class Model:
     @underflow_is_zero
     def predict(self, dual: Any, X_new: Any) -> Any:
         """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
-        new = self.template.rows(X_new, "X_new", int(self.operator.X.shape[1]), empty=True)
+        new = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(new.shape[0]) * columns, f"a prediction of {new.shape[0]:,} rows")
         cross = self.operator.cross(self.backend.asarray(new))
@@ -236,9 +237,9 @@ def _variance(
             "method='eigh'"
         )
     nu = path.lam if noise is None else positive("noise", noise)
-    new = model.template.rows(X_new, "X_new", int(model.operator.X.shape[1]), empty=True)
+    new = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
     cross = model.operator.cross(model.backend.asarray(new))
-    if prior is None and model.operator.given:
+    if prior is None and model.operator.is_precomputed:
         raise ValueError(
             "prior is missing: a precomputed kernel does not say kappa(x, x) of new rows"
         )

@@ -18,7 +18,7 @@ from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.engine.costs import Option, Task
 from sdgpu.engine.rates import Rates, calibrate, nominal, with_compiled_loop
-from sdgpu.kernels import Gaussian, Kernel, as_kernel
+from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.kernel import row_copies
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
 from sdgpu.solvers.eigh import Eigh
@@ -193,7 +193,7 @@ def decide(
         given=given,
         copies=row_copies(known),
         cores=os.cpu_count() or 1,
-        compiled=n >= FUSED_ROWS and type(known) is Gaussian and not given,
+        compiled=n >= FUSED_ROWS and known.has_compiled_loop and not given,
     )
     found = _options(task, nominal(backend), backend)
     best, patience = _best(task, found, method, operator)

@@ -121,7 +121,7 @@ class Questions:
     def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
         """Check validation data and bring them to the device."""
         template = self._model.template
-        rows = template.rows(X_val, "X_val", int(self._model.operator.X.shape[1]))
+        rows = template.rows(X_val, "X_val", self._model.operator.d)
         m = int(rows.shape[0])
         truth, _ = template.truth(Y_val, "Y_val", rows=m, outputs=self.info.c)
         backend = self._model.backend

@@ -13,8 +13,8 @@ from sdgpu.backend.conversion import rounded_to
 from sdgpu.backend.copying import without_caches
 from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.engine.planner import Plan
-from sdgpu.kernels import Kernel, Precomputed
-from sdgpu.kernels.precomputed import NEGATIVE, FunctionKernel
+from sdgpu.kernels import Kernel
+from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
 from sdgpu.solvers.units import Units
 
@@ -75,7 +75,7 @@ def held_operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> An
     """K as the plan wants to hold it."""
     if plan.operator == "keops":
         return KeOpsOperator(dense.kernel, dense.X, plan.precision)
-    if dense.given or plan.method == "eigh":
+    if dense.is_precomputed or plan.method == "eigh":
         return dense
     # a stored K for products alone is half of its tiles, in the precision that was asked for
     return TiledOperator(
@@ -90,12 +90,10 @@ def rounding_noise(dense: DenseOperator) -> float:
 
 def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:
     """The precision in which kernel values are known: that of a kernel that the caller made."""
-    if isinstance(kernel, Precomputed):
+    if kernel.is_precomputed:
         return rounded_to(X) or dtype_name(rows)
-    if isinstance(kernel, FunctionKernel):
-        first = backend.asarray(rows[:1, ...])
-        return min(kernel.precision(first), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
-    return dtype_name(rows)
+    first = backend.asarray(rows[:1, ...])
+    return min(kernel.value_dtype(first), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
 
 
 def own_memory(array: Any, given: Any, kernel: Kernel) -> Any:
@@ -103,6 +101,6 @@ def own_memory(array: Any, given: Any, kernel: Kernel) -> Any:
 
     A precomputed K is only read while it is decomposed, so it is not copied.
     """
-    if isinstance(kernel, Precomputed) or not may_share(array, given):
+    if kernel.is_precomputed or not may_share(array, given):
         return array
     return compat.array_namespace(array).asarray(array, copy=True)

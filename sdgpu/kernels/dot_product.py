@@ -147,6 +147,10 @@ class ArcCosine(Profile):
         return replace(distance_rows(unit), norms=norms * largest * largest)
 
     @property
+    def defined_at_zero(self) -> bool:
+        return self.degree > 0
+
+    @property
     def exact_near(self) -> bool:
         return self.degree == 0
 

@@ -49,7 +49,17 @@ class Kernel(ABC):
     kappa(x, x). Everything else (full matrices, tiles, sums, products) follows from them.
 
     Kernels can be added, multiplied with each other and scaled by a number >= 0.
+
+    Attributes
+    ----------
+    is_precomputed : bool
+        Whether its "rows" are those of a Gram matrix.
+    has_compiled_loop : bool
+        Whether :mod:`sdgpu.operators.fused_cpu` and :mod:`~sdgpu.operators.fused_cuda` know its formula.
     """
+
+    is_precomputed: ClassVar[bool] = False
+    has_compiled_loop: ClassVar[bool] = False
 
     @abstractmethod
     def rows(self, X: Any, centre: Any) -> Rows:
@@ -74,6 +84,19 @@ class Kernel(ABC):
     def rounding(self, rows: Rows) -> float:
         """Bound on the errors of entries of K, over eps (of the rows' dtype) (K_ii K_jj)^(1/2)."""
         return 8.0
+
+    def value_dtype(self, X: Any) -> str:
+        """Name of the dtype that says how precise values for rows X are: that of X."""
+        return dtype_name(X)
+
+    @property
+    def opaque(self) -> Kernel | None:
+        """The first part without a formula, which only its own tiles can evaluate."""
+        return self
+
+    def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
+        """The same sums and products of leaf(part, its rows) for each part, a :class:`Profile`."""
+        raise TypeError(f"{type(self).__name__} has no formula")
 
     @underflow_is_zero
     def __call__(self, A: Any, B: Any = None) -> Any:
@@ -211,6 +234,14 @@ class _Combination(Kernel):
         operands = zip(self.kernels, rows.parts, strict=True)
         return reduce(type(self).join, (kernel.diagonal(part) for kernel, part in operands))
 
+    @property
+    def opaque(self) -> Kernel | None:
+        return next((kernel.opaque for kernel in self.kernels if kernel.opaque is not None), None)
+
+    def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
+        operands = zip(self.kernels, rows.parts, strict=True)
+        return reduce(type(self).join, (one.symbolic(leaf, part) for one, part in operands))
+
 
 @dataclass(frozen=True)
 class Sum(_Combination):
@@ -254,6 +285,18 @@ class Profile(Kernel):
         if a.norms is None:
             return self.profile(tile, None, None)
         return self.profile(tile, a.norms[:, None], b.norms[None, :])
+
+    @property
+    def opaque(self) -> Kernel | None:
+        return None
+
+    def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
+        return leaf(self, rows)
+
+    @property
+    def defined_at_zero(self) -> bool:
+        """Whether the profile alone gives the values of rows of zeros."""
+        return True
 
     @property
     def exact_near(self) -> bool:
@@ -310,6 +353,13 @@ class Scaled(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)
+
+    @property
+    def opaque(self) -> Kernel | None:
+        return self.kernel.opaque
+
+    def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
+        return self.scale * self.kernel.symbolic(leaf, rows)
 
 
 def ready_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 
@@ -62,7 +62,7 @@ class FunctionKernel(Kernel):
         ]
         return xp.astype(xp.stack(singles), rows.left.dtype) if singles else rows.left[:, 0]
 
-    def precision(self, X: Any) -> str:
+    def value_dtype(self, X: Any) -> str:
         """Name of the dtype of its values for rows (1, d), or that of the rows if that is less precise."""
         order = ("bfloat16", "float16", "float32", "float64")
         own, given = dtype_name(self._values(X, X)), dtype_name(X)
@@ -114,6 +114,8 @@ class Precomputed(Kernel):
     K must be symmetric; a matrix that is clearly not positive semi-definite is refused when it is
     decomposed.
     """
+
+    is_precomputed: ClassVar[bool] = True
 
     def rows(self, X: Any, centre: Any) -> Rows:
         return Rows(X, X)

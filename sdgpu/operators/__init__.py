@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from sdgpu.operators.dense import Cross, DenseOperator
+from sdgpu.operators.cross import Cross
+from sdgpu.operators.dense import DenseOperator
 from sdgpu.operators.keops import KeOpsOperator
+from sdgpu.operators.operator import Operator
 from sdgpu.operators.tiled import TiledOperator
 
-__all__ = ["Cross", "DenseOperator", "KeOpsOperator", "TiledOperator"]
+__all__ = ["Cross", "DenseOperator", "KeOpsOperator", "Operator", "TiledOperator"]

@@ -1,46 +1,26 @@
-"""The stored kernel matrix, and the rectangular one between new rows and training rows."""
+"""The stored kernel matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
-from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.kernels import Kernel, Precomputed
+from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.kernel import TILE, Profile, column_means, gram, ready_rows
 from sdgpu.kernels.precomputed import check_symmetric
+from sdgpu.operators.cross import Cross
 
-__all__ = ["Cross", "DenseOperator", "Operator"]
-
-_BLOCK = 2**22  # entries of one row block of a rectangular matrix: 32 MiB of doubles
-
-
-class Operator(Protocol):
-    """K = kappa(X, X) as something that multiplies; what a solver may ask for."""
-
-    @property
-    def n(self) -> int: ...
-    def matmat(self, V: Any) -> Any:
-        """K V: (n, c) -> (n, c)."""
-
-    def cross(self, X_new: Any) -> Cross:
-        """kappa(X_new, X) as an operator (m, n)."""
-
-    def diag(self) -> Any:
-        """Diagonal of K, (n,)."""
-
-    def columns(self, idx: Any) -> Any:
-        """Columns of K, (n, len(idx))."""
+__all__ = ["DenseOperator"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +66,7 @@ class DenseOperator:
             X = inputs(self.X, "X")
             object.__setattr__(self, "_names", column_names(self.X))
             object.__setattr__(self, "X", X)
-        if self.given:
+        if self.is_precomputed:
             if self.X.shape[0] != self.X.shape[1]:
                 raise ValueError(f"a precomputed kernel must be square, got {tuple(self.X.shape)}")
             dtype = self.given_dtype or dtype_name(self.X)
@@ -102,9 +82,14 @@ class DenseOperator:
         return int(self.X.shape[0])
 
     @property
-    def given(self) -> bool:
+    def d(self) -> int:
+        """Features of a row; n for a given K."""
+        return int(self.X.shape[1])
+
+    @property
+    def is_precomputed(self) -> bool:
         """Whether X is the Gram matrix itself."""
-        return isinstance(self.kernel, Precomputed)
+        return self.kernel.is_precomputed
 
     @cached_property
     def rows(self) -> Rows:
@@ -119,12 +104,12 @@ class DenseOperator:
     @cached_property
     def matrix(self) -> Any:
         """K (n, n), kept."""
-        return self.X if self.given else self.gram()
+        return self.X if self.is_precomputed else self.gram()
 
     @underflow_is_zero
     def gram(self) -> Any:
         """A new K (n, n) that the caller may overwrite."""
-        if self.given:
+        if self.is_precomputed:
             return compat.array_namespace(self.X).asarray(self.X, copy=True)
         return gram(self.kernel, self.rows, tile=self.tile)
 
@@ -149,7 +134,7 @@ class DenseOperator:
 
     def rounding(self) -> float:
         """Bound on the relative error of an entry of K, over eps; 1 for a given K."""
-        return 1.0 if self.given else max(map(self.kernel.rounding, self._row_blocks()))
+        return 1.0 if self.is_precomputed else max(map(self.kernel.rounding, self._row_blocks()))
 
     def _row_blocks(self) -> Iterator[Rows]:
         """The rows of X made ready, a block at a time: all of them are two copies of X, but cheap to make.
@@ -167,7 +152,7 @@ class DenseOperator:
         """Columns of K, (n, len(idx)), without making K."""
         xp = compat.array_namespace(self.X)
         picked = xp.asarray(np.asarray(idx, dtype=np.int64), device=compat.device(self.X))
-        if self.given:
+        if self.is_precomputed:
             return xp.take(self.X, picked, axis=1)
         chosen = self.kernel.rows(xp.take(self.X, picked, axis=0), self.centre)
         # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
@@ -175,73 +160,3 @@ class DenseOperator:
             Cross(self.kernel, chosen, rows, self.tile).dense().T for rows in self._row_blocks()
         ]
         return xp.concat(parts, axis=0)
-
-
-@dataclass(frozen=True, eq=False)
-class Cross:
-    """kappa(X_new, X) (m, n) as something that multiplies, made in row blocks of bounded memory.
-
-    ``matmat(V)`` or ``@`` multiplies; ``dense()`` or ``np.asarray`` gives the matrix.
-    """
-
-    kernel: Kernel
-    new: Rows
-    rows: Rows
-    tile: int = TILE
-    backend: Backend | None = None  # where blocks are brought, if not where the rows are
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(m, n)."""
-        return len(self.new), len(self.rows)
-
-    def blocks(self, entries: int = _BLOCK) -> Iterator[tuple[slice, Any]]:
-        """Row blocks (b, n) of at most `entries` numbers, with the rows they stand for."""
-        m, n = self.shape
-        height = max(1, min(m, entries // max(n, 1)))
-        for rows in slices(m, height):
-            yield rows, self._given(rows)
-
-    @underflow_is_zero
-    def matmat(self, V: Any) -> Any:
-        """kappa(X_new, X) V: (n, c) -> (m, c)."""
-        xp = compat.array_namespace(V)
-        parts = [block @ V for _, block in self.blocks()]
-        if not parts:
-            return xp.zeros((0, V.shape[1]), dtype=V.dtype, device=compat.device(V))
-        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
-
-    def __matmul__(self, V: Any) -> Any:
-        return self.matmat(V)
-
-    @underflow_is_zero
-    def diag(self) -> Any:
-        """kappa(x, x) of the new rows, (m,)."""
-        return self.kernel.diagonal(self.new)
-
-    @underflow_is_zero
-    def dense(self) -> Any:
-        """The matrix (m, n)."""
-        return self._given(slice(0, self.shape[0]))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(to_numpy(self.dense()), dtype=dtype)
-
-    def _given(self, rows: slice) -> Any:
-        block = self._block(rows)
-        return block if self.backend is None else self.backend.asarray(block)
-
-    def _block(self, rows: slice) -> Any:
-        new = self.new[rows]
-        if isinstance(self.kernel, Precomputed):
-            return new.left
-        like = self.rows.sample
-        xp = compat.array_namespace(like)
-        n = len(self.rows)
-        block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
-        # tiles that stay in cache: the profile passes over each several times
-        tile = self.kernel.tile_rows(self.rows, self.tile)
-        for high in slices(len(new), tile):
-            for low in slices(n, tile):
-                block[high, low] = self.kernel.tile(new[high], self.rows[low])
-        return block

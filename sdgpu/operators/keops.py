@@ -19,10 +19,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sdgpu.kernels import ArcCosine, Kernel, Product, Scaled, Sum
+from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import Profile
-from sdgpu.operators.dense import Cross
+from sdgpu.operators.cross import Cross
 from sdgpu.operators.tiled import TiledOperator
 
 __all__ = ["KeOpsOperator", "why_not"]
@@ -107,7 +107,11 @@ class KeOpsOperator:
         reason = why_not()
         if reason:
             raise ImportError(reason)
-        _check_formula(self.kernel)
+        if self.kernel.opaque is not None:
+            raise TypeError(
+                f"{type(self.kernel.opaque).__name__} has no formula for KeOps: use operator='tiled' or "
+                "'dense'"
+            )
         # rows, precision, cross products and columns are those of the tiled operator
         tiled = TiledOperator(self.kernel, self.X, self.precision)
         if tiled.precision == "mixed":
@@ -122,7 +126,12 @@ class KeOpsOperator:
         return self._tiled.n
 
     @property
-    def given(self) -> bool:
+    def d(self) -> int:
+        """Features of a row."""
+        return int(self.X.shape[1])
+
+    @property
+    def is_precomputed(self) -> bool:
         """Whether X is the Gram matrix itself: never."""
         return False
 
@@ -134,9 +143,9 @@ class KeOpsOperator:
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c), float64, in the library of X."""
         tiled = self._tiled
-        block = tiled._torch.asarray(V).to(self.rows.sample.dtype).contiguous()
+        block = tiled.torch_backend.asarray(V).to(self.rows.sample.dtype).contiguous()
         options = {"use_double_acc": True} if self.precision == "float32" else {}
-        return tiled._backend.asarray(self._lazy.__matmul__(block, **options))
+        return tiled.backend.asarray(self._lazy.__matmul__(block, **options))
 
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n)."""
@@ -161,27 +170,27 @@ def lazy_gram(kernel: Kernel, rows: Rows) -> Any:
     from pykeops.torch import LazyTensor
 
     pykeops.set_verbose(False)
-    if isinstance(kernel, Scaled):
-        return kernel.scale * lazy_gram(kernel.kernel, rows)
-    if isinstance(kernel, (Sum, Product)):
-        first, *rest = [lazy_gram(k, r) for k, r in zip(kernel.kernels, rows.parts, strict=True)]
-        for other in rest:
-            first = first + other if isinstance(kernel, Sum) else first * other
-        return first
-    assert isinstance(kernel, Profile)
-    tile = _statistic(kernel, rows, LazyTensor)
-    if rows.norms is None:
-        return kernel.profile(tile, None, None)
-    if isinstance(kernel, ArcCosine) and kernel.degree == 0 and bool((rows.norms == 0).any()):
-        raise ValueError("X has rows of zeros, where degree 0 needs operator='tiled' or 'dense'")
-    features = rows.right.shape[1] - 2
-    if kernel.exact_opposite and features == 1:
-        raise ValueError(
-            f"rows of one feature are parallel or opposite, where {kernel!r} loses half of the digits "
-            "in KeOps: use operator='tiled' or 'dense'"
+
+    def leaf(part: Profile, rows: Rows) -> Any:
+        tile = _statistic(part, rows, LazyTensor)
+        if rows.norms is None:
+            return part.profile(tile, None, None)
+        if not part.defined_at_zero and bool((rows.norms == 0).any()):
+            raise ValueError(
+                "X has rows of zeros, where degree 0 needs operator='tiled' or 'dense'"
+            )
+        features = rows.right.shape[1] - 2
+        if part.exact_opposite and features == 1:
+            raise ValueError(
+                f"rows of one feature are parallel or opposite, where {part!r} loses half of the digits "
+                "in KeOps: use operator='tiled' or 'dense'"
+            )
+        norms = rows.norms.contiguous()
+        return part.profile(
+            tile, LazyTensor(norms[:, None, None]), LazyTensor(norms[None, :, None])
         )
-    norms = rows.norms.contiguous()
-    return kernel.profile(tile, LazyTensor(norms[:, None, None]), LazyTensor(norms[None, :, None]))
+
+    return kernel.symbolic(leaf, rows)
 
 
 def _statistic(kernel: Profile, rows: Rows, lazy: Any) -> Any:
@@ -192,15 +201,3 @@ def _statistic(kernel: Profile, rows: Rows, lazy: Any) -> Any:
         return kernel.sign * (difference**2).sum(-1)
     left, right = lazy(rows.left[:, None, :]), lazy(rows.right[None, :, :])
     return (left - right).abs().sum(-1) if kernel.statistic == "l1" else (left * right).sum(-1)
-
-
-def _check_formula(kernel: Kernel) -> None:
-    if isinstance(kernel, Scaled):
-        _check_formula(kernel.kernel)
-    elif isinstance(kernel, (Sum, Product)):
-        for part in kernel.kernels:
-            _check_formula(part)
-    elif not isinstance(kernel, Profile):
-        raise TypeError(
-            f"{type(kernel).__name__} has no formula for KeOps: use operator='tiled' or 'dense'"
-        )

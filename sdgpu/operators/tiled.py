@@ -24,10 +24,10 @@ from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.threads import count, side_by_side
-from sdgpu.kernels import Gaussian, Kernel, Precomputed
+from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import column_means, ready_rows
-from sdgpu.operators.dense import Cross
+from sdgpu.operators.cross import Cross
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 
@@ -90,7 +90,7 @@ class TiledOperator:
     _names: tuple[str, ...] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        if isinstance(self.kernel, Precomputed):
+        if self.kernel.is_precomputed:
             raise TypeError("a precomputed kernel is a matrix already: use DenseOperator")
         X = self.X if self.checked else inputs(self.X, "X")
         precision = dtype_name(X) if self.precision is None else self.precision
@@ -112,7 +112,12 @@ class TiledOperator:
         return int(self.X.shape[0])
 
     @property
-    def given(self) -> bool:
+    def d(self) -> int:
+        """Features of a row."""
+        return int(self.X.shape[1])
+
+    @property
+    def is_precomputed(self) -> bool:
         """Whether X is the Gram matrix itself: never."""
         return False
 
@@ -143,15 +148,15 @@ class TiledOperator:
     @cached_property
     def rows(self) -> Rows:
         """The rows of X, made ready in float64 and then rounded to the evaluation precision."""
-        return self._ready(self._torch.asarray(self.X))
+        return self._ready(self.torch_backend.asarray(self.X))
 
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c), float64, in the library of X."""
-        block = self._torch.asarray(V).T.contiguous()  # (c, n)
+        block = self.torch_backend.asarray(V).T.contiguous()  # (c, n)
         tile = self._size
         while True:
             try:
-                return self._backend.asarray(self._product(block, tile).T)
+                return self.backend.asarray(self._product(block, tile).T)
             except RuntimeError as error:  # torch's out-of-memory error is one
                 if "out of memory" not in str(error) or tile <= 256:
                     raise
@@ -162,29 +167,29 @@ class TiledOperator:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
-        ready = self._ready(self._torch.asarray(new))
-        return Cross(self.kernel, ready, self.rows, self._size, self._backend)
+        ready = self._ready(self.torch_backend.asarray(new))
+        return Cross(self.kernel, ready, self.rows, self._size, self.backend)
 
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""
-        return self._backend.asarray(self.kernel.diagonal(self.rows))
+        return self.backend.asarray(self.kernel.diagonal(self.rows))
 
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx))."""
         import torch
 
-        picked = torch.as_tensor(np.asarray(idx, dtype=np.int64), device=self._torch.device)
-        chosen = self._ready(self._torch.asarray(self.X)[picked])
-        cross = Cross(self.kernel, chosen, self.rows, self._size, self._backend)
+        picked = torch.as_tensor(np.asarray(idx, dtype=np.int64), device=self.torch_backend.device)
+        chosen = self._ready(self.torch_backend.asarray(self.X)[picked])
+        cross = Cross(self.kernel, chosen, self.rows, self._size, self.backend)
         return cross.dense().T
 
     def _check_triton(self) -> None:
         from sdgpu.operators.fused_cuda import why_not
 
-        reason = why_not(self._torch.device)
+        reason = why_not(self.torch_backend.device)
         if reason:
             raise ValueError(f"triton=True cannot be used: {reason}")
-        if type(self.kernel) is not Gaussian or self.precision != "float32" or self.rows.far:
+        if not self.kernel.has_compiled_loop or self.precision != "float32" or self.rows.far:
             raise ValueError(
                 f"triton=True is for a Gaussian kernel in float32 with rows near their centre, not for "
                 f"{type(self.kernel).__name__} in {self.precision}: leave it False"
@@ -196,7 +201,7 @@ class TiledOperator:
         default = TILE_WIDE if self.precision == "float64" else TILE_CPU
         if self._fused is not None:
             default = TILE_FUSED if self.precision == "float32" else TILE_FUSED_WIDE
-        default = default if self._torch.tile < 1024 else TILE_GPU
+        default = default if self.torch_backend.tile < 1024 else TILE_GPU
         return max(1, min(self.tile or default, self.n, *self._smaller))
 
     def _halve(self, tile: int) -> None:
@@ -210,11 +215,11 @@ class TiledOperator:
         return []
 
     @property
-    def _backend(self) -> Backend:
+    def backend(self) -> Backend:
         return backend_of(self.X)
 
     @property
-    def _torch(self) -> TorchBackend:
+    def torch_backend(self) -> TorchBackend:
         backend = backend_of(self.X)
         if isinstance(backend, TorchBackend):
             return backend
@@ -222,7 +227,7 @@ class TiledOperator:
 
     @cached_property
     def _centre(self) -> Any:
-        return column_means(self._torch.asarray(self.X))
+        return column_means(self.torch_backend.asarray(self.X))
 
     def _ready(self, X: Any) -> Rows:
         import torch
@@ -247,7 +252,7 @@ class TiledOperator:
         import torch
 
         rows = self.rows
-        if type(self.kernel) is not Gaussian or self.n < FUSED_ROWS or rows.far:
+        if not self.kernel.has_compiled_loop or self.n < FUSED_ROWS or rows.far:
             return None
         if rows.left.device.type != "cpu" or not bool(torch.isfinite(rows.left).all()):
             return None
@@ -309,7 +314,7 @@ class TiledOperator:
             bool(widen),
         )
         low += high.T
-        return self._torch.asarray(low)
+        return self.torch_backend.asarray(low)
 
     def _share(
         self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, room: _Room

@@ -19,7 +19,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
-from sdgpu.operators.dense import Cross
+from sdgpu.operators.cross import Cross
 from sdgpu.selection.metrics import ClassTally
 from sdgpu.solvers.solution import Solution, differences
 

@@ -14,7 +14,7 @@ from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
-from sdgpu.operators.dense import Cross
+from sdgpu.operators.cross import Cross
 from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.selection.metrics import ClassTally
 from sdgpu.selection.sweep import Sweep

@@ -91,7 +91,9 @@ def _check_finite(K: Any, operator: DenseOperator) -> None:
 
 def refuse_indefinite(operator: DenseOperator, smallest: float, largest: float) -> None:
     """Raise the ValueError for a kernel whose eigenvalues go below what rounding allows."""
-    what = "the precomputed kernel" if operator.given else f"the kernel {operator.kernel!r}"
+    what = (
+        "the precomputed kernel" if operator.is_precomputed else f"the kernel {operator.kernel!r}"
+    )
     raise ValueError(
         f"{what} is not positive semi-definite: its eigenvalues go down to {smallest:.3g} against a "
         f"largest of {largest:.3g}; use a positive semi-definite kernel, or clip its spectrum first"

@@ -22,7 +22,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
-from sdgpu.operators.dense import Operator
+from sdgpu.operators.operator import Operator
 
 __all__ = ["Sketch", "pivoted_cholesky"]
 

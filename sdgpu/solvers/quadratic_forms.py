@@ -15,7 +15,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.filters import shrinkage
 from sdgpu.distill.rounding_bounds import backward_error, decay
-from sdgpu.operators.dense import Operator
+from sdgpu.operators.operator import Operator
 from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding
 from sdgpu.solvers.preconditioners import Sketch
 

@@ -27,7 +27,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.threads import only_torch
 from sdgpu.distill.rounding_bounds import rounding_bound
-from sdgpu.operators.dense import Operator
+from sdgpu.operators.operator import Operator
 from sdgpu.solvers.cg import CG, CGResult
 from sdgpu.solvers.galerkin import GrowingBasis, relative_to
 from sdgpu.solvers.preconditioners import Sketch

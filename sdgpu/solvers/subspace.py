@@ -26,7 +26,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.signals import terminable
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
-from sdgpu.operators.dense import Operator
+from sdgpu.operators.operator import Operator
 from sdgpu.solvers.basis_progress import BasisProgress
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding, triangle_bytes, unit_rows

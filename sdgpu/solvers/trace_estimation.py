@@ -28,7 +28,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.threads import only_torch
 from sdgpu.distill.leave_one_out import ridge_errors
-from sdgpu.operators.dense import Operator
+from sdgpu.operators.operator import Operator
 from sdgpu.solvers.galerkin import triangle_bytes
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.quadratic_forms import Forms, LowRank, grow_forms, power_filters

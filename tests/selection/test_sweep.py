@@ -152,7 +152,7 @@ def test_best(arrays, fitted, sweep):
 
 @pytest.mark.parametrize("memory", [2**12, 2**16])
 def test_row_blocks_change_nothing(arrays, fitted, sweep, monkeypatch, memory):
-    from sdgpu.operators.dense import Cross
+    from sdgpu.operators.cross import Cross
 
     original = Cross.blocks
     monkeypatch.setattr(Cross, "blocks", lambda self, entries: original(self, memory // 64))

@@ -1,0 +1,91 @@
+"""The rectangular kernel matrix between new rows and training rows, in blocks of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.kernels import Kernel
+from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.kernel import TILE
+
+__all__ = ["Cross"]
+
+_BLOCK = 2**22  # entries of one row block: 32 MiB of doubles
+
+
+@dataclass(frozen=True, eq=False)
+class Cross:
+    """kappa(X_new, X) (m, n) as something that multiplies, made in row blocks of bounded memory.
+
+    ``matmat(V)`` or ``@`` multiplies; ``dense()`` or ``np.asarray`` gives the matrix.
+    """
+
+    kernel: Kernel
+    new: Rows
+    rows: Rows
+    tile: int = TILE
+    backend: Backend | None = None  # where blocks are brought, if not where the rows are
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        return len(self.new), len(self.rows)
+
+    def blocks(self, entries: int = _BLOCK) -> Iterator[tuple[slice, Any]]:
+        """Row blocks (b, n) of at most `entries` numbers, with the rows they stand for."""
+        m, n = self.shape
+        height = max(1, min(m, entries // max(n, 1)))
+        for rows in slices(m, height):
+            yield rows, self._given(rows)
+
+    @underflow_is_zero
+    def matmat(self, V: Any) -> Any:
+        """kappa(X_new, X) V: (n, c) -> (m, c)."""
+        xp = compat.array_namespace(V)
+        parts = [block @ V for _, block in self.blocks()]
+        if not parts:
+            return xp.zeros((0, V.shape[1]), dtype=V.dtype, device=compat.device(V))
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+    def __matmul__(self, V: Any) -> Any:
+        return self.matmat(V)
+
+    @underflow_is_zero
+    def diag(self) -> Any:
+        """kappa(x, x) of the new rows, (m,)."""
+        return self.kernel.diagonal(self.new)
+
+    @underflow_is_zero
+    def dense(self) -> Any:
+        """The matrix (m, n)."""
+        return self._given(slice(0, self.shape[0]))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(to_numpy(self.dense()), dtype=dtype)
+
+    def _given(self, rows: slice) -> Any:
+        block = self._block(rows)
+        return block if self.backend is None else self.backend.asarray(block)
+
+    def _block(self, rows: slice) -> Any:
+        new = self.new[rows]
+        if self.kernel.is_precomputed:
+            return new.left
+        like = self.rows.sample
+        xp = compat.array_namespace(like)
+        n = len(self.rows)
+        block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
+        # tiles that stay in cache: the profile passes over each several times
+        tile = self.kernel.tile_rows(self.rows, self.tile)
+        for high in slices(len(new), tile):
+            for low in slices(n, tile):
+                block[high, low] = self.kernel.tile(new[high], self.rows[low])
+        return block
