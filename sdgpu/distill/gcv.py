@@ -53,6 +53,7 @@ def one_shot(
     traces: np.ndarray | None = None,
     *,
     per_output: bool = False,
+    outside: np.ndarray | None = None,
 ) -> OneShot:
     """One-shot weights of every lam.
 
@@ -71,6 +72,8 @@ def one_shot(
         Independent estimates of tr H and tr H^2; from the eigenvalues by default, which then are all.
     per_output : bool, default False
         One weight for each output instead of a shared one.
+    outside : array (c,), optional
+        ||Y||^2 - ||Z||^2 where the basis does not hold the targets: a residual of both fits.
 
     Returns
     -------
@@ -90,7 +93,8 @@ def one_shot(
     twice = rest * (2 - rest)  # 1 - a^2
     weights = [product / n for product in (rest * rest, twice * twice, rest * twice)]
     squares = Z * Z
-    sums = [weight @ squares for weight in weights]  # (L, c)
+    beyond = 0.0 if outside is None else outside / n
+    sums = [weight @ squares + beyond for weight in weights]  # (L, c)
     if not per_output:
         sums = [total.mean(axis=1) for total in sums]
     if traces is None:

@@ -25,10 +25,13 @@ class Steps:
         f(x; tau) = kappa(x, X) dual[tau - 1].
     fitted : array (T, n, c)
         y(tau), the predictions at the training points.
+    spectrum : None
+        There is none.
     """
 
     dual: Any
     fitted: Any
+    spectrum: None = None
 
 
 def recursion(solve: Callable[[Any], Any], Y: Any, lam: float, alphas: Any) -> Steps:

@@ -200,7 +200,7 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
     """
     tolerance, named, steps = _question(eps, alpha, steps)
-    own, model = fitted._own_spectrum("a constrained path"), fitted._model
+    own, model = fitted._spectrum_for("a constrained path"), fitted._model
     if own.basis.shape[1] < own.basis.shape[0]:
         raise ValueError(
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.backends import give_back, to_numpy
-from sdgpu.backend.checks import coefficient_box, integer, number, positive, schedule
+from sdgpu.backend.checks import coefficient_box, integer, number, positive, schedule, served_lam
 from sdgpu.backend.conversion import column_names
-from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.copying import without_caches
+from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.filters import limit_exists, limit_rate, train_filter
+from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
-from sdgpu.engine.path import Limit, Path
-from sdgpu.engine.requests import Questions
+from sdgpu.engine.path import Limit, Model, Path, limit_of
+from sdgpu.engine.requests import (
+    afford_joint,
+    afford_left_out,
+    afford_steps,
+    checked_grid,
+    judged,
+    spectrum_for,
+    spectrum_given_back,
+    validation_rows,
+)
+from sdgpu.engine.results import Info
+from sdgpu.kernels import Kernel
 from sdgpu.selection.chosen_weights import (
     JointAlphas,
     OptimalAlphas,
@@ -27,15 +39,14 @@ from sdgpu.selection.metrics import one_hot_rows
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.sweep_grid import run_sweep, training_dataset
 from sdgpu.selection.training_error import training_losses
-from sdgpu.solvers.solution import combine_steps
-from sdgpu.solvers.spectral_solution import SpectralSolution
+from sdgpu.solvers.solution import Solution, combine_steps
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Fit"]
 
 
 @dataclass(frozen=True, eq=False)
-class Fit(Questions):
+class Fit:
     """A decomposed kernel matrix with its targets: every answer is cheap algebra from here.
 
     Made by :func:`sdgpu.fit`. Arrays come in the library, device and dtype of the training data; grids,
@@ -49,27 +60,28 @@ class Fit(Questions):
     info : Info
     """
 
+    kernel: Kernel
+    lams: np.ndarray
+    info: Info
+    _solution: Solution = field(repr=False)
+    _model: Model = field(repr=False)
+    _progress: Progress | None = field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**without_caches(self), "_progress": None}  # which belongs to its process
+
+    def _lam(self, lam: float | None) -> float:
+        return served_lam(self.lams, lam)
+
+    def _spectrum_for(self, what: str) -> Spectrum:
+        return spectrum_for(what, self._solution, self.info.method)
+
     @cached_property
     @underflow_is_zero
     def spectrum(self) -> Spectrum:
         """Eigenvalues (k,) ascending, basis (n, k), Z (k, c), in float64, in the caller's library."""
-        own, template = self._own_spectrum("fit.spectrum"), self._model.template
-        eigenvalues, Z = (
-            give_back(template, array, axis=False, exact=True, copy=True)
-            for array in (own.eigenvalues, own.Z)
-        )
-        basis = give_back(template, own.basis, axis=False, exact=True)
-        if isinstance(basis, np.ndarray):
-            basis = basis.view()
-            basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
-        return Spectrum(
-            eigenvalues=eigenvalues,
-            basis=basis,
-            Z=Z,
-            below_rounding=own.below_rounding,
-            most_negative=own.most_negative,
-            method=own.method,
-        )
+        own = self._spectrum_for("fit.spectrum")
+        return spectrum_given_back(own, self._model.template)
 
     @underflow_is_zero
     def with_targets(self, Y: Any) -> Fit:
@@ -81,13 +93,12 @@ class Fit(Questions):
             For a method other than "eigh": a basis that grew from targets serves them alone.
         """
         wanted, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
-        spectrum = self._own_spectrum("other targets").with_targets(
-            self._model.backend.asarray(wanted)
-        )
+        self._spectrum_for("other targets")
+        solution = self._solution.with_targets(self._model.backend.asarray(wanted))
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
         info = replace(self.info, c=int(wanted.shape[1]))
         model = replace(self._model, template=template)
-        return replace(self, info=info, _solution=SpectralSolution(spectrum), _model=model)
+        return replace(self, info=info, _solution=solution, _model=model)
 
     @underflow_is_zero
     def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
@@ -131,30 +142,8 @@ class Fit(Questions):
         ValueError
             If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
-        ridge, alpha = self._lam(lam), number("alpha", alpha)
-        known = [np.array([x]) for x in (self._solution.largest, self._solution.largest_bound)]
-        slowest, rate = (float(limit_rate(largest, ridge, alpha)) for largest in known)
-        exists, certain = (bool(limit_exists(largest, ridge, alpha)) for largest in known)
-        if not exists:
-            raise ValueError(
-                f"alpha={alpha:g} has no limit at lam={ridge:g}: the steps grow by {slowest:.4g} each; "
-                "alphas in [0, 2) always converge"
-            )
-        if not certain:
-            raise ValueError(
-                f"alpha={alpha:g} may have no limit at lam={ridge:g}: the steps grow by {slowest:.4g} to "
-                f"{rate:.4g} each, and method={self.info.method!r} knows the largest eigenvalue no better; "
-                "fit with method='eigh', or take alpha in [0, 2)"
-            )
-        effective = ridge / alpha if alpha else np.inf
-        return Limit(
-            lam=ridge,
-            alpha=alpha,
-            effective_lam=effective,
-            rate=rate,
-            _solution=self._solution,
-            _model=self._model,
-        )
+        ridge, weight = self._lam(lam), number("alpha", alpha)
+        return limit_of(self._solution, self._model, ridge, weight, method=self.info.method)
 
     @underflow_is_zero
     def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
@@ -164,7 +153,7 @@ class Fit(Questions):
         """
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(self.info.k * steps, f"the diagonals of {steps} steps")
-        eigenvalues = self._own_spectrum("the diagonal B").eigenvalues
+        eigenvalues = self._spectrum_for("the diagonal B").eigenvalues
         B = train_filter(eigenvalues, ridge, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
@@ -202,7 +191,7 @@ class Fit(Questions):
             If a row determines itself.
         """
         steps, ridge = integer("steps", steps, 1), self._lam(lam)
-        self._afford_left_out(steps)
+        afford_left_out(self._solution, self._model, steps)
         weights = schedule(alphas, steps, outputs=self.info.c)
         left = self._solution.left_out(np.array([ridge]), steps)
         found, *others = (combine_steps(u[0, ...], weights) for u in (left.steps, *left.replicates))
@@ -240,11 +229,13 @@ class Fit(Questions):
         """
         curve = lam is None and len(self.lams) > 1
         ridges = self.lams if curve else np.array([self._lam(lam)])
-        own = self._own_spectrum("generalised cross-validation")
+        own = self._spectrum_for("generalised cross-validation")
         delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._solution.leverages
         self._model.afford(leverages.trace_numbers(self.info.n), "generalised cross-validation")
         traces = None if leverages.exact else leverages.traces(ridges, 2)
-        found = one_shot(delta, Z, ridges, self.info.n, traces, per_output=per_output)
+        found = one_shot(
+            delta, Z, ridges, self.info.n, traces, per_output=per_output, outside=own.outside
+        )
         if curve:
             return found
         values = (getattr(found, f.name)[0] for f in fields(OneShot))
@@ -262,7 +253,9 @@ class Fit(Questions):
             With gcv, degrees_of_freedom, their standard errors and train_mse; `best("gcv")` chooses.
             Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
-        ridges, weights, steps = self._grid(lams, alphas, steps)
+        ridges, weights, steps = checked_grid(
+            self._solution, self._model, self.lams, lams, alphas, steps=steps
+        )
         needed = self._solution.leverages.trace_numbers(self.info.n)
         self._model.afford(needed, "generalised cross-validation")
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
@@ -308,8 +301,11 @@ class Fit(Questions):
         m n k + m k T c multiplications, where refits would take 2 (T - 1) + 1 of them.
         """
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
-        self._afford_steps(1, steps, self.info.c if per_output else 1)
-        seen = self._judged(X_val, Y_val, lams, steps, per_output=per_output)
+        outputs = self.info.c if per_output else 1
+        afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
+        seen = judged(
+            self._solution, self._model, X_val, Y_val, lams, steps=steps, per_output=per_output
+        )
         return chosen_greedily(seen, clip=clip)
 
     @underflow_is_zero
@@ -356,9 +352,10 @@ class Fit(Questions):
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         penalty, parts = positive("ridge", ridge, zero=True), integer("folds", folds, 1)
         bounds = coefficient_box(box, terms, steps)
-        self._afford_joint(1, steps, parts + (parts > 1))
-        self._afford_steps(1, steps, parts)
-        seen = self._judged(X_val, Y_val, lams, steps, per_output=False, folds=parts)
+        afford_joint(1, steps, parts + (parts > 1))
+        afford_steps(self._solution, self._model, 1, steps, outputs=parts)
+        how: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
+        seen = judged(self._solution, self._model, X_val, Y_val, lams, **how)
         return chosen_jointly(
             seen, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
         )
@@ -408,13 +405,21 @@ class Fit(Questions):
         classes need the predictions themselves, m c L A T numbers made and dropped.
         """
         # scores of classes: 18 sums, their means and themselves
-        ridges, weights, steps = self._grid(lams, alphas, steps, 8 + 40 * classes)
-        self._afford_joint(len(ridges), steps)
+        ridges, weights, steps = checked_grid(
+            self._solution,
+            self._model,
+            self.lams,
+            lams,
+            alphas,
+            steps=steps,
+            variables=8 + 40 * classes,
+        )
+        afford_joint(len(ridges), steps)
         if X_val is None and Y_val is None:
-            self._afford_left_out(steps)
+            afford_left_out(self._solution, self._model, steps)
             cross, truth = None, self._solution.targets
         else:
-            cross, truth = self._validation(X_val, Y_val)
+            cross, truth = validation_rows(self._model, X_val, Y_val, self.info.c)
         if classes:
             one_hot_rows("Y" if cross is None else "Y_val", truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)

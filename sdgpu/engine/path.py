@@ -14,14 +14,13 @@ from sdgpu.backend.backends import Backend, give_back
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.filters import dual_filter
+from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.operators import Operator
 from sdgpu.solvers.solution import DistillationChain, Solution
-from sdgpu.solvers.spectral_solution import SpectralChain
 from sdgpu.solvers.spectrum import flat_product
 
-__all__ = ["Limit", "Model", "Path", "Predictor"]
+__all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +230,8 @@ def _variance(
     *,
     prior: Any,
 ) -> Variance:
-    if not isinstance(chain, SpectralChain) or chain.spectrum.basis.shape[1] < model.operator.n:
+    spectrum = chain.spectrum
+    if spectrum is None or spectrum.basis.shape[1] < model.operator.n:
         raise ValueError(
             "predictive variances need all eigenvalues, kappa(X, x) is not in a grown basis: fit with "
             "method='eigh'"
@@ -247,10 +247,8 @@ def _variance(
         own = cross.diag()
     else:
         own = targets(prior, "prior", rows=int(new.shape[0]), outputs=1)[0][:, 0]
-    spectrum = chain.spectrum
-    filters = dual_filter(
-        spectrum.eigenvalues, chain.lam, np.ascontiguousarray(chain.alphas.T)
-    )  # (T, k), or (c, T, k)
+    # (T, k), or (c, T, k)
+    filters = dual_filter(spectrum.eigenvalues, path.lam, np.ascontiguousarray(path.alphas.T))
     own = model.backend.asarray(own)
     found = variances(cross @ spectrum.basis, own, spectrum.eigenvalues, filters, nu)
     xp = model.backend.xp
@@ -259,3 +257,35 @@ def _variance(
         for x in found
     )
     return Variance(posterior, sampling, nu)
+
+
+def limit_of(solution: Solution, model: Model, lam: float, alpha: float, *, method: str) -> Limit:
+    """Infinitely many steps, if there is a limit, whatever is not known of the largest eigenvalue.
+
+    Raises
+    ------
+    ValueError
+        If the steps diverge, or may.
+    """
+    known = [np.array([x]) for x in (solution.largest, solution.largest_bound)]
+    slowest, rate = (float(limit_rate(largest, lam, alpha)) for largest in known)
+    exists, certain = (bool(limit_exists(largest, lam, alpha)) for largest in known)
+    if not exists:
+        raise ValueError(
+            f"alpha={alpha:g} has no limit at lam={lam:g}: the steps grow by {slowest:.4g} each; "
+            "alphas in [0, 2) always converge"
+        )
+    if not certain:
+        raise ValueError(
+            f"alpha={alpha:g} may have no limit at lam={lam:g}: the steps grow by {slowest:.4g} to "
+            f"{rate:.4g} each, and method={method!r} knows the largest eigenvalue no better; "
+            "fit with method='eigh', or take alpha in [0, 2)"
+        )
+    return Limit(
+        lam=lam,
+        alpha=alpha,
+        effective_lam=lam / alpha if alpha else np.inf,
+        rate=rate,
+        _solution=solution,
+        _model=model,
+    )

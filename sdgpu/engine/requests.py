@@ -1,128 +1,172 @@
-"""What every question to a fit must pass first: numbers, data and memory."""
+"""Checks of what a fit is asked, before any work: numbers, data and memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from sdgpu.backend.arrays import Template
+from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.backend.checks import grid as number_grid
-from sdgpu.backend.copying import without_caches
 from sdgpu.backend.memory import require
-from sdgpu.backend.progress import Progress
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.engine.path import Model
-from sdgpu.engine.results import Info
-from sdgpu.kernels import Kernel
+from sdgpu.operators import Cross
 from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.solvers.leverage import left_out_numbers
 from sdgpu.solvers.solution import Solution
-from sdgpu.solvers.spectral_solution import SpectralSolution
 from sdgpu.solvers.spectrum import Spectrum
 
-__all__ = ["Questions"]
+__all__ = [
+    "afford_joint",
+    "afford_left_out",
+    "afford_steps",
+    "checked_grid",
+    "judged",
+    "spectrum_for",
+    "spectrum_given_back",
+    "validation_rows",
+]
 
 JOINT = 1e11  # operations in units of T^4: a minute or two (T = 200: 1.4 s)
 
 
-@dataclass(frozen=True, eq=False)
-class Questions:
-    """The state of a :class:`sdgpu.Fit`, with the checks of what it is asked."""
+def spectrum_for(what: str, solution: Solution, method: str) -> Spectrum:
+    """The spectrum of a solution that has one.
 
-    kernel: Kernel
-    lams: np.ndarray
-    info: Info
-    _solution: Solution = field(repr=False)
-    _model: Model = field(repr=False)
-    _progress: Progress | None = field(repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # the hook belongs to the process that set it
-        return {**without_caches(self), "_progress": None}
-
-    def _grid(
-        self, lams: Any, alphas: Any, steps: int, variables: int = 8
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Check a grid (L,), (A,), T of so many numbers for each point."""
-        ridges = self.lams if lams is None else lam_grid("lams", lams)
-        for ridge in ridges:
-            self._lam(float(ridge))
-        weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
-        steps = integer("steps", steps, 1)
-        check_growth(weights, steps)
-        points = len(ridges) * len(weights) * steps
-        allowed = self._model.memory
-        require(
-            8 * variables * points, allowed, f"a grid of {points:,} points", "use a coarser grid"
+    Raises
+    ------
+    ValueError
+        For a solution that is none, with the methods that make one.
+    """
+    if solution.spectrum is None:
+        raise ValueError(
+            f"{what} needs eigenvalues, which method={method!r} does not make: fit with "
+            "method='eigh', 'lanczos' or 'subspace'"
         )
-        limits = 0
-        if not isinstance(self._solution, SpectralSolution):  # each limit is a solve
-            limits = len(limit_nodes(np.array([self._solution.largest]), ridges, weights).lams)
-        self._afford_steps(len(ridges), steps, 1, limits)
-        return ridges, weights, steps
+    return solution.spectrum
 
-    def _own_spectrum(self, what: str) -> Spectrum:
-        if not isinstance(self._solution, SpectralSolution):
-            raise ValueError(
-                f"{what} needs eigenvalues, which method={self.info.method!r} does not make: fit with "
-                "method='eigh', 'lanczos' or 'subspace'"
-            )
-        return self._solution.spectrum
 
-    def _afford_steps(self, lams: int, steps: int, outputs: int, limits: int = 0) -> None:
-        """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam."""
-        numbers = lams * outputs * steps * (steps + 4) + 4 * self.info.k * self.info.c * steps
-        if not isinstance(self._solution, SpectralSolution):  # the solutions, and their differences
-            numbers += 3 * self.info.n * self.info.c * (lams * steps + limits)
-        self._model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
+def spectrum_given_back(own: Spectrum, template: Template) -> Spectrum:
+    """A spectrum in the caller's library, in float64."""
+    eigenvalues, Z = (
+        give_back(template, array, axis=False, exact=True, copy=True)
+        for array in (own.eigenvalues, own.Z)
+    )
+    basis = give_back(template, own.basis, axis=False, exact=True)
+    if isinstance(basis, np.ndarray):
+        basis = basis.view()
+        basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
+    return replace(own, eigenvalues=eigenvalues, basis=basis, Z=Z)
 
-    def _afford_joint(self, lams: int, steps: int, parts: int = 1) -> None:
-        """Refuse joint optima that would take minutes: one factorisation for each number of steps."""
-        if lams * parts * steps**4 > JOINT:
-            most = int((JOINT / (lams * parts)) ** 0.25)
-            raise ValueError(
-                f"steps={steps}: the joint optima of so many steps take about {lams * parts} x steps^4 "
-                f"operations, minutes and more; use at most {most} steps, or optimal_alphas, which "
-                "takes steps^3"
-            )
 
-    def _lam(self, lam: float | None) -> float:
-        return served_lam(self.lams, lam)
+def checked_grid(
+    solution: Solution,
+    model: Model,
+    served: np.ndarray,
+    lams: Any,
+    alphas: Any,
+    *,
+    steps: int,
+    variables: int = 8,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """A grid (L,), (A,), T of so many numbers for each point, of lam that are served.
 
-    def _afford_left_out(self, steps: int) -> None:
-        """What the leverages need, and the predictions of every step."""
-        n, c = self.info.n, self.info.c
-        numbers = left_out_numbers(self._solution.leverages, n, c, steps)
-        self._model.afford(numbers, f"leave-one-out of {n:,} rows")
+    Raises
+    ------
+    TypeError, ValueError
+        For lam below the fit, steps < 1, or weights that are no numbers or overflow.
+    MemoryError
+        If it does not fit.
+    """
+    ridges = served if lams is None else lam_grid("lams", lams)
+    for ridge in ridges:
+        served_lam(served, float(ridge))
+    weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
+    steps = integer("steps", steps, 1)
+    check_growth(weights, steps)
+    points = len(ridges) * len(weights) * steps
+    needed = 8 * variables * points
+    require(needed, model.memory, f"a grid of {points:,} points", "use a coarser grid")
+    limits = 0
+    if solution.spectrum is None:  # each limit is a solve
+        limits = len(limit_nodes(np.array([solution.largest]), ridges, weights).lams)
+    afford_steps(solution, model, len(ridges), steps, limits=limits)
+    return ridges, weights, steps
 
-    def _judged(
-        self,
-        X_val: Any,
-        Y_val: Any,
-        lams: np.ndarray,
-        steps: int,
-        *,
-        per_output: bool,
-        folds: int = 1,
-    ) -> Validation:
-        """What validation data, or the training rows left out one by one, say of every schedule."""
-        if X_val is None and Y_val is None:
-            self._afford_left_out(steps)
-            parts = folds if self.info.n >= 2 * folds else 1
-            return leave_one_out(self._solution, lams, steps, per_output=per_output, folds=parts)
-        cross, truth = self._validation(X_val, Y_val)
-        parts = folds if cross.shape[0] >= 2 * folds else 1
-        return validate(
-            self._solution, cross, truth, lams, steps, per_output=per_output, folds=parts
+
+def afford_steps(
+    solution: Solution, model: Model, lams: int, steps: int, *, outputs: int = 1, limits: int = 0
+) -> None:
+    """Refuse more steps than fit: T filters of k numbers, a triangle T x T for each lam.
+
+    Raises
+    ------
+    MemoryError
+    """
+    numbers, c = lams * outputs * steps * (steps + 4), solution.outputs
+    if solution.spectrum is None:  # the solutions, and their differences
+        numbers += 3 * solution.rows * c * (lams * steps + limits)
+    else:
+        numbers += 4 * int(solution.spectrum.basis.shape[1]) * c * steps
+    model.afford(numbers, f"{steps} steps for {lams} lam and {outputs} sets of weights")
+
+
+def afford_joint(lams: int, steps: int, parts: int = 1) -> None:
+    """Refuse joint optima that would take minutes: one factorisation for each number of steps.
+
+    Raises
+    ------
+    ValueError
+    """
+    if lams * parts * steps**4 > JOINT:
+        most = int((JOINT / (lams * parts)) ** 0.25)
+        raise ValueError(
+            f"steps={steps}: the joint optima of so many steps take about {lams * parts} x steps^4 "
+            f"operations, minutes and more; use at most {most} steps, or optimal_alphas, which "
+            "takes steps^3"
         )
 
-    def _validation(self, X_val: Any, Y_val: Any) -> tuple[Any, Any]:
-        """Check validation data and bring them to the device."""
-        template = self._model.template
-        rows = template.rows(X_val, "X_val", self._model.operator.d)
-        m = int(rows.shape[0])
-        truth, _ = template.truth(Y_val, "Y_val", rows=m, outputs=self.info.c)
-        backend = self._model.backend
-        return self._model.operator.cross(backend.asarray(rows)), backend.asarray(truth)
+
+def afford_left_out(solution: Solution, model: Model, steps: int) -> None:
+    """Refuse leave-one-out that does not fit: the leverages, and the predictions of every step.
+
+    Raises
+    ------
+    MemoryError
+    """
+    n = solution.rows
+    numbers = left_out_numbers(solution.leverages, n, solution.outputs, steps)
+    model.afford(numbers, f"leave-one-out of {n:,} rows")
+
+
+def judged(
+    solution: Solution,
+    model: Model,
+    X_val: Any,
+    Y_val: Any,
+    lams: np.ndarray,
+    *,
+    steps: int,
+    per_output: bool,
+    folds: int = 1,
+) -> Validation:
+    """What validation data, or the training rows left out one by one, say of every schedule."""
+    how: dict[str, Any] = {"per_output": per_output}
+    if X_val is None and Y_val is None:
+        afford_left_out(solution, model, steps)
+        how["folds"] = folds if solution.rows >= 2 * folds else 1
+        return leave_one_out(solution, lams, steps, **how)
+    cross, truth = validation_rows(model, X_val, Y_val, solution.outputs)
+    how["folds"] = folds if cross.shape[0] >= 2 * folds else 1
+    return validate(solution, cross, truth, lams, steps, **how)
+
+
+def validation_rows(model: Model, X_val: Any, Y_val: Any, outputs: int) -> tuple[Cross, Any]:
+    """Check validation data and bring them to the device: kappa(X_val, X), and Y_val (m, c)."""
+    rows = model.template.rows(X_val, "X_val", model.operator.d)
+    truth, _ = model.template.truth(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=outputs)
+    return model.operator.cross(model.backend.asarray(rows)), model.backend.asarray(truth)

@@ -13,7 +13,13 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
 from sdgpu.solvers.leverage import LeftOut, Leverages, left_out
 from sdgpu.solvers.resolvents import Resolvents
-from sdgpu.solvers.solution import BasisColumns, DistillationChain, combine_steps, differences
+from sdgpu.solvers.solution import (
+    BasisColumns,
+    DistillationChain,
+    Solution,
+    combine_steps,
+    differences,
+)
 
 __all__ = ["ResolventSolution"]
 
@@ -33,6 +39,20 @@ class ResolventSolution:
     resolvents: Resolvents
     backend: Backend
     leverages: Leverages
+
+    @property
+    def spectrum(self) -> None:
+        """There is none."""
+        return
+
+    def with_targets(self, Y: Any) -> Solution:
+        """Not without new solves.
+
+        Raises
+        ------
+        ValueError
+        """
+        raise ValueError("solves serve their own targets alone: fit again with the new Y")
 
     @property
     def largest(self) -> float:
@@ -128,6 +148,10 @@ class _CombinedChain:
     solution: ResolventSolution
     lam: float
     alphas: np.ndarray
+
+    @property
+    def spectrum(self) -> None:
+        return
 
     @cached_property
     def dual(self) -> Any:

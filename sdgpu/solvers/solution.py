@@ -16,12 +16,17 @@ import numpy as np
 
 from sdgpu.distill.schedules import all_tails
 from sdgpu.solvers.leverage import LeftOut, Leverages
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["BasisColumns", "DistillationChain", "Solution", "combine_steps", "differences"]
 
 
 class DistillationChain(Protocol):
     """Dual coefficients and training predictions of every step, (T, n, c)."""
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """Where they come from; None if from solves."""
 
     @property
     def dual(self) -> Any: ...
@@ -52,7 +57,14 @@ class BasisColumns(Protocol):
 
 
 class Solution(Protocol):
-    """What a fit can be asked."""
+    """What a solver returns, and a fit is asked."""
+
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """Eigenvalues, basis and targets in it; None where there are only solves."""
+
+    def with_targets(self, Y: Any) -> Solution:
+        """The same for other targets (n, c), or a ValueError that says why not."""
 
     @property
     def largest(self) -> float:

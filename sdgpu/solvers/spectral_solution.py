@@ -37,10 +37,23 @@ class SpectralSolution:
     spectrum : Spectrum
     estimates : Leverages, optional
         What stands for the eigenvectors that a grown basis does not have.
+    Y : array (n, c), optional
+        The targets, if the basis does not hold them.
     """
 
     spectrum: Spectrum
     estimates: Leverages | None = None
+    Y: Any = None
+
+    def with_targets(self, Y: Any) -> SpectralSolution:
+        """One product with all eigenvectors, for other targets (n, c).
+
+        Raises
+        ------
+        ValueError
+            If the basis was grown from its targets.
+        """
+        return SpectralSolution(self.spectrum.with_targets(Y))
 
     @property
     def largest(self) -> float:
@@ -65,8 +78,8 @@ class SpectralSolution:
 
     @property
     def targets(self) -> Any:
-        """V Z: the basis holds them."""
-        return self.spectrum.basis @ self.spectrum.Z
+        """V Z where the basis holds them."""
+        return self.spectrum.basis @ self.spectrum.Z if self.Y is None else self.Y
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Step 1, equation (3)."""
@@ -103,12 +116,18 @@ class SpectralSolution:
         """See :mod:`sdgpu.distill.leave_one_out`."""
         own = self.spectrum
         fitted = powers(own.basis, own.eigenvalues, own.Z, lams, steps)
+        if self.Y is not None:  # H^0 Y is Y itself
+            xp = compat.array_namespace(fitted)
+            truth = xp.broadcast_to(self.Y, (len(lams), 1, *fitted.shape[2:]))
+            fitted = xp.concat([truth, fitted[:, 1:, ...]], axis=1)
         return left_out(fitted, self.leverages, lams)
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
         """From the residuals and the leverages."""
         own = self.spectrum
         errors = ridge_errors(own.basis, own.eigenvalues, own.Z, lams)
+        if self.Y is not None:
+            errors = errors + (self.Y - own.basis @ own.Z)
         return errors / self.leverages.rests(lams)
 
     def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
@@ -123,7 +142,13 @@ class SpectralSolution:
         columns[..., -1] = rest
         for j in range(steps - 1):
             columns[..., j] = a * (columns[..., j - 1] if j else rest)
-        return merge_rows(None, columns * length[:, None])
+        triangles = merge_rows(None, columns * length[:, None])
+        if self.spectrum.outside is None:
+            return triangles
+        # no step reaches what is outside: a row more, of the last column alone
+        more = np.zeros((len(lams), 1, steps))
+        more[..., -1] = np.sqrt(np.sum(to_numpy(self.spectrum.outside)))
+        return merge_rows(triangles, more)
 
 
 @dataclass(frozen=True, eq=False)

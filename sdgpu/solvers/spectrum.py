@@ -28,6 +28,9 @@ class Spectrum:
         Smallest eigenvalue before the clamp: how indefinite rounding (or the kernel) made K.
     method : str
         What made it.
+    outside : array (c,), optional
+        ||Y||^2 - ||Z||^2 of each output: what the basis does not hold of the targets. None where it holds
+        all of them. Training errors and generalised cross-validation would be too small without it.
     """
 
     eigenvalues: Any
@@ -36,6 +39,7 @@ class Spectrum:
     below_rounding: int
     most_negative: float
     method: str
+    outside: Any = None
 
     def with_targets(self, Y: Any) -> Spectrum:
         """The same decomposition for other targets (n, c).
