@@ -69,7 +69,8 @@ def one_shot(
     lams : array (L,)
     n : int
     traces : array (p, L, 2), optional
-        Independent estimates of tr H and tr H^2; from the eigenvalues by default, which then are all.
+        Independent estimates of tr H and tr H^2; from the eigenvalues by default, which then are all
+        that are not 0.
     per_output : bool, default False
         One weight for each output instead of a shared one.
     outside : array (c,), optional
@@ -98,7 +99,10 @@ def one_shot(
     if not per_output:
         sums = [total.mean(axis=1) for total in sums]
     if traces is None:
-        left = np.stack([rest.mean(axis=1), twice.mean(axis=1)])  # 1 - t1, 1 - t2
+        missing = n - len(eigenvalues)  # eigenvalues of 0
+        left = (
+            np.stack([part.sum(axis=1) + missing for part in (rest, twice)]) / n
+        )  # 1 - t1, 1 - t2
         found = _parabola(sums, left)
         zero = np.zeros_like(found[0])
         return OneShot(*found, zero, zero.copy())

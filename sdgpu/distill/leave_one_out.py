@@ -67,12 +67,21 @@ def powers(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -> Any:
 
 
 def diagonals(basis: Any, eigenvalues: Any, lams: Any, steps: int) -> Any:
-    """diag(H^q) for q = 0..T from all eigenvectors, (L, T + 1, n, 1); O(n^2 L T)."""
-    return _spread(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
+    """diag(H^q) for q = 0..T, (L, T + 1, n, 1); O(n^2 L T).
+
+    From all eigenvectors whose eigenvalue is not 0.
+    """
+    found = _spread(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
+    if basis.shape[1] == basis.shape[0]:
+        return found
+    xp = compat.array_namespace(basis)  # H^0 is the identity, outside of the basis too
+    return xp.concat([xp.ones_like(found[:, :1, ...]), found[:, 1:, ...]], axis=1)
 
 
 def rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
-    """1 - H_ii (L, n, 1) from all eigenvectors, by its own sum so that it does not cancel for small lam.
+    """1 - H_ii (L, n, 1), by its own sum so that it does not cancel for small lam.
+
+    From all eigenvectors whose eigenvalue is not 0.
 
     Raises
     ------
@@ -81,7 +90,10 @@ def rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
     """
     xp = compat.array_namespace(basis)
     ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
-    found = _spread(basis * basis, (ridge / (eigenvalues + ridge))[..., None])
+    squares = basis * basis
+    found = _spread(squares, (ridge / (eigenvalues + ridge))[..., None])
+    if basis.shape[1] < basis.shape[0]:  # what is outside of the basis
+        found = found + xp.clip(1 - xp.sum(squares, axis=1), 0.0, 1.0)[:, None]
     lowest = float(xp.min(found))
     if not lowest > 1e-14:
         flat = int(xp.argmin(found))
