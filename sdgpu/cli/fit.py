@@ -297,7 +297,7 @@ def _print_comparison(found: Comparison) -> None:
 
 def _print_scores(sweep: Sweep) -> None:
     """Where each score of classes is best on the validation rows, and what the others are there."""
-    from sdgpu.selection.metrics import SCORES
+    from sdgpu.selection.class_scores import SCORES
 
     # the best calibrated one may know nothing: the share of each class for every row has no such error
     chosen_by = [name for name in SCORES if name != "ece"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -27,7 +28,7 @@ from sdgpu.engine.requests import (
     spectrum_given_back,
     validation_rows,
 )
-from sdgpu.engine.results import Info
+from sdgpu.engine.results import Info, labelled
 from sdgpu.kernels import Kernel
 from sdgpu.selection.chosen_weights import (
     JointAlphas,
@@ -35,7 +36,7 @@ from sdgpu.selection.chosen_weights import (
     chosen_greedily,
     chosen_jointly,
 )
-from sdgpu.selection.metrics import one_hot_rows
+from sdgpu.selection.metrics import CLASSES, Metric, as_metrics
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.sweep_grid import run_sweep, training_dataset
 from sdgpu.selection.training_error import training_losses
@@ -265,7 +266,7 @@ class Fit:
                 self._solution, ridges, weights, steps, estimate=True, accuracy=accuracy
             )
         found = Sweep(training_dataset(ridges, weights, steps, own))
-        return self._labelled(found, watch)
+        return labelled(found, self.info, self.kernel, watch.seconds["sweep"])
 
     @underflow_is_zero
     def optimal_alphas(
@@ -369,6 +370,7 @@ class Fit:
         alphas: Any = None,
         steps: int = 10,
         *,
+        metrics: Iterable[str | Metric] = (),
         classes: bool = False,
     ) -> Sweep:
         """Validation loss of every (lam, alpha, step), the limits, alpha* and the joint optima.
@@ -386,8 +388,11 @@ class Fit:
             Fixed weights, 0, 0.01, .., 1 by default; any real numbers.
         steps : int, default 10
             T.
+        metrics : iterable of str or Metric, optional
+            Scores of the whole grid too: "mae", "accuracy", "nll", "brier", "ece", or objects with the
+            methods of :class:`sdgpu.selection.metrics.Metric`.
         classes : bool, default False
-            For one-hot targets: accuracy, nll, brier and ece of the whole grid too.
+            For one-hot targets, the same as metrics=["accuracy", "nll", "brier", "ece"].
 
         Returns
         -------
@@ -404,7 +409,7 @@ class Fit:
         m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing. Scores of
         classes need the predictions themselves, m c L A T numbers made and dropped.
         """
-        # scores of classes: 18 sums, their means and themselves
+        scored = as_metrics((*as_metrics(metrics), *(CLASSES if classes else ())))
         ridges, weights, steps = checked_grid(
             self._solution,
             self._model,
@@ -412,7 +417,7 @@ class Fit:
             lams,
             alphas,
             steps=steps,
-            variables=8 + 40 * classes,
+            variables=8 + sum(2 * metric.size + 1 for metric in scored),  # sums, means, itself
         )
         afford_joint(len(ridges), steps)
         if X_val is None and Y_val is None:
@@ -420,8 +425,8 @@ class Fit:
             cross, truth = None, self._solution.targets
         else:
             cross, truth = validation_rows(self._model, X_val, Y_val, self.info.c)
-        if classes:
-            one_hot_rows("Y" if cross is None else "Y_val", truth)
+        for metric in scored:
+            metric.check("Y" if cross is None else "Y_val", truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(
             self._solution,
@@ -431,20 +436,7 @@ class Fit:
             weights,
             steps=steps,
             watch=watch,
-            classes=classes,
+            metrics=scored,
             accuracy=self.info.error_estimate,
         )
-        return self._labelled(sweep, watch)
-
-    def _labelled(self, sweep: Sweep, watch: Stopwatch) -> Sweep:
-        """The same, with what made it in the attributes of the dataset."""
-        sweep.dataset.attrs.update(
-            kernel=repr(self.kernel),
-            training_rows=self.info.n,
-            features=self.info.d,
-            backend=self.info.backend,
-            sweep_seconds=watch.seconds["sweep"],
-            fit_seconds=sum(self.info.seconds.values()),
-            error_estimate=self.info.error_estimate,
-        )
-        return sweep
+        return labelled(sweep, self.info, self.kernel, watch.seconds["sweep"])

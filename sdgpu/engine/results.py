@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-__all__ = ["Info", "Seconds"]
+from sdgpu.kernels import Kernel
+from sdgpu.selection.sweep import Sweep
+
+__all__ = ["Info", "Seconds", "labelled"]
 
 
 class Seconds(dict[str, float]):
@@ -70,3 +73,17 @@ class Info:
     seconds: Seconds
     bytes: int
     status: str
+
+
+def labelled(sweep: Sweep, info: Info, kernel: Kernel, seconds: float) -> Sweep:
+    """The sweep, with what made it in the attributes of its dataset."""
+    sweep.dataset.attrs.update(
+        kernel=repr(kernel),
+        training_rows=info.n,
+        features=info.d,
+        backend=info.backend,
+        sweep_seconds=seconds,
+        fit_seconds=sum(info.seconds.values()),
+        error_estimate=info.error_estimate,
+    )
+    return sweep

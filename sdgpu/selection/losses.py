@@ -20,7 +20,7 @@ from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
 from sdgpu.operators.cross import Cross
-from sdgpu.selection.metrics import ClassTally
+from sdgpu.selection.grid_scores import GridScores
 from sdgpu.solvers.solution import Solution, differences
 
 __all__ = ["Validation", "leave_one_out", "validate"]
@@ -57,6 +57,35 @@ class Validation:
     folds: np.ndarray | None = None
     unit: float = 1.0
 
+    def merge(self, other: Validation) -> Validation:
+        """The same of the rows of both: of two blocks, two workers.
+
+        Raises
+        ------
+        ValueError
+            If they are of other grids, or leverages were estimated.
+        """
+        if self.triangles.shape != other.triangles.shape or len(self.limits) != len(other.limits):
+            raise ValueError("losses of other grids do not add up")
+        if self.replicates is not None or other.replicates is not None:
+            raise ValueError(
+                "losses with estimated leverages do not add up: their rows belong together"
+            )
+        unit = max(self.unit, other.unit)
+        one, two = (np.float64(seen.unit) / unit for seen in (self, other))
+        folds = None
+        if self.folds is not None and other.folds is not None:
+            folds = np.asarray(merge_rows(self.folds * one, other.folds * two))
+        return Validation(
+            triangles=np.asarray(merge_rows(self.triangles * one, other.triangles * two)),
+            limits=self.limits * one**2 + other.limits * two**2,
+            zero=self.zero * one**2 + other.zero * two**2,
+            rows=self.rows + other.rows,
+            outputs=self.outputs,
+            folds=folds,
+            unit=unit,
+        )
+
     @property
     def scale(self) -> float:
         """What makes a sum of squares here the mean squared error of the targets as they are."""
@@ -81,14 +110,14 @@ def validate(
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
     folds: int = 1,
-    tally: ClassTally | None = None,
+    scores: GridScores | None = None,
     watch: Stopwatch | None = None,
 ) -> Validation:
     """Make the triangles of all lam, and the losses of some limits.
 
     Parameters
     ----------
-    answers : Answers
+    solution : Solution
     cross : Cross
         kappa(X_val, X), (m, n).
     targets : array (m, c)
@@ -101,8 +130,8 @@ def validate(
         One triangle for each output instead of one for all.
     folds : int, default 1
         Parts of the rows that get triangles of their own too, every folds-th row each.
-    tally : ClassTally, optional
-        Counts scores of classes on the way.
+    scores : GridScores, optional
+        Counts metrics on the way.
     watch : Stopwatch, optional
         Hears of the progress.
 
@@ -128,8 +157,8 @@ def validate(
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
             basis = _divided(found.steps(projected, part), unit)  # (l, T, b, c)
-            if tally is not None:
-                tally.add(part, basis, truth, new_rows=i == 0)
+            if scores is not None:
+                scores.add(part, basis, truth, new_rows=i == 0, unit=unit)
             for f in range(folds):
                 own = slice((f - rows.start) % folds, None, folds)
                 columns = _columns(basis[:, :, own, :], truth[own, :], per_output=per_output)
@@ -151,7 +180,7 @@ def leave_one_out(
     limits: tuple[np.ndarray, np.ndarray] | None = None,
     per_output: bool = False,
     folds: int = 1,
-    tally: ClassTally | None = None,
+    scores: GridScores | None = None,
 ) -> Validation:
     """The same with every training row judged by the fit without it, and without a refit.
 
@@ -174,8 +203,8 @@ def leave_one_out(
         truth = _divided(left.targets, unit)
         zero = float(compat.array_namespace(truth).sum(truth * truth))
         u = _divided(left.steps, unit)
-        if tally is not None:
-            tally.add(part, differences(u), truth, new_rows=part.start == 0)
+        if scores is not None:
+            scores.add(part, differences(u), truth, new_rows=part.start == 0, unit=unit)
         parts.append(
             np.stack(
                 [

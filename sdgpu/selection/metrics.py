@@ -1,176 +1,213 @@
-"""Accuracy and calibration of one-hot predictions, of single sets and of a whole grid of weights.
+"""Metrics of predictions: values that add up over rows and merge over blocks of them.
 
-Least-squares predictions of one-hot targets are read as probabilities: clipped to [1e-6, 1] and
-normalised. The class is that of the largest prediction, the first one of equal ones, as argmax has it:
-an accuracy is that of a classifier which can be carried out, far from all data too, where every
-prediction is 0.
-
-The triangle of the squared loss cannot tell these: they need the predictions of every (lam, alpha, step)
-themselves, which are made a few weights at a time from the T columns that serve all weights, counted and
-dropped.
+A metric keeps a few sums for each point of a grid. What has the attributes and methods of :class:`Metric`
+is one, wherever it is written: ``fit.sweep(X_val, Y_val, metrics=[own])``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.checks import choice
+from sdgpu.selection.class_scores import BINS, bin_gaps, one_hot_rows, probabilities, score_terms
 
 __all__ = [
-    "BINS",
-    "SCORES",
-    "ClassTally",
-    "bin_gaps",
-    "class_scores",
-    "one_hot_rows",
-    "probabilities",
-    "score_terms",
+    "CLASSES",
+    "METRICS",
+    "Accuracy",
+    "BrierScore",
+    "CalibrationError",
+    "LogLoss",
+    "MeanAbsoluteError",
+    "Metric",
+    "PredictedRows",
+    "as_metrics",
 ]
 
-#: Names of the scores: share of right classes, mean -log p of the right class, mean ||p - e||^2, and the
-#: expected calibration error over 15 equal bins of the largest probability (Guo et al. 2017).
-SCORES = ("accuracy", "nll", "brier", "ece")
 
-BINS = 15
-LOWEST = 1e-6  # probability that counts as zero in a logarithm
-_CHUNK = 2**18  # doubles of one intermediate, 2 MiB: what follows finds it in the cache
+@dataclass(frozen=True, eq=False)
+class PredictedRows:
+    """Predictions and the truth of some rows, with what several metrics need of them, made once.
 
-
-def probabilities(F: Any, axis: int = -1) -> Any:
-    """Predictions of one-hot targets as probabilities over an axis: clipped to [1e-6, 1] and normalised."""
-    xp = compat.array_namespace(F)
-    clipped = xp.clip(F, LOWEST, 1.0)
-    return clipped / xp.sum(clipped, axis=axis, keepdims=True)
-
-
-def class_scores(P: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy and calibration of probabilities.
-
-    Parameters
+    Attributes
     ----------
-    P : array (..., m, c)
-        Its largest entry decides the class; predictions that were clipped to one value are equal.
-    labels : array (m,) of int
-
-    Returns
-    -------
-    dict of arrays (...,)
-        The `SCORES` by name.
-    """
-    own = np.moveaxis(P, -1, -2)
-    right, nll, brier, confidence = score_terms(own, own, np.eye(P.shape[-1])[labels].T)
-    ece = np.abs(bin_gaps(right, confidence)).sum(axis=-1) / len(labels)
-    return dict(zip(SCORES, (*(x.mean(axis=-1) for x in (right, nll, brier)), ece), strict=True))
-
-
-def score_terms(values: Any, P: Any, truth: Any) -> tuple[Any, Any, Any, Any]:
-    """What the scores are means of: right (0 or 1), -log p, ||p - e||^2, and the confidence, (..., m).
-
-    Parameters
-    ----------
-    values : array (..., c, m)
-        Predictions: the class is that of the largest. Rows are last, so that sums over the classes add
-        long vectors.
-    P : array (..., c, m)
-        Their probabilities.
-    truth : array (c, m)
-        One-hot.
-    """
-    xp = compat.array_namespace(values)
-    largest = values == xp.max(values, axis=-2, keepdims=True)
-    right = xp.any(largest & (truth > 0), axis=-2)
-    # some are equal, which is rare; and argmax is slow
-    if int(xp.count_nonzero(largest)) > compat.size(right):
-        right = xp.argmax(values, axis=-2) == xp.argmax(truth, axis=0)
-    own = xp.sum(P * truth, axis=-2)
-    brier = xp.sum(P * P, axis=-2) - 2 * own + 1
-    nll = -xp.log(xp.clip(own, LOWEST, 1.0))
-    return xp.astype(right, values.dtype), nll, brier, xp.max(P, axis=-2)
-
-
-def bin_gaps(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Right minus confident, summed over the rows of each bin: (..., m) -> (..., 15), on the host."""
-    lead = int(np.prod(right.shape[:-1]))
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    place = bins.reshape(lead, -1) + BINS * np.arange(lead)[:, None]
-    gaps = np.bincount(place.ravel(), (right - confidence).ravel(), minlength=lead * BINS)
-    return gaps.reshape(*right.shape[:-1], BINS)
-
-
-def one_hot_rows(name: str, Y: Any) -> None:
-    """Raise ValueError unless Y (m, c), c >= 2, holds one-hot rows, within rounding, of several classes."""
-    xp = compat.array_namespace(Y)
-    if int(Y.shape[1]) < 2:
-        raise ValueError(
-            f"{name} has one column: classes=True needs one-hot rows of two classes or more"
-        )
-    near = xp.round(Y)
-    one = xp.all((near == 0) | (near == 1)) & xp.all(xp.sum(near, axis=1) == 1)
-    if not bool(one) or float(xp.max(xp.abs(Y - near))) > 1e-6:
-        raise ValueError(
-            f"{name} is not one-hot: classes=True needs a single 1 in each row, else 0"
-        )
-    if int(xp.sum(xp.astype(xp.any(near == 1, axis=0), xp.int64))) < 2:
-        raise ValueError(f"{name} holds one class only: there is nothing to tell apart")
-
-
-class ClassTally:
-    """Scores of every (lam, alpha, step), added up over blocks of rows.
-
-    Parameters
-    ----------
-    tails : array (A, T)
-        Of the weights, :func:`sdgpu.distill.schedules.grid_tails`.
-    lams : int
-        L.
-
-    Notes
-    -----
-    m c A T (T + 20) operations for each lam, beside what the losses cost.
+    values : array (..., c, b)
+        Rows are last, so that sums over outputs add long vectors.
+    truth : array (c, b)
     """
 
-    def __init__(self, tails: np.ndarray, lams: int) -> None:
-        A, T = tails.shape
-        # step t is the sum of the first t terms
-        self._mix = np.tril(np.ones((T, T)))[None, :, :] * tails[:, None, :]  # (A, T, T)
-        self._sums = np.zeros((lams, A, T, 3 + BINS))
-        self._rows = 0
+    values: Any
+    truth: Any
 
-    def add(self, lams: slice, basis: Any, truth: Any, *, new_rows: bool) -> None:
-        """Count some rows for some lam.
+    @cached_property
+    def classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Right (0 or 1), -log p of the right class, ||p - e||^2 and confidence, (..., b) each."""
+        # one-hot within rounding, where it comes from eigenvectors
+        truth = compat.array_namespace(self.truth).round(self.truth)
+        terms = score_terms(self.values, probabilities(self.values, -2), truth)
+        right, nll, brier, confidence = (to_numpy(x) for x in terms)
+        return right, nll, brier, confidence
 
-        Parameters
-        ----------
-        lams : slice
-        basis : array (l, T, b, c)
-            u_1, D_1, .., D_{T-1} at the rows.
-        truth : array (b, c)
-            One-hot.
-        new_rows : bool
-            Whether these rows come for the first time (once for all slices of lam).
-        """
-        xp = compat.array_namespace(basis)
-        T, b, c = basis.shape[1:]
-        truth = xp.round(truth).T  # (c, b); within rounding, where it comes from eigenvectors
-        self._rows += b if new_rows else 0
-        some = max(1, _CHUNK // (T * b * c))
-        for at, own in enumerate(range(*lams.indices(len(self._sums)))):
-            flat = xp.reshape(xp.permute_dims(basis[at, ...], (0, 2, 1)), (T, c * b))
-            for part in slices(len(self._mix), some):
-                mix = xp.asarray(self._mix[part], dtype=flat.dtype, device=compat.device(flat))
-                values = xp.reshape(xp.reshape(mix, (-1, T)) @ flat, (-1, T, c, b))
-                terms = score_terms(values, probabilities(values, -2), truth)
-                right, nll, brier, confidence = (to_numpy(x) for x in terms)
-                sums = [x.sum(axis=-1) for x in (right, nll, brier)]
-                self._sums[own, part, :, :3] += np.stack(sums, axis=-1)
-                self._sums[own, part, :, 3:] += bin_gaps(right, confidence)
 
-    def scores(self) -> dict[str, np.ndarray]:
-        """The scores by name, (L, A, T) each."""
-        means = self._sums / self._rows
-        ece = np.abs(means[..., 3:]).sum(axis=-1)
-        return dict(zip(SCORES, (*np.moveaxis(means[..., :3], -1, 0), ece), strict=True))
+class Metric(Protocol):
+    """One score of predictions.
+
+    Attributes
+    ----------
+    name : str
+        Of the variable in the dataset of a sweep, and for :meth:`Sweep.best`.
+    description : str
+        Its long name there.
+    larger_is_better : bool
+    size : int
+        Sums that are kept for each point of a grid.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def larger_is_better(self) -> bool: ...
+    @property
+    def size(self) -> int: ...
+
+    def check(self, name: str, Y: Any) -> None:
+        """Raise ValueError, with the name of the argument, for targets (m, c) that it is not made for."""
+
+    def update(self, rows: PredictedRows) -> np.ndarray:
+        """Sums over some rows, (..., size) on the host; those of blocks are added."""
+
+    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+        """The score (...) from the sums (..., size) over so many rows."""
+
+
+@dataclass(frozen=True)
+class _ClassMetric:
+    """What the metrics of one-hot targets share."""
+
+    size: ClassVar[int] = 1
+    larger_is_better: ClassVar[bool] = False
+
+    def check(self, name: str, Y: Any) -> None:
+        """One-hot rows of several classes."""
+        one_hot_rows(name, Y)
+
+    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+        """The mean."""
+        return np.asarray(sums[..., 0] / count)
+
+
+@dataclass(frozen=True)
+class Accuracy(_ClassMetric):
+    """Share of rows whose largest prediction is that of their class; the first of equal ones counts."""
+
+    name: ClassVar[str] = "accuracy"
+    description: ClassVar[str] = "share of validation rows with the right class"
+    larger_is_better: ClassVar[bool] = True
+
+    def update(self, rows: PredictedRows) -> np.ndarray:
+        """Right ones."""
+        return rows.classes[0].sum(axis=-1)[..., None]
+
+
+@dataclass(frozen=True)
+class LogLoss(_ClassMetric):
+    """Mean of -log p for the right class, at least log 1e-6 of p."""
+
+    name: ClassVar[str] = "nll"
+    description: ClassVar[str] = "mean -log probability of the right class"
+
+    def update(self, rows: PredictedRows) -> np.ndarray:
+        """Sum of -log p."""
+        return rows.classes[1].sum(axis=-1)[..., None]
+
+
+@dataclass(frozen=True)
+class BrierScore(_ClassMetric):
+    """Mean of ||p - e||^2 over rows, e one-hot (Brier 1950)."""
+
+    name: ClassVar[str] = "brier"
+    description: ClassVar[str] = "mean squared distance of probabilities from the one-hot truth"
+
+    def update(self, rows: PredictedRows) -> np.ndarray:
+        """Sum of squared distances."""
+        return rows.classes[2].sum(axis=-1)[..., None]
+
+
+@dataclass(frozen=True)
+class CalibrationError(_ClassMetric):
+    """Expected calibration error over 15 equal bins of the largest probability (Guo et al. 2017)."""
+
+    name: ClassVar[str] = "ece"
+    description: ClassVar[str] = "expected calibration error, 15 bins"
+    size: ClassVar[int] = BINS
+
+    def update(self, rows: PredictedRows) -> np.ndarray:
+        """Right less confident in each bin."""
+        return bin_gaps(rows.classes[0], rows.classes[3])
+
+    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+        """Their sizes, over all rows."""
+        return np.asarray(np.abs(sums / count).sum(axis=-1))
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError:
+    """Mean of |f - y| over rows and outputs."""
+
+    name: ClassVar[str] = "mae"
+    description: ClassVar[str] = "mean absolute validation error"
+    larger_is_better: ClassVar[bool] = False
+    size: ClassVar[int] = 1
+
+    def check(self, name: str, Y: Any) -> None:
+        """Any numbers."""
+
+    def update(self, rows: PredictedRows) -> np.ndarray:
+        """Sum over rows of the mean over outputs."""
+        xp = compat.array_namespace(rows.values)
+        error = xp.mean(xp.abs(rows.values - rows.truth), axis=-2)
+        return to_numpy(xp.sum(error, axis=-1))[..., None]
+
+    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+        """The mean."""
+        return np.asarray(sums[..., 0] / count)
+
+
+#: What classes=True asks for.
+CLASSES: tuple[Metric, ...] = (Accuracy(), LogLoss(), BrierScore(), CalibrationError())
+#: Metrics that have a name.
+METRICS: dict[str, Metric] = {one.name: one for one in (*CLASSES, MeanAbsoluteError())}
+
+
+def as_metrics(values: Iterable[str | Metric]) -> tuple[Metric, ...]:
+    """Metrics from their names or from objects, each name once.
+
+    Raises
+    ------
+    TypeError
+        For one name in place of several, or what has not the methods of a metric.
+    ValueError
+        For an unknown name, or two metrics of one name.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"metrics={values!r} must be several: write metrics=[{values!r}]")
+    found: dict[str, Metric] = {}
+    for value in values:
+        metric = METRICS[choice("metric", value, METRICS)] if isinstance(value, str) else value
+        wanted = ("name", "description", "larger_is_better", "size", "check", "update", "result")
+        missing = [name for name in wanted if not hasattr(metric, name)]
+        if missing:
+            raise TypeError(f"metrics: {value!r} has no {', '.join(missing)}, which metrics have")
+        if metric.name in found and found[metric.name] != metric:
+            raise ValueError(f"metrics: two are called {metric.name!r}")
+        found[metric.name] = metric
+    return tuple(found.values())

@@ -12,7 +12,7 @@ import xarray as xr
 
 from sdgpu.backend.checks import choice
 from sdgpu.backend.datafiles import check_target, read_dataset, write_dataset
-from sdgpu.selection.metrics import SCORES
+from sdgpu.selection.metrics import CLASSES, METRICS
 
 __all__ = ["Best", "Sweep", "check_target", "open_sweep", "write_dataset"]
 
@@ -25,12 +25,10 @@ FAMILIES = {
     "joint": "joint_mse",
     "limit": "limit_mse",
     "gcv": "gcv",
-    **{name: name for name in SCORES},
 }
-_FIXED = ("fixed", "limit", "gcv", *SCORES)  # families of fixed weights
 _GRID, _CHAIN = ("lam", "alpha", "step"), ("lam", "step")
 _DIMS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("mse", "mse_error", "train_mse", "degrees_of_freedom", "gcv", *SCORES), _GRID),
+    **dict.fromkeys(("mse", "mse_error", "train_mse", "degrees_of_freedom", "gcv"), _GRID),
     **dict.fromkeys(("degrees_of_freedom_error", "gcv_error"), _GRID),
     **dict.fromkeys(
         ("alpha_star", "star_mse", "alpha_clipped", "clipped_mse", "joint_mse"), _CHAIN
@@ -111,6 +109,7 @@ class Sweep:
         accuracy, nll, brier, ece   (lam, alpha, step)  of one-hot targets, with classes=True: share of
                                                         right classes, mean -log p of the right one,
                                                         mean ||p - e||^2, calibration error
+        others by their names       (lam, alpha, step)  of metrics=[..], :mod:`sdgpu.selection.metrics`
         ==========================  ==================  ==========================================
     """
 
@@ -121,11 +120,11 @@ class Sweep:
 
         Parameters
         ----------
-        over : {"fixed", "ridge", "star", "clipped", "joint", "limit", "gcv"} or a score of classes
+        over : {"fixed", "ridge", "star", "clipped", "joint", "limit", "gcv"} or a metric
             Among fixed weights, ordinary ridge only, the chains of Algorithm 1, joint optima, limits; or
-            among fixed weights by generalised cross-validation on the training data alone, or by the
-            largest "accuracy", or the smallest "nll", "brier" or "ece" (a model that gives every row the
-            shares of the classes has an ece of 0 and knows nothing).
+            among fixed weights by generalised cross-validation on the training data alone, or by a metric
+            that the sweep has, such as the largest "accuracy" or the smallest "nll", "brier" or "ece" (a
+            model that gives every row the shares of the classes has an ece of 0 and knows nothing).
 
         Returns
         -------
@@ -136,26 +135,28 @@ class Sweep:
         ValueError
             For an unknown `over`, or if every loss is NaN.
         """
-        name = FAMILIES[choice("over", over, FAMILIES)]
+        metrics = self._metrics
+        if over in METRICS and over not in metrics:
+            remedy = "classes=True" if METRICS[over] in CLASSES else f"metrics=[{over!r}]"
+            raise ValueError(f"this sweep has no {over}: ask for it with {remedy}")
+        name = (FAMILIES | metrics)[choice("over", over, FAMILIES | metrics)]
         if name not in self.dataset:
-            remedy = (
-                "ask for it with classes=True" if name in SCORES else "only over='gcv' can choose"
-            )
-            raise ValueError(f"this sweep has no {name}: {remedy}")
+            raise ValueError(f"this sweep has no {name}: only over='gcv' can choose")
         losses = self.dataset[name]
         if f"{name}_error" in self.dataset:  # the smallest of many estimates is one of the luckiest
             losses = losses + self.dataset[f"{name}_error"]
         if not bool(losses.notnull().any()):
             raise ValueError(f"every {losses.name} of this sweep is NaN")
-        where = (-losses if name == "accuracy" else losses).argmin(dim=list(losses.dims))
+        larger = bool(losses.attrs.get("larger_is_better"))
+        where = (-losses if larger else losses).argmin(dim=list(losses.dims))
         point = losses.isel(where)
         lam, value = float(point["lam"]), float(self.dataset[name].isel(where))
-        shown = "mse" if name in ("gcv", *SCORES) else name
+        shown = "mse" if name == "gcv" or name in metrics else name
         mse = float(self.dataset[shown].isel(where)) if shown in self.dataset else np.nan
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
-        if over in _FIXED:
+        if over in ("fixed", "limit", "gcv") or over in metrics:
             alpha: Any = float(point["alpha"]) if step != 1 else np.nan
         elif over == "ridge" or step == 1:
             alpha = np.nan
@@ -184,6 +185,12 @@ class Sweep:
             For a folder that does not exist or cannot be written, a full disk: names `path`.
         """
         write_dataset(self.dataset, path)
+
+    @property
+    def _metrics(self) -> dict[str, str]:
+        """Variables that are metrics, by their names."""
+        found = (str(name) for name, one in self.dataset.items() if "larger_is_better" in one.attrs)
+        return {name: name for name in found}
 
     def _chain(self, over: str, row: int, step: int) -> np.ndarray:
         """Weights of steps 2..step of the chain that reached the point, at lam number `row`."""
@@ -219,15 +226,18 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     if not source.exists() and kind == ".nc":
         raise FileNotFoundError(f"there is no sweep at {source}")
     dataset = read_dataset(source)
-    losses = [name for name in FAMILIES.values() if name not in SCORES]
+    losses = list(FAMILIES.values())
     known = any(name in dataset for name in losses if name != "gcv")
     wanted = losses if known else ("gcv",)  # a sweep of GCV has no other losses
     missing = [name for name in wanted if name not in dataset]
     if missing:
         raise ValueError(f"{source} holds no sweep: {', '.join(missing)} is missing")
     for name, variable in dataset.variables.items():
-        dims = _DIMS.get(str(name), variable.dims)
-        if variable.dims != dims or (name in _DIMS and variable.dtype.kind not in "fi"):
+        measured = "larger_is_better" in variable.attrs
+        dims = _GRID if measured else _DIMS.get(str(name), variable.dims)
+        if variable.dims != dims or (
+            (measured or name in _DIMS) and variable.dtype.kind not in "fi"
+        ):
             raise ValueError(
                 f"{source} holds no sweep: {name} has dimensions {variable.dims} and type "
                 f"{variable.dtype}, where numbers over {dims} are wanted"

@@ -15,8 +15,9 @@ from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.operators.cross import Cross
+from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.losses import Validation, leave_one_out, validate
-from sdgpu.selection.metrics import ClassTally
+from sdgpu.selection.metrics import Metric
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.training_error import training_losses
 from sdgpu.solvers.solution import Solution
@@ -33,7 +34,7 @@ def run_sweep(
     *,
     steps: int,
     watch: Stopwatch,
-    classes: bool = False,
+    metrics: tuple[Metric, ...] = (),
     accuracy: float = 0.0,
 ) -> Sweep:
     """Losses of the grid (L, A, T): one pass over the validation rows, then small algebra.
@@ -45,12 +46,12 @@ def run_sweep(
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
         asked, grid = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
-        tally = ClassTally(grid, len(lams)) if classes else None
+        scores = GridScores(grid, len(lams), metrics) if metrics else None
         if cross is None:
-            seen = leave_one_out(solution, lams, steps, limits=asked, tally=tally)
+            seen = leave_one_out(solution, lams, steps, limits=asked, scores=scores)
         else:
             seen = validate(
-                solution, cross, targets, lams, steps, limits=asked, tally=tally, watch=watch
+                solution, cross, targets, lams, steps, limits=asked, scores=scores, watch=watch
             )
         scale = seen.scale
         mse = scale * grid_losses(seen.triangles, grid)
@@ -65,20 +66,23 @@ def run_sweep(
         known = solution.leverages.exact or cross is None
         own = training_losses(solution, lams, alphas, steps, estimate=known, accuracy=accuracy)
         limit = scale * nodes.spread(seen.limits, seen.zero)
-        more = {"mse_error": error, **own, **(tally.scores() if tally is not None else {})}
-        return Sweep(
-            _dataset(
-                lams,
-                alphas,
-                steps,
-                mse=mse,
-                own=more,
-                limit=limit,
-                seen=seen,
-                scale=scale,
-                accuracy=accuracy,
-            )
+        more = {"mse_error": error, **own, **(scores.scores() if scores is not None else {})}
+        dataset = _dataset(
+            lams,
+            alphas,
+            steps,
+            mse=mse,
+            own=more,
+            limit=limit,
+            seen=seen,
+            scale=scale,
+            accuracy=accuracy,
         )
+    for metric in metrics:
+        dataset[metric.name].attrs.update(
+            long_name=metric.description, larger_is_better=int(metric.larger_is_better)
+        )
+    return Sweep(dataset)
 
 
 def _dataset(
@@ -157,10 +161,6 @@ _MEANING = {
     "gcv": "generalised cross-validation",
     "gcv_error": "standard error of gcv",
     "limit_mse": "mean squared validation error of infinitely many steps",
-    "accuracy": "share of validation rows with the right class",
-    "nll": "mean -log probability of the right class",
-    "brier": "mean squared distance of probabilities from the one-hot truth",
-    "ece": "expected calibration error, 15 bins",
     "ridge_mse": "mean squared validation error of step 1",
     "alpha_star": "weight by Algorithm 1",
     "star_mse": "mean squared validation error of the chain of Algorithm 1",

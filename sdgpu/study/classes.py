@@ -18,7 +18,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import choice, integer, positive, schedule
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.engine.fitted import Fit
-from sdgpu.selection.metrics import probabilities
+from sdgpu.selection.class_scores import probabilities
 
 __all__ = ["ClassPath", "logistic_path", "pseudo_label_path"]
 

@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.selection.metrics import SCORES, class_scores, probabilities
+from sdgpu.selection.class_scores import SCORES, class_scores, probabilities
 
 KERNEL = sdgpu.Gaussian(0.5)
 GRID = {"alphas": np.array([-0.2, 0.0, 0.4, 1.0]), "steps": 3}
@@ -73,7 +73,7 @@ def test_rows_far_from_all_data_are_no_hits(data):
 def test_blocks_and_libraries_agree(data, monkeypatch):
     X, Y, new, truth = data
     whole = sdgpu.fit(X, Y, KERNEL, lams=[0.1, 1.0]).sweep(new, truth, **GRID, classes=True).dataset
-    monkeypatch.setattr("sdgpu.selection.metrics._CHUNK", 1)
+    monkeypatch.setattr("sdgpu.selection.grid_scores._CHUNK", 1)
     X, Y, new, truth = (torch.tensor(a) for a in data)
     parts = sdgpu.fit(X, Y, KERNEL, lams=[0.1, 1.0]).sweep(new, truth, **GRID, classes=True).dataset
     for name in SCORES:

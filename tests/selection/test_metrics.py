@@ -1,85 +1,118 @@
-"""Accuracy and calibration of predictions of classes, against their definitions row by row."""
+"""Metrics of a grid: by hand, from elsewhere, over blocks, and refused by name."""
 
-import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.backend.backends import to_numpy
-from sdgpu.selection.metrics import SCORES, bin_gaps, class_scores, probabilities, score_terms
+import sdgpu
+from sdgpu.distill.schedules import grid_tails
+from sdgpu.selection.grid_scores import GridScores
+from sdgpu.selection.losses import validate
+from sdgpu.selection.metrics import CLASSES, METRICS, as_metrics
+
+KERNEL = sdgpu.Gaussian(0.5)
+LAMS, ALPHAS, STEPS = np.array([0.1, 1.0]), np.array([-0.2, 0.4, 1.0]), 3
 
 
-def by_definition(P, labels):
-    """The four scores of probabilities (m, c), in a loop."""
-    m, bins = len(labels), np.zeros(15)
-    right, nll, brier = [], [], []
-    for p, label in zip(P.tolist(), labels, strict=True):
-        right.append(p.index(max(p)) == label)
-        nll.append(-math.log(max(p[label], 1e-6)))
-        brier.append(sum((value - (j == label)) ** 2 for j, value in enumerate(p)))
-        bins[min(int(15 * max(p)), 14)] += right[-1] - max(p)
-    return np.mean(right), np.mean(nll), np.mean(brier), np.abs(bins).sum() / m
+@pytest.fixture
+def data(rng):
+    X, Y = rng.standard_normal((40, 2)), rng.standard_normal((40, 2))
+    return X, Y, rng.standard_normal((25, 2)), rng.standard_normal((25, 2))
 
 
-def test_scores_are_their_definitions_for_any_leading_axes():
-    rng = np.random.default_rng(0)
-    F, labels = rng.uniform(-0.3, 1.3, (2, 3, 40, 4)), rng.integers(4, size=40)
-    found = class_scores(probabilities(F), labels)
-    assert tuple(found) == SCORES
-    for i in np.ndindex(2, 3):
-        wanted = by_definition(probabilities(F[i]), labels)
-        assert 0 < wanted[0] < 1
-        assert_allclose([found[name][i] for name in SCORES], wanted, rtol=1e-12)
+@dataclass(frozen=True)
+class Within:
+    """Share of rows with all outputs within a distance: a metric that the package does not know."""
+
+    distance: float
+    name: str = "within"
+    description: str = "share of rows within a distance"
+    larger_is_better: bool = True
+    size: int = 1
+
+    def check(self, name, Y):
+        if Y.shape[1] < 2:
+            raise ValueError(f"{name} has one column")
+
+    def update(self, rows):
+        near = abs(rows.values - rows.truth).max(axis=-2) <= self.distance
+        return np.asarray(near.sum(axis=-1), dtype=float)[..., None]
+
+    def result(self, sums, count):
+        return sums[..., 0] / count
 
 
-@pytest.mark.parametrize("axis", [-1, -2, 0])
-def test_probabilities_are_clipped_and_add_up_to_one(axis):
-    F = np.random.default_rng(1).uniform(-2, 3, (2, 4, 5))
-    clipped = np.minimum(np.maximum(F, 1e-6), 1.0)
-    found = probabilities(F, axis)
-    assert_allclose(found, clipped / clipped.sum(axis=axis, keepdims=True), rtol=1e-14)
-    assert_allclose(found.sum(axis=axis), 1, rtol=1e-14)
+@pytest.mark.parametrize("unit", [1.0, 2.0**-600])
+@pytest.mark.filterwarnings("ignore:squared errors of targets")
+def test_a_metric_from_elsewhere_and_a_named_one(data, unit, tmp_path):
+    X, Y, X_val, Y_val = data
+    fitted = sdgpu.fit(X, unit * Y, KERNEL, lams=LAMS)
+    sweep = fitted.sweep(
+        X_val, unit * Y_val, alphas=ALPHAS, steps=STEPS, metrics=["mae", Within(unit)]
+    )
+    for lam in LAMS:
+        for alpha in ALPHAS:
+            error = abs(fitted.path(lam, alpha, STEPS).predict(X_val) - unit * Y_val)
+            point = sweep.dataset.sel(lam=lam, alpha=alpha)
+            assert_allclose(point["mae"], error.mean(axis=(1, 2)), rtol=1e-10)
+            assert_allclose(point["within"], (error.max(axis=2) <= unit).mean(axis=1))
+    assert sweep.best("within").value == float(sweep.dataset["within"].max())
+    assert sweep.best("mae").value == float(sweep.dataset["mae"].min())
+    sweep.save(tmp_path / "own.nc")
+    again = sdgpu.open_sweep(tmp_path / "own.nc")
+    assert again.best("within") == sweep.best("within")
+    assert again.dataset["within"].attrs["long_name"] == "share of rows within a distance"
 
 
-def test_the_class_is_that_of_the_values_and_the_first_of_equal_ones(backend):
-    #               row 0  1    2    3    4
-    values = np.array([[2.0, 0.1, 0.5, 0.3, 0.0],
-                       [0.3, 3.0, 0.5, 0.3, 0.0],
-                       [0.1, 0.2, 0.1, 0.4, 0.0]])  # fmt: skip
-    # of the probabilities row 0 would be class 2
-    P = np.array([[0.2, 0.1, 0.4, 0.3, 1 / 3],
-                  [0.2, 0.8, 0.4, 0.3, 1 / 3],
-                  [0.6, 0.1, 0.2, 0.4, 1 / 3]])  # fmt: skip
-    for labels, wanted in (
-        ([0, 1, 0, 2, 0], [1, 1, 1, 1, 1]),
-        ([2, 0, 1, 0, 1], [0, 0, 0, 0, 0]),
-        ([0, 2, 2, 2, 2], [1, 0, 0, 1, 0]),
+def test_metrics_are_refused_by_name(data):
+    X, Y, X_val, Y_val = data
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=LAMS)
+    for metrics, error, words in (
+        (["mea"], ValueError, "did you mean 'mae'"),
+        ("mae", TypeError, r"write metrics=\['mae'\]"),
+        ([np.mean], TypeError, "has no name, description"),
+        ([Within(1.0), Within(2.0)], ValueError, "two are called 'within'"),
+        (["accuracy"], ValueError, "Y_val is not one-hot"),
     ):
-        truth = np.eye(3)[labels].T
-        for rows in ([0, 1, 2, 3, 4], [1, 3]):  # with and without equal ones
-            own = [backend.asarray(np.ascontiguousarray(a[:, rows])) for a in (values, P, truth)]
-            right, nll, brier, confidence = (to_numpy(a) for a in score_terms(*own))
-            assert right.tolist() == [wanted[row] for row in rows]
-            p = P[labels, np.arange(5)][rows]
-            assert_allclose(nll, -np.log(p), rtol=1e-14)
-            assert_allclose(brier, ((P - truth) ** 2).sum(axis=0)[rows], rtol=1e-13)
-            assert_allclose(confidence, P.max(axis=0)[rows])
+        with pytest.raises(error, match=words):
+            fitted.sweep(X_val, Y_val, metrics=metrics)
+    with pytest.raises(
+        ValueError, match=r"this sweep has no mae: ask for it with metrics=\['mae'\]"
+    ):
+        fitted.sweep(X_val, Y_val).best("mae")
+    assert as_metrics(["nll", METRICS["nll"]]) == (METRICS["nll"],)
 
 
-def test_a_class_without_probability_costs_the_logarithm_of_a_millionth():
-    P = np.array([[0.0, 1.0], [1.0, 0.0]])
-    found = class_scores(P, np.array([0, 0]))
-    assert_allclose(found["nll"], -math.log(1e-6) / 2, rtol=1e-14)
-    assert (found["accuracy"], found["brier"], found["ece"]) == (0.5, 1.0, 0.5)
+def test_blocks_of_rows_merge_to_the_whole(data):
+    """Losses, metrics, limits and folds: of two workers, or of one; in units of their own too."""
+    X, Y, X_val, Y_val = data
+    Y_val[12:] *= 2.0**600  # the second block needs a unit
+    fitted = sdgpu.fit(X, Y, KERNEL, lams=LAMS)
+    solution, operator = fitted._solution, fitted._model.operator
+    limits, tails = (LAMS, np.array([0.5, 1.0])), grid_tails(ALPHAS, STEPS)
 
+    def seen(part):
+        scores = GridScores(tails, len(LAMS), as_metrics(["mae"]))
+        cross = operator.cross(X_val[part])
+        how = {"limits": limits, "folds": 2, "scores": scores}
+        return validate(solution, cross, Y_val[part], LAMS, STEPS, **how), scores
 
-def test_there_are_fifteen_equal_bins_and_certainty_is_in_the_last():
-    confidence = np.array([[0.0, 0.5 / 15, 1.5 / 15, 13.5 / 15, 14.5 / 15, 1.0]] * 2)
-    right = np.array([[1.0, 0.0, 1.0, 0.0, 1.0, 1.0], [0.0] * 6])
-    found = bin_gaps(right, confidence)
-    wanted = np.zeros((2, 15))
-    for row in range(2):
-        for bin_, k in ((0, 0), (0, 1), (1, 2), (13, 3), (14, 4), (14, 5)):
-            wanted[row, bin_] += right[row, k] - confidence[row, k]
-    assert_allclose(found, wanted, rtol=1e-14, atol=1e-15)
+    (one, few), (two, more), (whole, all_) = (
+        seen(slice(*part)) for part in ((0, 12), (12, 25), (0, 25))
+    )
+    merged = one.merge(two)
+    assert (merged.rows, merged.unit) == (25, whole.unit)
+    for name in ("triangles", "folds"):
+        grams = [np.swapaxes(x, -1, -2) @ x for x in (getattr(merged, name), getattr(whole, name))]
+        assert_allclose(*grams, rtol=1e-9, atol=1e-12 * abs(grams[1]).max())
+    assert_allclose(merged.limits, whole.limits, rtol=1e-12)
+    assert_allclose(merged.zero, whole.zero, rtol=1e-12)
+    assert_allclose(few.merge(more).scores()["mae"], all_.scores()["mae"], rtol=1e-12)
+    with pytest.raises(ValueError, match="other grids"):
+        one.merge(replace(two, limits=two.limits[:1]))
+    with pytest.raises(ValueError, match="estimated leverages"):
+        one.merge(replace(two, replicates=two.triangles))
+    with pytest.raises(ValueError, match="other grids or metrics"):
+        few.merge(GridScores(tails, len(LAMS), CLASSES))
