@@ -1,7 +1,8 @@
 """The ways to fit, and what each costs: seconds at given rates, bytes at the peak.
 
-Seconds are counted operations over rates (:mod:`sdgpu.engine.rates`); how many passes a grown basis needs
-is a guess, that of smooth kernels on real data.
+Operators and solvers state their seconds as counted operations over rates (:mod:`sdgpu.backend.rates`), and
+their bytes; here they are put together for each way to fit. How many passes a grown basis needs is a guess,
+that of smooth kernels on real data.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdgpu.backend.memory import largest_rows, library_addresses, show
-from sdgpu.engine.rates import Rates
-from sdgpu.operators.tiled import TiledOperator
+from sdgpu.backend.rates import Rates
+from sdgpu.operators import KeOpsOperator, TiledOperator
+from sdgpu.solvers.cg import CG
 from sdgpu.solvers.eigh import Eigh
+from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import WIDE, Subspace
 
@@ -95,8 +98,6 @@ class Option:
 
 def _eigh(task: Task, rates: Rates) -> Option:
     n = task.n
-    # small matrices run at a fraction of the rate of products
-    seconds = 4.2 * n**3 / rates.products * (1 + 700 / n) + n * n / 2 / rates.powers
     # X and its ready rows; a given K is its own X
     rows = n if task.given else task.d * (1 + task.copies)
     operands = 8 * n * (n + rows)
@@ -109,7 +110,7 @@ def _eigh(task: Task, rates: Rates) -> Option:
         block=0,
         rank=0,
         size=n,
-        seconds=seconds,
+        seconds=Eigh.seconds(n, rates),
         bytes=size,
         threads=1,
         reason=reason,
@@ -260,50 +261,20 @@ class Work:
         return Subspace.peak_bytes(self.n, size, self.rank, self.block, grid)
 
     def seconds(self, rates: Rates, passes: float, vectors: int) -> float:
-        """Of so many passes with a basis that grows to so many vectors."""
-        columns = self.block
+        """Of so many passes with a basis that grows to so many vectors, as the parts state them."""
+        n, d, rank, columns = self.n, self.d, self.rank, self.block
         if self.method == "cg":  # half of the rows are done half of the time
             columns = max(min(self.lams * self.c, 32) // 2, 1)
-        each = PASS + self._product(rates, columns) + self._algebra(rates, vectors, columns)
-        total = passes * each + self._sketch(rates)
-        return total + (self._values(rates) if self.operator == "dense" else 0)
-
-    def _values(self, rates: Rates) -> float:
-        """Seconds of all kernel values."""
-        single, n = self.precision != "float64", self.n
-        pairs = n * n / 2
-        more = pairs * max(self.d - 8, 0) / (rates.products32 if single else rates.products)
-        if self.operator == "tiled":
-            return pairs / (rates.tiles32 if single else rates.tiles) + more
-        return pairs / (rates.powers32 if single else rates.powers) + more
-
-    def _product(self, rates: Rates, columns: int) -> float:
-        """Seconds of one product: skinny products run at half of the rate, from afar at a quarter."""
-        n, single = self.n, self.precision == "float32"
-        slower = 4 if self.operator == "dense" else 2
-        skinny = slower * n * n * columns / (rates.products32 if single else rates.products)
-        if self.precision == "mixed":
-            skinny += 8 * n * n / 2 / rates.bandwidth
-        if self.operator == "dense":
-            size = 8 if self.precision == "float64" else 4
-            return max(skinny, size * n * n / 2 / rates.bandwidth)
-        # KeOps computes both halves, and every column by itself: measured against tiles on a CPU
-        return (self._values(rates) + skinny) * (10 if self.operator == "keops" else 1)
-
-    def _algebra(self, rates: Rates, vectors: int, columns: int) -> float:
-        """Seconds of orthogonalisation, Rayleigh-Ritz and residuals of an average pass."""
-        n, half = self.n, vectors / 2
-        if self.method == "cg":
-            return (4 * n * self.rank * columns + 60 * n * columns) / rates.products
-        work = 8 * n * half * columns + 25 * half**3 / (1 if self.rank else 3)
-        if not self.rank:
-            return work / rates.products
-        sketch = 4 * n * self.rank * columns / rates.products32
-        return (work + n * half**2 / 2) / rates.products + sketch  # R R' is symmetric
-
-    def _sketch(self, rates: Rates) -> float:
-        """Seconds of a sketch: its kernel values, projections, and small eigendecomposition."""
-        if not self.rank:
-            return 0.0
-        products = 2 * self.n * self.rank**2 / rates.products32 + 6 * self.rank**3 / rates.products
-        return products + self.n * self.rank / rates.powers
+            algebra = CG.pass_seconds(n, columns, rank, rates)
+        else:
+            algebra = Subspace.pass_seconds(n, vectors, columns, rank, rates)
+        once = Sketch.seconds(n, rank, rates) if rank else 0.0
+        if self.operator == "keops":
+            product = KeOpsOperator.product_seconds(n, d, columns, self.precision, rates)
+        else:
+            keep = self.operator == "dense"
+            values = TiledOperator.value_seconds(n, d, self.precision, rates, keep=keep)
+            product = TiledOperator.multiply_seconds(n, columns, self.precision, rates, keep=keep)
+            once += values if keep else 0.0
+            product += 0.0 if keep else values
+        return passes * (PASS + product + algebra) + once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.path import Model
 from sdgpu.engine.planner import Plan, decide, follow
 from sdgpu.engine.results import Info, Seconds
-from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis
-from sdgpu.engine.training_data import TrainingData, held_operator, own_memory, value_precision
+from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
+from sdgpu.engine.training_data import TrainingData, own_memory, value_precision
 from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.operators import Operator
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
+from sdgpu.solvers.solver import Solver
 from sdgpu.solvers.trace_estimation import GROUPS
 
 __all__ = ["fit"]
@@ -41,8 +44,8 @@ def fit(
     kernel: Kernel | str | Any = "rbf",
     lams: Any = 1.0,
     *,
-    method: str = "auto",
-    operator: str = "auto",
+    method: str | Solver = "auto",
+    operator: str | Callable[[Kernel, Any], Operator] = "auto",
     device: str | Backend = "auto",
     tol: float = 1e-6,
     dtype: str | None = None,
@@ -76,9 +79,11 @@ def fit(
         lam >= min(lams), every weight and `steps` steps to `tol`, from products with K alone; the
         second with a preconditioner, for small lam. "cg" makes `steps` solves for each lam by
         preconditioned conjugate gradients, which serve every weight, and a few more for each other
-        lam or limit that is asked for; it has no spectrum. See :func:`sdgpu.plan`.
+        lam or limit that is asked for; it has no spectrum. See :func:`sdgpu.plan`. A value with the methods
+        of :class:`sdgpu.solvers.Solver` is a method too.
     operator : {"auto", "dense", "tiled", "keops"}, default "auto"
-        K in memory, recomputed in tiles at every product, or reduced by KeOps.
+        K in memory, recomputed in tiles at every product, or reduced by KeOps; or what makes an operator of
+        its own, (kernel, X) -> :class:`sdgpu.operators.Operator`, for all but "eigh".
     device : str or Backend, default "auto"
         "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
     tol : float, default 1e-6
@@ -167,6 +172,7 @@ def fit(
         Y=wanted,
         dtype=value_precision(chosen, X, rows, backend),
         home=backend,
+        make=None if isinstance(operator, str) else operator,
     )
     problem = Problem(
         plan=plan,
@@ -176,17 +182,18 @@ def fit(
         probes=probes,
         watch=Stopwatch(backend.synchronize, progress=progress),
         checkpoint=_checkpoint(checkpoint, plan, data, ridges, seed),
+        solver=None if isinstance(method, str) else method,
     )
-    found = None if plan.method == "eigh" else solve_by_basis(problem)
-    if found is None and plan.method != "eigh":
+    found = _solve(problem)
+    if found is None:
         problem.watch.report("eigh instead, the basis would take longer", 0, 1)
         plan = decide(n, d, c, ridges, plan.steps, tol=plan.tol, method="eigh", **known)
         problem = replace(problem, plan=plan)
-    found = found or solve_all(problem)
+        found = solve_all(problem)
     certificate = certify(problem, found)
     if not certificate.status.startswith(("exact", "converged")):
         warnings.warn(certificate.status, stacklevel=3)  # the caller of the decorated function
-    model = Model(held_operator(plan, data.dense(backend)), backend, template, allowed)
+    model = Model(data.hold(plan, backend), backend, template, allowed)
     return Fit(
         kernel=chosen,
         lams=ridges,
@@ -197,9 +204,16 @@ def fit(
     )
 
 
+def _solve(problem: Problem) -> Solved | None:
+    """By the solver of the plan; None where it gives way to the eigendecomposition."""
+    if problem.solver is not None:
+        return solve_elsewhere(problem)
+    return solve_all(problem) if problem.plan.method == "eigh" else solve_by_basis(problem)
+
+
 def describe(problem: Problem, found: Solved, certificate: Certificate) -> Info:
     """How the fit was made, as a result."""
-    plan, data = problem.plan, problem.data
+    plan, data, spectrum = problem.plan, problem.data, found.spectrum
     return Info(
         method=plan.method,
         operator=plan.operator,
@@ -208,12 +222,12 @@ def describe(problem: Problem, found: Solved, certificate: Certificate) -> Info:
         n=data.n,
         d=int(data.X.shape[1]),
         c=int(data.Y.shape[1]),
-        k=int(found.spectrum.basis.shape[1]),
+        k=0 if spectrum is None else int(spectrum.basis.shape[1]),
         passes=found.passes,
         iterations=found.iterations,
         error_estimate=certificate.error,
         residual=certificate.residual,
-        below_rounding=found.spectrum.below_rounding,
+        below_rounding=0 if spectrum is None else spectrum.below_rounding,
         seconds=Seconds(problem.watch.seconds),
         bytes=plan.bytes,
         status=certificate.status,
@@ -226,7 +240,7 @@ def _checkpoint(
     """The checkpoint of a fit, with the fingerprint of everything that decides its basis."""
     if path is None:
         return None
-    if plan.method in ("eigh", "cg"):
+    if plan.method not in ("lanczos", "subspace"):
         raise ValueError(
             f"checkpoint= is for method='lanczos' or 'subspace', which grow a basis: {plan.method} has "
             "none to save"

@@ -1,6 +1,6 @@
 """The one place that chooses: method, operator, precision, block and sketch, with reasons and a price.
 
-What chooses is counted work at fixed rates (:mod:`sdgpu.engine.rates`) and the memory: the same answer on
+What chooses is counted work at fixed rates (:mod:`sdgpu.backend.rates`) and the memory: the same answer on
 the same machine, whatever else runs there and however many threads do. Nothing here touches the data.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,15 @@ import numpy as np
 from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
+from sdgpu.backend.rates import Rates, nominal
+from sdgpu.engine.calibration import calibrate, with_compiled_loop
 from sdgpu.engine.costs import Option, Task
-from sdgpu.engine.rates import Rates, calibrate, nominal, with_compiled_loop
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.kernel import row_copies
+from sdgpu.operators import Operator
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
 from sdgpu.solvers.eigh import Eigh
+from sdgpu.solvers.solver import Solver
 
 __all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide", "follow", "plan"]
 
@@ -163,14 +166,27 @@ def decide(
     device: str | Backend,
     memory: int | float | str | None,
     tol: float,
-    method: str = "auto",
-    operator: str = "auto",
+    method: str | Solver = "auto",
+    operator: str | Callable[[Kernel, Any], Operator] = "auto",
     precision: str | None = None,
     given: bool = False,
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
     measured: bool = False,
 ) -> Plan:
-    """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`."""
+    """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`.
+
+    A solver or an operator from elsewhere is taken as it is.
+    """
+    if not isinstance(method, str):
+        return _elsewhere(method, n, d, c, lam_grid("lams", lams), steps=steps, tol=tol)
+    if not isinstance(operator, str):
+        if method == "eigh" or given:
+            raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")
+        same: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
+        same["method"] = "subspace" if method == "auto" else method
+        own = decide(n, d, c, lams, steps, operator="tiled", precision="float64", **same)
+        name = getattr(operator, "__name__", type(operator).__name__)
+        return replace(own, operator=name, reasons=(f"{name} as given", *own.reasons))
     choice("method", method, METHODS)
     choice("operator", operator, OPERATORS)
     if precision is not None:
@@ -205,6 +221,34 @@ def decide(
     asked = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
     others = [one.line(task.allowed) for one in found if one is not best]
     return _plan(task, best, patience, (*asked, best.reason, *others))
+
+
+def _elsewhere(
+    solver: Solver, n: int, d: int, c: int, lams: np.ndarray, *, steps: int, tol: float
+) -> Plan:
+    missing = [name for name in ("name", "peak_bytes", "solve") if not hasattr(solver, name)]
+    if missing:
+        raise TypeError(
+            f"method={solver!r} has no {', '.join(missing)}: give a name, or a sdgpu.solvers.Solver"
+        )
+    return Plan(
+        method=solver.name,
+        operator="tiled",
+        precision="float64",
+        block=0,
+        rank=0,
+        max_size=n,
+        tol=positive("tol", tol),
+        steps=integer("steps", steps, 1),
+        seconds=np.nan,
+        bytes=int(solver.peak_bytes(n, d, c)),
+        n=n,
+        d=d,
+        c=c,
+        lam=float(lams.min()),
+        threads=1,
+        reasons=(f"{solver.name} as given",),
+    )
 
 
 def _options(task: Task, rates: Rates, backend: Backend) -> list[Option]:

@@ -13,20 +13,21 @@ from sdgpu.backend.backends import Backend, NumpyBackend, TorchBackend
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.threads import only_torch
 from sdgpu.engine.planner import Plan
-from sdgpu.engine.training_data import OperatorRemade, TrainingData, held_operator, rounding_noise
+from sdgpu.engine.training_data import OperatorRemade, TrainingData, rounding_noise
 from sdgpu.solvers.checkpoint import Checkpoint
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.leverage import Estimated
 from sdgpu.solvers.resolvent_solution import ResolventSolution
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.solution import Solution
+from sdgpu.solvers.solver import Solver
 from sdgpu.solvers.spectral_solution import SpectralSolution
 from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.solvers.subspace import Subspace, SubspaceResult
 from sdgpu.solvers.trace_estimation import TOL, Probes
 from sdgpu.solvers.units import Units, refuse_underflow
 
-__all__ = ["Problem", "Solved", "one_pool", "solve_all", "solve_by_basis"]
+__all__ = ["Problem", "Solved", "one_pool", "solve_all", "solve_by_basis", "solve_elsewhere"]
 
 START = 4  # passes that grow a basis for the first guesses of conjugate gradients
 
@@ -44,6 +45,8 @@ class Problem:
         Of the random numbers; how many vectors stand for eigenvalues that a basis has not seen.
     watch : Stopwatch
     checkpoint : Checkpoint or None
+    solver : Solver or None
+        From elsewhere; the plan names another only by its name.
     """
 
     plan: Plan
@@ -53,6 +56,7 @@ class Problem:
     probes: int
     watch: Stopwatch
     checkpoint: Checkpoint | None = None
+    solver: Solver | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +67,7 @@ class Solved:
     ----------
     solution : Solution
         In the units of the targets.
-    spectrum : Spectrum
+    spectrum : Spectrum or None
         Of the solver.
     most_negative : float
         The most negative eigenvalue, in the units of K.
@@ -76,7 +80,7 @@ class Solved:
     """
 
     solution: Solution
-    spectrum: Spectrum
+    spectrum: Spectrum | None
     most_negative: float
     held: Any
     error: float
@@ -107,12 +111,31 @@ def solve_all(problem: Problem) -> Solved:
     )
 
 
+def solve_elsewhere(problem: Problem) -> Solved:
+    """By a solver that the caller brought."""
+    assert problem.solver is not None
+    backend = problem.data.home
+    held, Y = problem.data.hold(problem.plan, backend), backend.asarray(problem.data.Y)
+    with problem.watch.stage(problem.solver.name):
+        solution = problem.solver.solve(held, Y, problem.lams, problem.watch)
+    return Solved(
+        solution=solution,
+        spectrum=solution.spectrum,
+        most_negative=0.0,
+        held=held,
+        error=0.0,
+        status="",
+        passes=0,
+        iterations=0,
+    )
+
+
 def solve_by_basis(problem: Problem) -> Solved | None:
     """A basis, and solves from it for "cg"; None if all eigenvalues would take less time."""
     plan, data, home = problem.plan, problem.data, problem.data.home
     backend = TorchBackend("cpu") if isinstance(home, NumpyBackend) else home
     dense, Y = data.dense(backend), backend.asarray(data.Y)
-    held = held_operator(plan, dense, keep=plan.operator == "dense")
+    held = data.hold(plan, backend, keep=plan.operator == "dense")
     if plan.precision != "float64":
         refuse_underflow(dense)
     units = Units.of(held, Y)

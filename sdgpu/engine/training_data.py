@@ -1,7 +1,8 @@
-"""Checked data on their way to a solver, and K as a plan wants to hold it."""
+"""Checked data on their way to a solver, with K as a plan wants to hold it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +16,10 @@ from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.engine.planner import Plan
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.precomputed import NEGATIVE
-from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
+from sdgpu.operators import DenseOperator, KeOpsOperator, Operator, TiledOperator
 from sdgpu.solvers.units import Units
 
-__all__ = [
-    "OperatorRemade",
-    "TrainingData",
-    "held_operator",
-    "own_memory",
-    "rounding_noise",
-    "value_precision",
-]
+__all__ = ["OperatorRemade", "TrainingData", "own_memory", "rounding_noise", "value_precision"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +31,7 @@ class TrainingData:
     Y: Any
     dtype: str  # in which X came, or in which the caller's kernel was made
     home: Backend
+    make: Callable[[Kernel, Any], Operator] | None = None  # an operator from elsewhere
     _made: dict[str, DenseOperator] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,6 +51,20 @@ class TrainingData:
             )
         return self._made[backend.name]
 
+    def hold(self, plan: Plan, backend: Backend, *, keep: bool = False) -> Operator:
+        """K as the plan wants to hold it."""
+        dense = self.dense(backend)
+        if self.make is not None:
+            return self.make(dense.kernel, dense.X)
+        if plan.operator == "keops":
+            return KeOpsOperator(dense.kernel, dense.X, plan.precision)
+        if dense.is_precomputed or plan.method == "eigh":
+            return dense
+        # a stored K for products alone is half of its tiles, in the precision that was asked for
+        return TiledOperator(
+            dense.kernel, dense.X, plan.precision, keep=keep, workers=plan.threads, checked=True
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class OperatorRemade:
@@ -68,19 +77,7 @@ class OperatorRemade:
 
     def __call__(self) -> Any:
         keep = self.plan.operator == "dense"
-        return self.units.scaled(held_operator(self.plan, self.data.dense(self.backend), keep=keep))
-
-
-def held_operator(plan: Plan, dense: DenseOperator, *, keep: bool = False) -> Any:
-    """K as the plan wants to hold it."""
-    if plan.operator == "keops":
-        return KeOpsOperator(dense.kernel, dense.X, plan.precision)
-    if dense.is_precomputed or plan.method == "eigh":
-        return dense
-    # a stored K for products alone is half of its tiles, in the precision that was asked for
-    return TiledOperator(
-        dense.kernel, dense.X, plan.precision, keep=keep, workers=plan.threads, checked=True
-    )
+        return self.units.scaled(self.data.hold(self.plan, self.backend, keep=keep))
 
 
 def rounding_noise(dense: DenseOperator) -> float:

@@ -23,6 +23,7 @@ from sdgpu.backend.backends import Backend, TorchBackend, backend_of
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
+from sdgpu.backend.rates import Rates
 from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
@@ -144,6 +145,26 @@ class TiledOperator:
         # those of a sum or product of kernels are rounded when all are made
         rows = copies * n * (d + 2) * (size if copies <= 2 or size == 8 else 8 + size)
         return kept + room + rows + 24 * n * c
+
+    @staticmethod
+    def value_seconds(n: int, d: int, precision: str, rates: Rates, *, keep: bool = False) -> float:
+        """Of all kernel values: in every product, in the compiled loop if there is one, or kept once."""
+        single, pairs = precision != "float64", n * n / 2
+        more = pairs * max(d - 8, 0) / (rates.products32 if single else rates.products)
+        plain, compiled = (rates.powers32, rates.tiles32) if single else (rates.powers, rates.tiles)
+        return pairs / (plain if keep else compiled) + more
+
+    @staticmethod
+    def multiply_seconds(
+        n: int, columns: int, precision: str, rates: Rates, *, keep: bool = False
+    ) -> float:
+        """Of a product without kernel values: skinny ones run at half of the rate, kept at a quarter."""
+        products = rates.products32 if precision == "float32" else rates.products
+        skinny = (4 if keep else 2) * n * n * columns / products
+        if precision == "mixed":
+            skinny += 8 * n * n / 2 / rates.bandwidth
+        size = 8 if precision == "float64" else 4
+        return max(skinny, size * n * n / 2 / rates.bandwidth) if keep else skinny
 
     @cached_property
     def rows(self) -> Rows:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.rates import Rates
 
 __all__ = ["CG", "CGResult"]
 
@@ -64,6 +65,11 @@ class CG:
     backend: Backend
     tol: float
     max_iterations: int = 1000
+
+    @staticmethod
+    def pass_seconds(n: int, columns: int, rank: int, rates: Rates) -> float:
+        """Of an iteration of so many rows with a sketch of that rank, without the product."""
+        return (4 * n * rank * columns + 60 * n * columns) / rates.products
 
     def solve(
         self,

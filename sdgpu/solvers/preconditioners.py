@@ -22,6 +22,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.rates import Rates
 from sdgpu.operators.operator import Operator
 
 __all__ = ["Sketch", "pivoted_cholesky"]
@@ -60,6 +61,12 @@ class Sketch:
     def peak_bytes(n: int, rank: int) -> int:
         """Bytes while a sketch is built: F, a few blocks and top vectors, small matrices."""
         return 4 * n * rank + 8 * (3 * min(TOP, rank) + 2 * min(BLOCK, rank)) * n + 40 * rank * rank
+
+    @staticmethod
+    def seconds(n: int, rank: int, rates: Rates) -> float:
+        """Of its kernel values, projections, and small eigendecomposition."""
+        products = 2 * n * rank**2 / rates.products32 + 6 * rank**3 / rates.products
+        return products + n * rank / rates.powers
 
     def solve(self, R: Any, lam: float | Any) -> Any:
         """(F'F + lam I)^-1 R for rows R (b, n); lam a number, or one for each row (b,)."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.rates import Rates
 from sdgpu.backend.signals import terminable
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.operator import Operator
@@ -125,6 +126,16 @@ class Subspace:
         basis = 8 * (2 * n * size + 6 * n * columns + 6 * size * size + 4 * grid * size)
         triangle = triangle_bytes(n, size) if grid > 2 * size else 0
         return basis + max(8 * n * size, triangle) + Sketch.peak_bytes(n, rank)
+
+    @staticmethod
+    def pass_seconds(n: int, vectors: int, columns: int, rank: int, rates: Rates) -> float:
+        """Of orthogonalisation, Rayleigh-Ritz and residuals of an average pass, without the product."""
+        half = vectors / 2
+        work = 8 * n * half * columns + 25 * half**3 / (1 if rank else 3)
+        if not rank:
+            return work / rates.products
+        sketch = 4 * n * rank * columns / rates.products32
+        return (work + n * half**2 / 2) / rates.products + sketch  # R R' is symmetric
 
     def decompose(
         self,

@@ -11,8 +11,8 @@ import torch
 
 import sdgpu
 from sdgpu.backend.memory import parse_bytes
+from sdgpu.backend.rates import NOMINAL, Rates
 from sdgpu.engine import planner
-from sdgpu.engine.rates import NOMINAL, Rates
 
 GRID = [
     (n, d, lam, tol, memory)

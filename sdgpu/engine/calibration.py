@@ -1,8 +1,7 @@
-"""What a device does in a second: fixed numbers that choose, measured ones that predict.
+"""What the device at hand does in a second, by a clock: it predicts, and chooses nothing.
 
-A choice must not depend on what else runs on the machine, nor on how many threads do: it compares
-counted work at the fixed rates of a class of machines. Only the seconds that a plan prints come from a
-clock, by products and kernel values that take some 20 MB and well under a second.
+Only the seconds that a plan prints come from here, by products and kernel values that take some 20 MB and
+well under a second.
 """
 
 from __future__ import annotations
@@ -10,67 +9,24 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.backends import Backend
+from sdgpu.backend.rates import Rates
 from sdgpu.kernels import Gaussian
 from sdgpu.operators.tiled import TiledOperator
 
-__all__ = ["Rates", "calibrate", "nominal", "with_compiled_loop"]
+__all__ = ["calibrate", "with_compiled_loop"]
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What a device does in a second.
-
-    Attributes
-    ----------
-    products, products32 : float
-        Multiply-adds of a matrix product in float64 and float32.
-    powers, powers32 : float
-        Kernel values of a tile (profile and passes) in float64 and float32.
-    bandwidth : float
-        Bytes read by a product with a stored matrix.
-    tiles, tiles32 : float
-        Kernel values of a product that recomputes them: the powers, but for the compiled loop.
-    """
-
-    products: float
-    products32: float
-    powers: float
-    powers32: float
-    bandwidth: float
-    tiles: float
-    tiles32: float
-
-
-#: Of two cores with AVX2. What chooses are the ratios, which more cores leave as they are.
-NOMINAL = Rates(
-    products=4e10, products32=8e10, powers=3e8, powers32=6e8, bandwidth=1e10, tiles=3e8, tiles32=6e8
-)
-#: Of a GPU with full float64, from data sheets: not measured.
-NOMINAL_CUDA = Rates(
-    products=2e12,
-    products32=8e12,
-    powers=5e10,
-    powers32=2e11,
-    bandwidth=5e11,
-    tiles=5e10,
-    tiles32=2e11,
-)
 COMPILED = 2.0  # kernel values of the compiled loop over those of torch's passes: bench_products
 
 SIDE = 512  # of the matrices that are multiplied: 2 MiB each
 READ = 2**21  # numbers of the array that is read: 16 MiB, beyond the cache of a core
-
-
-def nominal(backend: Backend) -> Rates:
-    """The fixed rates of a backend's class of machines."""
-    return NOMINAL_CUDA if "cuda" in backend.name else NOMINAL
 
 
 def with_compiled_loop(rates: Rates, backend: Backend) -> Rates:
