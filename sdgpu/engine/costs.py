@@ -53,9 +53,10 @@ class Task:
     cores: int
     compiled: bool = False
 
-    def options(self, rates: Rates) -> list[Option]:
-        """Every way to fit, with its price."""
-        return [_eigh(self, rates), *_krylov(self, rates)]
+    def options(self, rates: Rates, method: str = "auto") -> list[Option]:
+        """Every way to fit, or by one method alone, with its price."""
+        exact = [] if method not in ("auto", "eigh") else [_eigh(self, rates)]
+        return exact if method == "eigh" else [*exact, *_krylov(self, rates)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -211,11 +211,13 @@ def decide(
         cores=os.cpu_count() or 1,
         compiled=n >= FUSED_ROWS and known.has_compiled_loop and not given,
     )
-    found = _options(task, nominal(backend), backend)
+    # a fit has no use for the prices of what was not asked for
+    only = "auto" if measured else method
+    found = _options(task, nominal(backend), backend, only)
     best, patience = _best(task, found, method, operator)
     if measured and n > SMALL and task.allowed >= MEASURED:
         which = found.index(best)
-        found = _options(task, calibrate(backend), backend)
+        found = _options(task, calibrate(backend), backend, only)
         best = found[which]
     wishes = {"method": method, "operator": operator}
     asked = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
@@ -251,8 +253,8 @@ def _elsewhere(
     )
 
 
-def _options(task: Task, rates: Rates, backend: Backend) -> list[Option]:
-    return task.options(with_compiled_loop(rates, backend) if task.compiled else rates)
+def _options(task: Task, rates: Rates, backend: Backend, method: str) -> list[Option]:
+    return task.options(with_compiled_loop(rates, backend) if task.compiled else rates, method)
 
 
 def _best(task: Task, found: list[Option], method: str, operator: str) -> tuple[Option, float]:
