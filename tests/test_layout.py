@@ -103,5 +103,8 @@ def test_names_on_pages_exist(page):
             if not hasattr(found, part):
                 __import__(f"{found.__name__}.{part}")
             found = getattr(found, part)
-    for name in set(re.findall(r"`((?:\w+/)*\w+\.py)`", text)):
+    names = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    for start, middle in re.findall(r"`((?:\w+/)*)\{([\w,]+)\}\.py`", text):
+        names |= {f"{start}{one}.py" for one in middle.split(",")}
+    for name in names:
         assert (ROOT / name).exists() or (PACKAGE / name).exists(), name
