@@ -93,11 +93,11 @@ class Fit:
         ValueError
             For a method other than "eigh": a basis that grew from targets serves them alone.
         """
-        wanted, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
+        Y_rows, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
         self._spectrum_for("other targets")
-        solution = self._solution.with_targets(self._model.backend.asarray(wanted))
+        solution = self._solution.with_targets(self._model.backend.asarray(Y_rows))
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
-        info = replace(self.info, c=int(wanted.shape[1]))
+        info = replace(self.info, c=int(Y_rows.shape[1]))
         model = replace(self._model, template=template)
         return replace(self, info=info, _solution=solution, _model=model)
 
@@ -129,10 +129,10 @@ class Fit:
         -----
         n k T c multiplications, when the result is asked for.
         """
-        steps, ridge = integer("steps", steps, 1), self._lam(lam)
+        steps, lam = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(2 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
-        weights = schedule(alphas, steps, outputs=self.info.c)
-        return Path(ridge, weights, self._solution.chain(ridge, weights), self._model)
+        alphas = schedule(alphas, steps, outputs=self.info.c)
+        return Path(lam, alphas, self._solution.chain(lam, alphas), self._model)
 
     @underflow_is_zero
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
@@ -143,8 +143,8 @@ class Fit:
         ValueError
             If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
-        ridge, weight = self._lam(lam), number("alpha", alpha)
-        return limit_of(self._solution, self._model, ridge, weight, method=self.info.method)
+        lam, alpha = self._lam(lam), number("alpha", alpha)
+        return limit_of(self._solution, self._model, lam, alpha, method=self.info.method)
 
     @underflow_is_zero
     def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
@@ -152,10 +152,10 @@ class Fit:
 
         Parameters as :meth:`path`, without weights per output.
         """
-        steps, ridge = integer("steps", steps, 1), self._lam(lam)
+        steps, lam = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(self.info.k * steps, f"the diagonals of {steps} steps")
         eigenvalues = self._spectrum_for("the diagonal B").eigenvalues
-        B = train_filter(eigenvalues, ridge, schedule(alphas, steps))
+        B = train_filter(eigenvalues, lam, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
     @underflow_is_zero
@@ -191,16 +191,18 @@ class Fit:
         ValueError
             If a row determines itself.
         """
-        steps, ridge = integer("steps", steps, 1), self._lam(lam)
+        steps, lam = integer("steps", steps, 1), self._lam(lam)
         afford_left_out(self._solution, self._model, steps)
-        weights = schedule(alphas, steps, outputs=self.info.c)
-        left = self._solution.left_out(np.array([ridge]), steps)
-        found, *others = (combine_steps(u[0, ...], weights) for u in (left.steps, *left.replicates))
+        alphas = schedule(alphas, steps, outputs=self.info.c)
+        left = self._solution.left_out(np.array([lam]), steps)
+        predictions, *others = (
+            combine_steps(u[0, ...], alphas) for u in (left.steps, *left.replicates)
+        )
         if not return_std:
-            return give_back(self._model.template, found)
+            return give_back(self._model.template, predictions)
         spread = jackknife_error(np.stack([to_numpy(x) for x in others])) if others else 0.0
-        error = self._model.backend.asarray(np.zeros(tuple(found.shape)) + spread)
-        return tuple(give_back(self._model.template, x) for x in (found, error))
+        error = self._model.backend.asarray(np.zeros(tuple(predictions.shape)) + spread)
+        return tuple(give_back(self._model.template, x) for x in (predictions, error))
 
     @underflow_is_zero
     def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
@@ -229,17 +231,18 @@ class Fit:
         Dang, Patil and Rinaldo (2026).
         """
         curve = lam is None and len(self.lams) > 1
-        ridges = self.lams if curve else np.array([self._lam(lam)])
-        own = self._spectrum_for("generalised cross-validation")
-        delta, Z, leverages = to_numpy(own.eigenvalues), to_numpy(own.Z), self._solution.leverages
+        lams = self.lams if curve else np.array([self._lam(lam)])
+        spectrum = self._spectrum_for("generalised cross-validation")
+        delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
+        leverages = self._solution.leverages
         self._model.afford(leverages.trace_numbers(self.info.n), "generalised cross-validation")
-        traces = None if leverages.exact else leverages.traces(ridges, 2)
-        found = one_shot(
-            delta, Z, ridges, self.info.n, traces, per_output=per_output, outside=own.outside
+        traces = None if leverages.exact else leverages.traces(lams, 2)
+        estimates = one_shot(
+            delta, Z, lams, self.info.n, traces, per_output=per_output, outside=spectrum.outside
         )
         if curve:
-            return found
-        values = (getattr(found, f.name)[0] for f in fields(OneShot))
+            return estimates
+        values = (getattr(estimates, f.name)[0] for f in fields(OneShot))
         return OneShot(*(value if per_output else float(value) for value in values))
 
     @underflow_is_zero
@@ -254,7 +257,7 @@ class Fit:
             With gcv, degrees_of_freedom, their standard errors and train_mse; `best("gcv")` chooses.
             Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
-        ridges, weights, steps = checked_grid(
+        lams, alphas, steps = checked_grid(
             self._solution, self._model, self.lams, lams, alphas, steps=steps
         )
         needed = self._solution.leverages.trace_numbers(self.info.n)
@@ -263,9 +266,9 @@ class Fit:
         with watch.stage("sweep"):
             accuracy = self.info.error_estimate
             own = training_losses(
-                self._solution, ridges, weights, steps, estimate=True, accuracy=accuracy
+                self._solution, lams, alphas, steps, estimate=True, accuracy=accuracy
             )
-        found = Sweep(training_dataset(ridges, weights, steps, own))
+        found = Sweep(training_dataset(lams, alphas, steps, own))
         return labelled(found, self.info, self.kernel, watch.seconds["sweep"])
 
     @underflow_is_zero
@@ -304,10 +307,10 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         outputs = self.info.c if per_output else 1
         afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
-        seen = judged(
+        losses = judged(
             self._solution, self._model, X_val, Y_val, lams, steps=steps, per_output=per_output
         )
-        return chosen_greedily(seen, clip=clip)
+        return chosen_greedily(losses, clip=clip)
 
     @underflow_is_zero
     def joint_alphas(
@@ -356,9 +359,9 @@ class Fit:
         afford_joint(1, steps, parts + (parts > 1))
         afford_steps(self._solution, self._model, 1, steps, outputs=parts)
         how: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
-        seen = judged(self._solution, self._model, X_val, Y_val, lams, **how)
+        losses = judged(self._solution, self._model, X_val, Y_val, lams, **how)
         return chosen_jointly(
-            seen, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
+            losses, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
         )
 
     @underflow_is_zero
@@ -410,7 +413,7 @@ class Fit:
         classes need the predictions themselves, m c L A T numbers made and dropped.
         """
         scored = as_metrics((*as_metrics(metrics), *(CLASSES if classes else ())))
-        ridges, weights, steps = checked_grid(
+        lams, alphas, steps = checked_grid(
             self._solution,
             self._model,
             self.lams,
@@ -419,7 +422,7 @@ class Fit:
             steps=steps,
             variables=8 + sum(2 * metric.size + 1 for metric in scored),  # sums, means, itself
         )
-        afford_joint(len(ridges), steps)
+        afford_joint(len(lams), steps)
         if X_val is None and Y_val is None:
             afford_left_out(self._solution, self._model, steps)
             cross, truth = None, self._solution.targets
@@ -432,8 +435,8 @@ class Fit:
             self._solution,
             cross,
             truth,
-            ridges,
-            weights,
+            lams,
+            alphas,
             steps=steps,
             watch=watch,
             metrics=scored,

@@ -147,58 +147,59 @@ def fit(
     """
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
-    chosen, ridges = as_kernel(kernel), lam_grid("lams", lams)
+    kernel, lams = as_kernel(kernel), lam_grid("lams", lams)
     if integer("probes", probes, GROUPS) % GROUPS:
         raise ValueError(
             f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
         )
-    rows, wanted, template = pair(X, Y)
-    (n, d), c = (int(size) for size in rows.shape), int(wanted.shape[1])
-    backend = resolve(device, rows)
+    given_X = X
+    X, Y, template = pair(X, Y)
+    (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
+    backend = resolve(device, X)
     allowed = budget(memory, backend.name)
-    known: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": chosen}
-    known["given"] = chosen.is_precomputed
+    known: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
+    known["given"] = kernel.is_precomputed
     if plan is None:
         wishes: dict[str, Any] = {"method": method, "operator": operator, "precision": dtype}
-        plan = decide(n, d, c, ridges, steps, tol=tol, **wishes, **known)
+        plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **known)
     else:
         given = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
         asked = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
-        plan = follow(plan, {"n": n, "d": d, "c": c}, ridges, asked)
+        plan = follow(plan, {"n": n, "d": d, "c": c}, lams, asked)
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
     data = TrainingData(
-        kernel=chosen,
-        X=own_memory(backend.asarray(rows), X, chosen),
-        Y=wanted,
-        dtype=value_precision(chosen, X, rows, backend),
+        kernel=kernel,
+        X=own_memory(backend.asarray(X), given_X, kernel),
+        Y=Y,
+        dtype=value_precision(kernel, given_X, X, backend),
         home=backend,
         make=None if isinstance(operator, str) else operator,
     )
     problem = Problem(
         plan=plan,
         data=data,
-        lams=ridges,
+        lams=lams,
         seed=seed,
         probes=probes,
         watch=Stopwatch(backend.synchronize, progress=progress),
-        checkpoint=_checkpoint(checkpoint, plan, data, ridges, seed),
+        checkpoint=_checkpoint(checkpoint, plan, data, lams, seed),
         solver=None if isinstance(method, str) else method,
     )
-    found = _solve(problem)
-    if found is None:
+    solved = _solve(problem)
+    if solved is None:
         problem.watch.report("eigh instead, the basis would take longer", 0, 1)
-        plan = decide(n, d, c, ridges, plan.steps, tol=plan.tol, method="eigh", **known)
+        plan = decide(n, d, c, lams, plan.steps, tol=plan.tol, method="eigh", **known)
         problem = replace(problem, plan=plan)
-        found = solve_all(problem)
-    certificate = certify(problem, found)
+        solved = solve_all(problem)
+    certificate = certify(problem, solved)
     if not certificate.status.startswith(("exact", "converged")):
         warnings.warn(certificate.status, stacklevel=3)  # the caller of the decorated function
     model = Model(data.hold(plan, backend), backend, template, allowed)
     return Fit(
-        kernel=chosen,
-        lams=ridges,
-        info=describe(problem, found, certificate),
-        _solution=found.solution,
+        kernel=kernel,
+        lams=lams,
+        info=describe(problem, solved, certificate),
+        _solution=solved.solution,
         _model=model,
         _progress=progress,
     )
@@ -211,9 +212,9 @@ def _solve(problem: Problem) -> Solved | None:
     return solve_all(problem) if problem.plan.method == "eigh" else solve_by_basis(problem)
 
 
-def describe(problem: Problem, found: Solved, certificate: Certificate) -> Info:
+def describe(problem: Problem, solved: Solved, certificate: Certificate) -> Info:
     """How the fit was made, as a result."""
-    plan, data, spectrum = problem.plan, problem.data, found.spectrum
+    plan, data, spectrum = problem.plan, problem.data, solved.spectrum
     return Info(
         method=plan.method,
         operator=plan.operator,
@@ -223,8 +224,8 @@ def describe(problem: Problem, found: Solved, certificate: Certificate) -> Info:
         d=int(data.X.shape[1]),
         c=int(data.Y.shape[1]),
         k=0 if spectrum is None else int(spectrum.basis.shape[1]),
-        passes=found.passes,
-        iterations=found.iterations,
+        passes=solved.passes,
+        iterations=solved.iterations,
         error_estimate=certificate.error,
         residual=certificate.residual,
         below_rounding=0 if spectrum is None else spectrum.below_rounding,

@@ -143,5 +143,5 @@ def test_targets_remember_the_axis():
 
 def test_two_libraries_are_refused():
     with pytest.raises(ValueError, match="X is numpy on cpu, Y is torch on cpu"):
-        Template.of(np.ones((2, 1)), torch.ones(2, 1), False)
+        Template.of(np.ones((2, 1)), torch.ones(2, 1), flat=False)
     assert library(array_api_strict.ones(1)) == "array_api_strict"

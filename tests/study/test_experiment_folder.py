@@ -16,7 +16,7 @@ from sdgpu.nn import Config, predict, score
 from sdgpu.study.experiment_folder import read_chain
 from sdgpu.study.experiments import Experiment
 from sdgpu.study.network_runs import open_network, run_experiment
-from tests.nn.test_files import damaged
+from tests.damage import damages
 
 ONE = Experiment(
     name="one",
@@ -91,11 +91,10 @@ def test_chains_of_something_else_are_named(folder, tmp_path):
 
 
 def test_damaged_files_are_named(folder):
-    rng = np.random.default_rng(0)
     for name in (CHAIN, "experiment.json"):
         content = (folder / name).read_bytes()
-        for _ in range(25):
-            (folder / name).write_bytes(damaged(content, rng))
+        for damaged in damages(content, 0, times=40):
+            (folder / name).write_bytes(damaged)
             try:
                 json.loads((folder / name).read_bytes())
             except (ValueError, RecursionError):
