@@ -105,3 +105,18 @@ def test_signatures(path):
 
 def test_few_lines_escape_the_formatter():
     assert sum(path.read_text().count("fmt: " + "skip") for path in FILES) <= 10
+
+
+def test_clocks_decide_in_one_place():
+    """Others show time, or predict it: what a fit does must not depend on what else runs."""
+    readers = {
+        path.name for path in FILES if re.search(r"perf_counter|monotonic\(", path.read_text())
+    }
+    assert readers == {
+        "progress.py",  # SavePace decides
+        "calibration.py",  # the seconds that a plan shows
+        "environment.py",  # doctor
+        "trainer.py",  # seconds of a training
+        "network_runs.py",
+        "compare.py",
+    }

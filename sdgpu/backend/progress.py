@@ -1,14 +1,15 @@
-"""Time on a device: a clock that waits for the work that was only queued."""
+"""Time on a device: a clock that waits for the work that was only queued, and when to save."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["Event", "Progress", "Stopwatch"]
+__all__ = ["Event", "Progress", "SavePace", "Stopwatch"]
 
 FEWEST = 3  # reports of a stage from which the time left is told
 MOST = 512  # reports that are remembered
@@ -131,3 +132,35 @@ class _Stage:
         self.watch.seconds[self.name] = self.watch.seconds.get(self.name, 0.0) + spent
         if exc[0] is None:
             self.watch.report(self.name, 1, 1)
+
+
+class SavePace:
+    """When to save: the one decision of the package that a clock takes.
+
+    Where several processes work together that of rank 0 decides for all. Everything else that takes time
+    into account counts work at fixed rates (:mod:`sdgpu.backend.rates`).
+
+    Parameters
+    ----------
+    interval : float
+        Seconds between saves, at least.
+    share : float, default infinity
+        Of the time that saving may take.
+    """
+
+    def __init__(self, interval: float, share: float = math.inf) -> None:
+        self.interval, self.share = interval, share
+        self._last, self._cost = time.monotonic(), 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self._last >= max(self.interval, self._cost / self.share)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around a save: the next interval begins at its end."""
+        start = time.monotonic()
+        yield
+        self._last = time.monotonic()
+        self._cost = self._last - start

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import World, join
-from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.progress import Progress, SavePace, Stopwatch
 from sdgpu.backend.signals import terminable
 from sdgpu.nn.augment import stream
 from sdgpu.nn.config import Config
@@ -185,7 +185,7 @@ class _Run:
 
     def to_the_end(self) -> TrainResult:
         start_training(self.model, self.rest)
-        self.last_save = time.monotonic()
+        self.pace = SavePace(self.config.save_seconds)
         while self.epoch < self.config.epochs:
             self._one_epoch()
         self.feed.check_teacher()
@@ -386,8 +386,7 @@ class _Run:
         """Whether to save now: the clock of rank 0 decides for all, and an interrupt of any."""
         if self.store is None:
             return False
-        due = time.monotonic() - self.last_save >= self.config.save_seconds
-        flags = (due and self.world.rank == 0, self.brake.pulled)
+        flags = (self.pace.due and self.world.rank == 0, self.brake.pulled)
         due, self.stopping = self.world.any(*flags, device=self.device)
         return due or self.stopping
 
@@ -423,9 +422,9 @@ class _Run:
                 "hits": hits.cpu(),
                 "history": [dataclasses.asdict(row) for row in self.history],
             }
-        self._write(state)
+        with self.pace.saving():
+            self._write(state)
         self.saved = self.store.where(self.epoch, self.index)
-        self.last_save = time.monotonic()
 
     def _write(self, state: dict[str, Any]) -> None:
         assert self.store is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.progress import SavePace
 from sdgpu.backend.storage import atomic_file, check_writable, digest
 
 __all__ = ["Checkpoint", "State", "fingerprint"]
@@ -68,8 +68,7 @@ class Checkpoint:
 
     path: Path
     owner: dict[str, str]
-    _last: float = field(default_factory=time.monotonic)
-    _cost: float = 0.0
+    _pace: SavePace = field(default_factory=lambda: SavePace(INTERVAL, SHARE))
 
     def __post_init__(self) -> None:
         if self.path.suffix != ".safetensors":
@@ -120,7 +119,7 @@ class Checkpoint:
 
     def offer(self, state: State) -> None:
         """Save if it is time: every 30 s, or less often where saving takes long."""
-        if time.monotonic() - self._last >= max(INTERVAL, self._cost / SHARE):
+        if self._pace.due:
             self.save(state)
 
     def save(self, state: State) -> None:
@@ -131,11 +130,14 @@ class Checkpoint:
         OSError
             If the disk is full, say: names the file; the previous one is untouched.
         """
-        start = time.monotonic()
         arrays = {name: np.ascontiguousarray(getattr(state, name)) for name in ("Q", "R", "T")}
         owner = json.dumps(self.owner)
         about = {"owner": owner, "passes": str(state.passes), "checksum": _BLANK}
-        with atomic_file(self.path) as temporary, ThreadPoolExecutor(1) as beside:
+        with (
+            self._pace.saving(),
+            atomic_file(self.path) as temporary,
+            ThreadPoolExecutor(1) as beside,
+        ):
             # counted while the disk writes, and put in its place afterwards: else 6 % of a save
             counted = beside.submit(_checksum, State(**arrays, passes=state.passes), owner)
             try:
@@ -143,8 +145,6 @@ class Checkpoint:
             except SafetensorError as error:
                 raise OSError(str(error)) from error
             _fill_in(temporary, counted.result())
-        self._last = time.monotonic()
-        self._cost = self._last - start
 
 
 def _fill_in(path: Path, checksum: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import sdgpu
 from sdgpu.distill.schedules import coefficients
-from sdgpu.operators import keops
+from sdgpu.operators import DenseOperator, keops
 from tests.fuzz.problems import KERNELS, Problem, fields, keops_fields, problems
 from tests.fuzz.reference import Wide, gram, refits
 
@@ -114,12 +114,13 @@ def check(problem: Problem) -> str:
         if not representable:
             continue
         new = np.sqrt(((at_rows[t] - truth[t]) ** 2).sum(axis=0))
+        # what the kernel says of its values, and of a row itself, which at new rows is one among others
+        entries = DenseOperator(
+            KERNELS[problem.kernel](problem.parameter), X.astype(float)
+        ).rounding()
+        values = max(8 * (4 + np.sqrt(problem.n)) * top, entries * float(np.trace(K)))
         # coefficients below the range have the digits that are left there
-        allowed = (
-            2 * allowed
-            + 5e-324 * problem.n * top
-            + 8 * precision * (4 + np.sqrt(problem.n)) * top * lengths[t]
-        )
+        allowed = 2 * allowed + 5e-324 * problem.n * top + precision * values * lengths[t]
         assert (new <= allowed).all(), ("predict", t, new / size, info.error_estimate, info.status)
     if representable:
         check_sweep(problem, fit, data, truth, alphas, lam, size)
@@ -222,10 +223,18 @@ REPEATED = Problem(
     exponent=-1.0, spread=0.0, steps=1, alpha=0.0, dtype="float64", library="numpy",
     method="lanczos", operator="dense", precision="mixed",
 )  # fmt: skip
+APART = replace(
+    REPEATED, seed=1, n=2, d=1, kernel="product", rows="plain", exponent=0.0,
+)  # fmt: skip
 LATTICE = replace(
     REPEATED, seed=8, n=8, d=1, kernel="small", parameter=1.0, rows="lattice", exponent=-2.0,
     method="subspace",
 )  # fmt: skip
+
+
+def test_new_rows_have_the_digits_that_their_kernel_says():
+    """A row beside itself: 0 among training rows, the rounding of a squared distance among new ones."""
+    check(APART)
 
 
 @pytest.mark.parametrize("problem", [REPEATED, LATTICE], ids=["repeated", "lattice"])

@@ -13,6 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
+from sdgpu.backend import progress
 from sdgpu.backend.backends import NumpyBackend
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.operators import DenseOperator
@@ -95,9 +96,9 @@ def test_saves_come_twice_a_minute_or_take_a_tenth_of_the_time(tmp_path, monkeyp
         saved.append(now[0])
         plain(*args, **named)
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "save_file", slow)
-    checkpoint = Checkpoint(tmp_path / "basis.safetensors", {}, now[0])
+    checkpoint = Checkpoint(tmp_path / "basis.safetensors", {})
     state = State(np.eye(2), np.eye(2), np.eye(2), 1)
     for after in (29.5, 0.5):
         now[0] += after
