@@ -26,8 +26,8 @@ test-random: $(READY)  ## the tests ten times, in another order each time
 	  $(BIN)/python -m pytest -n auto --random-order-bucket=global --random-order-seed=$$seed || exit 1; \
 	done
 
-fuzz: $(READY)  ## 100,000 random problems against refits in extended precision; an hour or two on two cores
-	SDGPU_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz -n auto
+fuzz: $(READY)  ## 100,000 random problems against refits in extended precision; half an hour on two cores
+	OMP_NUM_THREADS=1 SDGPU_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz -n auto
 
 lint: $(READY)  ## style, types and the import floors
 	$(BIN)/ruff check .
