@@ -15,6 +15,7 @@ equation of the paper        function
 (15)                         :func:`~sdgpu.distill.diagnostics.sign_rule`
 (16), Algorithm 1            :func:`~sdgpu.distill.optimal_weights.greedy_weights`
 (17), Theorem 4.5            :func:`~sdgpu.distill.filters.limit_train_filter`
+leave-one-out of every step  :func:`~sdgpu.distill.leave_one_out.leave_one_out`
 (20)-(24), Appendix D        :func:`~sdgpu.distill.loss_tolerance.constrained_steps`
 (25), (26), Theorem D.2      :func:`~sdgpu.distill.loss_tolerance.constrained_sign_rule`
 ===========================  =================================================

@@ -1,4 +1,20 @@
-"""Solvers: frozen values that make a spectrum of an operator, or solve with it."""
+"""Solvers: frozen values that make a spectrum of an operator, or solve with it.
+
+==================  ==========================================================================
+method              where
+==================  ==========================================================================
+"eigh"              :mod:`~sdgpu.solvers.eigh`: all eigenvalues
+"lanczos"           :mod:`~sdgpu.solvers.subspace`: block Lanczos, the step is
+                    :meth:`Subspace._next_krylov`, the basis :mod:`~sdgpu.solvers.galerkin`
+"subspace"          the same with a preconditioner, :mod:`~sdgpu.solvers.preconditioners`
+"cg"                :mod:`~sdgpu.solvers.cg`, for all steps :mod:`~sdgpu.solvers.resolvents`
+refits              :mod:`~sdgpu.solvers.cholesky`
+one's own           :class:`~sdgpu.solvers.solver.Solver`
+==================  ==========================================================================
+
+What they return is a :class:`~sdgpu.solvers.solution.Solution`; what is not known of a grown basis is
+estimated in :mod:`~sdgpu.solvers.leverage` and :mod:`~sdgpu.solvers.trace_estimation`.
+"""
 
 from __future__ import annotations
 

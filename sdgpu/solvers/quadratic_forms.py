@@ -22,8 +22,10 @@ from sdgpu.solvers.preconditioners import Sketch
 __all__ = ["Forms", "LowRank", "grow_forms", "power_filters"]
 
 MAX_PASSES = 60
-WIDE = 2  # times the vectors are the columns of a pass: few passes of many columns
-SPREAD = 4  # lam for which the first pass already has guesses
+# times the vectors are the columns of a pass, and lam for which the first pass already has guesses: few
+# passes of many columns for a few probes, less memory for the rows of leverages (bench_estimates)
+WIDE, SPREAD = 4, 6
+WIDE_RELATIVE, SPREAD_RELATIVE = 2, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +87,14 @@ def grow_forms(
 
     Notes
     -----
-    A pass has up to 2 s columns.
+    A pass has up to 4 s columns, the first one 7 s; with `relative` 2 s and 5 s.
     """
     n, s = int(G.shape[1]), int(G.shape[0])
     largest = min(n, room)
-    first = min(largest, (2 + SPREAD) * s)
+    wide, spread = (WIDE_RELATIVE, SPREAD_RELATIVE) if relative else (WIDE, SPREAD)
+    first = min(largest, (2 + spread) * s)
     space = GrowingBasis(n, first, backend, krylov=sketch is None, most=largest)
-    block, some = _start(backend, sketch, G, lams), lams[:: max(1, len(lams) // 6)]
+    block, some = _start(backend, sketch, G, lams, spread), lams[:: max(1, len(lams) // 6)]
     for passes in range(1, MAX_PASSES + 1):
         # residuals are known of vectors in the span, to their last digit, and of no others
         whole = (space.R if space.krylov else None) if passes > 1 else G
@@ -115,7 +118,7 @@ def grow_forms(
             block = space.R
             continue
         weighed = seen.norms / np.sqrt(scale)
-        which = np.unravel_index(np.argsort(-weighed.ravel())[: WIDE * s], weighed.shape)
+        which = np.unravel_index(np.argsort(-weighed.ravel())[: wide * s], weighed.shape)
         residuals = space.combine(seen.combinations[which] @ vectors.T)
         block = sketch.solve(residuals, some[which[0]])
     seen = space.residuals(values, vectors, G, lams, steps)
@@ -145,13 +148,14 @@ def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.n
     return a[:, None, :] ** np.arange(1, steps + 1)[:, None]
 
 
-def _start(backend: Backend, sketch: Sketch | None, G: Any, lams: np.ndarray) -> Any:
+def _start(backend: Backend, sketch: Sketch | None, G: Any, lams: np.ndarray, count: int) -> Any:
+    """The vectors, with guesses for so many lam."""
     if sketch is None:
         return G
     xp = backend.xp
-    spread = np.geomspace(lams[0], lams[-1], SPREAD + 1)[:SPREAD]
-    copies = xp.concat([G] * len(spread), axis=0)
-    guesses = sketch.solve(copies, np.repeat(spread, int(G.shape[0])))
+    some = np.geomspace(lams[0], lams[-1], count + 1)[:count]
+    copies = xp.concat([G] * count, axis=0)
+    guesses = sketch.solve(copies, np.repeat(some, int(G.shape[0])))
     return xp.concat([G, guesses], axis=0)
 
 

@@ -31,7 +31,14 @@ from sdgpu.distill.leave_one_out import ridge_errors
 from sdgpu.operators.operator import Operator
 from sdgpu.solvers.galerkin import triangle_bytes
 from sdgpu.solvers.preconditioners import Sketch
-from sdgpu.solvers.quadratic_forms import Forms, LowRank, grow_forms, power_filters
+from sdgpu.solvers.quadratic_forms import (
+    WIDE,
+    WIDE_RELATIVE,
+    Forms,
+    LowRank,
+    grow_forms,
+    power_filters,
+)
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["COLUMNS", "GROUPS", "TOL", "Probes"]
@@ -83,13 +90,16 @@ class Probes:
         n, grid = int(self.ritz.basis.shape[0]), len(self.lams) * self.steps
         room = min(n, ROOM * self.count)
 
-        def space(s: int) -> int:
+        def space(s: int, wide: int) -> int:
             # rows and images, and a copy as they grow or what certifies them; a block in the making;
             # residuals of the grid
             more = max(8 * n * room, triangle_bytes(n, room))
-            return 8 * (n * (2 * room + 14 * s) + 2 * grid * s * room) + more
+            return 8 * (n * (2 * room + 7 * wide * s) + 2 * grid * s * room) + more
 
-        return 8 * n * room + space(SHARP * self.count) if diagonals else space(self.count)
+        traces = space(self.count, WIDE)
+        if not diagonals:
+            return traces
+        return max(traces, 8 * n * room + space(SHARP * self.count, WIDE_RELATIVE))
 
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Estimates of tr H, .., tr H^T from each probe, (count, L, T).
