@@ -209,7 +209,8 @@ def _decomposed(triangle: np.ndarray, t: int) -> tuple[_Parts, np.ndarray, np.nd
     columns = triangle[..., : t - 1, : t - 1]
     target = -triangle[..., : t - 1, -1]
     scale = np.linalg.norm(columns, axis=-2, keepdims=True)
-    scale = np.where(scale == 0, 1.0, scale)
+    # what is too small to have a norm is no direction either
+    columns, scale = np.where(scale == 0, 0.0, columns), np.where(scale == 0, 1.0, scale)
     U, singular, Wt = np.linalg.svd(columns / scale)
     largest, smallest = singular[..., :1], singular[..., -1]
     keep = singular > t * np.finfo(float).eps * largest

@@ -15,7 +15,7 @@ import numpy as np
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.memory import show
 from sdgpu.backend.scaling import column_units
-from sdgpu.distill.rounding_bounds import dual_lengths, rounding_bound
+from sdgpu.distill.rounding_bounds import decay, dual_lengths, rounding_bound
 from sdgpu.engine.solving import Problem, Solved, one_pool
 from sdgpu.engine.training_data import rounding_noise
 from sdgpu.kernels.precomputed import NEGATIVE
@@ -89,7 +89,9 @@ def certify(problem: Problem, found: Solved) -> Certificate:
         seen = probe(found.solution, dense, Y, lam, plan.precision)
         if plan.precision != "float64":
             # the solver's bound holds for K as it was evaluated
-            rough = evaluation_error(found.solution, found.held, dense, plan.precision, lam)
+            rough = evaluation_error(
+                found.solution, found.held, dense, plan.precision, lam, steps=plan.steps
+            )
             error += 1.25 * rough
     status, error = judged(found.status, error, seen, plan.tol, plan.precision)
     rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
@@ -182,16 +184,29 @@ def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def evaluation_error(
-    solution: Solution, held: Any, operator: DenseOperator, precision: str, lam: float
+    solution: Solution,
+    held: Any,
+    operator: DenseOperator,
+    precision: str,
+    lam: float,
+    *,
+    steps: int = 1,
 ) -> float:
-    """Estimate of ||(K - K~) dual|| / ||fit|| for K~ as it is evaluated and multiplied.
+    """Estimate of what the errors of K~, as it is evaluated and multiplied, make of T steps, over ||u_1||.
+
+    With w_j the dual coefficients of the steps with alpha = 0, that of step t is at most
+    sum_{j <= t} g_(t-j) ||(K - K~) w_j||, g_m = max a^m (1 - a), as H^t - H~^t is
+    sum_i H^i (H - H~) H~^(t-1-i).
 
     From the worst of a few rows, as if all were like it; infinite where float32 cannot hold K or dual.
     """
     few = slice(0, min(solution.outputs, 16))
-    dual, fitted = (to_numpy(array) for array in solution.ridge(lam, few))
-    units = column_units(dual)  # float32 may not hold them
-    dual, fitted = dual / units, fitted / units
+    fitted = to_numpy(solution.ridge(lam, few)[1])
+    chain = solution.chain(lam, np.zeros(steps - 1))
+    duals = np.moveaxis(to_numpy(chain.dual)[:, :, few], 0, -1)  # (n, c', T)
+    with np.errstate(under="ignore"):
+        units = column_units(duals[:, :, 0])  # float32 may not hold them
+        dual, fitted = (duals / units[:, None]).reshape(operator.n, -1), fitted / units
     picked, eps = _picked(operator, precision), float(np.finfo(np.float32).eps)
     exact = to_numpy(operator.columns(picked)).T @ dual
     if len(picked) == operator.n:  # with the very tiles of the solver: others have other last bits
@@ -208,7 +223,11 @@ def evaluation_error(
     rows = np.sqrt(operator.n) * np.abs(error).max(axis=0)
     if precision == "float32":  # and the products of the solver, which few rows of one may not show
         rows = np.maximum(rows, eps * solution.largest * np.linalg.norm(dual, axis=0))
-    found = _over(rows, np.linalg.norm(fitted, axis=0))
+    each = rows.reshape(-1, steps)  # (c', T)
+    total = np.zeros_like(each)
+    for m in range(steps):
+        total[:, m:] += decay(m) * each[:, : steps - m]
+    found = _over(total.max(axis=1), np.linalg.norm(fitted, axis=0))
     return found if np.isfinite(found) else np.inf
 
 

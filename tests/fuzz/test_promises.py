@@ -238,6 +238,26 @@ def test_new_rows_have_the_digits_that_their_kernel_says():
     check(APART)
 
 
+STEPS = replace(
+    REPEATED, seed=1, n=13, d=1, kernel="cubicspline", parameter=1.0, targets="classes", exponent=-4.0,
+    steps=4,
+)  # fmt: skip
+TINY = replace(
+    REPEATED, seed=16, n=2, d=1, c=2, kernel="arccosine0", parameter=0.001, targets="mixed",
+    exponent=-8.5, steps=2, method="cg", precision=None,
+)  # fmt: skip
+
+
+def test_errors_of_kernel_values_add_up_over_steps():
+    """They were those of step 1, where four steps had 1.3 times as much."""
+    check(STEPS)
+
+
+def test_a_direction_without_a_norm_is_none():
+    """Differences of steps of 1e-208, whose squares are 0: 0 / 0 among the joint optima."""
+    check(TINY)
+
+
 @pytest.mark.parametrize("problem", [REPEATED, LATTICE], ids=["repeated", "lattice"])
 def test_rows_are_checked_with_the_tiles_of_the_solver(problem):
     """Columns that were evaluated anew had other last bits: errors of 3e-6 were said to be 2.7e-6."""
