@@ -93,7 +93,7 @@ def test_passes_against_the_block(block: int, device: str) -> None:
     REPORT.rows.append((question, seconds(spent), f"{info.passes} passes", "", ""))
 
 
-@pytest.mark.parametrize("memory", ["1.5GB", "300MB", "220MB", "170MB"])
+@pytest.mark.parametrize("memory", ["1.5GB", "300MB", "220MB"])
 def test_restarts(memory: str, device: str) -> None:
     """The same fit in less and less memory: the basis restarts, the sketch gets smaller."""
     n = N // 2
