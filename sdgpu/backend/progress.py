@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sdgpu.backend.signals import raise_unheard
+
 __all__ = ["Event", "Progress", "SavePace", "Stopwatch"]
 
 FEWEST = 3  # reports of a stage from which the time left is told
@@ -79,7 +81,14 @@ class Stopwatch:
     def report(
         self, name: str, done: int, total: int, error: float = float("nan"), *, known: bool = True
     ) -> None:
-        """Pass progress to the hook, if there is one, with the time left if the total is known."""
+        """Pass progress to the hook, if there is one, with the time left if the total is known.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If one came and was dropped, :func:`sdgpu.backend.signals.raise_unheard`.
+        """
+        raise_unheard()
         if self.progress is None:
             return
         now = time.perf_counter()

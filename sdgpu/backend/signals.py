@@ -7,29 +7,54 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-__all__ = ["shielded", "terminable"]
+__all__ = ["raise_unheard", "shielded", "terminable"]
+
+
+_unheard: list[int] = []  # signals whose exception has not come out of `terminable` yet
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
     """Treat SIGTERM as Ctrl-C: KeyboardInterrupt, so that files are closed and work is kept.
 
-    Only in the main thread, and only where nobody else handles the signal; the former handling comes back
-    at the end. May be nested.
+    Only in the main thread, and only where nobody else handles the signals; the former handling comes back
+    at the end. May be nested. Python drops an exception that is raised while it calls a destructor or the
+    callback of a weak reference: such a one is raised again by :func:`raise_unheard`, or at the end.
     """
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("terminated (SIGTERM)")
+        _unheard.append(number)
+        raise KeyboardInterrupt(*(["terminated (SIGTERM)"] if number == signal.SIGTERM else []))
 
-    signal.signal(signal.SIGTERM, stop)
+    before: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.default_int_handler
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
+        raise_unheard()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _unheard.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_unheard() -> None:
+    """Raise KeyboardInterrupt if Ctrl-C or SIGTERM came and its exception was dropped.
+
+    Raises
+    ------
+    KeyboardInterrupt
+    """
+    if _unheard and _in_main_thread():
+        _unheard.clear()
+        raise KeyboardInterrupt("interrupted")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sdgpu.backend import storage
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.signals import terminable
 from sdgpu.backend.storage import (
     LOCK,
@@ -419,3 +420,32 @@ def test_sigterm_is_ctrl_c_where_nobody_else_listens():
     thread.start()
     thread.join()
     assert heard[-1] is signal.SIG_DFL
+
+
+class Dropped:
+    """Whose destructor is where a signal arrives: Python drops what is raised there."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_meets_a_destructor_is_heard_after_it():
+    done = []
+
+    def work():
+        with terminable():
+            Dropped()
+            done.append("on")
+            Stopwatch(lambda: None).report("passes", 1, 2)
+            done.append("too far")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["on"]
+    with pytest.raises(KeyboardInterrupt), terminable():  # or at the end
+        Dropped()
+    with terminable():
+        Stopwatch(lambda: None).report("passes", 1, 2)  # nothing is left of it
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
