@@ -141,6 +141,11 @@ def test_a_solver(data):
         assert_allclose(found[name], wanted[name], rtol=1e-8)
     with pytest.warns(UserWarning, match="not converged: relative error about"):
         sdgpu.fit(X, Y, kernel, LAMS, method=Jacobi(spoiled=0.01))
+    for operator in ("dense", "tiled"):
+        held = sdgpu.fit(X, Y, kernel, LAMS, method=Jacobi(), operator=operator)
+        assert held.info.operator == operator
+    with pytest.raises(ValueError, match="dtype='float32' is for the package's own methods"):
+        sdgpu.fit(X, Y, kernel, LAMS, method=Jacobi(), dtype="float32")
     with pytest.raises(TypeError, match="has no name, peak_bytes, solve"):
         sdgpu.fit(X, Y, kernel, LAMS, method=np.linalg.eigh)
     with pytest.raises(MemoryError, match=r"the plan \(jacobi"):

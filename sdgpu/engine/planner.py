@@ -178,7 +178,13 @@ def decide(
     A solver or an operator from elsewhere is taken as it is.
     """
     if not isinstance(method, str):
-        return _elsewhere(method, n, d, c, lam_grid("lams", lams), steps=steps, tol=tol)
+        if precision is not None:
+            raise ValueError(f"dtype={precision!r} is for the package's own methods: leave it out")
+        own = _elsewhere(method, n, d, c, lam_grid("lams", lams), steps=steps, tol=tol)
+        if not isinstance(operator, str):
+            return replace(own, operator=getattr(operator, "__name__", type(operator).__name__))
+        held = choice("operator", operator, OPERATORS)
+        return own if held == "auto" else replace(own, operator=held)
     if not isinstance(operator, str):
         if method == "eigh" or given:
             raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")

@@ -115,7 +115,8 @@ def solve_elsewhere(problem: Problem) -> Solved:
     """By a solver that the caller brought."""
     assert problem.solver is not None
     backend = problem.data.home
-    held, Y = problem.data.hold(problem.plan, backend), backend.asarray(problem.data.Y)
+    keep = problem.plan.operator == "dense"
+    held, Y = problem.data.hold(problem.plan, backend, keep=keep), backend.asarray(problem.data.Y)
     with problem.watch.stage(problem.solver.name):
         solution = problem.solver.solve(held, Y, problem.lams, problem.watch)
     return Solved(
