@@ -97,17 +97,17 @@ def as_data(value: object, name: str) -> Array:
             f"{name} is complex ({kind}): sdgpu works on real numbers; pass {name}.real"
         )
     if kind in _WIDTH:
-        wanted = _WIDTH[kind]
+        dtype = _WIDTH[kind]
     elif kind.startswith(("int", "uint", "bool")):
-        wanted = "float32" if _without_float64(array) else "float64"
+        dtype = "float32" if _without_float64(array) else "float64"
     else:
         raise TypeError(f"{name} has dtype {kind}: it must hold real numbers")
-    if wanted != kind:
-        array = xp.astype(array, getattr(xp, wanted))
-    bad = _not_finite(array)
-    if bad:
+    if dtype != kind:
+        array = xp.astype(array, getattr(xp, dtype))
+    count = _not_finite(array)
+    if count:
         raise ValueError(
-            f"{name} has {bad} entries that are NaN or infinite: remove or impute them first"
+            f"{name} has {count} entries that are NaN or infinite: remove or impute them first"
         )
     return array
 
@@ -203,8 +203,8 @@ class Template:
         dtype = "float64" if "float64" in (dtype_name(X), dtype_name(Y)) else "float32"
         # nothing of X: a view would keep all of it alive
         xp = compat.array_namespace(X)
-        empty = xp.zeros((0, X.shape[1]), dtype=X.dtype, device=compat.device(X))
-        return cls(empty, dtype, flat)
+        sample = xp.zeros((0, X.shape[1]), dtype=X.dtype, device=compat.device(X))
+        return cls(sample, dtype, flat)
 
     def rows(self, value: object, name: str, features: int, *, empty: bool = False) -> Array:
         """Check new inputs (m, d): numbers, features, names of columns, library and device.
@@ -242,10 +242,10 @@ def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
         As :func:`inputs` and :func:`targets`, and for two libraries or devices.
     """
     rows = inputs(X, "X")
-    wanted, flat = targets(Y, "Y", rows=int(rows.shape[0]))
-    rows, wanted = beside(X, rows, wanted), beside(Y, wanted, rows)
-    template = Template.of(rows, wanted, flat=flat)
-    return rows, wanted, replace(template, columns=column_names(X), outputs=column_names(Y))
+    truth, flat = targets(Y, "Y", rows=int(rows.shape[0]))
+    rows, truth = beside(X, rows, truth), beside(Y, truth, rows)
+    template = Template.of(rows, truth, flat=flat)
+    return rows, truth, replace(template, columns=column_names(X), outputs=column_names(Y))
 
 
 def new_rows(
@@ -308,12 +308,12 @@ def _not_finite(array: Array) -> int:
     xp, rows = compat.array_namespace(array), array.shape[0] if array.ndim else 0
     if array.ndim < 2:
         return int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64))) if compat.size(array) else 0
-    height, bad = max(1, BLOCK // max(compat.size(array) // max(rows, 1), 1)), 0
+    height, count = max(1, BLOCK // max(compat.size(array) // max(rows, 1), 1)), 0
     for part in slices(rows, height):
         finite = xp.isfinite(array[part, ...])
         if not bool(xp.all(finite)):
-            bad += int(xp.sum(xp.astype(~finite, xp.int64)))
-    return bad
+            count += int(xp.sum(xp.astype(~finite, xp.int64)))
+    return count
 
 
 def same_place(first: Array, second: Array, first_name: str, second_name: str) -> None:

@@ -52,10 +52,10 @@ def small_eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     try:
-        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+        eigenvalues, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
     except torch.linalg.LinAlgError:
         return scipy.linalg.eigh(matrix, driver="ev")
-    return values.numpy(), vectors.numpy()
+    return eigenvalues.numpy(), vectors.numpy()
 
 
 @runtime_checkable
@@ -276,8 +276,8 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
         raise ValueError(f"device={device!r}: the index after the colon must be a number")
     number = int(index or 0)
     if number >= cuda_count():
-        found = f"{cuda_count()} CUDA devices" if cuda_count() else "no CUDA device"
-        raise ValueError(f"device={device!r}, but torch sees {found}: use device='cpu' or 'auto'")
+        devices = f"{cuda_count()} CUDA devices" if cuda_count() else "no CUDA device"
+        raise ValueError(f"device={device!r}, but torch sees {devices}: use device='cpu' or 'auto'")
     from sdgpu.backend import cupy_backend
 
     if cupy_backend.works():
@@ -358,18 +358,18 @@ def give_back(
         array = compat.array_namespace(array).asarray(array, copy=True)
     if axis and template.flat:
         array = array[..., 0]
-    wanted, kind = library(template.sample), library(array)
+    target_library, source_library = library(template.sample), library(array)
     xp = compat.array_namespace(template.sample)
     dtype = xp.float64 if exact else getattr(xp, template.dtype)
-    if wanted == "numpy":
+    if target_library == "numpy":
         return np.ascontiguousarray(to_numpy(array)).astype(dtype, copy=False)
     device = compat.device(template.sample)
-    if wanted == "torch":
-        moved = array if kind == "torch" else TorchBackend(device).asarray(array)
-        return moved.to(device=device, dtype=dtype)
-    if wanted == "cupy" and kind == "torch":
+    if target_library == "torch":
+        tensor = array if source_library == "torch" else TorchBackend(device).asarray(array)
+        return tensor.to(device=device, dtype=dtype)
+    if target_library == "cupy" and source_library == "torch":
         array = xp.from_dlpack(array)
-    elif wanted != kind:
+    elif target_library != source_library:
         array = xp.asarray(to_numpy(array), device=device)
     return xp.astype(array, dtype, copy=False)
 

@@ -43,8 +43,8 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
     options = tuple(known)
     if isinstance(value, str) and value in options:
         return value
-    near = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    matches = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)
+    hint = f"did you mean {matches[0]!r}? " if matches else ""
     raise ValueError(f"{name}={value!r} is not known: {hint}known: {', '.join(options)}")
 
 

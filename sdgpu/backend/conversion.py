@@ -73,9 +73,9 @@ def as_array(value: object, name: str) -> Any:
 def rounded_to(value: Any) -> str | None:
     """Half precision in which numbers came, "float16" or "bfloat16"; None for any other."""
     kinds = getattr(value, "dtypes", None)
-    named = [str(kind).split(".")[-1] for kind in (kinds if kinds is not None else ())]
-    named.append(str(getattr(value, "dtype", "")).split(".")[-1])
-    return next((kind for kind in ("bfloat16", "float16") if kind in named), None)
+    names = [str(kind).split(".")[-1] for kind in (kinds if kinds is not None else ())]
+    names.append(str(getattr(value, "dtype", "")).split(".")[-1])
+    return next((kind for kind in ("bfloat16", "float16") if kind in names), None)
 
 
 def column_names(value: Any) -> tuple[str, ...] | None:
@@ -95,7 +95,7 @@ def column_names(value: Any) -> tuple[str, ...] | None:
     if columns is None or callable(columns):
         return None
     names = tuple(columns)
-    return names if names and all(isinstance(one, str) for one in names) else None
+    return names if names and all(isinstance(name, str) for name in names) else None
 
 
 def same_columns(known: tuple[str, ...] | None, value: Any, name: str, source: str) -> None:
@@ -106,15 +106,15 @@ def same_columns(known: tuple[str, ...] | None, value: Any, name: str, source: s
     ValueError
         Names the columns that are missing, unknown or in another place.
     """
-    own = column_names(value)
-    if known is None or own is None or own == known:
+    columns = column_names(value)
+    if known is None or columns is None or columns == known:
         return
-    missing = [one for one in known if one not in own]
-    unknown = [one for one in own if one not in known]
+    missing = [column for column in known if column not in columns]
+    unknown = [column for column in columns if column not in known]
     if missing or unknown:
         parts = [
-            f"{what} {_some(names)}"
-            for what, names in (("without", missing), ("with", unknown))
+            f"{preposition} {_some(names)}"
+            for preposition, names in (("without", missing), ("with", unknown))
             if names
         ]
         raise ValueError(
@@ -122,14 +122,14 @@ def same_columns(known: tuple[str, ...] | None, value: Any, name: str, source: s
             f"{_some(known)}, or plain arrays"
         )
     raise ValueError(
-        f"{name} has the columns of {source} in another order, {_some(own)}: pass "
+        f"{name} has the columns of {source} in another order, {_some(columns)}: pass "
         f"{name}[{list(known) if len(known) <= SHOWN else f'list({source}.columns)'}]"
     )
 
 
 def _some(names: Any) -> str:
-    shown = ", ".join(repr(str(one)) for one in names[:SHOWN])
-    return shown + (", .." if len(names) > SHOWN else "")
+    text = ", ".join(repr(str(name)) for name in names[:SHOWN])
+    return text + (", .." if len(names) > SHOWN else "")
 
 
 def _numeric(array: np.ndarray, name: str, given: object = None) -> np.ndarray:
@@ -178,10 +178,10 @@ def _readable(values: np.ndarray) -> bool:
 
 
 def _refuse_text(values: np.ndarray, subject: str) -> None:
-    for one in values.ravel():
-        if not _readable(np.array([one], dtype=object)):
+    for entry in values.ravel():
+        if not _readable(np.array([entry], dtype=object)):
             raise TypeError(
-                f"{subject} holds {str(one)[:40]!r}: encode strings and dates as numbers first, or leave "
+                f"{subject} holds {str(entry)[:40]!r}: encode strings and dates as numbers first, or leave "
                 "them out"
             )
 
@@ -211,31 +211,33 @@ def _is_number(kind: Any) -> bool:
 
 def _refuse_column(column: Any, kind: Any, label: Any, name: str, *, whole: list[Any]) -> None:
     """Say which column holds no numbers, and what would make numbers of it."""
-    own = name if label is None else f"{name}[{label!r}]"
+    expression = name if label is None else f"{name}[{label!r}]"
     dtype = kind if all(other == kind for other in whole) else "object"
-    what = "it" if label is None else f"column {label!r} ({kind})"
-    subject, text, polars = (
-        f"{name} has dtype {dtype}: {what}",
+    description = "it" if label is None else f"column {label!r} ({kind})"
+    subject, text, is_polars = (
+        f"{name} has dtype {dtype}: {description}",
         str(kind).lower(),
         hasattr(kind, "is_numeric"),
     )
     if "complex" in text:
-        raise TypeError(f"{name} is complex: {what} must be real; pass numpy.real({own})")
+        raise TypeError(
+            f"{name} is complex: {description} must be real; pass numpy.real({expression})"
+        )
     if "period" in text:
         raise TypeError(
-            f"{subject} holds periods: encode them as numbers first, {own}.astype('int64')"
+            f"{subject} holds periods: encode them as numbers first, {expression}.astype('int64')"
         )
     if any(word in text for word in ("date", "time", "duration")):
         raise TypeError(
             f"{subject} holds dates: encode them as numbers first, "
-            f"({own} - {own}.min()).dt.total_seconds()"
+            f"({expression} - {expression}.min()).dt.total_seconds()"
         )
-    if polars:
-        numbers, dummies = f"{own}.cast(float)", f"{name}.to_dummies({label!r})"
+    if is_polars:
+        numbers, dummies = f"{expression}.cast(float)", f"{name}.to_dummies({label!r})"
         if label is None:
             dummies = f"{name}.to_dummies()"
     else:
-        numbers, dummies = f"{own}.astype(float)", f"pandas.get_dummies({name})"
+        numbers, dummies = f"{expression}.astype(float)", f"pandas.get_dummies({name})"
     try:
         np.asarray(column.to_numpy(), dtype=np.float64)
     except (TypeError, ValueError):

@@ -28,12 +28,12 @@ def copy_module(module: M) -> M:
     import torch
 
     attributes = (value for part in module.modules() for value in vars(part).values())
-    left: dict[int, Any] = {
+    memo: dict[int, Any] = {
         id(value): value.detach().clone()
         for value in attributes
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(module, left)
+    return copy.deepcopy(module, memo)
 
 
 def without_caches(value: Any) -> dict[str, Any]:

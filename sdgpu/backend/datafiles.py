@@ -104,9 +104,9 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         with (
             atomic_file(path) as temporary,
             temporary.open("wb") as file,
-            ThreadPoolExecutor(1) as beside,
+            ThreadPoolExecutor(1) as executor,
         ):
-            table = beside.submit(_table, image)  # counted while the disk writes
+            table = executor.submit(_table, image)  # counted while the disk writes
             file.write(image.getbuffer())
             file.write(table.result())
         return
@@ -139,12 +139,12 @@ def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         If the file has no checksums.
     """
     source = Path(path)
-    kind = choice("file ending", source.suffix, (".nc", ".zarr"))
-    if kind == ".zarr":
+    suffix = choice("file ending", source.suffix, (".nc", ".zarr"))
+    if suffix == ".zarr":
         clean_leftovers(source)  # a kill may have left the store moved aside
     if not source.exists():
         raise FileNotFoundError(f"there is no file {source}")
-    if kind == ".nc":
+    if suffix == ".nc":
         dataset, sealed = _read_netcdf(source)
     else:
         _need_zarr()
@@ -166,23 +166,25 @@ def _need_zarr() -> None:
 def _netcdf(dataset: xr.Dataset) -> io.BytesIO:
     """An HDF5 file in memory."""
     for name, variable in dataset.variables.items():
-        text = variable.dtype.kind in "UTO"
-        if not (text or variable.dtype.kind in "iuf") or (text and variable.size > MOST_TEXTS):
+        is_text = variable.dtype.kind in "UTO"
+        if not (is_text or variable.dtype.kind in "iuf") or (
+            is_text and variable.size > MOST_TEXTS
+        ):
             raise ValueError(
                 f"{name} holds {variable.size} values of {variable.dtype}: numbers are wanted, or at most "
                 f"{MOST_TEXTS} texts"
             )
     # without a fill value nothing is masked, so that every bit comes back, those of NaN too
-    plain: dict[Any, Any] = {name: {"_FillValue": None} for name in dataset.variables}
-    marked = dataset.assign_attrs({_MARK: _WHERE})
+    encoding: dict[Any, Any] = {name: {"_FillValue": None} for name in dataset.variables}
+    marked_dataset = dataset.assign_attrs({_MARK: _WHERE})
     image = io.BytesIO()
-    marked.to_netcdf(image, engine="h5netcdf", encoding=plain)
+    marked_dataset.to_netcdf(image, engine="h5netcdf", encoding=encoding)
     return image
 
 
 def _table(image: io.BytesIO) -> bytes:
     """Checksums of the variables of an HDF5 file and of all the rest, to be appended to it."""
-    whole = image.getbuffer()
+    buffer = image.getbuffer()
     with h5py.File(image, "r") as file:
         # by HDF5's own calls: objects of h5py take half of the time that checksums may
         group = h5py.h5g.open(file.id, b"/")
@@ -193,11 +195,11 @@ def _table(image: io.BytesIO) -> bytes:
             if item.get_offset() is not None  # dimensions without values have no place
         }
         del group, items  # what is open keeps the file open
-    variables, rest = _sums(whole, places)
+    checksums, rest_checksum = _sums(buffer, places)
     table = {
-        "size": len(whole),
-        "rest": rest,
-        "variables": {name: [*places[name], variables[name]] for name in places},
+        "size": len(buffer),
+        "rest": rest_checksum,
+        "variables": {name: [*places[name], checksums[name]] for name in places},
     }
     text = json.dumps(table).encode()
     return b"%b\nsdgpu %010d\n" % (text, len(text))
@@ -205,14 +207,14 @@ def _table(image: io.BytesIO) -> bytes:
 
 def _sums(image: memoryview, places: dict[str, tuple[int, int]]) -> tuple[dict[str, str], str]:
     """Checksums of the bytes at each place, and of those in between."""
-    variables = {
+    checksums = {
         name: digest(image[start : start + size]) for name, (start, size) in places.items()
     }
-    gaps, done = [], 0
+    gaps, end = [], 0
     for start, size in sorted(places.values()):
-        gaps.append(image[done:start])
-        done = start + size
-    return variables, digest(*gaps, image[done:])
+        gaps.append(image[end:start])
+        end = start + size
+    return checksums, digest(*gaps, image[end:])
 
 
 def _read_netcdf(source: Path) -> tuple[xr.Dataset, bool]:
@@ -220,18 +222,18 @@ def _read_netcdf(source: Path) -> tuple[xr.Dataset, bool]:
     sealed = _check_table(source, content)
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            refused = _foreign_to_netcdf(file, len(content))
+            reason = _foreign_to_netcdf(file, len(content))
             marked = _MARK in file.attrs
-        if refused:
-            raise ValueError(f"refused, {refused}")
+        if reason:
+            raise ValueError(f"refused, {reason}")
         if marked and not sealed:
             raise ValueError(
                 "its checksums are missing: it was cut off, or rewritten by another program"
             )
         with xr.open_dataset(
             io.BytesIO(content), engine="h5netcdf", mask_and_scale=not sealed, decode_times=False
-        ) as stored:
-            dataset = stored.load()
+        ) as lazy_dataset:
+            dataset = lazy_dataset.load()
     except Exception as error:  # xarray, h5netcdf and h5py raise many types for a damaged file
         raise ValueError(f"{source} cannot be read as nc: {error}") from error
     dataset.attrs.pop(_MARK, None)
@@ -240,23 +242,28 @@ def _read_netcdf(source: Path) -> tuple[xr.Dataset, bool]:
 
 def _check_table(source: Path, content: bytes) -> bool:
     """Hold the file against the table at its end; False if it has none."""
-    end = _END.fullmatch(content[-_END_SIZE:])
-    if end is None:
+    match = _END.fullmatch(content[-_END_SIZE:])
+    if match is None:
         return False
-    start = len(content) - _END_SIZE - int(end[1])
+    start = len(content) - _END_SIZE - int(match[1])
     try:
         table = json.loads(content[max(start, 0) : -_END_SIZE])
-        places = {str(name): (int(a), int(b)) for name, (a, b, _) in table["variables"].items()}
+        places = {
+            str(name): (int(offset), int(length))
+            for name, (offset, length, _) in table["variables"].items()
+        }
         if (
             sum(size for _, size in places.values()) > start
             or min(map(min, places.values()), default=0) < 0
         ):
             raise ValueError("its places do not lie in the file")
-        variables, rest = _sums(memoryview(content)[:start], places)
-        broken = [
-            name for name, (_, _, known) in table["variables"].items() if variables[name] != known
+        checksums, rest_checksum = _sums(memoryview(content)[:start], places)
+        damaged_variables = [
+            name
+            for name, (_, _, checksum) in table["variables"].items()
+            if checksums[name] != checksum
         ]
-        intact = not broken and rest == table["rest"] and start == table["size"]
+        intact = not damaged_variables and rest_checksum == table["rest"] and start == table["size"]
     except (
         ArithmeticError,
         ValueError,
@@ -269,8 +276,12 @@ def _check_table(source: Path, content: bytes) -> bool:
             f"{source} is damaged: its table of checksums cannot be read ({error})"
         ) from error
     if not intact:
-        where = f"the values of {', '.join(broken)}" if broken else "its structure or attributes"
-        raise ValueError(f"{source} is damaged: {where} are not what was written")
+        subject = (
+            f"the values of {', '.join(damaged_variables)}"
+            if damaged_variables
+            else "its structure or attributes"
+        )
+        raise ValueError(f"{source} is damaged: {subject} are not what was written")
     return True
 
 
@@ -285,25 +296,25 @@ def _foreign_to_netcdf(file: Any, size: int) -> str:
             return f"{name} is no array"
         item = file[name]
         total += _attributes(item, size)
-        made = item.id.get_create_plist()
-        if made.get_external_count():
+        properties = item.id.get_create_plist()
+        if properties.get_external_count():
             return f"the values of {name} lie in another file"
-        if made.get_layout() == h5py.h5d.VIRTUAL:
+        if properties.get_layout() == h5py.h5d.VIRTUAL:
             return f"the values of {name} are virtual, put together from other files"
-        if made.get_nfilters():
+        if properties.get_nfilters():
             return f"{name} is stored with filters (compressed, say)"
-        text = h5py.check_string_dtype(item.dtype) is not None
-        if not text and item.dtype.kind not in "iufb":
+        is_text = h5py.check_string_dtype(item.dtype) is not None
+        if not is_text and item.dtype.kind not in "iufb":
             return f"{name} has values of type {item.dtype}"
         if item.attrs.get("NAME", b"") != b"" and _is_scale(item):
             continue
-        if text and item.size > MOST_TEXTS:
+        if is_text and item.size > MOST_TEXTS:
             return f"{name} has {item.size} texts, more than {MOST_TEXTS}"
-        each = _TEXT if text else item.dtype.itemsize
-        stored, wanted = item.id.get_storage_size(), item.size * each
-        if made.get_layout() != h5py.h5d.CONTIGUOUS or stored != wanted:
+        itemsize = _TEXT if is_text else item.dtype.itemsize
+        stored_bytes, expected_bytes = item.id.get_storage_size(), item.size * itemsize
+        if properties.get_layout() != h5py.h5d.CONTIGUOUS or stored_bytes != expected_bytes:
             return f"{name} is not stored in one piece"
-        total += stored + (_length(item, size) if text else 0)
+        total += stored_bytes + (_length(item, size) if is_text else 0)
         if total > size:
             return f"its variables take {total} bytes with {name}, more than the file has"
     return ""
@@ -347,7 +358,7 @@ def _zarr(dataset: xr.Dataset) -> dict[str, Any]:
             raise ValueError(
                 f"{name} holds {variable.dtype}: zarr takes numbers here, .nc texts too"
             )
-    plain: dict[Any, Any] = {
+    encoding: dict[Any, Any] = {
         name: {"_FillValue": None, "compressors": None, "chunks": variable.shape}
         for name, variable in dataset.variables.items()
     }
@@ -357,7 +368,7 @@ def _zarr(dataset: xr.Dataset) -> dict[str, Any]:
         MemoryStore(buffers),
         zarr_format=3,
         consolidated=False,
-        encoding=plain,
+        encoding=encoding,
         write_empty_chunks=True,
     )
     files = {name: np.asarray(buffer.as_numpy_array()) for name, buffer in buffers.items()}
@@ -374,8 +385,8 @@ def _read_zarr(source: Path) -> tuple[xr.Dataset, bool]:
             chunks=None,
             mask_and_scale=not sealed,
             decode_times=False,
-        ) as stored:
-            dataset = stored.load()
+        ) as lazy_dataset:
+            dataset = lazy_dataset.load()
     except Exception as error:
         raise ValueError(f"{source} cannot be read as zarr: {error}") from error
     dataset.attrs.pop(SEAL, None)

@@ -65,29 +65,29 @@ class World:
         """
         if self.size == 1:
             return action()
-        found, failure = None, None
+        payload, failure = None, None
         if self.rank == 0:
             try:
-                found = action()
+                payload = action()
             except Exception as error:
                 failure = error
-                found = str(error).encode()
-        kind = 2 + isinstance(failure, OSError) if failure else int(found is not None)
-        head = torch.tensor([kind, len(found or b"")], device=device)
+                payload = str(error).encode()
+        kind = 2 + isinstance(failure, OSError) if failure else int(payload is not None)
+        head = torch.tensor([kind, len(payload or b"")], device=device)
         distributed.broadcast(head, src=0)
         kind, length = (int(number) for number in head.cpu())
         body = torch.empty(length, dtype=torch.uint8, device=device)
-        if found:
-            body.copy_(torch.frombuffer(bytearray(found), dtype=torch.uint8))
+        if payload:
+            body.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
         if length:
             distributed.broadcast(body, src=0)
         if failure is not None:
             raise failure
         if self.rank > 0:
-            found = body.cpu().numpy().tobytes() if kind else None
+            payload = body.cpu().numpy().tobytes() if kind else None
         if kind < 2:
-            return found
-        text = f"rank 0: {(found or b'').decode()}"
+            return payload
+        text = f"rank 0: {(payload or b'').decode()}"
         raise OSError(errno.EIO, text) if kind == 3 else ValueError(text)
 
     def agree(self, parts: Mapping[str, str], device: torch.device) -> None:
@@ -106,12 +106,12 @@ class World:
         """
         if self.size == 1:
             return
-        own = [zlib.crc32(text.encode()) for text in parts.values()]
-        mine = torch.tensor(own, dtype=torch.int64, device=device)
-        first = mine.clone()
-        distributed.broadcast(first, src=0)
-        others = self.sum((mine != first).to(torch.int64)).tolist()
-        for name, count in zip(parts, others, strict=True):
+        checksums = [zlib.crc32(text.encode()) for text in parts.values()]
+        local = torch.tensor(checksums, dtype=torch.int64, device=device)
+        reference = local.clone()
+        distributed.broadcast(reference, src=0)
+        counts = self.sum((local != reference).to(torch.int64)).tolist()
+        for name, count in zip(parts, counts, strict=True):
             if count:
                 raise ValueError(
                     f"{count} of {self.size} processes were given another {name} than the first: they must "
@@ -127,15 +127,15 @@ class World:
             If a part of a batch, or the last part of an epoch, has not the rows to share out.
         """
         part = batch // accumulate
-        left = n % batch % part
+        remainder = n % batch % part
         if part % self.size:
             raise ValueError(
                 f"{self.size} processes do not divide the {part} rows of batch={batch} / "
                 f"accumulate={accumulate}: choose a multiple of {self.size}"
             )
-        if 0 < left < self.size:
+        if 0 < remainder < self.size:
             raise ValueError(
-                f"the last part of an epoch has {left} rows (n={n}, batch={batch}, accumulate="
+                f"the last part of an epoch has {remainder} rows (n={n}, batch={batch}, accumulate="
                 f"{accumulate}), too few for {self.size} processes: choose another batch"
             )
 
@@ -172,23 +172,23 @@ def ranks() -> dict[str, int]:
     ValueError
         If one of them is no number, or a rank is not below the size.
     """
-    found = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
+    world = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
     if "WORLD_SIZE" not in os.environ:
-        return found  # names that others use too
-    for name, alone in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
-        text = os.environ.get(name, str(alone))
+        return world  # names that others use too
+    for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name, str(default))
         if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) < 1):
             raise ValueError(
                 f"the environment says {name}={text!r}, which must be a whole number: unset it, or start "
                 "the processes with torchrun"
             )
-        found[name] = int(text)
-    if found["RANK"] >= found["WORLD_SIZE"] > 1:
+        world[name] = int(text)
+    if world["RANK"] >= world["WORLD_SIZE"] > 1:
         raise ValueError(
-            f"the environment says RANK={found['RANK']} of WORLD_SIZE={found['WORLD_SIZE']}: ranks count "
+            f"the environment says RANK={world['RANK']} of WORLD_SIZE={world['WORLD_SIZE']}: ranks count "
             "from 0; start the processes with torchrun"
         )
-    return found
+    return world
 
 
 def _leave() -> None:

@@ -78,13 +78,13 @@ def addresses() -> int | None:
         import resource
     except ImportError:  # Windows has neither
         return None
-    own = psutil.Process().memory_info()
-    left = []
-    for name, used in (("RLIMIT_AS", own.vms), ("RLIMIT_DATA", getattr(own, "data", 0))):
+    usage = psutil.Process().memory_info()
+    remaining = []
+    for name, used_bytes in (("RLIMIT_AS", usage.vms), ("RLIMIT_DATA", getattr(usage, "data", 0))):
         limit = resource.getrlimit(getattr(resource, name))[0]
         if limit != resource.RLIM_INFINITY:
-            left.append(max(limit - int(used), 0))
-    return min(left, default=None)
+            remaining.append(max(limit - int(used_bytes), 0))
+    return min(remaining, default=None)
 
 
 def library_addresses(threads: int) -> int:
@@ -100,8 +100,8 @@ def budget(memory: int | float | str | None, device: str = "cpu") -> int:
     On the host no more than 90 % of what a limit on the process leaves.
     """
     allowed = parse_bytes(memory) if memory is not None else int(0.9 * available(device))
-    left = None if "cuda" in device else addresses()
-    return allowed if left is None else min(allowed, max(int(0.9 * (left - BLAS)), 1))
+    remaining = None if "cuda" in device else addresses()
+    return allowed if remaining is None else min(allowed, max(int(0.9 * (remaining - BLAS)), 1))
 
 
 def show(size: float) -> str:

@@ -20,24 +20,24 @@ def tf32(*, allowed: bool) -> Iterator[None]:
     import torch
 
     cudnn = torch.backends.cudnn
-    new = _new_settings()
-    before = [setting.fp32_precision for setting in new]
-    products = _old(torch.get_float32_matmul_precision)
-    convolutions = _old(lambda: cudnn.allow_tf32)
+    settings = _new_settings()
+    values = [setting.fp32_precision for setting in settings]
+    matmul_precision = _old(torch.get_float32_matmul_precision)
+    convolution_tf32 = _old(lambda: cudnn.allow_tf32)
     try:
-        if products is not None:
+        if matmul_precision is not None:
             torch.set_float32_matmul_precision("high" if allowed else "highest")
-        if convolutions is not None:
+        if convolution_tf32 is not None:
             cudnn.allow_tf32 = allowed
-        for setting in new[:3]:
+        for setting in settings[:3]:
             setting.fp32_precision = "tf32" if allowed else "ieee"
         yield
     finally:
-        if products is not None:
-            torch.set_float32_matmul_precision(products)
-        if convolutions is not None:
-            cudnn.allow_tf32 = convolutions
-        for setting, value in zip(new, before, strict=True):
+        if matmul_precision is not None:
+            torch.set_float32_matmul_precision(matmul_precision)
+        if convolution_tf32 is not None:
+            cudnn.allow_tf32 = convolution_tf32
+        for setting, value in zip(settings, values, strict=True):
             setting.fp32_precision = value
 
 

@@ -93,15 +93,15 @@ class Stopwatch:
             return
         now = time.perf_counter()
         # a stage counts from when it was first heard of
-        past = self._heard.setdefault(name, [])
-        if past and done < past[-1][1]:
-            past.clear()
-        if not past or done > past[-1][1]:
-            past.append((now, done))
-        if len(past) > MOST:
-            del past[1:-1:2]
-        left = _seconds_left(past, total) if known else math.nan
-        self.progress(Event(name, done, total, error, left))
+        reports = self._heard.setdefault(name, [])
+        if reports and done < reports[-1][1]:
+            reports.clear()
+        if not reports or done > reports[-1][1]:
+            reports.append((now, done))
+        if len(reports) > MOST:
+            del reports[1:-1:2]
+        seconds_left = _seconds_left(reports, total) if known else math.nan
+        self.progress(Event(name, done, total, error, seconds_left))
 
 
 def _seconds_left(past: list[tuple[float, int]], total: int) -> float:
@@ -115,12 +115,12 @@ def _seconds_left(past: list[tuple[float, int]], total: int) -> float:
         return 0.0
     if len(past) < FEWEST:
         return math.nan
-    half = past[len(past) // 2]
-    before = (half[0] - start) / (half[1] - first)
-    each = (now - half[0]) / (done - half[1])
-    left, apart = total - done, (done - first) / 2
-    growth = max(each - before, 0.0) / apart
-    return left * (each + growth * (apart + left) / 2)
+    middle = past[len(past) // 2]
+    early_cost = (middle[0] - start) / (middle[1] - first)
+    late_cost = (now - middle[0]) / (done - middle[1])
+    remaining, spacing = total - done, (done - first) / 2
+    growth = max(late_cost - early_cost, 0.0) / spacing
+    return remaining * (late_cost + growth * (spacing + remaining) / 2)
 
 
 @dataclass
@@ -137,8 +137,8 @@ class _Stage:
 
     def __exit__(self, *exc: object) -> None:
         self.watch.synchronize()
-        spent = time.perf_counter() - self.start
-        self.watch.seconds[self.name] = self.watch.seconds.get(self.name, 0.0) + spent
+        duration = time.perf_counter() - self.start
+        self.watch.seconds[self.name] = self.watch.seconds.get(self.name, 0.0) + duration
         if exc[0] is None:
             self.watch.report(self.name, 1, 1)
 

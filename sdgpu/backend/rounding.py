@@ -54,7 +54,7 @@ def mean_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (array([14.62]), array([0.]))
     """
     first = values[0]
-    moved = values - first
-    spread = np.std(moved, axis=0)
-    known = spread > 4 * np.finfo(values.dtype).eps * np.max(np.abs(values), axis=0)
-    return first + np.where(known, np.mean(moved, axis=0), 0.0), np.where(known, spread, 0.0)
+    deviations = values - first
+    spread = np.std(deviations, axis=0)
+    varies = spread > 4 * np.finfo(values.dtype).eps * np.max(np.abs(values), axis=0)
+    return first + np.where(varies, np.mean(deviations, axis=0), 0.0), np.where(varies, spread, 0.0)

@@ -31,17 +31,17 @@ def terminable() -> Iterator[None]:
         _unheard.append(number)
         raise KeyboardInterrupt(*(["terminated (SIGTERM)"] if number == signal.SIGTERM else []))
 
-    before: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL}
+    handlers: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        before[signal.SIGINT] = signal.default_int_handler
-    for number in before:
+        handlers[signal.SIGINT] = signal.default_int_handler
+    for number in handlers:
         signal.signal(number, stop)
     try:
         yield
         raise_unheard()
     finally:
         _unheard.clear()
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -63,19 +63,21 @@ def shielded() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    waiting: list[int] = []
-    before = {}
+    pending_signals: list[int] = []
+    handlers = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             # the default of SIGTERM, no function, ends the process at once
             if callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, _: waiting.append(number))
+                handlers[number] = signal.signal(
+                    number, lambda number, _: pending_signals.append(number)
+                )
         yield
     finally:
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        for late in waiting[:1]:
-            signal.raise_signal(late)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        for pending in pending_signals[:1]:
+            signal.raise_signal(pending)
 
 
 def _in_main_thread() -> bool:

@@ -82,8 +82,8 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
         (place / _NEW).mkdir()  # a folder, for writers that make temporary files beside theirs
         new = place / _NEW / target.name
         yield new
-        kept = target.stat().st_mode if target.exists() else place.stat().st_mode & 0o666
-        new.chmod(stat.S_IMODE(kept))
+        mode = target.stat().st_mode if target.exists() else place.stat().st_mode & 0o666
+        new.chmod(stat.S_IMODE(mode))
         _flush(new)
         os.replace(new, target)
         _flush_folder(target.parent)
@@ -166,14 +166,14 @@ def clean_folder(folder: PathLike) -> None:
 
 def _workplaces(folder: Path) -> list[tuple[Path, str]]:
     """Each with how its name begins (:func:`_prefix`)."""
-    ours = re.compile(rf"(\..+\.)\d+-[0-9a-f]{{8}}{re.escape(_SUFFIX)}", re.DOTALL)
-    found = []
+    pattern = re.compile(rf"(\..+\.)\d+-[0-9a-f]{{8}}{re.escape(_SUFFIX)}", re.DOTALL)
+    workplaces = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            name = ours.fullmatch(entry.name)
-            if name and entry.is_dir(follow_symlinks=False):
-                found.append((Path(entry.path), name[1]))
-    return found
+            match = pattern.fullmatch(entry.name)
+            if match and entry.is_dir(follow_symlinks=False):
+                workplaces.append((Path(entry.path), match[1]))
+    return workplaces
 
 
 def _clean(place: Path, target: Path | None) -> None:
@@ -233,21 +233,21 @@ def digest(*parts: Any) -> str:
     TypeError
         For arrays of objects.
     """
-    total = xxhash.xxh3_128()
+    hasher = xxhash.xxh3_128()
     for part in parts:
         if isinstance(part, np.ndarray):
             if part.dtype.hasobject:
                 raise TypeError(f"no checksum of an array of {part.dtype}")
-            plain = part.dtype.newbyteorder("<")
-            total.update(f"{plain.str} {part.shape};".encode())
+            dtype = part.dtype.newbyteorder("<")
+            hasher.update(f"{dtype.str} {part.shape};".encode())
             for block in _blocks(part):
-                ordered = block.astype(plain, order="C", copy=False)
-                total.update(ordered.reshape(-1).view(np.uint8).data)
+                contiguous = block.astype(dtype, order="C", copy=False)
+                hasher.update(contiguous.reshape(-1).view(np.uint8).data)
         else:
             raw = part.encode() if isinstance(part, str) else memoryview(part).cast("B")
-            total.update(f"{'text' if isinstance(part, str) else 'bytes'} {len(raw)};".encode())
-            total.update(raw)
-    return f"xxh3:{total.hexdigest()}"
+            hasher.update(f"{'text' if isinstance(part, str) else 'bytes'} {len(raw)};".encode())
+            hasher.update(raw)
+    return f"xxh3:{hasher.hexdigest()}"
 
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -357,9 +357,9 @@ def _claim(target: Path) -> tuple[Path, FileLock]:
 
 def _elsewhere(place: Path) -> bool:
     """Whether another machine began this lately: not all file systems share their locks."""
-    held = place / _HELD
-    host = held.read_text() if held.exists() else ""
-    return host not in ("", socket.gethostname()) and time.time() - held.stat().st_mtime < _HOUR
+    lock = place / _HELD
+    host = lock.read_text() if lock.exists() else ""
+    return host not in ("", socket.gethostname()) and time.time() - lock.stat().st_mtime < _HOUR
 
 
 def _prefix(target: Path) -> str:

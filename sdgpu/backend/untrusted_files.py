@@ -74,10 +74,15 @@ def read_npz(
                     raise ValueError(
                         f"it should have {count} arrays, {len(archive.infolist())} are there"
                     )
-                entries = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
-                read = [one for name, one in entries.items() if name in wanted]
-                check_zip(read, os.fstat(file.fileno()).st_size)
-                arrays = {one.filename.removesuffix(".npy"): _array(archive, one) for one in read}
+                entries = {
+                    entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()
+                }
+                selection = [entry for name, entry in entries.items() if name in wanted]
+                check_zip(selection, os.fstat(file.fileno()).st_size)
+                arrays = {
+                    entry.filename.removesuffix(".npy"): _array(archive, entry)
+                    for entry in selection
+                }
                 return arrays, sorted(entries)
         except _DAMAGE as error:
             raise ValueError(
@@ -100,21 +105,24 @@ def check_zip(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
     ValueError
         Names the entry.
     """
-    packed = unpacked = 0
+    packed_bytes = unpacked_bytes = 0
     for info in entries:
-        packed, unpacked = packed + info.compress_size, unpacked + info.file_size
-        most = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE)
+        packed_bytes, unpacked_bytes = (
+            packed_bytes + info.compress_size,
+            unpacked_bytes + info.file_size,
+        )
+        limit = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(
                 f"{info.filename} is packed by method {info.compress_type}, not deflate"
             )
-        if packed > size or info.file_size > most:
+        if packed_bytes > size or info.file_size > limit:
             raise ValueError(
                 f"{info.filename} should have {info.file_size} bytes, more than a file of {size} holds"
             )
-    if unpacked > max(_PLENTY, _RATIO * size):
+    if unpacked_bytes > max(_PLENTY, _RATIO * size):
         raise ValueError(
-            f"it unpacks to {unpacked} bytes, {unpacked // max(size, 1)} times its size"
+            f"it unpacks to {unpacked_bytes} bytes, {unpacked_bytes // max(size, 1)} times its size"
         )
 
 
@@ -123,13 +131,13 @@ def _count(file: BinaryIO) -> int | None:
 
     Nor does zipfile mind a record that places the directory elsewhere: zeros there make an archive empty.
     """
-    at = max(0, os.fstat(file.fileno()).st_size - 22)
-    file.seek(at)
-    last = file.read(22)
-    count, size, start = struct.unpack_from("<HLL", last, 10) if len(last) == 22 else (0, 0, 0)
-    if last[:4] != b"PK\x05\x06" or count == 0xFFFF or start == 0xFFFFFFFF:
+    offset = max(0, os.fstat(file.fileno()).st_size - 22)
+    file.seek(offset)
+    record = file.read(22)
+    count, size, start = struct.unpack_from("<HLL", record, 10) if len(record) == 22 else (0, 0, 0)
+    if record[:4] != b"PK\x05\x06" or count == 0xFFFF or start == 0xFFFFFFFF:
         return None  # a comment follows, or the long form, where the sizes stand elsewhere
-    if start + size != at:
+    if start + size != offset:
         raise ValueError("its directory is not where its last record says")
     return int(count)
 
@@ -143,12 +151,12 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         shape, _, dtype = _HEADERS[version](entry)
         if dtype.hasobject or dtype.names is not None:
             raise ValueError(f"{name} holds objects or records ({dtype}), not plain numbers")
-        wanted = dtype.itemsize
+        nbytes = dtype.itemsize
         for length in shape:
-            wanted *= length  # whole numbers of Python: no overflow
-        if min(shape, default=0) < 0 or wanted != info.file_size - entry.tell():
+            nbytes *= length  # whole numbers of Python: no overflow
+        if min(shape, default=0) < 0 or nbytes != info.file_size - entry.tell():
             raise ValueError(
-                f"{name} announces {wanted} bytes of values and holds {info.file_size - entry.tell()}"
+                f"{name} announces {nbytes} bytes of values and holds {info.file_size - entry.tell()}"
             )
     with archive.open(info) as entry:
         array = np.lib.format.read_array(entry, allow_pickle=False)

@@ -56,11 +56,11 @@ _UNSEALED = (
 def seal_store(files: Mapping[str, np.ndarray]) -> dict[str, bytes | np.ndarray]:
     """Add the checksums of all files (name to bytes) to the attributes of the store."""
     root = json.loads(files[_ROOT].tobytes())
-    others = {name: content for name, content in files.items() if name != _ROOT}
-    sums = {name: [len(content), digest(content.data)] for name, content in others.items()}
-    seal = {"version": _VERSION, "root": digest(_canonical(root)), "files": sums}
+    contents = {name: content for name, content in files.items() if name != _ROOT}
+    checksums = {name: [len(content), digest(content.data)] for name, content in contents.items()}
+    seal = {"version": _VERSION, "root": digest(_canonical(root)), "files": checksums}
     root.setdefault("attributes", {})[SEAL] = seal
-    return {**others, _ROOT: json.dumps(root, indent=2).encode()}
+    return {**contents, _ROOT: json.dumps(root, indent=2).encode()}
 
 
 def check_ours(folder: Path) -> None:
@@ -99,47 +99,49 @@ def check_store(folder: Path) -> bool:
     ):
         raise ValueError(f"{folder} is refused: {_ROOT} holds more than a group's attributes")
     names = {name.partition("/")[0] for name in files if name != _ROOT}
-    unstored = sum(
+    unstored_bytes = sum(
         _check_array(folder, name, files, sealed=seal is not None) for name in sorted(names)
     )
-    if unstored > _UNSEALED:
-        raise ValueError(f"{folder} is refused: {unstored} bytes of its variables are not in it")
+    if unstored_bytes > _UNSEALED:
+        raise ValueError(
+            f"{folder} is refused: {unstored_bytes} bytes of its variables are not in it"
+        )
     return seal is not None
 
 
 def _list(folder: Path) -> set[str]:
     """Names of all files; nothing but files of the layout may be there."""
-    found = set()
-    for place, folders, names in os.walk(folder):
+    files = set()
+    for directory, folders, names in os.walk(folder):
         for name in (*folders, *names):
-            path = Path(place, name)
-            shown = path.relative_to(folder).as_posix()
+            path = Path(directory, name)
+            relative = path.relative_to(folder).as_posix()
             if path.is_symlink():
-                raise ValueError(f"{folder} holds the link {shown}, which leads elsewhere")
+                raise ValueError(f"{folder} holds the link {relative}, which leads elsewhere")
             if name in folders:
                 continue
-            if not path.is_file() or not (shown == _ROOT or _PLACE.fullmatch(shown)):
-                raise ValueError(f"{folder} holds {shown}, which is no part of such a store")
-            found.add(shown)
-    if _ROOT not in found:
+            if not path.is_file() or not (relative == _ROOT or _PLACE.fullmatch(relative)):
+                raise ValueError(f"{folder} holds {relative}, which is no part of such a store")
+            files.add(relative)
+    if _ROOT not in files:
         raise ValueError(f"{folder} is no zarr store of format 3: {_ROOT} is missing")
-    return found
+    return files
 
 
 def _check_seal(folder: Path, files: set[str], root: Any, seal: Any) -> None:
     try:
-        known, whole, version = dict(seal["files"]), seal["root"], seal["version"]
+        checksums, root_checksum, version = dict(seal["files"]), seal["root"], seal["version"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is damaged: its checksums cannot be read ({error})") from error
     if version != _VERSION:
         raise ValueError(f"{folder} has format {version}: this version reads {_VERSION}")
-    problems = [f"{name} is missing" for name in sorted(known.keys() - files)]
-    problems += [f"{name} is too many" for name in sorted(files - known.keys() - {_ROOT})]
-    for name in sorted(files & known.keys()):
+    problems = [f"{name} is missing" for name in sorted(checksums.keys() - files)]
+    problems += [f"{name} is too many" for name in sorted(files - checksums.keys() - {_ROOT})]
+    for name in sorted(files & checksums.keys()):
         content = read_file(folder / name)
-        if [len(content), digest(content)] != known[name]:
+        if [len(content), digest(content)] != checksums[name]:
             problems.append(f"{name} is not what was written")
-    if digest(_canonical(root)) != whole:
+    if digest(_canonical(root)) != root_checksum:
         problems.append(f"the attributes in {_ROOT} are not what was written")
     if problems:
         raise ValueError(f"{folder} is damaged: {'; '.join(problems)}")
@@ -147,47 +149,54 @@ def _check_seal(folder: Path, files: set[str], root: Any, seal: Any) -> None:
 
 def _check_array(folder: Path, name: str, files: set[str], *, sealed: bool) -> int:
     """Hold one variable against the layout; the bytes that it has without being stored."""
-    about = f"{name}/{_ROOT}"
-    if about not in files:
-        raise ValueError(f"{folder} is damaged: {about} is missing")
-    meta = _json(folder, about)
-    _expect(folder, about, meta, node_type="array", zarr_format=3)
+    meta_file = f"{name}/{_ROOT}"
+    if meta_file not in files:
+        raise ValueError(f"{folder} is damaged: {meta_file} is missing")
+    meta = _json(folder, meta_file)
+    _expect(folder, meta_file, meta, node_type="array", zarr_format=3)
     shape, kind = meta.get("shape"), meta.get("data_type")
-    lengths = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-    if not lengths or not isinstance(kind, str) or kind not in _TYPES:
+    valid_shape = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if not valid_shape or not isinstance(kind, str) or kind not in _TYPES:
         raise ValueError(f"{folder} is refused: {name} has values of type {kind}, shape {shape}")
     codecs, dims = meta.get("codecs"), meta.get("dimension_names")
     compressed = isinstance(codecs, list) and len(codecs) == 2 and _is_zstd(codecs[1])
-    own = [_BYTES] if np.dtype(kind).itemsize > 1 else [_BYTES, {"name": "bytes"}]
-    plain = isinstance(codecs, list) and bool(codecs) and (codecs[0] in own)
+    byte_codecs = [_BYTES] if np.dtype(kind).itemsize > 1 else [_BYTES, {"name": "bytes"}]
+    plain = isinstance(codecs, list) and bool(codecs) and (codecs[0] in byte_codecs)
     if not plain or not (len(codecs) == 1 or (compressed and not sealed)):
         raise ValueError(f"{folder} is refused: {name} is stored by the codecs {codecs}")
     if compressed is sealed:
         raise ValueError(f"{folder} is damaged: its checksums are missing")
     _expect(
         folder,
-        about,
+        meta_file,
         meta,
         chunk_grid={"name": "regular", "configuration": {"chunk_shape": shape}},
         chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}},
     )
     names = dims or []  # a single number has none
-    named = isinstance(names, list) and len(names) == len(shape)
-    named = named and all(isinstance(dim, str) for dim in names)
-    scalar = not isinstance(meta.get("fill_value"), (list, dict))
-    if meta.keys() - _PARTS or meta.get("storage_transformers") or not named or not scalar:
-        raise ValueError(f"{folder} is refused: {about} holds what no variable of ours has")
+    valid_names = isinstance(names, list) and len(names) == len(shape)
+    valid_names = valid_names and all(isinstance(dim, str) for dim in names)
+    scalar_fill = not isinstance(meta.get("fill_value"), (list, dict))
+    if (
+        meta.keys() - _PARTS
+        or meta.get("storage_transformers")
+        or not valid_names
+        or not scalar_fill
+    ):
+        raise ValueError(f"{folder} is refused: {meta_file} holds what no variable of ours has")
     size = math.prod(shape) * np.dtype(kind).itemsize
-    place = "/".join([name, "c", *("0" for _ in shape)])
-    own_files = {file for file in files if file.startswith(f"{name}/")}
-    if place not in files and not sealed:
+    values_file = "/".join([name, "c", *("0" for _ in shape)])
+    variable_files = {file for file in files if file.startswith(f"{name}/")}
+    if values_file not in files and not sealed:
         return size  # older versions did not store a variable that is one value throughout
-    if own_files != {about, place}:
-        raise ValueError(f"{folder} is damaged: {name} needs {place} and nothing more")
-    content = read_file(folder / place)
-    found = _zstd_size(content) if compressed else len(content)
-    if found != size:
-        raise ValueError(f"{folder} is damaged: {place} holds {found} bytes, not {size}")
+    if variable_files != {meta_file, values_file}:
+        raise ValueError(f"{folder} is damaged: {name} needs {values_file} and nothing more")
+    content = read_file(folder / values_file)
+    stored_bytes = _zstd_size(content) if compressed else len(content)
+    if stored_bytes != size:
+        raise ValueError(
+            f"{folder} is damaged: {values_file} holds {stored_bytes} bytes, not {size}"
+        )
     return 0
 
 
@@ -210,12 +219,12 @@ def _zstd_size(content: bytes) -> int:
 
 def _json(folder: Path, name: str) -> Any:
     try:
-        found = json.loads(read_file(folder / name))
+        document = json.loads(read_file(folder / name))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder} is damaged: {name} cannot be read ({error})") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ValueError(f"{folder} is damaged: {name} is no dictionary")
-    return found
+    return document
 
 
 def _expect(folder: Path, name: str, meta: Mapping[str, Any], **wanted: Any) -> None:

@@ -25,8 +25,10 @@ def doctor() -> None:
     console.print(table)
     table = Table("backend", "works", "what it does here", title="backends", box=SIMPLE_HEAD)
     reason = keops.why_not()
-    lazy = Capability("keops", not reason, reason or "compiles a formula here; operator='keops'")
-    for row in (*backends(), lazy):
+    capability = Capability(
+        "keops", not reason, reason or "compiles a formula here; operator='keops'"
+    )
+    for row in (*backends(), capability):
         works = "[green]yes[/]" if row.works else "[yellow]no[/]"
         table.add_row(row.name, works, escape(row.detail))
     console.print(table)

@@ -74,12 +74,12 @@ def demo(
     for name in SHIPPED:
         data = split(load(name))
         with bars() as hook:
-            found = compare(
+            comparison = compare(
                 data, _kernel("rbf", "median", data.X_train), steps=steps, progress=hook
             )
-        _print_comparison(found)
-        write_figure(plots.loss_heatmap(found.sweep, title=name), out / f"heatmap_{name}.png")
-        found.sweep.save(out / f"sweep_{name}.nc")
+        _print_comparison(comparison)
+        write_figure(plots.loss_heatmap(comparison.sweep, title=name), out / f"heatmap_{name}.png")
+        comparison.sweep.save(out / f"sweep_{name}.nc")
         console.print(f"wrote {out / f'sweep_{name}.nc'}")
 
 
@@ -119,12 +119,12 @@ def fit(
     positive("lam", lam)
     weights = numbers("alpha", alpha)
     parts = _parts(data, target, classify=classify, seed=seed, rows=rows)
-    chosen = _kernel(kernel, gamma, parts.X_train)
+    kappa = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         fitted = sdgpu.fit(
             parts.X_train,
             parts.Y_train,
-            chosen,
+            kappa,
             lams=lam,
             device=device,
             memory=memory,
@@ -135,14 +135,14 @@ def fit(
             progress=hook,
         )
     schedule: Any = float(weights[0]) if len(weights) == 1 else weights
-    table = chain_dataset(fitted, parts, schedule, steps)
-    _print_chain(table, f"{data}: {chosen}, lam = {lam:g}")
+    dataset = chain_dataset(fitted, parts, schedule, steps)
+    _print_chain(dataset, f"{data}: {kappa}, lam = {lam:g}")
     console.print(
         f"{fitted.info.status}; {sum(fitted.info.seconds.values()):.2f} s on {fitted.info.backend}",
         highlight=False,
     )
     if out is not None:
-        write_dataset(table, out)
+        write_dataset(dataset, out)
         console.print(f"wrote {escape(str(out))}")
 
 
@@ -184,15 +184,15 @@ def sweep(
         check_target(out)
     if figure is not None:
         check_figure(figure)
-    ridges = None if lams is None else numbers("lams", lams, geometric=True)
+    lam_values = None if lams is None else numbers("lams", lams, geometric=True)
     weights = numbers("alphas", alphas)
     parts = _parts(data, target, classify=classify, seed=seed, rows=rows)
-    chosen = _kernel(kernel, gamma, parts.X_train)
+    kappa = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
-        found = compare(
+        comparison = compare(
             parts,
-            chosen,
-            lams=ridges,
+            kappa,
+            lams=lam_values,
             alphas=weights,
             steps=steps,
             device=device,
@@ -202,14 +202,14 @@ def sweep(
             tol=tol,
             progress=hook,
         )
-    _print_comparison(found)
+    _print_comparison(comparison)
     if out is not None:
-        found.sweep.save(out)
+        comparison.sweep.save(out)
         console.print(f"wrote {escape(str(out))}")
     if figure is not None:
         from sdgpu.study.plots import loss_heatmap
 
-        write_figure(loss_heatmap(found.sweep, title=data), figure)
+        write_figure(loss_heatmap(comparison.sweep, title=data), figure)
 
 
 def _parts(
@@ -265,15 +265,15 @@ def _print_comparison(found: Comparison) -> None:
     for row in found.rows:
         alpha = np.atleast_1d(row.best.alpha)
         if row.best.step == 1:
-            shown = "-"
+            alpha_text = "-"
         elif alpha.size == 1:
-            shown = f"{alpha[0]:.4g}"
+            alpha_text = f"{alpha[0]:.4g}"
         else:
-            shown = f"{alpha.min():.3g} .. {alpha.max():.3g}"
+            alpha_text = f"{alpha.min():.3g} .. {alpha.max():.3g}"
         cells = [
             row.name,
             f"{row.best.lam:.3g}",
-            shown,
+            alpha_text,
             f"{row.best.step}",
             f"{row.best.mse:.6f}",
             f"{row.test_mse:.6f}",
@@ -300,23 +300,23 @@ def _print_scores(sweep: Sweep) -> None:
     from sdgpu.selection.class_scores import SCORES
 
     # the best calibrated one may know nothing: the share of each class for every row has no such error
-    chosen_by = [name for name in SCORES if name != "ece"]
+    criteria = [name for name in SCORES if name != "ece"]
     table = new_table("best", "lam", "alpha", "step", *SCORES, title="classes, validation rows")
-    for name in chosen_by:
+    for name in criteria:
         best = sweep.best(name)
         alpha = 0.0 if best.step == 1 else best.alpha
         point = sweep.dataset.sel(lam=best.lam, alpha=alpha, step=best.step)
-        shown = "-" if best.step == 1 else f"{best.alpha:.4g}"
+        alpha_text = "-" if best.step == 1 else f"{best.alpha:.4g}"
         cells = (f"{float(point[score]):.4f}" for score in SCORES)
-        table.add_row(name, f"{best.lam:.3g}", shown, f"{best.step}", *cells)
+        table.add_row(name, f"{best.lam:.3g}", alpha_text, f"{best.step}", *cells)
     console.print(table)
 
 
 def _print_chain(table: Any, title: str) -> None:
-    shown = new_table("step", "alpha", "train mse", "val. mse", "test mse", title=title)
+    listing = new_table("step", "alpha", "train mse", "val. mse", "test mse", title=title)
     for step in table["step"].values:
         point = table.sel(step=step)
         alpha = float(point["alpha"])
         losses = (f"{float(point[f'{part}_mse']):.6f}" for part in ("train", "validation", "test"))
-        shown.add_row(str(step), "-" if np.isnan(alpha) else f"{alpha:.4g}", *losses)
-    console.print(shown)
+        listing.add_row(str(step), "-" if np.isnan(alpha) else f"{alpha:.4g}", *losses)
+    console.print(listing)

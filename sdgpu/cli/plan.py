@@ -32,7 +32,7 @@ def plan(
     from sdgpu.backend.memory import show
 
     ridge = 1e-4 * n if lam is None else lam
-    found = sdgpu.plan(
+    fit_plan = sdgpu.plan(
         n,
         d,
         c,
@@ -46,9 +46,9 @@ def plan(
     )
     table = new_table("what", "chosen", title=f"{n:,} rows, lam >= {ridge:g}")
     for name in ("method", "operator", "precision", "block", "rank", "max_size"):
-        table.add_row(name, str(getattr(found, name)))
-    table.add_row("seconds", f"about {found.seconds:.3g}")
-    table.add_row("memory", show(found.bytes))
+        table.add_row(name, str(getattr(fit_plan, name)))
+    table.add_row("seconds", f"about {fit_plan.seconds:.3g}")
+    table.add_row("memory", show(fit_plan.bytes))
     console.print(table)
-    for reason in found.reasons:
+    for reason in fit_plan.reasons:
         console.print(f"- {escape(reason)}", highlight=False)

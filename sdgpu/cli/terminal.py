@@ -90,11 +90,11 @@ class Friendly(TyperGroup):
             ImportError,
             FloatingPointError,
         ) as error:
-            who = f"process {RANK}: " if RANK else ""
+            prefix = f"process {RANK}: " if RANK else ""
             # "[Errno 28]" says nothing to a reader; a message of ours names the file itself
-            ours = isinstance(error, OSError) and error.filename is None and error.strerror
-            text = escape(str(ours or error))
-            errors.print(f"{who}[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+            message = isinstance(error, OSError) and error.filename is None and error.strerror
+            text = escape(str(message or error))
+            errors.print(f"{prefix}[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
 
 
@@ -148,20 +148,22 @@ def bars(*, stages: int | None = None) -> Iterator[Hook]:
     tasks: dict[str, Any] = {}
 
     def hook(event: Event) -> None:
-        stage, done, total, error, left = event
+        stage, done, total, error, seconds_left = event
         if stage not in tasks:
             # the length of one factorisation is unknown while it runs: a pulse, not a bar
             tasks[stage] = bar.add_task(stage, total=None if total == 1 else total)
             if stages is not None and len(tasks) > stages:
                 oldest = list(tasks)[1]
                 bar.remove_task(tasks.pop(oldest))
-        more = "" if math.isnan(error) else f", error {error:.1e}"
-        more += "" if math.isnan(left) or done == total else f", {_duration(left)} left"
+        suffix = "" if math.isnan(error) else f", error {error:.1e}"
+        suffix += (
+            "" if math.isnan(seconds_left) or done == total else f", {_duration(seconds_left)} left"
+        )
         bar.update(
             tasks[stage],
             completed=done,
             total=total if done or total > 1 else None,
-            description=stage + more,
+            description=stage + suffix,
         )
 
     with bar:
@@ -195,8 +197,8 @@ class WholeTable(Table):
             return
         parts: list[list[int]] = []
         for k in range(1, len(widths)):
-            used = sum(widths[i] + 1 for i in (parts[-1] if parts else [])) + widths[k]
-            if not parts or used > room:
+            width = sum(widths[i] + 1 for i in (parts[-1] if parts else [])) + widths[k]
+            if not parts or width > room:
                 parts.append([0])
             parts[-1].append(k)
         for number, part in enumerate(parts or [[0]]):

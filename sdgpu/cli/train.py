@@ -93,10 +93,10 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        command(**{name: value for name, value in given.items() if name in own})
+        command(**{name: value for name, value in given.items() if name in parameters})
 
-    own = dict(inspect.signature(command, eval_str=True).parameters)
-    every = dict(own)
+    parameters = dict(inspect.signature(command, eval_str=True).parameters)
+    all_parameters = dict(parameters)
     for field in dataclasses.fields(Config):
         if field.metadata:
             option = typer.Option(
@@ -104,14 +104,16 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
             )
             # several numbers are written by commas
             kind = type(field.default) if not isinstance(field.default, tuple) else str
-            every[field.name] = inspect.Parameter(
+            all_parameters[field.name] = inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[kind | None, option],
             )
-    wrapped.__signature__ = inspect.Signature(list(every.values()))  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {name: one.annotation for name, one in every.items()}
+    wrapped.__signature__ = inspect.Signature(list(all_parameters.values()))  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {
+        name: parameter.annotation for name, parameter in all_parameters.items()
+    }
     return wrapped
 
 
@@ -157,7 +159,7 @@ def train(
         check_writable(folder / "experiment.json")
     try:
         with bars(stages=2) as hook, _out_of_memory():
-            found = run_experiment(
+            results = run_experiment(
                 experiment,
                 folder,
                 data_folder=data_folder,
@@ -167,17 +169,17 @@ def train(
                 resume=resume,
             )
     except KeyboardInterrupt:
-        made = len(list((folder / "chains").glob("*.json")))
-        wanted = len(experiment.seeds) * len(experiment.rules)
+        done = len(list((folder / "chains").glob("*.json")))
+        total = len(experiment.seeds) * len(experiment.rules)
         errors.print(
-            f"stopped after {made} of {wanted} chains: the same command with --resume (the default) goes "
+            f"stopped after {done} of {total} chains: the same command with --resume (the default) goes "
             f"on from {escape(str(folder))}",
             highlight=False,
         )
         raise typer.Exit(130) from None
-    _print_results(found, experiment)
+    _print_results(results, experiment)
     if RANK == 0:
-        write_figure(accuracy_figure(found, title=experiment.name), folder / "figure5.png")
+        write_figure(accuracy_figure(results, title=experiment.name), folder / "figure5.png")
     for name in ("results.nc", "results.csv", "experiment.json"):
         console.print(f"wrote {escape(str(folder / name))}", highlight=False)
 
@@ -238,11 +240,11 @@ def _rules(text: str) -> tuple[tuple[float, ...], bool]:
     parts = [part.strip() for part in text.split(",")]
     weights = [part for part in parts if part != "algorithm1"]
     try:
-        found = numbers("alphas", ",".join(weights)).tolist() if weights else []
-        found = [round(alpha, 12) for alpha in found]  # 0:1:11 has 0.3, not 0.30000000000000004
+        alphas = numbers("alphas", ",".join(weights)).tolist() if weights else []
+        alphas = [round(alpha, 12) for alpha in alphas]  # 0:1:11 has 0.3, not 0.30000000000000004
     except ValueError as error:
         raise ValueError(f"{error}, and algorithm1 for alpha-hat") from error
-    return tuple(found), len(weights) < len(parts)
+    return tuple(alphas), len(weights) < len(parts)
 
 
 def _whole(name: str, text: str) -> int:
@@ -283,20 +285,20 @@ def _print_results(found: xr.Dataset, experiment: Experiment) -> None:
     table = new_table(*heads, title=f"{experiment.name}, accuracy in %{spread}")
     table.add_row("first fit", "1", "-", *_cells(found.isel(rule=0, step=0)))
     for rule in found["rule"].values:
-        own, title = found.sel(rule=rule), "alpha-hat" if rule == "algorithm1" else "fixed"
+        chain, title = found.sel(rule=rule), "alpha-hat" if rule == "algorithm1" else "fixed"
         table.add_section()
         for step in found["step"].values[1:]:
-            point = own.sel(step=step)
+            point = chain.sel(step=step)
             alpha = float(point["alpha"].mean())
-            shown = f"{alpha:.2f}" if rule == "algorithm1" else f"{alpha:g}"
-            table.add_row(title, str(step), shown, *_cells(point))
+            alpha_text = f"{alpha:.2f}" if rule == "algorithm1" else f"{alpha:g}"
+            table.add_row(title, str(step), alpha_text, *_cells(point))
     console.print(table)
     weights = f"{len(experiment.alphas)} weight{'s' * (len(experiment.alphas) != 1)}"
-    for name, what in (("algorithm1", "Algorithm 1"), ("grid", weights)):
+    for name, label in (("algorithm1", "Algorithm 1"), ("grid", weights)):
         if f"{name}_fits" in found.attrs:
             fits, seconds = (found.attrs[f"{name}_{unit}"] / seeds for unit in ("fits", "seconds"))
             console.print(
-                f"{what}: {fits:g} fits and {seconds:.1f} s of training for each seed",
+                f"{label}: {fits:g} fits and {seconds:.1f} s of training for each seed",
                 highlight=False,
             )
     if experiment.test_as_validation:

@@ -66,8 +66,8 @@ def effective_ridge(spectrum: np.ndarray, n: int, lams: np.ndarray) -> np.ndarra
     kappa = (lams + spectrum.sum()) / n
     for _ in range(_PATIENCE):
         q = spectrum / (spectrum + kappa[:, None])  # (L, d)
-        left = kappa * (n - q.sum(axis=1)) - lams
-        step = left / (n - np.sum(q * q, axis=1))
+        residual = kappa * (n - q.sum(axis=1)) - lams
+        step = residual / (n - np.sum(q * q, axis=1))
         kappa = kappa - np.maximum(step, 0.0)
         if (step <= 4 * np.finfo(float).eps * kappa).all():
             break
@@ -132,18 +132,20 @@ def linear_risk(
     q, r = _series(spectrum, effective_ridge(spectrum, n, lams), lams, n, steps)
     v = np.einsum("lpd,lqd->lpq", q, q)
     b = np.einsum("lpd,d,lqd->lpq", r, spectrum * signal, r)
-    one = np.zeros((steps, steps))
-    one[0, 0] = n
+    constant = np.zeros((steps, steps))
+    constant[0, 0] = n
     change = _differences(steps)
-    bias, variance = (_factor(change @ _divide(above, one - v) @ change.T) for above in (n * b, v))
+    bias, variance = (
+        _factor(change @ _divide(numerator, constant - v) @ change.T) for numerator in (n * b, v)
+    )
     return RiskTriangles(bias, variance)
 
 
 def _weights(name: str, value: np.ndarray) -> np.ndarray:
-    checked = grid(name, value)
-    if (checked < 0).any():
-        raise ValueError(f"{name} must be >= 0, got {checked.min():g}")
-    return checked
+    weights = grid(name, value)
+    if (weights < 0).any():
+        raise ValueError(f"{name} must be >= 0, got {weights.min():g}")
+    return weights
 
 
 def _series(
@@ -159,10 +161,10 @@ def _series(
     k[:, 0], g[:, 0] = kappa, 1 / (spectrum + kappa[:, None])
     slope = n - np.sum((spectrum * g[:, 0]) ** 2, axis=1)  # dlam / dkappa
     for p in range(1, steps):
-        known = np.einsum("li,lid->ld", k[:, 1:p], g[:, p - 1 : 0 : -1])
-        driven = (lams if p == 1 else 0.0) + np.sum(spectrum**2 * g[:, 0] * known, axis=1)
-        k[:, p] = driven / slope
-        g[:, p] = -g[:, 0] * (known + k[:, p, None] * g[:, 0])
+        lower_orders = np.einsum("li,lid->ld", k[:, 1:p], g[:, p - 1 : 0 : -1])
+        rhs = (lams if p == 1 else 0.0) + np.sum(spectrum**2 * g[:, 0] * lower_orders, axis=1)
+        k[:, p] = rhs / slope
+        g[:, p] = -g[:, 0] * (lower_orders + k[:, p, None] * g[:, 0])
     q = spectrum * g
     r = -q
     r[:, 0] = kappa[:, None] * g[:, 0]  # 1 - q, without cancellation
@@ -176,8 +178,10 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     for p in range(steps):
         for q in range(steps):
             # the entry that is sought is still 0 in this sum
-            known = np.einsum("lij,lij->l", below[:, : p + 1, : q + 1], quotient[:, p::-1, q::-1])
-            quotient[:, p, q] = (above[:, p, q] - known) / below[:, 0, 0]
+            lower_orders = np.einsum(
+                "lij,lij->l", below[:, : p + 1, : q + 1], quotient[:, p::-1, q::-1]
+            )
+            quotient[:, p, q] = (above[:, p, q] - lower_orders) / below[:, 0, 0]
     return quotient
 
 
@@ -193,8 +197,8 @@ def _differences(steps: int) -> np.ndarray:
 
 def _factor(gram: np.ndarray) -> np.ndarray:
     """Triangles R with R'R = gram (L, T, T), which rounding may have made slightly indefinite."""
-    size = np.sqrt(np.maximum(np.einsum("lii->li", gram), 0.0))
-    scale = np.where(size > 0, size, 1.0)
-    values, vectors = np.linalg.eigh(gram / (scale[:, :, None] * scale[:, None, :]))
-    root = np.sqrt(np.maximum(values, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+    norms = np.sqrt(np.maximum(np.einsum("lii->li", gram), 0.0))
+    scale = np.where(norms > 0, norms, 1.0)
+    eigenvalues, vectors = np.linalg.eigh(gram / (scale[:, :, None] * scale[:, None, :]))
+    root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
     return merge_rows(None, root * scale[:, None, :])

@@ -81,8 +81,8 @@ def sign_rule(eigenvalues: Any, lam: float, alpha: float, steps: int) -> Any:
     )
     a = shrinkage(eigenvalues, lam)
     a_j, a_k = a[:-1], a[1:]  # d_k > d_j
-    before = train_filter(eigenvalues, lam, alphas)[:-1, :]  # B(1..T-1)
-    B_j, B_k = before[:, :-1], before[:, 1:]
+    B_previous = train_filter(eigenvalues, lam, alphas)[:-1, :]  # B(1..T-1)
+    B_j, B_k = B_previous[:, :-1], B_previous[:, 1:]
     inner = (B_k / B_j - a_k / a_j) * a_j / (B_k * (a_k - a_j)) + 1  # (15)
     return xp.sign(1 / inner - alpha)
 

@@ -85,14 +85,14 @@ class RiskTriangles:
 
     def schedule(self, alphas: np.ndarray, std: float) -> Risk:
         """Risk of steps 1..t of one schedule (t - 1,), t <= T, as arrays (L, t)."""
-        steps = [self.combination(tails(alphas[:t]), std) for t in range(len(alphas) + 1)]
-        bias, variance = ([getattr(step, part) for step in steps] for part in ("bias", "variance"))
+        risks = [self.combination(tails(alphas[:t]), std) for t in range(len(alphas) + 1)]
+        bias, variance = ([getattr(risk, part) for risk in risks] for part in ("bias", "variance"))
         return Risk(np.stack(bias, axis=-1), np.stack(variance, axis=-1))
 
     def combination(self, products: np.ndarray, std: float) -> Risk:
         """Risk of u_1 + sum_j s_j D_j for tails (t - 1,), or (L, t - 1): its own for each lam; (L,)."""
-        own = np.broadcast_to(products, (len(self.bias), products.shape[-1]))
-        return Risk(step_losses(self.bias, own), std**2 * step_losses(self.variance, own))
+        s = np.broadcast_to(products, (len(self.bias), products.shape[-1]))
+        return Risk(step_losses(self.bias, s), std**2 * step_losses(self.variance, s))
 
 
 def risk_at_training(
@@ -132,8 +132,8 @@ def risk_at_training(
         filters = eigenvalues * step_dual_filters(eigenvalues, lam, steps)  # (T, n)
         basis = xp.reshape(filters[..., None] * Z, (steps, n * c)).T
         # a Z - Z would cancel where lam << delta: 1 - a is lam / (delta + lam)
-        rest = lam / (eigenvalues + lam)
-        error = -rest[:, None] * Z if shift is None else shift - rest[:, None] * Z
+        residual = lam / (eigenvalues + lam)
+        error = -residual[:, None] * Z if shift is None else shift - residual[:, None] * Z
         return xp.concat([basis[:, 1:], xp.reshape(error, (-1, 1))], axis=1), filters.T
 
     return _triangles(columns, lams, n, c)
@@ -185,7 +185,7 @@ def risk_at_points(
     """
     xp = compat.array_namespace(eigenvalues)
     (m, k), c = projected.shape, Z.shape[1]
-    size = xp.sqrt(
+    norms = xp.sqrt(
         xp.sum(projected * projected, axis=0)
     )  # (k,): sum_x P_k(x)^2 C_k^2 is all it takes
 
@@ -193,7 +193,7 @@ def risk_at_points(
         filters = step_dual_filters(eigenvalues, lam, steps)  # (T, k)
         dual = xp.permute_dims(filters[..., None] * Z, (1, 2, 0))  # (k, c, T)
         basis = xp.reshape(projected @ xp.reshape(dual, (k, c * steps)), (m * c, steps))
-        return step_columns(basis, xp.reshape(truth, (m * c,))), size[:, None] * filters.T
+        return step_columns(basis, xp.reshape(truth, (m * c,))), norms[:, None] * filters.T
 
     return _triangles(columns, lams, m, c)
 
@@ -204,9 +204,9 @@ def _triangles(
     """From the columns of the bias (rows outputs, T) and, as u_1, D_1, .., the noise (k, T) of a lam."""
     bias, variance = [], []
     for lam in lams:
-        own, noise = columns(float(lam))
-        xp = compat.array_namespace(own)
-        none = xp.zeros((noise.shape[0],), dtype=noise.dtype, device=compat.device(noise))
-        bias.append(merge_rows(None, own) / math.sqrt(rows * outputs))
-        variance.append(merge_rows(None, step_columns(noise, none)) / math.sqrt(rows))
+        bias_columns, noise = columns(float(lam))
+        xp = compat.array_namespace(bias_columns)
+        zeros = xp.zeros((noise.shape[0],), dtype=noise.dtype, device=compat.device(noise))
+        bias.append(merge_rows(None, bias_columns) / math.sqrt(rows * outputs))
+        variance.append(merge_rows(None, step_columns(noise, zeros)) / math.sqrt(rows))
     return RiskTriangles(xp.stack(bias), xp.stack(variance))

@@ -78,11 +78,11 @@ def train_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
     """
     a, alphas = _shrunk(eigenvalues, lam, alphas)
     xp = compat.array_namespace(a)
-    steps = [a]
+    filters = [a]
     for i in range(alphas.shape[-1]):
         alpha = alphas[..., i, None]
-        steps.append(a * ((1 - alpha) * steps[-1] + alpha))  # (12)
-    return xp.stack(_same_shape(xp, steps), axis=-2)
+        filters.append(a * ((1 - alpha) * filters[-1] + alpha))  # (12)
+    return xp.stack(_same_shape(xp, filters), axis=-2)
 
 
 def dual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
@@ -95,12 +95,12 @@ def dual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
     alphas = _like(eigenvalues, alphas)
     xp = compat.array_namespace(eigenvalues)
     scale = 1 / (eigenvalues + lam)
-    steps = [scale]
+    filters = [scale]
     for i in range(alphas.shape[-1]):
         alpha = alphas[..., i, None]
         # B(tau-1) = delta C(tau-1)
-        steps.append(scale * (alpha + (1 - alpha) * eigenvalues * steps[-1]))
-    return xp.stack(_same_shape(xp, steps), axis=-2)
+        filters.append(scale * (alpha + (1 - alpha) * eigenvalues * filters[-1]))
+    return xp.stack(_same_shape(xp, filters), axis=-2)
 
 
 def residual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
@@ -109,15 +109,15 @@ def residual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
     1 - B(tau) = lam / (delta + lam) + (1 - alpha_tau) a (1 - B(tau-1)), with 1 - B(0) = 0; it is
     (12) subtracted from 1. Shapes, cost and accuracy as :func:`train_filter`.
     """
-    wide, ridge = _broadcast(eigenvalues, lam)
+    delta, ridge = _broadcast(eigenvalues, lam)
     a, alphas = _shrunk(eigenvalues, lam, alphas)
     xp = compat.array_namespace(a)
-    rest = ridge / (wide + ridge)  # 1 - a
-    steps = [rest]
+    residual = ridge / (delta + ridge)  # 1 - a
+    filters = [residual]
     for i in range(alphas.shape[-1]):
         alpha = alphas[..., i, None]
-        steps.append(rest + (1 - alpha) * a * steps[-1])
-    return xp.stack(_same_shape(xp, steps), axis=-2)
+        filters.append(residual + (1 - alpha) * a * filters[-1])
+    return xp.stack(_same_shape(xp, filters), axis=-2)
 
 
 def limit_train_filter(eigenvalues: Any, lam: Any, alpha: Any) -> Any:
@@ -195,12 +195,12 @@ def step_dual_filters(eigenvalues: Any, lam: Any, steps: int) -> Any:
     xp = compat.array_namespace(eigenvalues)
     scale = 1 / (eigenvalues + lam)
     a = eigenvalues * scale
-    columns = [scale]
+    filters = [scale]
     power = -lam * scale * scale
     for _ in range(steps - 1):
-        columns.append(power)
+        filters.append(power)
         power = power * a
-    return xp.stack(_same_shape(xp, columns), axis=-2)
+    return xp.stack(_same_shape(xp, filters), axis=-2)
 
 
 def _broadcast(eigenvalues: Any, lam: Any) -> tuple[Any, Any]:

@@ -90,29 +90,31 @@ def one_shot(
     ----------
     Dang, Patil and Rinaldo (2026); Golub, Heath and Wahba (1979) for GCV.
     """
-    rest = lams[:, None] / (eigenvalues + lams[:, None])  # 1 - a, (L, k)
-    twice = rest * (2 - rest)  # 1 - a^2
-    weights = [product / n for product in (rest * rest, twice * twice, rest * twice)]
+    r_filter = lams[:, None] / (eigenvalues + lams[:, None])  # 1 - a, (L, k)
+    q_filter = r_filter * (2 - r_filter)  # 1 - a^2
+    weights = [
+        product / n for product in (r_filter * r_filter, q_filter * q_filter, r_filter * q_filter)
+    ]
     squares = Z * Z
-    beyond = 0.0 if outside is None else outside / n
-    sums = [weight @ squares + beyond for weight in weights]  # (L, c)
+    outside_mean = 0.0 if outside is None else outside / n
+    sums = [weight @ squares + outside_mean for weight in weights]  # (L, c)
     if not per_output:
         sums = [total.mean(axis=1) for total in sums]
     if traces is None:
-        missing = n - len(eigenvalues)  # eigenvalues of 0
-        left = (
-            np.stack([part.sum(axis=1) + missing for part in (rest, twice)]) / n
+        null_count = n - len(eigenvalues)  # eigenvalues of 0
+        complements = (
+            np.stack([part.sum(axis=1) + null_count for part in (r_filter, q_filter)]) / n
         )  # 1 - t1, 1 - t2
-        found = _parabola(sums, left)
-        zero = np.zeros_like(found[0])
-        return OneShot(*found, zero, zero.copy())
-    left = np.moveaxis(1 - traces / n, -1, 0)  # (2, p, L)
-    found = _parabola(sums, left.mean(axis=1))
-    p = left.shape[1]
-    others = (left.sum(axis=1, keepdims=True) - left) / (p - 1)
-    each = [_parabola(sums, others[:, j]) for j in range(p)]
-    errors = [jackknife_error(np.stack([one[i] for one in each])) for i in (0, 1)]
-    return OneShot(*found, errors[0], errors[1])
+        estimates = _parabola(sums, complements)
+        zero = np.zeros_like(estimates[0])
+        return OneShot(*estimates, zero, zero.copy())
+    complements = np.moveaxis(1 - traces / n, -1, 0)  # (2, p, L)
+    estimates = _parabola(sums, complements.mean(axis=1))
+    p = complements.shape[1]
+    jackknife_means = (complements.sum(axis=1, keepdims=True) - complements) / (p - 1)
+    replicates = [_parabola(sums, jackknife_means[:, j]) for j in range(p)]
+    errors = [jackknife_error(np.stack([replicate[i] for replicate in replicates])) for i in (0, 1)]
+    return OneShot(*estimates, errors[0], errors[1])
 
 
 def jackknife_error(replicates: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:

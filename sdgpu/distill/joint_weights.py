@@ -93,19 +93,19 @@ def joint_weights(triangle: np.ndarray, *, ridge: float = 0.0) -> JointWeights:
     triangle, unit = in_units(triangle)
     losses[..., 0] = step_losses(triangle, solution)
     for t in range(2, T + 1):
-        shorter = np.concatenate([solution, np.zeros((*batch, 1))], axis=-1)
+        previous = np.concatenate([solution, np.zeros((*batch, 1))], axis=-1)
         solution, condition, rank = _least_squares(triangle, t, ridge)
         losses[..., t - 1] = step_losses(triangle, solution)
         if ridge == 0:
             # dropped directions must not make a longer chain worse than a shorter one
             worse = losses[..., t - 1] > losses[..., t - 2]
-            solution = np.where(worse[..., None], shorter, solution)
+            solution = np.where(worse[..., None], previous, solution)
             losses[..., t - 1] = np.where(worse, losses[..., t - 2], losses[..., t - 1])
         products[..., t - 1, : t - 1] = solution
         schedules[..., t - 1, : t - 1] = from_tails(solution)
-    last, c = schedules[..., -1, :].copy(), _coefficients(solution)
+    alphas, c = schedules[..., -1, :].copy(), _coefficients(solution)
     return JointWeights(
-        alphas=last,
+        alphas=alphas,
         coefficients=c,
         losses=losses * unit * unit,
         schedules=schedules,
@@ -135,10 +135,10 @@ def steady(products: np.ndarray, losses: np.ndarray, noise: np.ndarray) -> np.nd
     array of bool (...)
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        moved = np.abs(_coefficients(products)).sum(axis=-1) * noise
+        amplified_noise = np.abs(_coefficients(products)).sum(axis=-1) * noise
         # no chain with an infinite weight, or one whose product with the others overflows
         growth = np.log10(np.maximum(np.abs(1 - from_tails(products)), 1.0)).sum(axis=-1)
-    return (moved <= np.maximum(KEPT * np.sqrt(losses), 10 * noise)) & (growth < GROWTH)
+    return (amplified_noise <= np.maximum(KEPT * np.sqrt(losses), 10 * noise)) & (growth < GROWTH)
 
 
 def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeights:
@@ -162,25 +162,28 @@ def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeight
     losses[..., 0] = step_losses(triangle, best)
     for t in range(2, T + 1):
         # later steps may always do what fewer do, with a first weight of 1
-        best, least = np.concatenate([best, np.zeros((*batch, 1))], axis=-1), losses[..., t - 2]
+        best, least_loss = (
+            np.concatenate([best, np.zeros((*batch, 1))], axis=-1),
+            losses[..., t - 2],
+        )
         parts, condition, rank = _decomposed(triangle, t)
-        found = np.zeros(batch, dtype=bool)
+        has_steady = np.zeros(batch, dtype=bool)
         for ridge in RIDGES:
             solution = _solution(*parts, ridge)
-            reached = step_losses(triangle, solution)
-            new = ~found & steady(solution, reached, noise)
-            better = new & (reached < least)
+            loss = step_losses(triangle, solution)
+            newly_steady = ~has_steady & steady(solution, loss, noise)
+            better = newly_steady & (loss < least_loss)
             best = np.where(better[..., None], solution, best)
-            least = np.where(better, reached, least)
-            found |= new
-            if found.all():
+            least_loss = np.where(better, loss, least_loss)
+            has_steady |= newly_steady
+            if has_steady.all():
                 break
-        losses[..., t - 1] = least
+        losses[..., t - 1] = least_loss
         products[..., t - 1, : t - 1] = best
         schedules[..., t - 1, : t - 1] = from_tails(best)
-    last = schedules[..., -1, :].copy()
+    alphas = schedules[..., -1, :].copy()
     return JointWeights(
-        alphas=last,
+        alphas=alphas,
         coefficients=_coefficients(best),
         losses=losses * unit * unit,
         schedules=schedules,
@@ -224,8 +227,8 @@ def _solution(
     along: np.ndarray, singular: np.ndarray, Wt: np.ndarray, scale: np.ndarray, ridge: float
 ) -> np.ndarray:
     """Tails (..., t - 1): with no ridge and full rank the plain solution."""
-    filtered = along / (singular**2 + ridge)
-    return np.asarray(np.einsum("...ji,...j->...i", Wt, filtered) / scale[..., 0, :])
+    coordinates = along / (singular**2 + ridge)
+    return np.asarray(np.einsum("...ji,...j->...i", Wt, coordinates) / scale[..., 0, :])
 
 
 def joint_status(found: JointWeights) -> str:

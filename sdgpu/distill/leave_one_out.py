@@ -48,17 +48,17 @@ def leave_one_out(fitted: Any, diagonal: Any, rest: Any) -> Any:
     """
     xp = compat.array_namespace(fitted)
     corrections: list[Any] = []  # of e_i, H e_i, ..: newest first
-    found = []
+    predictions = []
     for tau in range(1, fitted.shape[1]):
         # u = H^(tau-1) Y + sum_q b_q H^q e_i, and H u; b_q of the step before is now b_(q+1)
-        mixed, image = fitted[:, tau - 1, ...], fitted[:, tau, ...]
+        u, Hu = fitted[:, tau - 1, ...], fitted[:, tau, ...]
         for q, b in enumerate(corrections, start=1):
-            mixed = mixed + b * diagonal[:, q, ...]
-            image = image + b * diagonal[:, q + 1, ...]
-        f = (image - diagonal[:, 1, ...] * mixed) / rest
-        found.append(f)
-        corrections.insert(0, f - mixed)
-    return xp.stack(found, axis=1)
+            u = u + b * diagonal[:, q, ...]
+            Hu = Hu + b * diagonal[:, q + 1, ...]
+        f = (Hu - diagonal[:, 1, ...] * u) / rest
+        predictions.append(f)
+        corrections.insert(0, f - u)
+    return xp.stack(predictions, axis=1)
 
 
 def powers(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -> Any:
@@ -71,11 +71,11 @@ def diagonals(basis: Any, eigenvalues: Any, lams: Any, steps: int) -> Any:
 
     From all eigenvectors whose eigenvalue is not 0.
     """
-    found = _spread(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
+    diagonal = _spread(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
     if basis.shape[1] == basis.shape[0]:
-        return found
+        return diagonal
     xp = compat.array_namespace(basis)  # H^0 is the identity, outside of the basis too
-    return xp.concat([xp.ones_like(found[:, :1, ...]), found[:, 1:, ...]], axis=1)
+    return xp.concat([xp.ones_like(diagonal[:, :1, ...]), diagonal[:, 1:, ...]], axis=1)
 
 
 def rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
@@ -91,18 +91,18 @@ def rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
     xp = compat.array_namespace(basis)
     ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
     squares = basis * basis
-    found = _spread(squares, (ridge / (eigenvalues + ridge))[..., None])
+    complement = _spread(squares, (ridge / (eigenvalues + ridge))[..., None])
     if basis.shape[1] < basis.shape[0]:  # what is outside of the basis
-        found = found + xp.clip(1 - xp.sum(squares, axis=1), 0.0, 1.0)[:, None]
-    lowest = float(xp.min(found))
+        complement = complement + xp.clip(1 - xp.sum(squares, axis=1), 0.0, 1.0)[:, None]
+    lowest = float(xp.min(complement))
     if not lowest > 1e-14:
-        flat = int(xp.argmin(found))
-        row, lam = flat % basis.shape[0], float(ridge[flat // basis.shape[0], 0])
+        index = int(xp.argmin(complement))
+        row, lam = index % basis.shape[0], float(ridge[index // basis.shape[0], 0])
         raise ValueError(
             f"row {row} determines itself at lam = {lam:g} (leverage 1): without it nothing is known of "
             "it; raise lam or remove the row"
         )
-    return found
+    return complement
 
 
 def ridge_errors(basis: Any, eigenvalues: Any, Z: Any, lams: Any) -> Any:
@@ -121,10 +121,10 @@ def _filters(eigenvalues: Any, lams: Any, steps: int) -> Any:
     """1, a, .., a^T: (L, T + 1, k)."""
     xp = compat.array_namespace(eigenvalues)
     a = shrinkage(eigenvalues, lams)
-    found = [xp.ones_like(a)]
+    filters = [xp.ones_like(a)]
     for _ in range(steps):
-        found.append(found[-1] * a)
-    return xp.stack(found, axis=1)
+        filters.append(filters[-1] * a)
+    return xp.stack(filters, axis=1)
 
 
 def _spread(matrix: Any, small: Any) -> Any:

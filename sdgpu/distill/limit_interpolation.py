@@ -51,16 +51,16 @@ class LimitNodes:
 
     def spread(self, sums: np.ndarray, zero: float) -> np.ndarray:
         """Losses (L, A) from the evaluated ones (M,); NaN where the limit diverges."""
-        result = np.full(self.mu.shape, np.nan)
-        result[self.zero] = zero
+        losses = np.full(self.mu.shape, np.nan)
+        losses[self.zero] = zero
         exact = self.direct >= 0
-        result[exact] = sums[self.direct[exact]]
-        where = np.log(self.mu)
+        losses[exact] = sums[self.direct[exact]]
+        log_mu = np.log(self.mu)
         for i, (low, high) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
             values = sums[i * (DEGREE + 1) : (i + 1) * (DEGREE + 1)]
-            inside = (where >= low) & ((where < high) | (i == len(self.edges) - 2))
-            result[inside] = _interpolate(values, (low, high), where[inside])
-        return result
+            inside = (log_mu >= low) & ((log_mu < high) | (i == len(self.edges) - 2))
+            losses[inside] = _interpolate(values, (low, high), log_mu[inside])
+        return losses
 
 
 def limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> LimitNodes:
@@ -74,22 +74,22 @@ def limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> Limi
         mu[positive] = ridge[positive] / weight[positive]
     mu[np.isinf(mu)] = np.nan
     edges, node_lams = np.zeros(1), np.zeros(0)
-    known = np.log(mu[~np.isnan(mu)])
-    if known.size:
-        low, high = known.min(), max(known.max(), known.min() + 1e-3)
+    log_mu = np.log(mu[~np.isnan(mu)])
+    if log_mu.size:
+        low, high = log_mu.min(), max(log_mu.max(), log_mu.min() + 1e-3)
         pieces = int(np.ceil((high - low) / PIECE))
-        if known.size > pieces * (DEGREE + 1):
+        if log_mu.size > pieces * (DEGREE + 1):
             edges = np.linspace(low, high, pieces + 1)
             unit = (chebpts1(DEGREE + 1) + 1) / 2
             node_lams = np.exp(edges[:-1, None] + unit * np.diff(edges)[:, None]).ravel()
         else:
             mu[:] = np.nan
-    rest = exists & ~zero & np.isnan(mu)
+    exact = exists & ~zero & np.isnan(mu)
     direct = np.full(mu.shape, -1)
-    direct[rest] = len(node_lams) + np.arange(np.count_nonzero(rest))
+    direct[exact] = len(node_lams) + np.arange(np.count_nonzero(exact))
     return LimitNodes(
-        lams=np.concatenate([node_lams, ridge[rest]]),
-        alphas=np.concatenate([np.ones(len(node_lams)), weight[rest]]),
+        lams=np.concatenate([node_lams, ridge[exact]]),
+        alphas=np.concatenate([np.ones(len(node_lams)), weight[exact]]),
         mu=mu,
         direct=direct,
         zero=zero,

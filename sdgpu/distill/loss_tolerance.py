@@ -158,36 +158,36 @@ def constrained_steps(
 
     Examples
     --------
-    >>> found = constrained_steps(np.array([1.0, 1.0]), np.array([[3.0], [4.0]]), 0.72, np.zeros(5))
-    >>> found.lams.round(4)  # ||Y|| = 5, and each step takes sqrt(n eps) = 1.2 away
+    >>> chain = constrained_steps(np.array([1.0, 1.0]), np.array([[3.0], [4.0]]), 0.72, np.zeros(5))
+    >>> chain.lams.round(4)  # ||Y|| = 5, and each step takes sqrt(n eps) = 1.2 away
     array([0.3158, 0.4615, 0.8571, 6.    ,    inf,    inf])
     """
     squares = np.einsum("kc,kc->k", Z, Z)
     budget, total = len(eigenvalues) * eps, float(squares.sum())
     out_of_reach = _unfitted(eigenvalues, smallest_lam) ** 2
-    B, left = np.ones_like(squares), np.zeros_like(squares)  # left = 1 - B, without cancellation
+    B, residual = np.ones_like(squares), np.zeros_like(squares)  # 1 - B, without cancellation
     lams, losses, train, dual = [], [], [], []
     for step, alpha in enumerate((1.0, *alphas), start=1):  # step 1 has the ground truth alone
-        mixed = alpha + (1 - alpha) * B  # w = V mixed Z
-        weights = mixed * mixed * squares
-        apart = alpha * (1 - alpha) * float(left * left @ squares)
+        target_filter = alpha + (1 - alpha) * B  # w = V target_filter Z
+        weights = target_filter * target_filter * squares
+        discrepancy = alpha * (1 - alpha) * float(residual * residual @ squares)
         # ||w||^2 - r2 as (23) has it
         excess = alpha * total + (1 - alpha) * float(B * B @ squares) - budget
         if excess <= 2 * ROUNDING * budget:
-            lam, a, rest = np.inf, np.zeros_like(B), np.ones_like(B)
+            lam, a, complement = np.inf, np.zeros_like(B), np.ones_like(B)
         else:
-            needed = apart + float(out_of_reach @ weights)
-            if budget - needed <= 2 * ROUNDING * budget:
-                _refuse(step, eps, needed / len(squares))
-            r2 = budget - apart
+            least_loss = discrepancy + float(out_of_reach @ weights)
+            if budget - least_loss <= 2 * ROUNDING * budget:
+                _refuse(step, eps, least_loss / len(squares))
+            r2 = budget - discrepancy
             zero = _zero(eigenvalues)
             null = float(weights[zero].sum())
             lam = ridge_of_residual(eigenvalues[~zero], weights[~zero], r2 - null, excess)
-            a, rest = shrinkage(eigenvalues, lam), lam / (eigenvalues + lam)
+            a, complement = shrinkage(eigenvalues, lam), lam / (eigenvalues + lam)
         lams.append(lam)
-        losses.append((float(rest * rest @ weights) + apart) / len(squares))
-        dual.append(mixed / (eigenvalues + lam))
-        B, left = a * mixed, rest + (1 - alpha) * a * left  # (12)
+        losses.append((float(complement * complement @ weights) + discrepancy) / len(squares))
+        dual.append(target_filter / (eigenvalues + lam))
+        B, residual = a * target_filter, complement + (1 - alpha) * a * residual  # (12)
         train.append(B)
     return ConstrainedSteps(np.array(lams), np.array(losses), np.array(train), np.array(dual))
 
@@ -233,28 +233,28 @@ def constrained_regime(
     n, total = len(squares), float(squares.sum())
     weights = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
     low, high = (float(weights.min()), float(weights.max())) if weights.size else (1.0, 1.0)
-    smallest = float(_unfitted(eigenvalues, smallest_lam) ** 2 @ squares) / n
+    smallest_eps = float(_unfitted(eigenvalues, smallest_lam) ** 2 @ squares) / n
     ratio = math.sqrt(total / (n * eps))
-    spread = eigenvalues.min() / max(eigenvalues.max(), np.finfo(np.float64).tiny)  # 1 / kappa
-    name, steps, effective = "varying weights", float(max(math.ceil(_short(ratio)) - 1, 1)), np.nan
+    rcond = eigenvalues.min() / max(eigenvalues.max(), np.finfo(np.float64).tiny)  # 1 / kappa
+    name, steps, limit_lam = "varying weights", float(max(math.ceil(_short(ratio)) - 1, 1)), np.nan
     if total <= n * eps:
-        name, steps, effective = "collapsed", 0, np.inf
-    elif eps <= smallest:
+        name, steps, limit_lam = "collapsed", 0, np.inf
+    elif eps <= smallest_eps:
         name, steps = "infeasible", 0
     elif low * total > n * eps:
         name, steps = "never collapsing", math.inf
         if low == high:
-            effective = _limit(eigenvalues, squares, n * eps / low)
+            limit_lam = _limit(eigenvalues, squares, n * eps / low)
     elif low == high:
-        name, steps, effective = "converging to collapse", _guaranteed(ratio, low), np.inf
-    bound = max(ratio - 1, 0.0) * float(spread)
+        name, steps, limit_lam = "converging to collapse", _guaranteed(ratio, low), np.inf
+    bound = max(ratio - 1, 0.0) * float(rcond)
     return Regime(
         name=name,
         ratio=ratio,
         guaranteed_steps=steps,
         mobahi_bound=bound,
-        smallest_eps=smallest,
-        effective_lam=effective,
+        smallest_eps=smallest_eps,
+        effective_lam=limit_lam,
     )
 
 
@@ -283,10 +283,10 @@ def constrained_filter(eigenvalues: np.ndarray, lams: np.ndarray, alphas: np.nda
     Borup and Andersen (2021), Proposition D.1.
     """
     A = shrinkage(eigenvalues, lams)  # A(1..T), 0 where lam = inf
-    steps = [A[0]]
+    filters = [A[0]]
     for a, alpha in zip(A[1:], alphas, strict=True):
-        steps.append(a * ((1 - alpha) * steps[-1] + alpha))
-    return np.stack(steps)
+        filters.append(a * ((1 - alpha) * filters[-1] + alpha))
+    return np.stack(filters)
 
 
 def constrained_sign_rule(
@@ -320,9 +320,9 @@ def constrained_sign_rule(
     Borup and Andersen (2021), (25) and (26).
     """
     A, B = shrinkage(eigenvalues, lams), constrained_filter(eigenvalues, lams, alphas)
-    before = np.concatenate([np.ones((1, len(eigenvalues))), B[:-1]])
+    B_previous = np.concatenate([np.ones((1, len(eigenvalues))), B[:-1]])
     weight = np.concatenate([np.ones(1), alphas])[:, None]  # step 1 has the ground truth alone
-    A_j, A_k, B_j, B_k = A[:, :-1], A[:, 1:], before[:, :-1], before[:, 1:]
+    A_j, A_k, B_j, B_k = A[:, :-1], A[:, 1:], B_previous[:, :-1], B_previous[:, 1:]
     return np.sign((1 - weight) * B_k * B_j * (A_k - A_j) + weight * (A_k * B_j - A_j * B_k))
 
 
@@ -364,29 +364,29 @@ def ridge_of_residual(
     >>> ridge_of_residual(np.array([1.0, 4.0]), np.array([0.0, 9.0]), 1.0, 8.0)
     2.0
     """
-    seen = weights > 0
-    scale = float(eigenvalues[seen].max())
-    d, p = eigenvalues[seen] / scale, weights[seen] / (residual + explained)
-    t, rest = residual / (residual + explained), explained / (residual + explained)
+    positive = weights > 0
+    scale = float(eigenvalues[positive].max())
+    d, p = eigenvalues[positive] / scale, weights[positive] / (residual + explained)
+    t, complement = residual / (residual + explained), explained / (residual + explained)
     root = math.sqrt(t)
-    low = rest / ((1 + root) * root)  # of mu, were all eigenvalues the largest
+    low = complement / ((1 + root) * root)  # of mu, were all eigenvalues the largest
     high = low / float(d.min())
     mu = low
     for _ in range(100):
         u = 1 / (1 + mu * d)  # lam / (delta + lam)
         S = float(p @ (u * u))
         # 1 - u^2 = mu d u (1 + u)
-        over = rest - float(p @ (mu * d * u * (1 + u))) if rest < t else S - t
-        if abs(over) <= ROUNDING * min(rest, t):
+        excess = complement - float(p @ (mu * d * u * (1 + u))) if complement < t else S - t
+        if abs(excess) <= ROUNDING * min(complement, t):
             break
-        low, high = (mu, high) if over > 0 else (low, mu)
+        low, high = (mu, high) if excess > 0 else (low, mu)
         slope = float(p @ (d * u * u * u))
-        new = mu + over / (math.sqrt(S) + root) * S / (root * slope)
-        if not low <= new <= high:
-            new = math.sqrt(low) * math.sqrt(high)
-        done = abs(new - mu) <= ROUNDING * mu
-        mu = new
-        if done:
+        mu_new = mu + excess / (math.sqrt(S) + root) * S / (root * slope)
+        if not low <= mu_new <= high:
+            mu_new = math.sqrt(low) * math.sqrt(high)
+        converged = abs(mu_new - mu) <= ROUNDING * mu
+        mu = mu_new
+        if converged:
             break
     return scale / mu
 
@@ -397,8 +397,8 @@ def _limit(eigenvalues: np.ndarray, squares: np.ndarray, residual: float) -> flo
     explained = float(squares.sum()) - residual
     if explained <= 0:
         return math.inf
-    left = residual - float(squares[zero].sum())
-    return ridge_of_residual(eigenvalues[~zero], squares[~zero], left, explained)
+    reachable_residual = residual - float(squares[zero].sum())
+    return ridge_of_residual(eigenvalues[~zero], squares[~zero], reachable_residual, explained)
 
 
 def _guaranteed(ratio: float, alpha: float) -> int:
@@ -429,9 +429,9 @@ def _unfitted(eigenvalues: np.ndarray, lam: float) -> np.ndarray:
 
 
 def _refuse(step: int, eps: float, needed: float) -> None:
-    given = "" if step == 1 else ", given the steps before it"
+    clause = "" if step == 1 else ", given the steps before it"
     remedy = "" if step == 1 else ", or a smaller weight of the ground truth there"
     raise ValueError(
         f"eps={eps:g} is out of reach at step {step}: no function of this kernel has a training loss "
-        f"below {needed:.6g}{given}; take eps above that{remedy}"
+        f"below {needed:.6g}{clause}; take eps above that{remedy}"
     )

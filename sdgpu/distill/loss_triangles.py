@@ -58,12 +58,12 @@ def merge_rows(triangle: Any | None, columns: Any) -> Any:
     xp = compat.array_namespace(columns)
     steps = columns.shape[-1]
     parts = [columns] if triangle is None else [triangle, columns]
-    missing = steps - sum(part.shape[-2] for part in parts)
-    if missing > 0:
-        shape = (*columns.shape[:-2], missing, steps)
+    missing_rows = steps - sum(part.shape[-2] for part in parts)
+    if missing_rows > 0:
+        shape = (*columns.shape[:-2], missing_rows, steps)
         parts.append(xp.zeros(shape, dtype=columns.dtype, device=compat.device(columns)))
-    stacked = xp.concat(parts, axis=-2) if len(parts) > 1 else columns
-    return xp.linalg.qr(stacked, mode="reduced")[1]
+    rows = xp.concat(parts, axis=-2) if len(parts) > 1 else columns
+    return xp.linalg.qr(rows, mode="reduced")[1]
 
 
 def grid_losses(triangle: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -101,14 +101,14 @@ def grid_losses(triangle: np.ndarray, grid: np.ndarray) -> np.ndarray:
 def _one_step(triangle: np.ndarray, columns: np.ndarray, t: int, out: np.ndarray) -> None:
     """Write ||R (s_1..s_{t-1}, 0, .., 1)||^2 of every lam and weight to `out` (L, A)."""
     L, T, _ = triangle.shape
-    fixed = triangle[:, :, T - 1]  # E
+    error = triangle[:, :, T - 1]  # E
     # rows that no D_j of this step reaches: R is upper triangular
-    out[...] = np.sum(fixed[:, t - 1 :] ** 2, axis=1)[:, None]
+    out[...] = np.sum(error[:, t - 1 :] ** 2, axis=1)[:, None]
     if t == 1:
         return
-    moving = triangle[:, : t - 1, : t - 1].transpose(1, 0, 2).reshape(-1, t - 1)  # row, lam
-    residual = (moving @ columns[1:t]).reshape(t - 1, L, -1)
-    residual += fixed[:, : t - 1].T[:, :, None]
+    differences = triangle[:, : t - 1, : t - 1].transpose(1, 0, 2).reshape(-1, t - 1)  # row, lam
+    residual = (differences @ columns[1:t]).reshape(t - 1, L, -1)
+    residual += error[:, : t - 1].T[:, :, None]
     residual *= residual
     out += residual.sum(axis=0)
 
@@ -136,6 +136,6 @@ def step_losses(triangle: np.ndarray, products: np.ndarray) -> np.ndarray:
 def in_units(triangle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Triangles (.., T, T) of entries near 1 and their units (.., 1): squares stay inside the range."""
     largest = np.max(np.abs(triangle), axis=(-2, -1))
-    known = np.isfinite(largest) & (largest > 0)
-    unit = np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0))[1] - 1)
+    valid = np.isfinite(largest) & (largest > 0)
+    unit = np.ldexp(1.0, np.frexp(np.where(valid, largest, 1.0))[1] - 1)
     return triangle / unit[..., None, None], unit[..., None]

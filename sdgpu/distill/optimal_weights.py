@@ -56,25 +56,25 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
     batch = triangle.shape[:-2]
     triangle, unit = in_units(triangle)
     error = triangle[..., :, -1]  # P1 - Yv
-    chosen = np.empty((*batch, T - 1))
+    alphas = np.empty((*batch, T - 1))
     losses = np.empty((*batch, T))
-    current = np.zeros((*batch, 0))  # tails s of the step before
-    losses[..., 0] = step_losses(triangle, current)
+    products = np.zeros((*batch, 0))  # tails s of the step before
+    losses[..., 0] = step_losses(triangle, products)
     for t in range(2, T + 1):
         # the step with alpha_t = 0 shifts the tails: s_1 = 1, s_{j+1} = s_j of the teacher
-        shifted = np.concatenate([np.ones((*batch, 1)), current], axis=-1)
-        change = np.einsum("...ij,...j->...i", triangle[..., :, : t - 1], shifted)  # P0 - P1
-        squared = np.einsum("...i,...i->...", change, change)
+        shifted_tails = np.concatenate([np.ones((*batch, 1)), products], axis=-1)
+        change = np.einsum("...ij,...j->...i", triangle[..., :, : t - 1], shifted_tails)  # P0 - P1
+        denominator = np.einsum("...i,...i->...", change, change)
         inner = -np.einsum("...i,...i->...", change, error)  # <P0 - P1, Yv - P1>
-        still = squared <= np.finfo(float).tiny
-        alpha = 1 - inner / np.where(still, 1.0, squared)  # (16)
-        alpha = np.where(still, 1.0, alpha)
+        zero = denominator <= np.finfo(float).tiny
+        alpha = 1 - inner / np.where(zero, 1.0, denominator)  # (16)
+        alpha = np.where(zero, 1.0, alpha)
         if clip:
             alpha = np.clip(alpha, 0.0, 1.0)
-        chosen[..., t - 2] = alpha
-        current = (1 - alpha)[..., None] * shifted
-        losses[..., t - 1] = step_losses(triangle, current)
-    return GreedyWeights(chosen, losses * unit * unit)
+        alphas[..., t - 2] = alpha
+        products = (1 - alpha)[..., None] * shifted_tails
+        losses[..., t - 1] = step_losses(triangle, products)
+    return GreedyWeights(alphas, losses * unit * unit)
 
 
 def loss_of_schedule(triangle: np.ndarray, alphas: np.ndarray) -> np.ndarray:

@@ -61,12 +61,12 @@ def recursion(solve: Callable[[Any], Any], Y: Any, lam: float, alphas: Any) -> S
     xp = compat.array_namespace(Y)
     duals: list[Any] = []
     fits: list[Any] = []
-    mixed = Y
+    u = Y
     for tau in range(alphas.shape[0] + 1):
         if tau > 0:
             alpha = alphas[tau - 1, ...]
-            mixed = alpha * Y + (1 - alpha) * fits[-1]
-        dual = solve(mixed)  # (3)
+            u = alpha * Y + (1 - alpha) * fits[-1]
+        dual = solve(u)  # (3)
         duals.append(dual)
-        fits.append(mixed - lam * dual)  # (4), (5)
+        fits.append(u - lam * dual)  # (4), (5)
     return Steps(xp.stack(duals), xp.stack(fits))

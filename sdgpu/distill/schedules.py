@@ -102,11 +102,11 @@ def coefficients(alphas: Any) -> Any:
     """
     xp = compat.array_namespace(alphas)
     products = tails(alphas)
-    place = {"dtype": alphas.dtype, "device": compat.device(alphas)}
-    ones = xp.ones((*alphas.shape[:-1], 1), **place)
+    options = {"dtype": alphas.dtype, "device": compat.device(alphas)}
+    ones = xp.ones((*alphas.shape[:-1], 1), **options)
     # c_i = s_{i-1} alpha_{T-i+1}: as products, since s_{i-1} - s_i would cancel for small alpha
-    before = xp.concat([ones, products], axis=-1)
-    return before * xp.concat([xp.flip(alphas, axis=-1), ones], axis=-1)
+    previous_tails = xp.concat([ones, products], axis=-1)
+    return previous_tails * xp.concat([xp.flip(alphas, axis=-1), ones], axis=-1)
 
 
 def schedule_from_coefficients(c: np.ndarray) -> np.ndarray:
@@ -134,8 +134,8 @@ def from_tails(products: np.ndarray) -> np.ndarray:
     Once a tail is 0 the earlier steps no longer matter; their weight is then set to 1. A tail that
     comes back after a 0 belongs to no schedule and gives an infinite weight.
     """
-    before = np.concatenate([np.ones_like(products[..., :1]), products[..., :-1]], axis=-1)
-    lost = before == 0
-    alphas = 1 - products / np.where(lost, 1.0, before)
-    alphas = np.where(lost, np.where(products == 0, 1.0, np.inf), alphas)
+    previous = np.concatenate([np.ones_like(products[..., :1]), products[..., :-1]], axis=-1)
+    zero = previous == 0
+    alphas = 1 - products / np.where(zero, 1.0, previous)
+    alphas = np.where(zero, np.where(products == 0, 1.0, np.inf), alphas)
     return np.flip(alphas, axis=-1).copy()

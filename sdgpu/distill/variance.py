@@ -69,8 +69,8 @@ def variances(
     """
     xp = compat.array_namespace(projected)
     squares = projected * projected  # (m, k)
-    best = 1 / (eigenvalues + noise)  # C_0
-    first = prior - squares @ best
-    change = (dual - best) ** 2 / best
-    posterior = first + change @ squares.T
+    C_0 = 1 / (eigenvalues + noise)  # step 1 with lam = nu
+    gp_posterior = prior - squares @ C_0
+    excess = (dual - C_0) ** 2 / C_0
+    posterior = gp_posterior + excess @ squares.T
     return xp.clip(posterior, 0.0, None), noise * (dual * dual @ squares.T)

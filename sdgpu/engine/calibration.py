@@ -50,36 +50,36 @@ def _measure(backend: Backend) -> Rates:
     rng = np.random.default_rng(0)
     xp = backend.xp
     # tiles first: the threads of another library's products would still be spinning
-    rows, one = backend.asarray(rng.standard_normal((SIDE, 8))), backend.asarray(np.ones((SIDE, 1)))
+    X, ones = backend.asarray(rng.standard_normal((SIDE, 8))), backend.asarray(np.ones((SIDE, 1)))
     powers = {}
     for precision in ("float64", "float32"):
-        multiply = TiledOperator(Gaussian(0.1), rows, precision, tile=SIDE // 2).matmat
-        powers[precision] = SIDE**2 / 2 / _seconds(partial(multiply, one), backend)
-    long = xp.ones((READ // SIDE, SIDE), dtype=xp.float64, device=backend.device)
-    bandwidth = 8 * READ / _seconds(lambda: long @ long[:SIDE, :1], backend)
+        multiply = TiledOperator(Gaussian(0.1), X, precision, tile=SIDE // 2).matmat
+        powers[precision] = SIDE**2 / 2 / _seconds(partial(multiply, ones), backend)
+    tall = xp.ones((READ // SIDE, SIDE), dtype=xp.float64, device=backend.device)
+    bandwidth = 8 * READ / _seconds(lambda: tall @ tall[:SIDE, :1], backend)
     wide = backend.asarray(rng.standard_normal((SIDE, SIDE)))
     single = xp.astype(wide, xp.float32)
     products = SIDE**3 / _seconds(lambda: wide @ wide, backend)
     products32 = SIDE**3 / _seconds(lambda: single @ single, backend)
-    slow, fast = powers["float64"], powers["float32"]
+    powers64, powers32 = powers["float64"], powers["float32"]
     return Rates(
         products=products,
         products32=products32,
-        powers=slow,
-        powers32=fast,
+        powers=powers64,
+        powers32=powers32,
         bandwidth=bandwidth,
-        tiles=slow,
-        tiles32=fast,
+        tiles=powers64,
+        tiles32=powers32,
     )
 
 
 def _seconds(work: Callable[[], Any], backend: Backend, rounds: int = 5) -> float:
     work()
-    spent = []
+    seconds = []
     for _ in range(rounds):
         backend.synchronize()
         start = time.perf_counter()
         work()
         backend.synchronize()
-        spent.append(time.perf_counter() - start)
-    return min(spent)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

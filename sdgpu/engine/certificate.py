@@ -77,27 +77,27 @@ def certify(problem: Problem, found: Solved) -> Certificate:
         return _checked(probe(found.solution, dense, Y, lam), plan.tol)
     if plan.method == "eigh":
         assert found.spectrum is not None
-        seen = probe(found.solution, dense, Y, lam)
+        residual = probe(found.solution, dense, Y, lam)
         # dual coefficients beyond float64
-        certain = np.inf if np.isnan(seen.certain) else seen.certain
+        certain = np.inf if np.isnan(residual.certain) else residual.certain
         rounding = spectral_rounding(found.spectrum, lam, plan.steps, rounding_noise(dense))
         error = max(certain, rounding)
-        status = exact_status(found.spectrum, seen.largest, error, lam, plan.bytes)
-        return Certificate(error, seen.largest, status)
+        status = exact_status(found.spectrum, residual.largest, error, lam, plan.bytes)
+        return Certificate(error, residual.largest, status)
     error = found.error
     with one_pool(data.home):
-        seen = probe(found.solution, dense, Y, lam, plan.precision)
+        residual = probe(found.solution, dense, Y, lam, plan.precision)
         if plan.precision != "float64":
             # the solver's bound holds for K as it was evaluated
-            rough = evaluation_error(
+            kernel_error = evaluation_error(
                 found.solution, found.held, dense, plan.precision, lam, steps=plan.steps
             )
-            error += 1.25 * rough
-    status, error = judged(found.status, error, seen, plan.tol, plan.precision)
-    rounded = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
-    if found.most_negative < -NEGATIVE[rounded] * found.solution.largest:
+            error += 1.25 * kernel_error
+    status, error = judged(found.status, error, residual, plan.tol, plan.precision)
+    value_dtype = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
+    if found.most_negative < -NEGATIVE[value_dtype] * found.solution.largest:
         refuse_indefinite(dense, found.most_negative, found.solution.largest)
-    return Certificate(error, seen.largest, status)
+    return Certificate(error, residual.largest, status)
 
 
 def _checked(seen: TrainingResidual, tol: float) -> Certificate:
@@ -149,32 +149,32 @@ def probe(
     solution: Solution, operator: DenseOperator, Y: Any, lam: float, precision: str = "float64"
 ) -> TrainingResidual:
     """Check the training equation on a few rows, evenly spread."""
-    few = slice(0, min(Y.shape[1], 16))
+    columns = slice(0, min(Y.shape[1], 16))
     xp = compat.array_namespace(Y)
     # a hopeless lam overflows here, which is the answer
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        picked = _picked(operator, precision)
-        index = xp.asarray(picked, device=compat.device(Y))
-        units = column_units(Y[:, few])
-        dual, fitted = (to_numpy(x) for x in solution.ridge(lam, few))
-        truth = to_numpy(xp.take(Y[:, few], index, axis=0)) / units
-        product = to_numpy(operator.columns(picked)).T @ (dual / units)
-        error = product + lam * (dual[picked] / units) - truth
-        most = to_numpy(xp.max(xp.abs(Y[:, few]), axis=0)) / units
-        lengths = np.linalg.norm(to_numpy(Y[:, few]) / units, axis=0)
-        fits = np.linalg.norm(fitted / units, axis=0)[None, None, :]
+        rows = _picked(operator, precision)
+        index = xp.asarray(rows, device=compat.device(Y))
+        units = column_units(Y[:, columns])
+        dual, fitted = (to_numpy(x) for x in solution.ridge(lam, columns))
+        truth = to_numpy(xp.take(Y[:, columns], index, axis=0)) / units
+        product = to_numpy(operator.columns(rows)).T @ (dual / units)
+        residual = product + lam * (dual[rows] / units) - truth
+        target_max = to_numpy(xp.max(xp.abs(Y[:, columns]), axis=0)) / units
+        target_norms = np.linalg.norm(to_numpy(Y[:, columns]) / units, axis=0)
+        fit_norms = np.linalg.norm(fitted / units, axis=0)[None, None, :]
         # what the solver has seen of K may be nothing at all
         largest = max(solution.largest, float(xp.max(operator.diag())))
-        sizes = relative_to(fits, lengths, largest, np.array([lam]))
-        worst = _over(np.abs(error).max(axis=0), most)
+        sizes = relative_to(fit_norms, target_norms, largest, np.array([lam]))
+        worst = _over(np.abs(residual).max(axis=0), target_max)
         finite = bool(np.isfinite(dual).all())
         # a residual r moves the predictions by K (K + lam I)^-1 r
         if not finite:
             return TrainingResidual(worst, np.nan, np.nan, np.nan)
-        passed = 1 / (1 + lam / largest) if largest else 1.0
-        certain = _over(passed * np.linalg.norm(error, axis=0), sizes[0, 0])
-        alike = _over(passed * np.sqrt(operator.n) * np.abs(error).max(axis=0), sizes[0, 0])
-        return TrainingResidual(worst, certain, certain * np.sqrt(operator.n / len(picked)), alike)
+        shrinkage = 1 / (1 + lam / largest) if largest else 1.0
+        certain = _over(shrinkage * np.linalg.norm(residual, axis=0), sizes[0, 0])
+        alike = _over(shrinkage * np.sqrt(operator.n) * np.abs(residual).max(axis=0), sizes[0, 0])
+        return TrainingResidual(worst, certain, certain * np.sqrt(operator.n / len(rows)), alike)
 
 
 def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
@@ -200,42 +200,42 @@ def evaluation_error(
 
     From the worst of a few rows, as if all were like it; infinite where float32 cannot hold K or dual.
     """
-    few = slice(0, min(solution.outputs, 16))
-    fitted = to_numpy(solution.ridge(lam, few)[1])
+    columns = slice(0, min(solution.outputs, 16))
+    fitted = to_numpy(solution.ridge(lam, columns)[1])
     chain = solution.chain(lam, np.zeros(steps - 1))
-    duals = np.moveaxis(to_numpy(chain.dual)[:, :, few], 0, -1)  # (n, c', T)
+    duals = np.moveaxis(to_numpy(chain.dual)[:, :, columns], 0, -1)  # (n, c', T)
     with np.errstate(under="ignore"):
         units = column_units(duals[:, :, 0])  # float32 may not hold them
         dual, fitted = (duals / units[:, None]).reshape(operator.n, -1), fitted / units
-    picked, eps = _picked(operator, precision), float(np.finfo(np.float32).eps)
-    exact = to_numpy(operator.columns(picked)).T @ dual
-    if len(picked) == operator.n:  # with the very tiles of the solver: others have other last bits
+    rows, eps = _picked(operator, precision), float(np.finfo(np.float32).eps)
+    exact = to_numpy(operator.columns(rows)).T @ dual
+    if len(rows) == operator.n:  # with the very tiles of the solver: others have other last bits
         error = exact - to_numpy(held.matmat(dual))
     else:
-        rough = to_numpy(held.columns(picked)).T
+        K_rough = to_numpy(held.columns(rows)).T
         if precision == "float32":
-            product = (rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
+            product = (K_rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
         else:
-            product = rough @ dual
+            product = K_rough @ dual
         error = exact - product
         if error.any():
-            error = np.maximum(np.abs(error), eps / 2 * np.sqrt(rough**2 @ dual**2))
-    rows = np.sqrt(operator.n) * np.abs(error).max(axis=0)
+            error = np.maximum(np.abs(error), eps / 2 * np.sqrt(K_rough**2 @ dual**2))
+    norms = np.sqrt(operator.n) * np.abs(error).max(axis=0)
     if precision == "float32":  # and the products of the solver, which few rows of one may not show
-        rows = np.maximum(rows, eps * solution.largest * np.linalg.norm(dual, axis=0))
-    each = rows.reshape(-1, steps)  # (c', T)
-    total = np.zeros_like(each)
+        norms = np.maximum(norms, eps * solution.largest * np.linalg.norm(dual, axis=0))
+    step_norms = norms.reshape(-1, steps)  # (c', T)
+    total = np.zeros_like(step_norms)
     for m in range(steps):
-        total[:, m:] += decay(m) * each[:, : steps - m]
-    found = _over(total.max(axis=1), np.linalg.norm(fitted, axis=0))
-    return found if np.isfinite(found) else np.inf
+        total[:, m:] += decay(m) * step_norms[:, : steps - m]
+    relative = _over(total.max(axis=1), np.linalg.norm(fitted, axis=0))
+    return relative if np.isfinite(relative) else np.inf
 
 
 def _picked(operator: DenseOperator, precision: str) -> np.ndarray:
     """A few rows, evenly spread; all of few, where only two that are near each other may be wrong."""
     n, d = operator.X.shape
-    every = precision != "float64" and n <= ALL and n * d <= ALL_NUMBERS
-    count = n if every else PROBES
+    all_rows = precision != "float64" and n <= ALL and n * d <= ALL_NUMBERS
+    count = n if all_rows else PROBES
     return np.unique(np.linspace(0, n - 1, count).round().astype(int))
 
 

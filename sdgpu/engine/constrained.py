@@ -199,27 +199,27 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     -----
     O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
     """
-    tolerance, named, steps = _question(eps, alpha, steps)
-    own, model = fitted._spectrum_for("a constrained path"), fitted._model
-    if own.basis.shape[1] < own.basis.shape[0]:
+    tolerance, alphas, steps = _question(eps, alpha, steps)
+    spectrum, model = fitted._spectrum_for("a constrained path"), fitted._model
+    if spectrum.basis.shape[1] < spectrum.basis.shape[0]:
         raise ValueError(
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "
             f"{fitted.info.k:,}: fit with method='eigh'"
         )
     model.afford(2 * fitted.info.n * (fitted.info.c + 1) * steps, f"a path of {steps} steps")
-    weights = np.broadcast_to(named, (steps - 1,)).copy()
-    delta, Z = to_numpy(own.eigenvalues), to_numpy(own.Z)
+    weights = np.broadcast_to(alphas, (steps - 1,)).copy()
+    delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
     # an eigenvalue is known to this much, so functions with less ridge cannot be told apart
-    rounding = max(len(delta) * EPS * float(delta[-1]), -own.most_negative)
-    regime = constrained_regime(delta, Z, tolerance, named, smallest_lam=rounding)
-    found = constrained_steps(delta, Z, tolerance, weights, smallest_lam=rounding)
-    status = _status(found.lams, regime, rounding)
-    chain = _Filters(found, own, model)
+    rounding = max(len(delta) * EPS * float(delta[-1]), -spectrum.most_negative)
+    regime = constrained_regime(delta, Z, tolerance, alphas, smallest_lam=rounding)
+    constrained = constrained_steps(delta, Z, tolerance, weights, smallest_lam=rounding)
+    status = _status(constrained.lams, regime, rounding)
+    chain = _Filters(constrained, spectrum, model)
     return ConstrainedPath(
         eps=tolerance,
         alphas=weights,
-        lams=found.lams,
-        losses=found.losses,
+        lams=constrained.lams,
+        losses=constrained.losses,
         regime=regime,
         status=status,
         _chain=chain,
@@ -228,16 +228,16 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
 
 
 def _question(eps: Any, alpha: Any, steps: Any) -> tuple[float, np.ndarray, int]:
-    """Check the tolerance, the weights, of which one (1,) or all (T - 1,) are named, and the steps."""
+    """Check the tolerance, the weights, one (1,) for all steps or (T - 1,), and the number of steps."""
     tolerance, steps = positive("eps", eps), integer("steps", steps, 1)
-    one = np.ndim(alpha) == 0
-    named = np.array([number("alpha", alpha)]) if one else schedule(alpha, steps, name="alpha")
-    outside = named[(named < 0) | (named > 1)]
+    scalar = np.ndim(alpha) == 0
+    alphas = np.array([number("alpha", alpha)]) if scalar else schedule(alpha, steps, name="alpha")
+    outside = alphas[(alphas < 0) | (alphas > 1)]
     if outside.size:
         raise ValueError(
             f"alpha={outside[0]:g} must be in [0, 1]: with other weights (22) is no loss to be tolerant of"
         )
-    return tolerance, named, steps
+    return tolerance, alphas, steps
 
 
 def _status(lams: np.ndarray, regime: Regime, rounding: float) -> str:

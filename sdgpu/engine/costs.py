@@ -100,9 +100,9 @@ class Option:
 def _eigh(task: Task, rates: Rates) -> Option:
     n = task.n
     # X and its ready rows; a given K is its own X
-    rows = n if task.given else task.d * (1 + task.copies)
-    operands = 8 * n * (n + rows)
-    size = Eigh.peak_bytes(n) + 8 * n * (rows + 3 * task.c) + _packed(operands)
+    width = n if task.given else task.d * (1 + task.copies)
+    operands = 8 * n * (n + width)
+    peak_bytes = Eigh.peak_bytes(n) + 8 * n * (width + 3 * task.c) + _packed(operands)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
     return Option(
         method="eigh",
@@ -112,7 +112,7 @@ def _eigh(task: Task, rates: Rates) -> Option:
         rank=0,
         size=n,
         seconds=Eigh.seconds(n, rates),
-        bytes=size,
+        bytes=peak_bytes,
         threads=1,
         reason=reason,
     )
@@ -125,25 +125,25 @@ def _packed(operands: int) -> int:
 
 def _krylov(task: Task, rates: Rates) -> list[Option]:
     """Block Lanczos, the preconditioned subspace and conjugate gradients, K stored or recomputed."""
-    ridge, n = float(task.lams.min()), task.n
+    lam, n = float(task.lams.min()), task.n
     # float32 kernel values leave an error near 1e-10 n / lam: measured on flights, n = 6,000
-    rough = task.tol >= max(1e-9 * n / ridge, 1e-5)
-    wanted = task.precision or ("mixed" if rough else "float64")
-    found = []
-    for method, block, rank, passes in _passes(n, task.c, ridge, task.tol):
+    rough = task.tol >= max(1e-9 * n / lam, 1e-5)
+    precision = task.precision or ("mixed" if rough else "float64")
+    options = []
+    for method, block, rank, passes in _passes(n, task.c, lam, task.tol):
         for operator in ("dense", "tiled", "keops"):
             if operator != "dense" and task.given:
                 continue
-            kept = "float64" if task.given else wanted
-            if operator == "keops" and kept == "mixed" and task.precision is None:
-                kept = "float64"
+            operator_precision = "float64" if task.given else precision
+            if operator == "keops" and operator_precision == "mixed" and task.precision is None:
+                operator_precision = "float64"
             work = Work(
                 n=n,
                 d=task.d,
                 c=task.c,
                 method=method,
                 operator=operator,
-                precision=kept,
+                precision=operator_precision,
                 block=block,
                 rank=rank,
                 passes=passes,
@@ -151,8 +151,8 @@ def _krylov(task: Task, rates: Rates) -> list[Option]:
                 steps=task.steps,
                 copies=task.copies,
             )
-            found.append(work.option(rates, task))
-    return found
+            options.append(work.option(rates, task))
+    return options
 
 
 def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, int, float]]:
@@ -160,15 +160,15 @@ def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, in
     hardness = float(np.clip(np.log10(n / ridge), 1.0, 9.0))  # 2 .. 6 for lam = 1e-2 n .. 1e-6 n
     digits = max(-np.log10(tol), 1.0)
     block = max(BLOCK, c + 4)
-    krylov = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
-    found = [("lanczos", block, 0, min(krylov, n / block))]
+    krylov_passes = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
+    candidates = [("lanczos", block, 0, min(krylov_passes, n / block))]
     block = max(GREEDY_BLOCK, c + 4)
     ranks = [int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (10, 5, 40)]
     for rank in dict.fromkeys(ranks):  # the last for little memory
-        greedy = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
-        found.append(("subspace", block, rank, min(greedy, n / block)))
-        found.append(("cg", block, rank, 4.5 * greedy**1.2))
-    return found
+        greedy_passes = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
+        candidates.append(("subspace", block, rank, min(greedy_passes, n / block)))
+        candidates.append(("cg", block, rank, 4.5 * greedy_passes**1.2))
+    return candidates
 
 
 @dataclass(frozen=True)
@@ -191,19 +191,19 @@ class Work:
     def option(self, rates: Rates, task: Task) -> Option:
         """With its basis as large as the memory allows, or as the passes need."""
         n, block, allowed = self.n, self.block, task.allowed
-        threads, held = self._held(task)
+        threads, fixed_bytes = self._held(task)
         # in a small space directions soon repeat each other, and are dropped
         vectors = int(np.ceil(min(0.6 * n + block, self.passes * block, n)))
         if self.method == "cg":
             vectors = min(n, 4 * block)
-        least = min(n, SMALLEST_BASIS * block, vectors)
+        min_size = min(n, SMALLEST_BASIS * block, vectors)
         # it may grow to three times of what is expected, if that fits
         size = min(n, LARGEST_BASIS, max(3 * vectors, 400))
-        needed = held + self._basis_bytes(size)
-        if needed > allowed:
-            fits = largest_rows(max(allowed - held, 0), self._basis_bytes)
-            size = int(np.clip(fits, least, size))
-            needed = held + self._basis_bytes(size)
+        peak_bytes = fixed_bytes + self._basis_bytes(size)
+        if peak_bytes > allowed:
+            fits = largest_rows(max(allowed - fixed_bytes, 0), self._basis_bytes)
+            size = int(np.clip(fits, min_size, size))
+            peak_bytes = fixed_bytes + self._basis_bytes(size)
         target = f"tol = {task.tol:.0e}"
         reason = f"about {self.passes:.0f} passes of {block} columns for {target}"
         passes = self.passes
@@ -221,7 +221,7 @@ class Work:
             rank=self.rank,
             size=size,
             seconds=seconds,
-            bytes=needed,
+            bytes=peak_bytes,
             threads=threads,
             reason=reason,
             work=None if self.method == "cg" else self,
@@ -231,7 +231,7 @@ class Work:
     def _held(self, task: Task) -> tuple[int, int]:
         """Threads of products, and bytes of everything but the basis and the sketch."""
         n, threads = self.n, 1
-        held = 8 * n * n if task.given else 8 * n * self.d  # X
+        fixed_bytes = 8 * n * n if task.given else 8 * n * self.d  # X
         if self.operator != "dense" or not task.given:
             columns = (WIDE if self.rank else 1) * self.block
 
@@ -247,14 +247,14 @@ class Work:
                 )
 
             share = task.allowed // WORKERS
-            least = tiles(1)
-            threads = min(task.cores, 1 + max(share - least, 0) // max(tiles(2) - least, 1))
-            held += tiles(threads)
-        held += library_addresses(threads)
-        held += TORCH + LOOP * task.compiled + _packed(8 * n * self.d * self.copies)
+            serial = tiles(1)
+            threads = min(task.cores, 1 + max(share - serial, 0) // max(tiles(2) - serial, 1))
+            fixed_bytes += tiles(threads)
+        fixed_bytes += library_addresses(threads)
+        fixed_bytes += TORCH + LOOP * task.compiled + _packed(8 * n * self.d * self.copies)
         if self.method == "cg":
-            held += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
-        return threads, held
+            fixed_bytes += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
+        return threads, fixed_bytes
 
     def _basis_bytes(self, size: int) -> int:
         """Of the basis, the sketch, and the residuals of every lam and step in that basis."""
@@ -269,13 +269,13 @@ class Work:
             algebra = CG.pass_seconds(n, columns, rank, rates)
         else:
             algebra = Subspace.pass_seconds(n, vectors, columns, rank, rates)
-        once = Sketch.seconds(n, rank, rates) if rank else 0.0
+        setup = Sketch.seconds(n, rank, rates) if rank else 0.0
         if self.operator == "keops":
             product = KeOpsOperator.product_seconds(n, d, columns, self.precision, rates)
         else:
             keep = self.operator == "dense"
             values = TiledOperator.value_seconds(n, d, self.precision, rates, keep=keep)
             product = TiledOperator.multiply_seconds(n, columns, self.precision, rates, keep=keep)
-            once += values if keep else 0.0
+            setup += values if keep else 0.0
             product += 0.0 if keep else values
-        return passes * (PASS + product + algebra) + once
+        return passes * (PASS + product + algebra) + setup

@@ -66,8 +66,8 @@ class _Distiller(BaseEstimator):
     def _raw(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        found = self._predictor.predict(X.astype(self._dtype, copy=False))
-        return found if self._unit == 1 else found * self._unit
+        predictions = self._predictor.predict(X.astype(self._dtype, copy=False))
+        return predictions if self._unit == 1 else predictions * self._unit
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -167,16 +167,16 @@ class _Chosen(_Distiller):
         if self.selection != "validation":
             self._learn_from_all(X, Y, lams, alphas, steps, kernel=kernel)
             return
-        train, held = self._split(n, labels)
-        columns = np.ix_ if pairwise else (lambda rows, _: rows)
-        part = self._decompose(X[columns(train, train)], Y[train], lams, kernel)
-        self.sweep_: Sweep = part.sweep(
-            X[columns(held, train)], Y[held], alphas=alphas, steps=steps
+        train, validation = self._split(n, labels)
+        index = np.ix_ if pairwise else (lambda rows, _: rows)
+        train_fit = self._decompose(X[index(train, train)], Y[train], lams, kernel)
+        self.sweep_: Sweep = train_fit.sweep(
+            X[index(validation, train)], Y[validation], alphas=alphas, steps=steps
         )
         self._choose(self.over)
         self._finish(self._decompose(X, Y, self.lam_, kernel))
         if self.over in _CHAINS:
-            self._keep_promise(X, Y, held, kernel)
+            self._keep_promise(X, Y, validation, kernel)
 
     def _learn_from_all(
         self,
@@ -206,17 +206,17 @@ class _Chosen(_Distiller):
         """
         pairwise = self.__sklearn_tags__().input_tags.pairwise
         rows = X[held][:, : len(X)] if pairwise else X[held]
-        found = self._predictor.predict(rows).reshape(len(held), -1)
-        reached = float(np.mean((found - Y[held].reshape(len(held), -1)) ** 2))
-        nothing = 1e-10 * float(np.mean(Y[held] ** 2))
-        if reached <= BROKEN * self.best_.value + nothing:
+        predictions = self._predictor.predict(rows).reshape(len(held), -1)
+        loss = float(np.mean((predictions - Y[held].reshape(len(held), -1)) ** 2))
+        negligible = 1e-10 * float(np.mean(Y[held] ** 2))
+        if loss <= BROKEN * self.best_.value + negligible:
             return
         fixed = self.sweep_.best("fixed")
         if self.step_ == 1 or not np.isfinite(fixed.mse):
             return
         warnings.warn(
             f"over={self.over!r}: the weights promise a loss of {self.best_.value:.3g} and leave "
-            f"{reached:.3g} on the same rows when they are fitted to all: fixed weights are taken instead",
+            f"{loss:.3g} on the same rows when they are fitted to all: fixed weights are taken instead",
             stacklevel=3,
         )
         self._choose("fixed")
@@ -229,14 +229,14 @@ class _Chosen(_Distiller):
 
     def _split(self, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows to fit and rows to choose on; stratified where every class can be on both sides."""
-        held = min(max(1, round(self.validation_fraction * n)), n - 1)
+        m = min(max(1, round(self.validation_fraction * n)), n - 1)
         stratify = None
         if labels is not None:
             counts = np.unique(labels, return_counts=True)[1]
-            if counts.min() >= 2 and len(counts) <= min(held, n - held):
+            if counts.min() >= 2 and len(counts) <= min(m, n - m):
                 stratify = labels
         train, validation = train_test_split(
-            np.arange(n), test_size=held, random_state=self.random_state, stratify=stratify
+            np.arange(n), test_size=m, random_state=self.random_state, stratify=stratify
         )
         return np.sort(train), np.sort(validation)
 

@@ -81,8 +81,8 @@ class Fit:
     @underflow_is_zero
     def spectrum(self) -> Spectrum:
         """Eigenvalues (k,) ascending, basis (n, k), Z (k, c), in float64, in the caller's library."""
-        own = self._spectrum_for("fit.spectrum")
-        return spectrum_given_back(own, self._model.template)
+        spectrum = self._spectrum_for("fit.spectrum")
+        return spectrum_given_back(spectrum, self._model.template)
 
     @underflow_is_zero
     def with_targets(self, Y: Any) -> Fit:
@@ -194,13 +194,13 @@ class Fit:
         steps, lam = integer("steps", steps, 1), self._lam(lam)
         afford_left_out(self._solution, self._model, steps)
         alphas = schedule(alphas, steps, outputs=self.info.c)
-        left = self._solution.left_out(np.array([lam]), steps)
-        predictions, *others = (
-            combine_steps(u[0, ...], alphas) for u in (left.steps, *left.replicates)
+        left_out = self._solution.left_out(np.array([lam]), steps)
+        predictions, *replicates = (
+            combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)
         )
         if not return_std:
             return give_back(self._model.template, predictions)
-        spread = jackknife_error(np.stack([to_numpy(x) for x in others])) if others else 0.0
+        spread = jackknife_error(np.stack([to_numpy(x) for x in replicates])) if replicates else 0.0
         error = self._model.backend.asarray(np.zeros(tuple(predictions.shape)) + spread)
         return tuple(give_back(self._model.template, x) for x in (predictions, error))
 
@@ -260,16 +260,16 @@ class Fit:
         lams, alphas, steps = checked_grid(
             self._solution, self._model, self.lams, lams, alphas, steps=steps
         )
-        needed = self._solution.leverages.trace_numbers(self.info.n)
-        self._model.afford(needed, "generalised cross-validation")
+        numbers = self._solution.leverages.trace_numbers(self.info.n)
+        self._model.afford(numbers, "generalised cross-validation")
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         with watch.stage("sweep"):
             accuracy = self.info.error_estimate
-            own = training_losses(
+            losses = training_losses(
                 self._solution, lams, alphas, steps, estimate=True, accuracy=accuracy
             )
-        found = Sweep(training_dataset(lams, alphas, steps, own))
-        return labelled(found, self.info, self.kernel, watch.seconds["sweep"])
+        sweep = Sweep(training_dataset(lams, alphas, steps, losses))
+        return labelled(sweep, self.info, self.kernel, watch.seconds["sweep"])
 
     @underflow_is_zero
     def optimal_alphas(
@@ -307,10 +307,10 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         outputs = self.info.c if per_output else 1
         afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
-        losses = judged(
+        validation = judged(
             self._solution, self._model, X_val, Y_val, lams, steps=steps, per_output=per_output
         )
-        return chosen_greedily(losses, clip=clip)
+        return chosen_greedily(validation, clip=clip)
 
     @underflow_is_zero
     def joint_alphas(
@@ -358,10 +358,10 @@ class Fit:
         bounds = coefficient_box(box, terms, steps)
         afford_joint(1, steps, parts + (parts > 1))
         afford_steps(self._solution, self._model, 1, steps, outputs=parts)
-        how: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
-        losses = judged(self._solution, self._model, X_val, Y_val, lams, **how)
+        options: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
+        validation = judged(self._solution, self._model, X_val, Y_val, lams, **options)
         return chosen_jointly(
-            losses, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
+            validation, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
         )
 
     @underflow_is_zero
@@ -412,7 +412,7 @@ class Fit:
         m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing. Scores of
         classes need the predictions themselves, m c L A T numbers made and dropped.
         """
-        scored = as_metrics((*as_metrics(metrics), *(CLASSES if classes else ())))
+        all_metrics = as_metrics((*as_metrics(metrics), *(CLASSES if classes else ())))
         lams, alphas, steps = checked_grid(
             self._solution,
             self._model,
@@ -420,7 +420,7 @@ class Fit:
             lams,
             alphas,
             steps=steps,
-            variables=8 + sum(2 * metric.size + 1 for metric in scored),  # sums, means, itself
+            variables=8 + sum(2 * metric.size + 1 for metric in all_metrics),  # sums, means, itself
         )
         afford_joint(len(lams), steps)
         if X_val is None and Y_val is None:
@@ -428,7 +428,7 @@ class Fit:
             cross, truth = None, self._solution.targets
         else:
             cross, truth = validation_rows(self._model, X_val, Y_val, self.info.c)
-        for metric in scored:
+        for metric in all_metrics:
             metric.check("Y" if cross is None else "Y_val", truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(
@@ -439,7 +439,7 @@ class Fit:
             alphas,
             steps=steps,
             watch=watch,
-            metrics=scored,
+            metrics=all_metrics,
             accuracy=self.info.error_estimate,
         )
         return labelled(sweep, self.info, self.kernel, watch.seconds["sweep"])

@@ -157,15 +157,15 @@ def fit(
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
     backend = resolve(device, X)
     allowed = budget(memory, backend.name)
-    known: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
-    known["given"] = kernel.is_precomputed
+    context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
+    context["given"] = kernel.is_precomputed
     if plan is None:
         wishes: dict[str, Any] = {"method": method, "operator": operator, "precision": dtype}
-        plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **known)
+        plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)
     else:
-        given = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
-        asked = {name: value for name, value in given.items() if value != _DEFAULTS[name]}
-        plan = follow(plan, {"n": n, "d": d, "c": c}, lams, asked)
+        args = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
+        non_defaults = {name: value for name, value in args.items() if value != _DEFAULTS[name]}
+        plan = follow(plan, {"n": n, "d": d, "c": c}, lams, non_defaults)
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
     data = TrainingData(
         kernel=kernel,
@@ -188,7 +188,7 @@ def fit(
     solved = _solve(problem)
     if solved is None:
         problem.watch.report("eigh instead, the basis would take longer", 0, 1)
-        plan = decide(n, d, c, lams, plan.steps, tol=plan.tol, method="eigh", **known)
+        plan = decide(n, d, c, lams, plan.steps, tol=plan.tol, method="eigh", **context)
         problem = replace(problem, plan=plan)
         solved = solve_all(problem)
     certificate = certify(problem, solved)

@@ -39,10 +39,10 @@ class Model:
     @underflow_is_zero
     def predict(self, dual: Any, X_new: Any) -> Any:
         """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
-        new = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
+        rows = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
         columns = int(np.prod(dual.shape)) // self.operator.n
-        self.afford(int(new.shape[0]) * columns, f"a prediction of {new.shape[0]:,} rows")
-        cross = self.operator.cross(self.backend.asarray(new))
+        self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
+        cross = self.operator.cross(self.backend.asarray(rows))
         return give_back(self.template, _product(cross, dual))
 
 
@@ -172,11 +172,11 @@ class Path(Functions):
     @underflow_is_zero
     def predictor(self, step: int | None = None) -> Predictor:
         """One step (the last by default) as a small object that only predicts."""
-        chosen = self.steps if step is None else integer("step", step, 1)
-        if chosen > self.steps:
+        tau = self.steps if step is None else integer("step", step, 1)
+        if tau > self.steps:
             raise ValueError(f"step={step} is beyond the {self.steps} steps of this path")
         xp = self._model.backend.xp
-        return Predictor(self._model, xp.asarray(self._chain.dual[chosen - 1, ...], copy=True))
+        return Predictor(self._model, xp.asarray(self._chain.dual[tau - 1, ...], copy=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,24 +237,24 @@ def _variance(
             "method='eigh'"
         )
     nu = path.lam if noise is None else positive("noise", noise)
-    new = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
-    cross = model.operator.cross(model.backend.asarray(new))
+    rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
+    cross = model.operator.cross(model.backend.asarray(rows))
     if prior is None and model.operator.is_precomputed:
         raise ValueError(
             "prior is missing: a precomputed kernel does not say kappa(x, x) of new rows"
         )
     if prior is None:
-        own = cross.diag()
+        diagonal = cross.diag()
     else:
-        own = targets(prior, "prior", rows=int(new.shape[0]), outputs=1)[0][:, 0]
+        diagonal = targets(prior, "prior", rows=int(rows.shape[0]), outputs=1)[0][:, 0]
     # (T, k), or (c, T, k)
     filters = dual_filter(spectrum.eigenvalues, path.lam, np.ascontiguousarray(path.alphas.T))
-    own = model.backend.asarray(own)
-    found = variances(cross @ spectrum.basis, own, spectrum.eigenvalues, filters, nu)
+    diagonal = model.backend.asarray(diagonal)
+    arrays = variances(cross @ spectrum.basis, diagonal, spectrum.eigenvalues, filters, nu)
     xp = model.backend.xp
     posterior, sampling = (
         give_back(model.template, xp.moveaxis(x, 0, -1) if x.ndim == 3 else x, axis=False)
-        for x in found
+        for x in arrays
     )
     return Variance(posterior, sampling, nu)
 
@@ -267,9 +267,9 @@ def limit_of(solution: Solution, model: Model, lam: float, alpha: float, *, meth
     ValueError
         If the steps diverge, or may.
     """
-    known = [np.array([x]) for x in (solution.largest, solution.largest_bound)]
-    slowest, rate = (float(limit_rate(largest, lam, alpha)) for largest in known)
-    exists, certain = (bool(limit_exists(largest, lam, alpha)) for largest in known)
+    bounds = [np.array([x]) for x in (solution.largest, solution.largest_bound)]
+    slowest, rate = (float(limit_rate(largest, lam, alpha)) for largest in bounds)
+    exists, certain = (bool(limit_exists(largest, lam, alpha)) for largest in bounds)
     if not exists:
         raise ValueError(
             f"alpha={alpha:g} has no limit at lam={lam:g}: the steps grow by {slowest:.4g} each; "

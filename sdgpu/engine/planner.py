@@ -180,19 +180,19 @@ def decide(
     if not isinstance(method, str):
         if precision is not None:
             raise ValueError(f"dtype={precision!r} is for the package's own methods: leave it out")
-        own = _elsewhere(method, n, d, c, lam_grid("lams", lams), steps=steps, tol=tol)
+        plan = _elsewhere(method, n, d, c, lam_grid("lams", lams), steps=steps, tol=tol)
         if not isinstance(operator, str):
-            return replace(own, operator=getattr(operator, "__name__", type(operator).__name__))
-        held = choice("operator", operator, OPERATORS)
-        return own if held == "auto" else replace(own, operator=held)
+            return replace(plan, operator=getattr(operator, "__name__", type(operator).__name__))
+        operator_name = choice("operator", operator, OPERATORS)
+        return plan if operator_name == "auto" else replace(plan, operator=operator_name)
     if not isinstance(operator, str):
         if method == "eigh" or given:
             raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")
-        same: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
-        same["method"] = "subspace" if method == "auto" else method
-        own = decide(n, d, c, lams, steps, operator="tiled", precision="float64", **same)
+        args: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
+        args["method"] = "subspace" if method == "auto" else method
+        plan = decide(n, d, c, lams, steps, operator="tiled", precision="float64", **args)
         name = getattr(operator, "__name__", type(operator).__name__)
-        return replace(own, operator=name, reasons=(f"{name} as given", *own.reasons))
+        return replace(plan, operator=name, reasons=(f"{name} as given", *plan.reasons))
     choice("method", method, METHODS)
     choice("operator", operator, OPERATORS)
     if precision is not None:
@@ -201,7 +201,7 @@ def decide(
         raise ValueError(f"operator={operator!r} has no matrix for method='eigh': use 'dense'")
     if given and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
-    backend, known = resolve(device), as_kernel(kernel)
+    backend, resolved = resolve(device), as_kernel(kernel)
     n = integer("n", n, 1)
     task = Task(
         n=n,
@@ -213,22 +213,22 @@ def decide(
         allowed=budget(memory, backend.name),
         precision=precision,
         given=given,
-        copies=row_copies(known),
+        copies=row_copies(resolved),
         cores=os.cpu_count() or 1,
-        compiled=n >= FUSED_ROWS and known.has_compiled_loop and not given,
+        compiled=n >= FUSED_ROWS and resolved.has_compiled_loop and not given,
     )
     # a fit has no use for the prices of what was not asked for
-    only = "auto" if measured else method
-    found = _options(task, nominal(backend), backend, only)
-    best, patience = _best(task, found, method, operator)
+    priced_method = "auto" if measured else method
+    options = _options(task, nominal(backend), backend, priced_method)
+    best, patience = _best(task, options, method, operator)
     if measured and n > SMALL and task.allowed >= MEASURED:
-        which = found.index(best)
-        found = _options(task, calibrate(backend), backend, only)
-        best = found[which]
+        index = options.index(best)
+        options = _options(task, calibrate(backend), backend, priced_method)
+        best = options[index]
     wishes = {"method": method, "operator": operator}
-    asked = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
-    others = [one.line(task.allowed) for one in found if one is not best]
-    return _plan(task, best, patience, (*asked, best.reason, *others))
+    reasons = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
+    alternatives = [option.line(task.allowed) for option in options if option is not best]
+    return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
 
 
 def _elsewhere(
@@ -266,18 +266,20 @@ def _options(task: Task, rates: Rates, backend: Backend, method: str) -> list[Op
 def _best(task: Task, found: list[Option], method: str, operator: str) -> tuple[Option, float]:
     """The option to take, and after how many passes the eigendecomposition would have been done."""
     # KeOps compiles and has yet to win anywhere that was measured: only when asked for
-    held = ("dense", "tiled") if operator == "auto" else (operator,)
+    operators = ("dense", "tiled") if operator == "auto" else (operator,)
     # without a spectrum a fit has no answer to some questions: only when asked for
     methods = ("eigh", "lanczos", "subspace") if method == "auto" else (method,)
-    matching = [one for one in found if one.method in methods and one.operator in held]
-    fitting = [one for one in matching if one.bytes <= task.allowed]
-    if not fitting:
-        smallest = min(matching, key=lambda one: one.bytes)
+    candidates = [
+        option for option in found if option.method in methods and option.operator in operators
+    ]
+    affordable = [option for option in candidates if option.bytes <= task.allowed]
+    if not affordable:
+        smallest = min(candidates, key=lambda option: option.bytes)
         raise MemoryError(_too_much(task.n, smallest, task.allowed))
-    best = min(fitting, key=_worth)
+    best = min(affordable, key=_worth)
     # the exact method is there to turn to, if it was not excluded
-    exact = [one.seconds for one in fitting if one.method == "eigh"]
-    return best, best.passes_within(exact[0]) if exact and best.work else np.inf
+    exact_seconds = [option.seconds for option in affordable if option.method == "eigh"]
+    return best, best.passes_within(exact_seconds[0]) if exact_seconds and best.work else np.inf
 
 
 def _plan(task: Task, best: Option, patience: float, reasons: tuple[str, ...]) -> Plan:
@@ -320,12 +322,12 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
-    for name, own in problem.items():
-        if getattr(plan, name) != own:
+    for name, size in problem.items():
+        if getattr(plan, name) != size:
             what = {"n": "rows", "d": "features", "c": "outputs"}[name]
             raise ValueError(
                 f"plan= was made for {name} = {getattr(plan, name):,} {what}, but the data have "
-                f"{own:,}: make one with sdgpu.plan({name}={own}, ..)"
+                f"{size:,}: make one with sdgpu.plan({name}={size}, ..)"
             )
     if lams.min() < plan.lam * (1 - ROUNDED):
         raise ValueError(
@@ -334,10 +336,10 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str
             "make one with sdgpu.plan(lams=..) of these"
         )
     for name, value in asked.items():
-        own = getattr(plan, "precision" if name == "dtype" else name)
-        if value != own:
+        entry = getattr(plan, "precision" if name == "dtype" else name)
+        if value != entry:
             raise ValueError(
-                f"{name}={value!r} contradicts the plan, which has {name}={own!r}: leave {name} out, or "
+                f"{name}={value!r} contradicts the plan, which has {name}={entry!r}: leave {name} out, or "
                 f"make the plan with it"
             )
     return plan

@@ -71,21 +71,21 @@ def refit_path(
     ----------
     Borup and Andersen (2021), equations (3)-(5).
     """
-    rows, wanted, template = pair(X, Y)
+    rows, targets, template = pair(X, Y)
     lam = positive("lam", lam)
-    weights = schedule(alphas, steps, outputs=int(wanted.shape[1]))
+    weights = schedule(alphas, steps, outputs=int(targets.shape[1]))
     backend = resolve(device, rows)
     n = int(rows.shape[0])
     allowed = budget(memory, backend.name)
     require(Cholesky.peak_bytes(n), allowed, f"Cholesky at n = {n:,}", "use fewer rows")
     operator = DenseOperator(as_kernel(kernel), backend.asarray(rows), backend.tile)
     solver = Cholesky(backend)
-    once = None if naive else solver.factor(operator, lam)
+    factor = None if naive else solver.factor(operator, lam)
 
     def solve(u: Any) -> Any:
-        return (once or solver.factor(operator, lam)).solve(u)
+        return (factor or solver.factor(operator, lam)).solve(u)
 
     xp = backend.xp
-    tilted = xp.asarray(weights, dtype=xp.float64, device=backend.device)
-    chain = recursion(solve, backend.asarray(wanted), lam, tilted)
+    device_weights = xp.asarray(weights, dtype=xp.float64, device=backend.device)
+    chain = recursion(solve, backend.asarray(targets), lam, device_weights)
     return Path(lam, weights, chain, Model(operator, backend, template, allowed))

@@ -82,20 +82,20 @@ def checked_grid(
     MemoryError
         If it does not fit.
     """
-    ridges = served if lams is None else lam_grid("lams", lams)
-    for ridge in ridges:
-        served_lam(served, float(ridge))
+    grid_lams = served if lams is None else lam_grid("lams", lams)
+    for lam in grid_lams:
+        served_lam(served, float(lam))
     weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
     steps = integer("steps", steps, 1)
     check_growth(weights, steps)
-    points = len(ridges) * len(weights) * steps
-    needed = 8 * variables * points
-    require(needed, model.memory, f"a grid of {points:,} points", "use a coarser grid")
+    points = len(grid_lams) * len(weights) * steps
+    grid_bytes = 8 * variables * points
+    require(grid_bytes, model.memory, f"a grid of {points:,} points", "use a coarser grid")
     limits = 0
     if solution.spectrum is None:  # each limit is a solve
-        limits = len(limit_nodes(np.array([solution.largest]), ridges, weights).lams)
-    afford_steps(solution, model, len(ridges), steps, limits=limits)
-    return ridges, weights, steps
+        limits = len(limit_nodes(np.array([solution.largest]), grid_lams, weights).lams)
+    afford_steps(solution, model, len(grid_lams), steps, limits=limits)
+    return grid_lams, weights, steps
 
 
 def afford_steps(
@@ -123,10 +123,10 @@ def afford_joint(lams: int, steps: int, parts: int = 1) -> None:
     ValueError
     """
     if lams * parts * steps**4 > JOINT:
-        most = int((JOINT / (lams * parts)) ** 0.25)
+        most_steps = int((JOINT / (lams * parts)) ** 0.25)
         raise ValueError(
             f"steps={steps}: the joint optima of so many steps take about {lams * parts} x steps^4 "
-            f"operations, minutes and more; use at most {most} steps, or optimal_alphas, which "
+            f"operations, minutes and more; use at most {most_steps} steps, or optimal_alphas, which "
             "takes steps^3"
         )
 
@@ -155,14 +155,14 @@ def judged(
     folds: int = 1,
 ) -> Validation:
     """What validation data, or the training rows left out one by one, say of every schedule."""
-    how: dict[str, Any] = {"per_output": per_output}
+    options: dict[str, Any] = {"per_output": per_output}
     if X_val is None and Y_val is None:
         afford_left_out(solution, model, steps)
-        how["folds"] = folds if solution.rows >= 2 * folds else 1
-        return leave_one_out(solution, lams, steps, **how)
+        options["folds"] = folds if solution.rows >= 2 * folds else 1
+        return leave_one_out(solution, lams, steps, **options)
     cross, truth = validation_rows(model, X_val, Y_val, solution.outputs)
-    how["folds"] = folds if cross.shape[0] >= 2 * folds else 1
-    return validate(solution, cross, truth, lams, steps, **how)
+    options["folds"] = folds if cross.shape[0] >= 2 * folds else 1
+    return validate(solution, cross, truth, lams, steps, **options)
 
 
 def validation_rows(model: Model, X_val: Any, Y_val: Any, outputs: int) -> tuple[Cross, Any]:

@@ -116,14 +116,14 @@ def solve_elsewhere(problem: Problem) -> Solved:
     assert problem.solver is not None
     backend = problem.data.home
     keep = problem.plan.operator == "dense"
-    held, Y = problem.data.hold(problem.plan, backend, keep=keep), backend.asarray(problem.data.Y)
+    K, Y = problem.data.hold(problem.plan, backend, keep=keep), backend.asarray(problem.data.Y)
     with problem.watch.stage(problem.solver.name):
-        solution = problem.solver.solve(held, Y, problem.lams, problem.watch)
+        solution = problem.solver.solve(K, Y, problem.lams, problem.watch)
     return Solved(
         solution=solution,
         spectrum=solution.spectrum,
         most_negative=0.0,
-        held=held,
+        held=K,
         error=0.0,
         status="",
         passes=0,
@@ -136,35 +136,35 @@ def solve_by_basis(problem: Problem) -> Solved | None:
     plan, data, home = problem.plan, problem.data, problem.data.home
     backend = TorchBackend("cpu") if isinstance(home, NumpyBackend) else home
     dense, Y = data.dense(backend), backend.asarray(data.Y)
-    held = data.hold(plan, backend, keep=plan.operator == "dense")
+    K = data.hold(plan, backend, keep=plan.operator == "dense")
     if plan.precision != "float64":
         refuse_underflow(dense)
-    units = Units.of(held, Y)
-    scaled = units.scaled(held)
+    units = Units.of(K, Y)
+    K_scaled = units.scaled(K)
     solver = _solver(problem, backend, rounding_noise(dense))
     with one_pool(home):
         Y = Y / backend.asarray(units.targets)
         lams = problem.lams / units.kernel
-        grown = solver.decompose(scaled, Y, lams, problem.watch, problem.checkpoint)
+        grown = solver.decompose(K_scaled, Y, lams, problem.watch, problem.checkpoint)
         if grown.given_up:
             return None
         estimates = _estimates(problem, backend, grown, units)
         solution = _spectral(problem, grown.spectrum, units, estimates)
-        found = Solved(
+        solved = Solved(
             solution=solution,
             spectrum=grown.spectrum,
             most_negative=grown.spectrum.most_negative * units.kernel,
-            held=held,
+            held=K,
             error=grown.error,
             status=grown.status,
             passes=grown.passes,
             iterations=grown.passes,
         )
         if plan.method != "cg":
-            return found
+            return solved
         # the tiles that are kept are needed again, for every lam that is asked for later
         resolvents = Resolvents(
-            operator=scaled,
+            operator=K_scaled,
             backend=backend,
             Y=Y,
             units=units,
@@ -176,7 +176,7 @@ def solve_by_basis(problem: Problem) -> Solved | None:
             noise=solver.noise,
             own=frozenset(map(float, problem.lams)),
         )
-        return _solved(problem, found, resolvents, estimates)
+        return _solved(problem, solved, resolvents, estimates)
 
 
 def _solver(problem: Problem, backend: Backend, noise: float) -> Subspace:
@@ -219,7 +219,7 @@ def _spectral(
     home = problem.data.home
     eigenvalues = home.asarray(spectrum.eigenvalues) * units.kernel
     Z = home.asarray(spectrum.Z) * home.asarray(units.targets)
-    own = replace(
+    rescaled = replace(
         spectrum,
         eigenvalues=eigenvalues,
         basis=home.asarray(spectrum.basis),
@@ -227,7 +227,7 @@ def _spectral(
         most_negative=spectrum.most_negative * units.kernel,
         method=problem.plan.method,
     )
-    return SpectralSolution(own, estimates if len(eigenvalues) < problem.data.n else None)
+    return SpectralSolution(rescaled, estimates if len(eigenvalues) < problem.data.n else None)
 
 
 def _estimates(
@@ -236,18 +236,18 @@ def _estimates(
     """What will stand for the eigenvectors that the basis has not seen; no work yet."""
     plan, data, lams = problem.plan, problem.data, problem.lams / units.kernel
     # A probe need not be as right as a prediction: float32 leaves an error near 1e-10 n / lam.
-    right = 1e-10 * data.n / float(lams.min()) <= TOL
-    right = right and units.kernel == 1 and _fits_float32(data.X)
-    precision = "float32" if right and plan.operator == "tiled" else plan.precision
-    rough = replace(plan, precision=precision)
+    float32_suffices = 1e-10 * data.n / float(lams.min()) <= TOL
+    float32_suffices = float32_suffices and units.kernel == 1 and _fits_float32(data.X)
+    precision = "float32" if float32_suffices and plan.operator == "tiled" else plan.precision
+    probe_plan = replace(plan, precision=precision)
     # rows that matter are those with large errors in the targets' own units
     weights = backend.asarray(units.targets / units.targets.max())
-    known = replace(grown.spectrum, Z=grown.spectrum.Z * weights)
+    ritz = replace(grown.spectrum, Z=grown.spectrum.Z * weights)
     probes = Probes(
-        operator=OperatorRemade(rough, data, backend, units),
+        operator=OperatorRemade(probe_plan, data, backend, units),
         backend=backend,
         sketch=grown.sketch,
-        ritz=known,
+        ritz=ritz,
         lams=lams,
         steps=plan.steps,
         count=problem.probes,

@@ -89,8 +89,8 @@ def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:
     """The precision in which kernel values are known: that of a kernel that the caller made."""
     if kernel.is_precomputed:
         return rounded_to(X) or dtype_name(rows)
-    first = backend.asarray(rows[:1, ...])
-    return min(kernel.value_dtype(first), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
+    first_row = backend.asarray(rows[:1, ...])
+    return min(kernel.value_dtype(first_row), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
 
 
 def own_memory(array: Any, given: Any, kernel: Kernel) -> Any:

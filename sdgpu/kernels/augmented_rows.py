@@ -132,8 +132,8 @@ def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
         return tile
     opposite = tile > limit
     left, right = xp.nonzero(opposite)
-    least = float(limits.smallest_normal)  # that 0 has a sign
-    tile[opposite] = -clip_(_squared_sums(a, b, left, right, 1), least, None)
+    smallest = float(limits.smallest_normal)  # that 0 has a sign
+    tile[opposite] = -clip_(_squared_sums(a, b, left, right, 1), smallest, None)
     return tile
 
 

@@ -177,25 +177,25 @@ class ArcCosine(Profile):
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
         if self.degree == 0:
-            one = xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))
-            return xp.where(rows.norms == 0, one / 2, one)
+            ones = xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))
+            return xp.where(rows.norms == 0, ones / 2, ones)
         return rows.norms**self.degree * (1.0 if self.degree == 1 else 3.0)
 
     def _angle(self, theta: Any) -> Any:
-        away = math.pi - theta
+        supplement = math.pi - theta
         if self.degree == 0:
-            return away / math.pi
+            return supplement / math.pi
         cosine, sine = _call("cos", theta), _call("sin", theta)
         if self.degree == 1:
-            return (sine + away * cosine) / math.pi
-        return (3 * sine * cosine + away * (1 + 2 * cosine * cosine)) / math.pi
+            return (sine + supplement * cosine) / math.pi
+        return (3 * sine * cosine + supplement * (1 + 2 * cosine * cosine)) / math.pi
 
     def _right_angle_at_zero(self, chord: Any, a_norms: Any, b_norms: Any) -> Any:
         if not compat.is_array_api_obj(chord):
             return chord  # KeOps refuses rows of zeros for degree 0
         xp = compat.array_namespace(chord)
-        right = xp.full_like(chord, 2.0)
-        return xp.where((a_norms == 0) | (b_norms == 0), right, chord)
+        right_angle = xp.full_like(chord, 2.0)
+        return xp.where((a_norms == 0) | (b_norms == 0), right_angle, chord)
 
 
 def _call(name: str, tile: Any) -> Any:

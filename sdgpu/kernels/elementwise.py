@@ -76,5 +76,7 @@ def _standard(tile: Any) -> bool:
     """Whether the library has no `out` argument: neither NumPy, CuPy nor torch."""
     if not compat.is_array_api_obj(tile):
         return False
-    known = compat.is_numpy_array(tile) or compat.is_torch_array(tile) or compat.is_cupy_array(tile)
-    return not known
+    has_out = (
+        compat.is_numpy_array(tile) or compat.is_torch_array(tile) or compat.is_cupy_array(tile)
+    )
+    return not has_out

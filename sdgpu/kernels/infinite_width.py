@@ -66,31 +66,31 @@ class _ReLU(Profile):
         for layer in range(self.depth):
             if layer == 0 and wide:  # sine and angle must both be right for angles near pi
                 across = across if opposite else 4.0 - chord
-                half, other = sqrt_(chord) / 2, sqrt_(across) / 2  # sin, cos of theta / 2
-                theta = 2 * atan2(half, other)
-                away = math.pi - theta
+                sin_half, cos_half = sqrt_(chord) / 2, sqrt_(across) / 2  # of theta / 2
+                theta = 2 * atan2(sin_half, cos_half)
+                supplement = math.pi - theta
                 if opposite:
                     xp = compat.array_namespace(tile)
-                    away = xp.where(other < half, 2 * asin(other), away)
+                    supplement = xp.where(cos_half < sin_half, 2 * asin(cos_half), supplement)
             else:  # of the outputs of ReLUs angles are at most right ones
-                half = sqrt_(gap / 2)
-                other = sqrt_(1 - half * half)
-                theta = 2 * asin(half)
-                away = math.pi - theta
-            sine = 2 * half * other
+                sin_half = sqrt_(gap / 2)
+                cos_half = sqrt_(1 - sin_half * sin_half)
+                theta = 2 * asin(sin_half)
+                supplement = math.pi - theta
+            sine = 2 * sin_half * cos_half
             # 1 - (sin theta + (pi - theta) cos theta) / pi, without cancellation
-            lost = gap + (theta * (1 - gap) - sine) / math.pi
+            layer_gap = gap + (theta * (1 - gap) - sine) / math.pi
             A = (w / 2) * length
-            S = A * (1 - lost) + b
-            tangent = S + (w / (2 * math.pi)) * away * tangent
+            S = A * (1 - layer_gap) + b
+            tangent = S + (w / (2 * math.pi)) * supplement * tangent
             A1, A2 = w / 2 * p, w / 2 * q
             p, q = A1 + b, A2 + b
             length = root(p) * root(q)
-            gap = lost
+            gap = layer_gap
             if b:
                 # sqrt((A1 + b)(A2 + b)) - A - b, again without cancellation
-                apart = root(A1) - root(A2)
-                gap = (b * apart * apart / (length + A + b) + A * lost) / length
+                difference = root(A1) - root(A2)
+                gap = (b * difference * difference / (length + A + b) + A * layer_gap) / length
             gap = clip_(gap, 0.0, 2.0)
         return S, tangent
 

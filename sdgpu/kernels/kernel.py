@@ -117,10 +117,10 @@ class Kernel(ABC):
         TypeError, ValueError
             For input that is not two matrices of finite real rows of one library, device and d.
         """
-        given, A = A, inputs(A, "A", empty=True)
+        source, A = A, inputs(A, "A", empty=True)
         if B is None:
             return gram(self, self.rows(A, column_means(A)))
-        same_columns(column_names(given), B, "B", "A")
+        same_columns(column_names(source), B, "B", "A")
         B = beside(B, inputs(B, "B", features=A.shape[1], empty=True), A)
         same_place(A, B, "A", "B")
         B = compat.array_namespace(A).astype(B, A.dtype, copy=False)
@@ -149,9 +149,9 @@ def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
     Cost: n^2 / 2 kernel values; memory n^2 and a few tiles.
     """
     n, tile = len(rows), kernel.tile_rows(rows, tile)
-    like = rows.sample
-    xp = compat.array_namespace(like)
-    K = xp.empty((n, n), dtype=like.dtype, device=compat.device(like))
+    sample = rows.sample
+    xp = compat.array_namespace(sample)
+    K = xp.empty((n, n), dtype=sample.dtype, device=compat.device(sample))
     for high in slices(n, tile):
         for low in slices(high.start, tile):
             block = kernel.tile(rows[high], rows[low])
@@ -185,16 +185,16 @@ def lengthscales(value: float | Sequence[float] | None) -> tuple[float, ...] | f
 def scaled_rows(X: Any, centre: Any, lengthscale: Sequence[float] | float | None) -> Any:
     """(X - centre) / lengthscale, or X / lengthscale without a centre."""
     xp = compat.array_namespace(X)
-    moved = X if centre is None else X - centre
+    centred = X if centre is None else X - centre
     if lengthscale is None:
-        return moved
+        return centred
     if not isinstance(lengthscale, float):
         if len(lengthscale) != X.shape[1]:
             raise ValueError(
                 f"lengthscale has {len(lengthscale)} entries, but the data have {X.shape[1]} features"
             )
-        return moved / xp.asarray(lengthscale, dtype=X.dtype, device=compat.device(X))
-    return moved / lengthscale
+        return centred / xp.asarray(lengthscale, dtype=X.dtype, device=compat.device(X))
+    return centred / lengthscale
 
 
 def set_zero_diagonal(tile: Any) -> Any:
@@ -240,7 +240,7 @@ class _Combination(Kernel):
 
     def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
         operands = zip(self.kernels, rows.parts, strict=True)
-        return reduce(type(self).join, (one.symbolic(leaf, part) for one, part in operands))
+        return reduce(type(self).join, (kernel.symbolic(leaf, part) for kernel, part in operands))
 
 
 @dataclass(frozen=True)
@@ -324,10 +324,10 @@ class Profile(Kernel):
         if not self.distance:
             return 4.0 + width**0.5
         largest = float(xp.max(rows.right[:, -1]))
-        moved = 4.0 + 2 * largest**0.5
+        bound = 4.0 + 2 * largest**0.5
         if self.exact_near:
-            return moved + 200.0 * min(largest**0.5, 400.0)
-        return moved + 2 * min(largest, 1e5)
+            return bound + 200.0 * min(largest**0.5, 400.0)
+        return bound + 2 * min(largest, 1e5)
 
 
 @dataclass(frozen=True)
@@ -385,33 +385,33 @@ def ready_rows(
         shape = (n, *like.shape[1:])
         return xp.empty(shape, dtype=like.dtype, device=compat.device(like))
 
-    whole = None
+    all_rows = None
     for part in slices(n, height):
         block = finish(kernel.rows(X[part, :], centre))
-        if whole is None:
+        if all_rows is None:
             left = room(block.left)
             right = left if block.right is block.left else room(block.right)
-            whole = Rows(left, right, None if block.norms is None else room(block.norms))
-        whole.left[part, ...] = block.left
-        if whole.right is not whole.left:
-            whole.right[part, ...] = block.right
-        if whole.norms is not None:
-            whole.norms[part] = block.norms
+            all_rows = Rows(left, right, None if block.norms is None else room(block.norms))
+        all_rows.left[part, ...] = block.left
+        if all_rows.right is not all_rows.left:
+            all_rows.right[part, ...] = block.right
+        if all_rows.norms is not None:
+            all_rows.norms[part] = block.norms
         if block.far:
-            whole = replace(whole, far=True)
-    assert whole is not None
-    _require_finite(kernel, whole, X)
-    return whole
+            all_rows = replace(all_rows, far=True)
+    assert all_rows is not None
+    _require_finite(kernel, all_rows, X)
+    return all_rows
 
 
 def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
     if _finite(rows):
         return
     largest, dtype = float(compat.array_namespace(X).max(abs(X))), dtype_name(rows.sample)
-    more = "" if dtype == "float64" else ", or use dtype='float64'"
+    remedy = "" if dtype == "float64" else ", or use dtype='float64'"
     raise ValueError(
         f"the kernel {kernel!r} overflows on data with |X| up to {largest:.3g} in {dtype}: rescale X or "
-        f"the parameters of the kernel{more}"
+        f"the parameters of the kernel{remedy}"
     )
 
 

@@ -65,27 +65,27 @@ class FunctionKernel(Kernel):
     def value_dtype(self, X: Any) -> str:
         """Name of the dtype of its values for rows (1, d), or that of the rows if that is less precise."""
         order = ("bfloat16", "float16", "float32", "float64")
-        own, given = dtype_name(self._values(X, X)), dtype_name(X)
-        return min(own, given, key=order.index) if own in order else given
+        kernel_dtype, row_dtype = dtype_name(self._values(X, X)), dtype_name(X)
+        return min(kernel_dtype, row_dtype, key=order.index) if kernel_dtype in order else row_dtype
 
     def _values(self, A: Any, B: Any) -> Any:
         """Values (a, b), whichever form the function has."""
-        wanted = (int(A.shape[0]), int(B.shape[0]))
+        sizes = (int(A.shape[0]), int(B.shape[0]))
         try:
-            found = self.function(A, B)
-            shape = tuple(getattr(found, "shape", ()))
+            tile = self.function(A, B)
+            shape = tuple(getattr(tile, "shape", ()))
             # a product of (a, d) and (d, d) has that shape by chance
-            if shape == wanted and (wanted[1] != A.shape[1] or self._is_of_matrices(A, B)):
-                return found
+            if shape == sizes and (sizes[1] != A.shape[1] or self._is_of_matrices(A, B)):
+                return tile
         except Exception:
             if not self._is_of_rows(A, B):
                 raise
         if not self._is_of_rows(A, B):
             raise ValueError(
-                f"the kernel function returned shape {shape} for {wanted}: it must return one value for "
+                f"the kernel function returned shape {shape} for {sizes}: it must return one value for "
                 "each pair of rows"
             )
-        xp, (a, b) = compat.array_namespace(A), wanted
+        xp, (a, b) = compat.array_namespace(A), sizes
         values = [[float(self.function(A[i, :], B[j, :])) for j in range(b)] for i in range(a)]
         return xp.asarray(values, dtype=A.dtype, device=compat.device(A))
 
@@ -93,16 +93,16 @@ class FunctionKernel(Kernel):
         """Whether a row more in B is a column more in the result."""
         xp = compat.array_namespace(A)
         try:
-            found = self.function(A[:1, :], xp.concat([B, B[:1, :]], axis=0))
+            tile = self.function(A[:1, :], xp.concat([B, B[:1, :]], axis=0))
         except Exception:
             return False
-        return tuple(getattr(found, "shape", ())) == (1, int(B.shape[0]) + 1)
+        return tuple(getattr(tile, "shape", ())) == (1, int(B.shape[0]) + 1)
 
     def _is_of_rows(self, A: Any, B: Any) -> bool:
         """Whether two rows give a number."""
         try:
-            found = self.function(A[0, :], B[0, :])
-            return tuple(getattr(found, "shape", ())) == () and isinstance(float(found), float)
+            value = self.function(A[0, :], B[0, :])
+            return tuple(getattr(value, "shape", ())) == () and isinstance(float(value), float)
         except Exception:
             return False
 

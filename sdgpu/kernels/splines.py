@@ -38,10 +38,10 @@ class _OnUnitInterval(Kernel):
             )
         if X.shape[0]:
             xp = compat.array_namespace(X)
-            least, most = float(xp.min(X)), float(xp.max(X))
-            if least < 0 or most > 1:
+            low, high = float(xp.min(X)), float(xp.max(X))
+            if low < 0 or high > 1:
                 raise ValueError(
-                    f"{name} is a kernel on [0, 1], the data reach from {least:g} to {most:g}: rescale "
+                    f"{name} is a kernel on [0, 1], the data reach from {low:g} to {high:g}: rescale "
                     "them"
                 )
         return Rows(X, X)
@@ -82,8 +82,8 @@ class CubicGreen(_OnUnitInterval):
     """
 
     def _value(self, low: Any, high: Any) -> Any:
-        beyond = 1 - high
-        return low * beyond * ((high - low) * (high + low) + 2 * high * beyond) / 6
+        complement = 1 - high
+        return low * complement * ((high - low) * (high + low) + 2 * high * complement) / 6
 
 
 @dataclass(frozen=True)

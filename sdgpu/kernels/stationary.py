@@ -183,18 +183,18 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     integer("max_rows", max_rows, 2)
     host = np.array(to_numpy(array), dtype=np.float64)
     if host.shape[0] > max_rows:
-        chosen = np.random.default_rng(seed).choice(host.shape[0], max_rows, replace=False)
-        host = host[np.sort(chosen)]
-    size = float(np.max(np.abs(host))) or 1.0  # squares of tiny or huge numbers leave the range
-    host /= size
+        indices = np.random.default_rng(seed).choice(host.shape[0], max_rows, replace=False)
+        host = host[np.sort(indices)]
+    scale = float(np.max(np.abs(host))) or 1.0  # squares of tiny or huge numbers leave the range
+    host /= scale
     rows = distance_rows(host - host.mean(axis=0))
-    squared = recompute_near(product(rows, rows), rows, rows)
-    pairs = squared[np.triu_indices(len(rows), k=1)]
+    squared_distances = recompute_near(product(rows, rows), rows, rows)
+    pairs = squared_distances[np.triu_indices(len(rows), k=1)]
     rounding = 4 * float(np.finfo(dtype_name(array)).eps)  # rows that differ by no more are equal
     pairs = pairs[pairs > rounding**2 * np.max(np.sum(host * host, axis=1))]
     if pairs.size == 0:
         raise ValueError("X has fewer than two different rows: there is no median distance")
-    return size * float(np.median(np.sqrt(pairs)))
+    return scale * float(np.median(np.sqrt(pairs)))
 
 
 def _ones(rows: Rows) -> Any:

@@ -41,11 +41,11 @@ def estimate_alpha(P1: torch.Tensor, P0: torch.Tensor, Y: torch.Tensor) -> float
                 f"{name} has shape {tuple(tensor.shape)}, but P1 has shape {tuple(P1.shape)}: all three "
                 "need one row for each validation input"
             )
-        host = tensor.detach().cpu().double().numpy().reshape(-1)
-        if not np.isfinite(host).all():
+        column = tensor.detach().cpu().double().numpy().reshape(-1)
+        if not np.isfinite(column).all():
             raise ValueError(f"{name} must be finite: NaN or infinity found")
-        columns.append(host)
-    first, other, truth = columns
+        columns.append(column)
+    p1, p0, y = columns
     # [D_1, u_1 - Y] of a chain of two steps: the same triangle as that of the kernel engine
-    triangle = merge_rows(None, np.stack([other - first, first - truth], axis=1))
+    triangle = merge_rows(None, np.stack([p0 - p1, p1 - y], axis=1))
     return float(greedy_weights(triangle).alphas[0])

@@ -139,10 +139,10 @@ def constants(
         raise ValueError(
             f"mean={mean} and std={std} must have one entry for each of {channels} channels, std > 0"
         )
-    work = torch.float64 if dtype == torch.float64 else torch.float32
+    work_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     scale = [1 / (255 * deviation) for deviation in std]
     shift = [-centre / deviation for centre, deviation in zip(mean, std, strict=True)]
-    return torch.tensor([scale, shift], dtype=work, device=pixels.device)[:, :, None, None]
+    return torch.tensor([scale, shift], dtype=work_dtype, device=pixels.device)[:, :, None, None]
 
 
 def scaled(
@@ -259,19 +259,19 @@ def _sent(offsets: Tensor, mirrored: Tensor, device: torch.device) -> tuple[Tens
     """The draws on a device: one copy, from memory that the device reads while the host goes on."""
     if offsets.device == device:
         return offsets, mirrored
-    drawn = torch.cat([offsets, mirrored[None]])
+    draws = torch.cat([offsets, mirrored[None]])
     if device.type == "cuda":
-        drawn = drawn.pin_memory()
-    drawn = drawn.to(device, non_blocking=True)
-    return drawn[:2], drawn[2].bool()
+        draws = draws.pin_memory()
+    draws = draws.to(device, non_blocking=True)
+    return draws[:2], draws[2].bool()
 
 
 def _gather(padded: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Pick padded[i, :, rows[i], columns[i]] for every image i: (b, C, H, W)."""
     b, channels, _, width = padded.shape
     flat = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)  # (b, H W)
-    picked = padded.flatten(2).gather(2, flat[:, None].expand(-1, channels, -1))
-    return picked.view(b, channels, rows.shape[1], columns.shape[1])
+    pixels = padded.flatten(2).gather(2, flat[:, None].expand(-1, channels, -1))
+    return pixels.view(b, channels, rows.shape[1], columns.shape[1])
 
 
 def _check_pixels(pixels: Tensor) -> None:

@@ -278,7 +278,7 @@ class Lab:
         zero: TrainResult | None = None,
     ) -> tuple[TrainResult, StepRecord]:
         """Step with a known weight; `zero` is the fit with alpha = 0, if it has been made."""
-        spent, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
+        seconds, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
         if alpha == 1 and self.own_first:
             first = before[0]
             result = TrainResult(
@@ -296,8 +296,10 @@ class Lab:
             # with the weight 1 the teacher says nothing
             teacher = None if alpha == 1 else Teacher(before[-1].model, alpha)
             result = self.fit(f"step-{step}", teacher)
-            spent, fits = spent + result.seconds, fits + 1
-        record = self.record(step, result, alpha=alpha, estimate=estimate, fits=fits, seconds=spent)
+            seconds, fits = seconds + result.seconds, fits + 1
+        record = self.record(
+            step, result, alpha=alpha, estimate=estimate, fits=fits, seconds=seconds
+        )
         return result, record
 
     def greedy_step(
@@ -386,8 +388,8 @@ def _flat(record: StepRecord) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in asdict(record).items():
         if name in ("train", "val", "test"):
-            for kind in ("loss", "accuracy"):
-                row[f"{name}_{kind}"] = None if value is None else value[kind]
+            for metric in ("loss", "accuracy"):
+                row[f"{name}_{metric}"] = None if value is None else value[metric]
         else:
             row[name] = value
     return row

@@ -87,14 +87,14 @@ def read(name: str, folder: str | Path | None) -> tuple[Part, Part]:
     ValueError
         If a file is not the published one, or holds anything but images and labels.
     """
-    known = PUBLISHED[name]
-    place = _locate(known, Path("data" if folder is None else folder))
-    names = (*known.train, *known.test)
-    files = _from_folder(place, names) if place.is_dir() else _from_archive(known, place, names)
-    for file, expected in (known.train | known.test).items():
-        _check_md5(f"{file} of {place}", files[file], expected)
-    train = [_images(known, file, files[file]) for file in known.train]
-    test = [_images(known, file, files[file]) for file in known.test]
+    dataset = PUBLISHED[name]
+    place = _locate(dataset, Path("data" if folder is None else folder))
+    names = (*dataset.train, *dataset.test)
+    files = _from_folder(place, names) if place.is_dir() else _from_archive(dataset, place, names)
+    for file, md5 in (dataset.train | dataset.test).items():
+        _check_md5(f"{file} of {place}", files[file], md5)
+    train = [_images(dataset, file, files[file]) for file in dataset.train]
+    test = [_images(dataset, file, files[file]) for file in dataset.test]
     return _join(train), _join(test)
 
 
@@ -121,15 +121,15 @@ def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def _from_archive(known: Published, place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    packed = place.read_bytes()
-    _check_md5(str(place), packed, known.archive_md5)
+    content = place.read_bytes()
+    _check_md5(str(place), content, known.archive_md5)
     files = {}
-    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in archive:  # in the order of the archive: seeking back would unpack it again
             name = member.name.removeprefix(f"{known.folder}/")
-            opened = archive.extractfile(member) if name in names else None
-            if opened is not None:
-                files[name] = opened.read()
+            reader = archive.extractfile(member) if name in names else None
+            if reader is not None:
+                files[name] = reader.read()
     missing = [name for name in names if name not in files]
     if missing:
         raise ValueError(f"{place} lacks {', '.join(missing)}: download it again from {HOME}")
@@ -137,10 +137,10 @@ def _from_archive(known: Published, place: Path, names: tuple[str, ...]) -> dict
 
 
 def _check_md5(what: str, content: bytes, expected: str) -> None:
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != expected:
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != expected:
         raise ValueError(
-            f"{what} has md5 {found}, the published file {expected}: it is damaged or another file; "
+            f"{what} has md5 {md5}, the published file {expected}: it is damaged or another file; "
             f"download it again from {HOME}"
         )
 

@@ -170,24 +170,24 @@ class Config:
     tensorboard: bool = _option(False, SPEED, "TensorBoard logs beside the csv")
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            choice(name, getattr(self, name), known)
+        for name, choices in _CHOICES.items():
+            choice(name, getattr(self, name), choices)
         # kept as Python's own numbers: those of NumPy are equal, but cannot be written as JSON
-        kept: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for name, minimum in _WHOLE.items():
-            kept[name] = integer(name, getattr(self, name), minimum)
+            fields[name] = integer(name, getattr(self, name), minimum)
         for name in (*_SWITCHES, "tensorboard"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
-            kept[name] = bool(getattr(self, name))
+            fields[name] = bool(getattr(self, name))
         for name in ("lr", "temperature", "drop"):
-            kept[name] = positive(name, getattr(self, name))
+            fields[name] = positive(name, getattr(self, name))
         for name in ("decay", "warmup", "save_seconds", "momentum"):
-            kept[name] = positive(name, getattr(self, name), zero=True)
-        kept["betas"] = tuple(number("betas", beta) for beta in several("betas", self.betas))
+            fields[name] = positive(name, getattr(self, name), zero=True)
+        fields["betas"] = tuple(number("betas", beta) for beta in several("betas", self.betas))
         epochs = several("milestones", self.milestones)
-        kept["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
-        for name, value in kept.items():
+        fields["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
         self._check_together()
 
@@ -213,14 +213,14 @@ class Config:
 
     def rate(self, epoch: int, batch: int, batches: int) -> float:
         """Learning rate at one position: no state, so nothing to save."""
-        at = epoch + batch / batches
-        if at < self.warmup:
+        position = epoch + batch / batches
+        if position < self.warmup:
             return self.lr * min(1.0, (batch + 1 + epoch * batches) / (self.warmup * batches))
-        part = (at - self.warmup) / (self.epochs - self.warmup)
+        fraction = (position - self.warmup) / (self.epochs - self.warmup)
         if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * part))
+            return self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
         if self.schedule == "linear":
-            return self.lr * (1 - part)
+            return self.lr * (1 - fraction)
         if self.schedule == "milestones":
             return self.lr * self.drop ** sum(epoch >= milestone for milestone in self.milestones)
         return self.lr
@@ -282,7 +282,7 @@ def read_fields(text: str, cls: Any, what: str) -> dict[str, Any]:
     fields = json.loads(text)
     if not isinstance(fields, dict):
         raise ValueError(f"{what} is a JSON object of fields")
-    known = {field.name for field in dataclasses.fields(cls)}
+    names = {field.name for field in dataclasses.fields(cls)}
     for name in fields:
-        choice("field", name, known)
+        choice("field", name, names)
     return fields

@@ -75,7 +75,7 @@ def load_images(
     >>> len(data.train), len(data.val), len(data.test), tuple(data.train.pixels.shape[1:])
     (1238, 200, 359, (1, 8, 8))
     """
-    target = find_device(device)
+    torch_device = find_device(device)
     path = _path(name)
     if folder is not None and name not in cifar.PUBLISHED:
         raise ValueError(
@@ -87,7 +87,7 @@ def load_images(
     if rows is not None:
         images = sample(images, rows, seed)
     parts = split_images(images, test, val=val, seed=seed, test_as_validation=test_as_validation)
-    return parts.to(target)
+    return parts.to(torch_device)
 
 
 def _path(name: str) -> Path | None:
@@ -104,9 +104,9 @@ def _read(name: str, folder: str | Path | None) -> tuple[Images, Images | None]:
     if name == "digits":
         from sklearn.datasets import load_digits
 
-        found = load_digits()
-        pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
-        return images_from_arrays(pixels, found.target, name=name), None
+        digits = load_digits()
+        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        return images_from_arrays(pixels, digits.target, name=name), None
     train, test = cifar.read(name, folder)
     classes = cifar.PUBLISHED[name].classes
     return (
@@ -120,14 +120,14 @@ def _npz(path: Path) -> tuple[Images, Images | None]:
         raise FileNotFoundError(f"there is no file {path}")
     train, test = ("images", "labels"), ("test_images", "test_labels")
     arrays, names = read_npz(path, (*train, *test))
-    wanted = (*train, *test) if {*test} & arrays.keys() else train
-    missing = [key for key in wanted if key not in arrays]
+    keys = (*train, *test) if {*test} & arrays.keys() else train
+    missing = [key for key in keys if key not in arrays]
     if missing:
         raise ValueError(f"{path} has no array {' and no '.join(missing)}, only {names}")
     images = images_from_arrays(
         arrays["images"], arrays["labels"], channels_last=True, name=str(path)
     )
-    if len(wanted) == 2:
+    if len(keys) == 2:
         return images, None
     return images, images_from_arrays(
         arrays["test_images"],

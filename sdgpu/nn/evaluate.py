@@ -89,25 +89,25 @@ def predict(
         If the model gives something else than a tensor.
     """
     config, world = config or Config(), world or World()
-    pixels, mine = images.pixels, world.shard(len(images))
+    pixels, shard = images.pixels, world.shard(len(images))
     dtype = float_type(model)
     parts, factors = [], constants(pixels, images.mean, images.std, dtype)
     # whatever the training is in: alpha-hat and the losses of steps are differences of such outputs
     with inference(model), torch.autocast(pixels.device.type, enabled=False):
         # a rank without rows asks for one all the same: the outputs have a shape
-        for start in range(mine.start, mine.stop, config.eval_batch) or (0,):
-            rows = pixels[start : min(start + config.eval_batch, mine.stop) or 1]
+        for start in range(shard.start, shard.stop, config.eval_batch) or (0,):
+            rows = pixels[start : min(start + config.eval_batch, shard.stop) or 1]
             inputs = scaled(rows, factors, dtype, channels_last=config.channels_last)
             logits = model(inputs)
             parts.append(
                 predictions(logits, activation=config.activation, temperature=config.temperature)
             )
-    own = torch.cat(parts, dim=-2)[..., : mine.stop - mine.start, :]
+    block = torch.cat(parts, dim=-2)[..., : shard.stop - shard.start, :]
     if world.size == 1:
-        return own
-    everything = own.new_zeros((*own.shape[:-2], len(images), own.shape[-1]))
-    everything[..., mine, :] = own
-    return world.sum(everything)
+        return block
+    P = block.new_zeros((*block.shape[:-2], len(images), block.shape[-1]))
+    P[..., shard, :] = block
+    return world.sum(P)
 
 
 def score(P: torch.Tensor, images: Any) -> Score:
@@ -128,6 +128,6 @@ def checksum(model: nn.Module) -> str:
         *model.named_buffers(remove_duplicate=False),
     ):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        host = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(host.view(torch.uint8).numpy().data)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -90,31 +90,35 @@ def grid_chains(
         )
     root = None if folder is None else Path(folder)
     chains: list[Chain] = []
-    starts: set[str] = set()
+    checksums: set[str] = set()
     for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
-        home = None if root is None else root / f"seed-{setting.init_seed}"
+        seed_folder = None if root is None else root / f"seed-{setting.init_seed}"
         lab = Lab(
             initial=start(model, data, setting, stem),
             data=data,
             config=setting,
-            folder=home,
+            folder=seed_folder,
             progress=progress,
             resume=resume,
         )
-        if checksum(lab.initial) in starts:
+        if checksum(lab.initial) in checksums:
             _warn(setting)
-        starts.add(checksum(lab.initial))
+        checksums.add(checksum(lab.initial))
         first = lab.fit("step-1", None)
-        side = [rule for rule in rules if stacked and not isinstance(rule, str)]
-        done = iter(_side_by_side(lab, first, steps, side) if side else ())
+        stacked_rules = [rule for rule in rules if stacked and not isinstance(rule, str)]
+        stacked_chains = iter(
+            _side_by_side(lab, first, steps, stacked_rules) if stacked_rules else ()
+        )
         for rule in rules:
             if stacked and not isinstance(rule, str):
-                chains.append(next(done))
+                chains.append(next(stacked_chains))
                 continue
-            own = None if home is None else home / f"alpha-{rule_folder(rule)}"
+            chain_folder = (
+                None if seed_folder is None else seed_folder / f"alpha-{rule_folder(rule)}"
+            )
             chains.append(
                 run_chain(
-                    dataclasses.replace(lab, folder=own),
+                    dataclasses.replace(lab, folder=chain_folder),
                     first,
                     steps=steps,
                     alphas=rule,
@@ -132,15 +136,15 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
     models = [[first.model] for _ in rules]
     # a stack is of these rules: with others it is another network, trained in another place
     place = f"stack-{rule_folder(*rules)}"
-    for own in records:
-        own.append(lab.record(1, first, seconds=first.seconds))
+    for chain_records in records:
+        chain_records.append(lab.record(1, first, seconds=first.seconds))
     for step in range(2, steps + 1):
-        told = [predict(own[-1], lab.data.train, lab.config) for own in models]
-        Y = lab.data.train.one_hot(told[0].dtype) if Y is None else Y
+        predictions = [predict(networks[-1], lab.data.train, lab.config) for networks in models]
+        Y = lab.data.train.one_hot(predictions[0].dtype) if Y is None else Y
         targets = torch.stack(
             [
                 mixed_target(Y, P, float(weights[chain, step - 2]), hard=lab.config.hard)
-                for chain, P in enumerate(told)
+                for chain, P in enumerate(predictions)
             ]
         )
         results = train_stacked(
@@ -155,13 +159,13 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
         )
         for chain, result in enumerate(results):
             alpha = float(weights[chain, step - 2])
-            found = lab.record(step, result, alpha=alpha, seconds=result.seconds)
-            records[chain].append(found)
+            record = lab.record(step, result, alpha=alpha, seconds=result.seconds)
+            records[chain].append(record)
             models[chain].append(result.model)
     seed = lab.config.init_seed
     return [
-        Chain(seed, rule_name(rule), tuple(own), tuple(nets), 1)
-        for rule, own, nets in zip(rules, records, models, strict=True)
+        Chain(seed, rule_name(rule), tuple(chain_records), tuple(nets), 1)
+        for rule, chain_records, nets in zip(rules, records, models, strict=True)
     ]
 
 

@@ -63,8 +63,8 @@ def split_images(
     if test_as_validation:
         train, validation = images, test
     else:
-        kept, held = _stratified(images.labels, _count(val, len(images)), "val", seed)
-        train, validation = images.take(kept), images.take(held)
+        train_rows, val_rows = _stratified(images.labels, _count(val, len(images)), "val", seed)
+        train, validation = images.take(train_rows), images.take(val_rows)
     mean, std = moments(train.pixels)
     train, validation, test = (
         replace(part, mean=mean, std=std, name=images.name) for part in (train, validation, test)
@@ -74,8 +74,8 @@ def split_images(
 
 def set_test_apart(images: Images) -> tuple[Images, Images]:
     """Return four fifths of the images and the fifth that is the test set, whatever the seed."""
-    rest, held = _stratified(images.labels, round(TEST_SHARE * len(images)), "test", seed=0)
-    return images.take(rest), images.take(held)
+    rest, test_rows = _stratified(images.labels, round(TEST_SHARE * len(images)), "test", seed=0)
+    return images.take(rest), images.take(test_rows)
 
 
 def sample(images: Images, rows: int, seed: int) -> Images:
@@ -107,18 +107,18 @@ def _stratified(labels: Tensor, count: int, name: str, seed: int) -> tuple[Tenso
     Classes get the whole part of their share, and the largest fractions one image more. One image of
     every class stays in the part that is trained on.
     """
-    host = labels.cpu().numpy()
-    sizes = np.bincount(host)
-    quota, remainder = np.divmod(sizes * count, len(host))  # exact
+    host_labels = labels.cpu().numpy()
+    sizes = np.bincount(host_labels)
+    quota, remainder = np.divmod(sizes * count, len(host_labels))  # exact
     quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
     least, most = (sizes > 0, sizes) if name == "rows" else (0 * sizes, sizes - (sizes > 0))
     _shift(quota, np.minimum(least, sizes), most, f"{name}={count}")
     purpose = ("test", "val", "rows").index(name)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
-    chosen = np.zeros(len(host), dtype=bool)
+    mask = np.zeros(len(host_labels), dtype=bool)
     for label, size in enumerate(quota):
-        chosen[generator.permutation(np.flatnonzero(host == label))[:size]] = True
-    return torch.from_numpy(np.flatnonzero(~chosen)), torch.from_numpy(np.flatnonzero(chosen))
+        mask[generator.permutation(np.flatnonzero(host_labels == label))[:size]] = True
+    return torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
 
 
 def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) -> None:
@@ -136,7 +136,7 @@ def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) ->
             f"{least.sum()}..{most.sum()}"
         )
     np.clip(quota, least, most, out=quota)
-    while (off := total - int(quota.sum())) != 0:
+    while (deficit := total - int(quota.sum())) != 0:
         # one image at a time to or from the class with the most room: few are ever moved
-        room = most - quota if off > 0 else quota - least
-        quota[int(np.argmax(room))] += int(np.sign(off))
+        room = most - quota if deficit > 0 else quota - least
+        quota[int(np.argmax(room))] += int(np.sign(deficit))

@@ -142,15 +142,15 @@ def images_from_arrays(
         For another shape, no images, numbers of images and labels that differ, a label out of range,
         or, unless `classes` is given, a class without an image.
     """
-    target = find_device(device)
-    given = _tensor(f"{name}: pixels", pixels, moved=channels_last)
-    pixels = _pixels(name, given, channels_last=channels_last)
+    torch_device = find_device(device)
+    tensor = _tensor(f"{name}: pixels", pixels, moved=channels_last)
+    pixels = _pixels(name, tensor, channels_last=channels_last)
     labels = _labels(name, _tensor(f"{name}: labels", labels), len(pixels))
     classes = _check_range(name, labels, classes)
     mean, std = moments(pixels)
     return Images(
-        pixels=pixels.to(target),
-        labels=labels.to(target),
+        pixels=pixels.to(torch_device),
+        labels=labels.to(torch_device),
         classes=classes,
         mean=mean,
         std=std,
@@ -172,19 +172,26 @@ def _check_part(name: str, part: object, train: Images) -> None:
             f"{name} has labels from {int(part.labels.min())} to {int(part.labels.max())}, but "
             f"classes={part.classes}: they must be in 0..{part.classes - 1}"
         )
-    own = "give all parts the same classes= and one size and device"
-    norm = "dataclasses.replace(part, mean=train.mean, std=train.std), or split_images, makes it so"
-    for what, here, there, remedy in (
-        ("classes", part.classes, train.classes, own),
-        ("images of shape", tuple(part.pixels.shape[1:]), tuple(train.pixels.shape[1:]), own),
-        ("images on device", str(part.pixels.device), str(train.pixels.device), own),
-        ("mean", part.mean, train.mean, norm),
-        ("std", part.std, train.std, norm),
+    shape_remedy = "give all parts the same classes= and one size and device"
+    norm_remedy = (
+        "dataclasses.replace(part, mean=train.mean, std=train.std), or split_images, makes it so"
+    )
+    for what, value, train_value, remedy in (
+        ("classes", part.classes, train.classes, shape_remedy),
+        (
+            "images of shape",
+            tuple(part.pixels.shape[1:]),
+            tuple(train.pixels.shape[1:]),
+            shape_remedy,
+        ),
+        ("images on device", str(part.pixels.device), str(train.pixels.device), shape_remedy),
+        ("mean", part.mean, train.mean, norm_remedy),
+        ("std", part.std, train.std, norm_remedy),
     ):
-        if here != there:
+        if value != train_value:
             raise ValueError(
-                f"{name} has {what} {here}, but train {there}: all parts are taken as the training part "
-                f"is; {remedy}"
+                f"{name} has {what} {value}, but train {train_value}: all parts are taken as the "
+                f"training part is; {remedy}"
             )
 
 
@@ -192,15 +199,15 @@ def _tensor(name: str, values: object, *, moved: bool = False) -> Tensor:
     """Share memory with an array if torch can, and else copy it; with `moved` for its last axis at 1."""
     if isinstance(values, Tensor):
         return values
-    host = np.asarray(values)
-    if host.dtype.kind not in "iufb":
-        raise TypeError(f"{name} must be numbers, got dtype {host.dtype}")
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
     # torch shares neither read-only memory nor negative strides
-    shareable = host.flags.writeable and min(host.strides, default=0) >= 0
+    shareable = array.flags.writeable and min(array.strides, default=0) >= 0
     if not shareable:
-        moved = moved and host.ndim == 4
-        host = np.moveaxis(np.moveaxis(host, -1, 1).copy(), 1, -1) if moved else host.copy()
-    return torch.from_numpy(host)
+        moved = moved and array.ndim == 4
+        array = np.moveaxis(np.moveaxis(array, -1, 1).copy(), 1, -1) if moved else array.copy()
+    return torch.from_numpy(array)
 
 
 def _pixels(name: str, pixels: Tensor, *, channels_last: bool) -> Tensor:
@@ -213,20 +220,20 @@ def _pixels(name: str, pixels: Tensor, *, channels_last: bool) -> Tensor:
         )
         raise TypeError(f"{name}: pixels must be uint8, 0 to 255, got {pixels.dtype}{remedy}")
     shape = tuple(pixels.shape)
-    wanted = "(n, H, W, C)" if channels_last else "(n, C, H, W)"
+    layout = "(n, H, W, C)" if channels_last else "(n, C, H, W)"
     if pixels.ndim == 3:
         pixels = pixels[:, None]
     elif pixels.ndim == 4 and channels_last:
         pixels = pixels.permute(0, 3, 1, 2)
     if pixels.ndim != 4 or pixels.numel() == 0:
         raise ValueError(
-            f"{name}: pixels must be (n, H, W) or {wanted}, none of them 0, got shape {shape}"
+            f"{name}: pixels must be (n, H, W) or {layout}, none of them 0, got shape {shape}"
         )
     if pixels.shape[1] > 4:
-        other = "the channels come last" if not channels_last else "the channels come first"
+        alternative = "the channels come last" if not channels_last else "the channels come first"
         raise ValueError(
-            f"{name}: pixels of shape {shape} have {pixels.shape[1]} channels if they are {wanted}, "
-            f"more than 4: if {other}, set channels_last={not channels_last} or move the axis"
+            f"{name}: pixels of shape {shape} have {pixels.shape[1]} channels if they are {layout}, "
+            f"more than 4: if {alternative}, set channels_last={not channels_last} or move the axis"
         )
     return pixels.contiguous()
 
@@ -243,16 +250,16 @@ def _labels(name: str, labels: Tensor, n: int) -> Tensor:
 def _check_range(name: str, labels: Tensor, classes: int | None) -> int:
     """Return the number of classes."""
     least, most = int(labels.min()), int(labels.max())
-    counted = classes is None
+    inferred = classes is None
     classes = most + 1 if classes is None else integer("classes", classes, 2)
     if least < 0 or most >= classes:
-        wrong = least if least < 0 else most
+        label = least if least < 0 else most
         raise ValueError(
-            f"{name}: label {wrong} is out of range: {classes} classes are 0 to {classes - 1}"
+            f"{name}: label {label} is out of range: {classes} classes are 0 to {classes - 1}"
         )
     if classes < 2:
         raise ValueError(f"{name}: all labels are 0, but there must be two classes or more")
-    if counted:
+    if inferred:
         _check_classes(name, labels, classes)
     return classes
 
@@ -261,9 +268,9 @@ def _check_classes(part: str, labels: Tensor, classes: int) -> None:
     sizes = torch.bincount(labels, minlength=classes)
     empty = (sizes == 0).nonzero().flatten().tolist()
     if empty:
-        listed = ", ".join(str(label) for label in empty[:5]) + (", .." if len(empty) > 5 else "")
+        listing = ", ".join(str(label) for label in empty[:5]) + (", .." if len(empty) > 5 else "")
         raise ValueError(
-            f"{part}: no image of class {listed} among {len(labels)}: give more images, number the "
+            f"{part}: no image of class {listing} among {len(labels)}: give more images, number the "
             f"classes without gaps, or give classes={classes} where these are all there are"
         )
 
@@ -277,8 +284,8 @@ def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     # images that their copy in float32 stays small beside them
     rows = max(1, min(256, CHUNK // pixels[0].numel()))
     lines = max(1, CHUNK // (rows * pixels[0, :, 0].numel()))
-    for part in pixels.split(rows):
-        for chunk in part.split(lines, dim=2):
+    for block in pixels.split(rows):
+        for chunk in block.split(lines, dim=2):
             values = chunk.to(torch.float32)
             total += values.sum(dim=0).to(torch.int64).sum(dim=(1, 2))
             squares += values.square_().sum(dim=0).to(torch.int64).sum(dim=(1, 2))
@@ -303,17 +310,17 @@ def find_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        target = torch.device(device)
+        torch_device = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is not known: use 'cpu', 'cuda', 'auto'") from error
-    if target.type == "cuda" and not torch.cuda.is_available():
+    if torch_device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}, but torch sees no CUDA device: use 'cpu' or 'auto'")
-    if target.type == "cuda" and target.index is None and ranks()["WORLD_SIZE"] > 1:
-        local, count = ranks()["LOCAL_RANK"], torch.cuda.device_count()
-        if local >= count:
+    if torch_device.type == "cuda" and torch_device.index is None and ranks()["WORLD_SIZE"] > 1:
+        local_rank, count = ranks()["LOCAL_RANK"], torch.cuda.device_count()
+        if local_rank >= count:
             raise ValueError(
-                f"device={device!r} for process {local} of this machine, which sees {count} CUDA devices: "
-                "start as many processes as there are devices"
+                f"device={device!r} for process {local_rank} of this machine, which sees {count} CUDA "
+                "devices: start as many processes as there are devices"
             )
-        return torch.device("cuda", local)
-    return target
+        return torch.device("cuda", local_rank)
+    return torch_device

@@ -87,9 +87,9 @@ def mixed_target(
             "row for each input and one column for each class"
         )
     if hard:
-        largest = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
+        one_hot = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
         # a row that is not finite stays so, for argmax would make a class of it; no wait for the device
-        teacher = torch.where(teacher.isfinite().all(dim=-1, keepdim=True), largest, math.nan)
+        teacher = torch.where(teacher.isfinite().all(dim=-1, keepdim=True), one_hot, math.nan)
     return alpha * Y + (1 - alpha) * teacher
 
 
@@ -207,18 +207,18 @@ def penalty(
     """
     choice("penalty", form, PENALTIES)
     members = getattr(model, "members", None)
-    chosen = set(penalised(model, covers))
+    covered = set(penalised(model, covers))
     # one row for each member of a stack, one row otherwise
-    rows = [p.reshape(members or 1, -1) for name, p in model.named_parameters() if name in chosen]
+    rows = [p.reshape(members or 1, -1) for name, p in model.named_parameters() if name in covered]
     first = next(model.parameters())
     total = torch.zeros(members or 1, dtype=first.dtype, device=first.device)
     # nothing may be covered: "weights" of a network that has vectors alone
     if positive("decay", decay, zero=True) > 0 and form != "decoupled" and rows:
-        squares = [row.square().sum(dim=1) for row in rows]
+        squared_norms = [row.square().sum(dim=1) for row in rows]
         if form == "l2":
-            total = total + 0.5 * decay * torch.stack(squares).sum(dim=0)
+            total = total + 0.5 * decay * torch.stack(squared_norms).sum(dim=0)
         else:
-            total = total + decay * torch.stack(squares).sqrt().sum(dim=0)
+            total = total + decay * torch.stack(squared_norms).sqrt().sum(dim=0)
     return total if members else total[0]
 
 
@@ -227,10 +227,10 @@ def add_script_gradient(model: nn.Module, decay: float, *, covers: str = "all") 
 
     Of a tensor that is 0 the gradient counts as 0.
     """
-    members, chosen = getattr(model, "members", None), set(penalised(model, covers))
+    members, covered = getattr(model, "members", None), set(penalised(model, covers))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in chosen and parameter.grad is not None:
+            if name in covered and parameter.grad is not None:
                 flat = parameter.reshape(members or 1, -1)
                 norms = flat.norm(dim=1, keepdim=True)
                 scale = torch.where(norms > 0, decay / norms, 0.0)

@@ -93,11 +93,11 @@ def check_device(config: Config, device: torch.device) -> None:
     """
     if config.cuda_graphs and device.type != "cuda":
         raise ValueError(f"cuda_graphs=True needs the images on a CUDA device, not on {device}")
-    known = (":4096:8", ":16:8")
-    if config.deterministic and device.type == "cuda" and os.environ.get(CUBLAS) not in known:
+    workspaces = (":4096:8", ":16:8")
+    if config.deterministic and device.type == "cuda" and os.environ.get(CUBLAS) not in workspaces:
         raise ValueError(
-            f"deterministic=True on CUDA needs {CUBLAS}={known[0]} in the environment before the process "
-            f"starts, but it is {os.environ.get(CUBLAS)!r}: set it, or deterministic=False"
+            f"deterministic=True on CUDA needs {CUBLAS}={workspaces[0]} in the environment before the "
+            f"process starts, but it is {os.environ.get(CUBLAS)!r}: set it, or deterministic=False"
         )
 
 
@@ -148,21 +148,21 @@ def _check_model(
                 f"move one of them with .to({str(images.pixels.device)!r})"
             )
     with inference(model), autocast(config, images.pixels.device):
-        found = model(_sample(model, images, 1))
-    _check_outputs(found, 1, images.classes, members, name)
+        outputs = model(_sample(model, images, 1))
+    _check_outputs(outputs, 1, images.classes, members, name)
 
 
 def _check_trained(model: nn.Module, images: Any, config: Config, members: int | None) -> None:
     """Try the smallest part of a batch in training mode, on a copy of the model."""
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
-    part = config.batch // config.accumulate
-    rows = len(images) % config.batch % part or part
+    part_size = config.batch // config.accumulate
+    rows = len(images) % config.batch % part_size or part_size
     rows = min(rows, 2)
-    probe = start_training(copy_module(model), resting(model))
+    trial = start_training(copy_module(model), resting(model))
     with torch.no_grad(), autocast(config, images.pixels.device):
         try:
-            found = probe(_sample(model, images, rows))
+            outputs = trial(_sample(model, images, rows))
         except ValueError as error:
             if rows > 1:
                 raise
@@ -171,7 +171,7 @@ def _check_trained(model: nn.Module, images: Any, config: Config, members: int |
                 f"accumulate={config.accumulate}), which this model cannot be trained on ({error}): choose "
                 "another batch, or one image more or less"
             ) from error
-    _check_outputs(found, rows, images.classes, members, "the model in training mode")
+    _check_outputs(outputs, rows, images.classes, members, "the model in training mode")
 
 
 def _sample(model: nn.Module, images: Any, rows: int) -> torch.Tensor:

@@ -66,15 +66,15 @@ def load_weights(
         path /= CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    own = model.state_dict()
-    stored = dict(_read_weights(path, model, member))
+    state = model.state_dict()
+    weights = dict(_read_weights(path, model, member))
     # torchvision's older checkpoints lack this counter, which torch itself fills in
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
-    stored |= {name: own[name] for name in counters - stored.keys()}
-    if adapt_fc and _shape(own, "fc.weight") != _shape(stored, "fc.weight"):
-        stored |= {name: own[name] for name in ("fc.weight", "fc.bias") if name in own}
-    _check_weights(path, own, stored)
-    model.load_state_dict(stored, strict=True)
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    weights |= {name: state[name] for name in counters - weights.keys()}
+    if adapt_fc and _shape(state, "fc.weight") != _shape(weights, "fc.weight"):
+        weights |= {name: state[name] for name in ("fc.weight", "fc.bias") if name in state}
+    _check_weights(path, state, weights)
+    model.load_state_dict(weights, strict=True)
     return model
 
 
@@ -83,36 +83,38 @@ def _shape(weights: dict[str, Tensor], name: str) -> torch.Size | None:
 
 
 def _read_weights(path: Path, model: nn.Module, member: int | None) -> dict[str, Tensor]:
-    stored: Any = None
-    own = False
+    weights: Any = None
+    is_checkpoint = False
     path.open("rb").close()  # what may not be read is not damaged
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            stored = load_file(path)
+            weights = load_file(path)
         else:
             _check_archive(path)
             content = path.read_bytes()
-            stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            own = isinstance(stored, dict) and {"format", "owner", "model"} <= stored.keys()
-            if own:
+            weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            is_checkpoint = (
+                isinstance(weights, dict) and {"format", "owner", "model"} <= weights.keys()
+            )
+            if is_checkpoint:
                 check_seal(content)
     except Exception as error:  # a damaged file fails in as many ways as it has layers
-        first = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{path} is damaged, or holds more than weights, which is refused: {first}"
+            f"{path} is damaged, or holds more than weights, which is refused: {reason}"
         ) from error
-    members = stored.get("members") if own else None
-    if own:
-        stored = stored["model"]
-    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+    members = weights.get("members") if is_checkpoint else None
+    if is_checkpoint:
+        weights = weights["model"]
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(
             f"{path} must hold a state_dict, names with tensors: save that of the model"
         )
     if members is None and member is not None:
         raise ValueError(f"member={member}, but {path} holds one network: leave it out")
-    return stored if members is None else _of_stack(path, stored, model, members, member)
+    return weights if members is None else _of_stack(path, weights, model, members, member)
 
 
 def _of_stack(
@@ -124,17 +126,17 @@ def _of_stack(
             f"{path} holds {members} networks that were trained side by side: give member in "
             f"0..{members - 1}, not {member}"
         )
-    own = model.state_dict()
+    state = model.state_dict()
     # a stack keeps what a network does not save, and one of the names of a tensor that has several
-    passing = {name for name, _ in model.named_buffers()} - own.keys()
-    names = {name.replace("/", "."): tensor for name, tensor in stacked.items()}
-    found = {name: tensor[member] for name, tensor in names.items() if name not in passing}
-    first: dict[int, str] = {}
-    for name, tensor in own.items():
-        known = first.setdefault(tensor.data_ptr(), name)
-        if tensor.numel() and name not in found and known in found:
-            found[name] = found[known]
-    return found
+    passing = {name for name, _ in model.named_buffers()} - state.keys()
+    tensors = {name.replace("/", "."): tensor for name, tensor in stacked.items()}
+    weights = {name: tensor[member] for name, tensor in tensors.items() if name not in passing}
+    by_address: dict[int, str] = {}
+    for name, tensor in state.items():
+        first_name = by_address.setdefault(tensor.data_ptr(), name)
+        if tensor.numel() and name not in weights and first_name in weights:
+            weights[name] = weights[first_name]
+    return weights
 
 
 def _check_archive(path: Path) -> None:
@@ -142,7 +144,9 @@ def _check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):  # the form before torch 1.6 has none
         return
     with zipfile.ZipFile(path) as archive:
-        packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+        packed = [
+            entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED
+        ]
         if packed:
             raise ValueError(f"{packed[0].filename} is packed, which torch does not do")
         check_zip(archive.infolist(), path.stat().st_size)
@@ -158,14 +162,14 @@ def _check_weights(path: Path, own: dict[str, Tensor], stored: dict[str, Tensor]
     problems += [f"{name} is not known" for name in stored if name not in own]
     for name in own.keys() & stored.keys():
         if own[name].shape != stored[name].shape:
-            there, here = tuple(stored[name].shape), tuple(own[name].shape)
+            stored_shape, own_shape = tuple(stored[name].shape), tuple(own[name].shape)
             remedy = ""
             if name == "conv1.weight":
                 remedy = " (another stem or number of channels: stem='imagenet' fits torchvision's)"
             elif name == "fc.weight":
                 remedy = " (other classes: adapt_fc=True keeps the model's own last layer)"
-            problems.append(f"{name} is {there} there and {here} in the model{remedy}")
+            problems.append(f"{name} is {stored_shape} there and {own_shape} in the model{remedy}")
     if problems:
-        listed = "; ".join(sorted(problems)[:5])
+        listing = "; ".join(sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{path} does not fit the model: {listed}{more}")
+        raise ValueError(f"{path} does not fit the model: {listing}{more}")

@@ -78,8 +78,8 @@ class TrainResult:
 
 def as_numbers(values: torch.Tensor) -> Number:
     """A float from a tensor (), a tuple from a tensor (members,)."""
-    found = values.tolist()
-    return tuple(found) if isinstance(found, list) else float(found)
+    numbers = values.tolist()
+    return tuple(numbers) if isinstance(numbers, list) else float(numbers)
 
 
 def epoch_from(stored: dict[str, Any]) -> Epoch:

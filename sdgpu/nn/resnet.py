@@ -274,9 +274,9 @@ def smallcnn(classes: int = 10, channels: int = 1, width: int = 16) -> nn.Sequen
     _check_sizes(classes, channels)
     widths = (channels, *(integer("width", width, 1) * factor for factor in (1, 2, 4)))
     layers: list[nn.Module] = []
-    for place, (incoming, outgoing) in enumerate(pairwise(widths)):
+    for index, (incoming, outgoing) in enumerate(pairwise(widths)):
         layers += [
-            conv3x3(incoming, outgoing, 2 if place else 1),
+            conv3x3(incoming, outgoing, 2 if index else 1),
             nn.BatchNorm2d(outgoing),
             nn.ReLU(),
         ]
@@ -360,10 +360,10 @@ def make_model(
             f"name_or_factory must be the name of a network or a function that builds a new one, not "
             f"{type(name_or_factory).__name__}: a network that exists has its weights already"
         )
-    initial = stream(seed, "init").initial_seed()
+    init_seed = stream(seed, "init").initial_seed()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # only the CPU's: torch.manual_seed would also reach the generators of CUDA
-        torch.default_generator.manual_seed(initial)
+        torch.default_generator.manual_seed(init_seed)
         model = factory()
     if not isinstance(model, nn.Module):
         raise TypeError(f"the factory gave {type(model).__name__}, not a torch.nn.Module")

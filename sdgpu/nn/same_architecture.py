@@ -35,27 +35,27 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
         if type(a) is not type(b):
             return f"the kind of {name or 'the model'} ({type(b).__name__} for {type(a).__name__})"
     if list(_tensors(one)) != list(_tensors(other)):
-        found = {*_tensors(one)} ^ {*_tensors(other)}
-        return f"the shape, type or gradient of {min(entry[0] for entry in found)}"
+        mismatch = {*_tensors(one)} ^ {*_tensors(other)}
+        return f"the shape, type or gradient of {min(entry[0] for entry in mismatch)}"
     if resting(one) != resting(other):
         return f"the mode of {min(resting(one) ^ resting(other))}"
-    seen: set[tuple[int, int]] = {(id(a), id(b)) for (_, a), (_, b) in pairs}
-    plain = nn.Module().__dict__.keys() - {*_HOOKS}
+    id_pairs: set[tuple[int, int]] = {(id(a), id(b)) for (_, a), (_, b) in pairs}
+    base_attributes = nn.Module().__dict__.keys() - {*_HOOKS}
     for (name, a), (_, b) in pairs:
-        for attribute in sorted({*vars(a), *vars(b)} - plain):
-            mine, theirs = (getattr(part, attribute, None) for part in (a, b))
+        for attribute in sorted({*vars(a), *vars(b)} - base_attributes):
+            a_value, b_value = (getattr(part, attribute, None) for part in (a, b))
             if attribute in _HOOKS:
-                mine, theirs = list((mine or {}).values()), list((theirs or {}).values())
-            if not _equal(mine, theirs, seen):
+                a_value, b_value = list((a_value or {}).values()), list((b_value or {}).values())
+            if not _equal(a_value, b_value, id_pairs):
                 return f"{attribute} of {name or 'the model'}"
     return None
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[Any, ...]]:
     """Names without those of tied tensors: two models with the same list are tied alike."""
-    kept = model.state_dict().keys()
+    state_names = model.state_dict().keys()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        yield name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad, name in kept
+        yield name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad, name in state_names
 
 
 def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:

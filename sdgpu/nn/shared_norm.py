@@ -60,8 +60,8 @@ def _normalised(
     axes = [axis for axis in range(X.ndim) if axis != 1]
     shape = [-1 if axis == 1 else 1 for axis in range(X.ndim)]
     wide = X if X.dtype == torch.float64 else X.float()
-    places = wide.new_full((1,), X.numel() / X.shape[1])
-    sums = _Sum.apply(torch.cat([wide.sum(axes), places]))
+    local_count = wide.new_full((1,), X.numel() / X.shape[1])
+    sums = _Sum.apply(torch.cat([wide.sum(axes), local_count]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
     centred = wide - mean.reshape(shape)
@@ -71,12 +71,12 @@ def _normalised(
             unbiased = variance * (count / (count - 1))
             means.lerp_(mean.detach().to(means.dtype), momentum)
             variances.lerp_(unbiased.detach().to(variances.dtype), momentum)
-    found = centred * torch.rsqrt(variance + eps).reshape(shape)
+    normalised = centred * torch.rsqrt(variance + eps).reshape(shape)
     if weight is not None:
-        found = found * weight.reshape(shape)
+        normalised = normalised * weight.reshape(shape)
     if bias is not None:
-        found = found + bias.reshape(shape)
-    return found.to(X.dtype)
+        normalised = normalised + bias.reshape(shape)
+    return normalised.to(X.dtype)
 
 
 class _OverRanks(TorchFunctionMode):
@@ -90,9 +90,9 @@ class _OverRanks(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not nn.functional.batch_norm:
             return func(*args, **kwargs)
-        given = _SIGNATURE.bind(*args, **kwargs)
-        given.apply_defaults()
-        X, means, variances, weight, bias, training, momentum, eps = given.arguments.values()
+        call = _SIGNATURE.bind(*args, **kwargs)
+        call.apply_defaults()
+        X, means, variances, weight, bias, training, momentum, eps = call.arguments.values()
         if not training:
             return func(*args, **kwargs)
         self.met = True
@@ -121,8 +121,8 @@ class SharedBatchNorm(nn.Module):
         super().__init__()
         self._norm = [norm]  # in a list: not a child, its tensors are those of this module
         # tensors, parts and hooks are the same objects in both
-        for held in [name for name in self.__dict__ if name != "_norm"]:
-            self.__dict__[held] = norm.__dict__[held]
+        for attribute in [name for name in self.__dict__ if name != "_norm"]:
+            self.__dict__[attribute] = norm.__dict__[attribute]
 
     @property
     def norm(self) -> _BatchNorm:
@@ -133,26 +133,26 @@ class SharedBatchNorm(nn.Module):
         """Normalise (b, C, ...) over the rows and places of all ranks."""
         norm = self.norm
         norm.training = self.training
-        own = type(norm).forward
+        forward = type(norm).forward
         if not self.training:
             return norm.forward(X)
-        if own is not _BatchNorm.forward and type(norm) is not nn.SyncBatchNorm:
+        if forward is not _BatchNorm.forward and type(norm) is not nn.SyncBatchNorm:
             with _OverRanks() as ranks:
-                found: torch.Tensor = norm.forward(X)
+                outputs: torch.Tensor = norm.forward(X)
             if not ranks.met:
                 raise RuntimeError(
                     f"{type(norm).__name__} is a batch norm with a forward pass of its own, whose "
                     "statistics cannot be taken over several processes: train on one process"
                 )
-            return found
-        means, variances, part = norm.running_mean, norm.running_var, norm.momentum
+            return outputs
+        means, variances, momentum = norm.running_mean, norm.running_var, norm.momentum
         if not norm.track_running_stats:
             means = variances = None
         elif norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
-            if part is None:  # the mean of all batches
-                part = 1.0 / float(norm.num_batches_tracked)
-        return _normalised(X, means, variances, norm.weight, norm.bias, part or 0.0, norm.eps)
+            if momentum is None:  # the mean of all batches
+                momentum = 1.0 / float(norm.num_batches_tracked)
+        return _normalised(X, means, variances, norm.weight, norm.bias, momentum or 0.0, norm.eps)
 
 
 def share_batch_norm(model: nn.Module) -> nn.Module:
@@ -188,4 +188,4 @@ def _inside(model: nn.Module, change: Callable[[nn.Module], nn.Module]) -> None:
     """Change the network whose code the members of a stack share, too: it is no part of the stack."""
     skeleton = getattr(model, "skeleton", None)
     if isinstance(skeleton, list):
-        skeleton[:] = [change(shared) for shared in skeleton]
+        skeleton[:] = [change(module) for module in skeleton]

@@ -66,11 +66,11 @@ class Stack(nn.Module):
         # a dot is not allowed in the name of a parameter
         self._names = [(name, name.replace(".", "/")) for name in parameters]
         self._buffer_names = [(name, name.replace(".", "/")) for name in buffers]
-        for name, own in self._names:
-            stacked = parameters[name].detach()
-            self.register_parameter(own, nn.Parameter(stacked, requires_grad=name not in frozen))
-        for name, own in self._buffer_names:
-            self.register_buffer(own, buffers[name].detach())
+        for name, key in self._names:
+            tensor = parameters[name].detach()
+            self.register_parameter(key, nn.Parameter(tensor, requires_grad=name not in frozen))
+        for name, key in self._buffer_names:
+            self.register_buffer(key, buffers[name].detach())
         # in a list, so that torch does not count it as a part: it lends its code, not its numbers
         self.skeleton = [copy_module(models[0]).to("meta")]
         # tied tensors are one here, but the move has made them several there
@@ -85,27 +85,27 @@ class Stack(nn.Module):
         """Outputs (K, b, c) of inputs (b, ...) that all members see."""
         skeleton = self.skeleton[0]
         start_training(skeleton, self._rest if self.training else self._everything)
-        parameters = {name: self.get_parameter(own) for name, own in self._names}
-        buffers = {name: self.get_buffer(own) for name, own in self._buffer_names}
+        parameters = {name: self.get_parameter(key) for name, key in self._names}
+        buffers = {name: self.get_buffer(key) for name, key in self._buffer_names}
 
         def one(p: dict[str, Any], b: dict[str, Any]) -> torch.Tensor:
-            given = p | b
-            tied = {name: given[first] for name, first in self._aliases}
-            return functional_call(skeleton, given | tied, (inputs,), tie_weights=False)
+            tensors = p | b
+            tied = {name: tensors[first] for name, first in self._aliases}
+            return functional_call(skeleton, tensors | tied, (inputs,), tie_weights=False)
 
         return vmap(one, randomness="error")(parameters, buffers)
 
     @torch.no_grad()
     def split(self, like: nn.Module) -> list[nn.Module]:
         """The members as networks of their own, copies of `like` with the weights of each."""
-        result = []
+        models = []
         for member in range(self.members):
             model = copy_module(like).to(next(iter(self.parameters())).device)
             tensors = dict((*model.named_parameters(), *model.named_buffers()))
-            for name, own in (*self._names, *self._buffer_names):
-                tensors[name].copy_(getattr(self, own)[member])
-            result.append(model.train(self.training))
-        return result
+            for name, key in (*self._names, *self._buffer_names):
+                tensors[name].copy_(getattr(self, key)[member])
+            models.append(model.train(self.training))
+        return models
 
 
 def bytes_per_member(model: nn.Module, config: Config, sample: torch.Tensor) -> int:
@@ -130,25 +130,29 @@ def bytes_per_member(model: nn.Module, config: Config, sample: torch.Tensor) -> 
     """
     integer("len(sample)", len(sample), 2)
     moments = 2 if config.optimiser == "adam" else int(config.momentum > 0)
-    trained = sum(_size(p) for p in model.parameters() if p.requires_grad)
-    held = sum(_size(p) for p in (*model.parameters(), *model.buffers()))
-    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
-    kept: dict[int, int] = {}
+    trained_bytes = sum(_size(p) for p in model.parameters() if p.requires_grad)
+    state_bytes = sum(_size(p) for p in (*model.parameters(), *model.buffers()))
+    state_addresses = {
+        tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()
+    }
+    activation_sizes: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in state_addresses:
+            activation_sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    probe = copy_module(model).train()
-    own |= {tensor.untyped_storage().data_ptr() for tensor in probe.state_dict().values()}
+    trial = copy_module(model).train()
+    state_addresses |= {
+        tensor.untyped_storage().data_ptr() for tensor in trial.state_dict().values()
+    }
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = probe(sample)  # held until the sizes are summed, so that no address comes twice
-    activations = sum(kept.values())
+        outputs = trial(sample)  # held until the sizes are summed, so that no address comes twice
+    activation_bytes = sum(activation_sizes.values())
     del outputs
     rows = config.batch // config.accumulate
-    return held + (1 + moments) * trained + activations * rows // len(sample)
+    return state_bytes + (1 + moments) * trained_bytes + activation_bytes * rows // len(sample)
 
 
 def train_stacked(
@@ -216,10 +220,10 @@ def train_stacked(
 
 def _aliases(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, str]]:
     """Further names of tensors, each with the first name of the same one."""
-    first: dict[int, str] = {}
+    first_names: dict[int, str] = {}
     for name, tensor in named:
-        if first.setdefault(id(tensor), name) != name:
-            yield name, first[id(tensor)]
+        if first_names.setdefault(id(tensor), name) != name:
+            yield name, first_names[id(tensor)]
 
 
 def _of_member(epoch: Epoch, member: int) -> Epoch:
@@ -233,11 +237,11 @@ def _of_member(epoch: Epoch, member: int) -> Epoch:
 
 def _check_same(models: Sequence[nn.Module]) -> None:
     for number, model in enumerate(models):
-        found = difference(models[0], model)
-        if found is not None:
+        mismatch = difference(models[0], model)
+        if mismatch is not None:
             raise ValueError(
-                f"models[{number}] is of another kind than models[0]: they differ in {found}, but a stack "
-                "needs networks that differ in the values of their parameters and buffers alone"
+                f"models[{number}] is of another kind than models[0]: they differ in {mismatch}, but a "
+                "stack needs networks that differ in the values of their parameters and buffers alone"
             )
 
 

@@ -88,16 +88,16 @@ class Feed:
         self._constants = constants(images.pixels, images.mean, images.std, self.dtype)
         Y, mode = self.images.one_hot(self.dtype), self.config.teacher
         if not isinstance(self.targets, Teacher):
-            given = Y if self.targets is None else self.targets
-            self._mixed = given.to(device=Y.device, dtype=self.dtype)
+            targets = Y if self.targets is None else self.targets
+            self._mixed = targets.to(device=Y.device, dtype=self.dtype)
             return
         self._before = checksum(self.targets.model)
         self.teacher = self.targets.model
         if mode == "cached":
             self._mixed = self._mix(Y, _finite(predict(self.teacher, self.images, self.config)))
         elif mode == "views":
-            told = torch.stack([self._on_view(view) for view in range(self.config.views)])
-            self._mixed = self._mix(Y, _finite(told))
+            P = torch.stack([self._on_view(view) for view in range(self.config.views)])
+            self._mixed = self._mix(Y, _finite(P))
         elif mode == "paper-script":
             self.teacher = copy_module(self.teacher).train()  # a copy drifts, not the caller's
 
@@ -130,12 +130,12 @@ class Feed:
         assert self.teacher is not None
         with torch.no_grad(), autocast(self.config, inputs.device):
             if self.config.teacher == "paper-script":
-                told = self._f(self.teacher(inputs))
+                P = self._f(self.teacher(inputs))
             else:
                 with inference(self.teacher):
-                    told = self._f(self.teacher(inputs))
+                    P = self._f(self.teacher(inputs))
         Y = torch.nn.functional.one_hot(self.images.labels[rows], self.images.classes)
-        return self._mix(Y.to(told.dtype), told)
+        return self._mix(Y.to(P.dtype), P)
 
     def check_teacher(self) -> None:
         """Prove that the caller's teacher is what it was.
@@ -169,21 +169,21 @@ class Feed:
         return self._order[1]
 
     def _one_view(self, rows: torch.Tensor, *position: int) -> torch.Tensor:
-        images, last = self.images, self.config.channels_last
+        images, channels_last = self.images, self.config.channels_last
         pixels = images.pixels[rows]
         if self.config.crop_pad or self.config.flip:
             # drawn on the CPU: the same views on every device
             generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
             pixels = self._augment.view(pixels, generator)
-        return scaled(pixels, self._constants, self.dtype, channels_last=last)
+        return scaled(pixels, self._constants, self.dtype, channels_last=channels_last)
 
     def _whole_view(self, view: int) -> torch.Tensor:
         """One augmented view of all inputs, in their own order: made once for an epoch."""
         if self._view is None or self._view[0] != view:
             rows = torch.arange(len(self.images), device=self.images.pixels.device)
             parts = rows.split(1024)  # a constant, for the view is drawn part by part
-            made = [self._one_view(part, view, i, 0) for i, part in enumerate(parts)]
-            self._view = (view, torch.cat(made))
+            blocks = [self._one_view(part, view, i, 0) for i, part in enumerate(parts)]
+            self._view = (view, torch.cat(blocks))
         return self._view[1]
 
     def _on_view(self, view: int) -> torch.Tensor:
@@ -203,10 +203,10 @@ class Feed:
 
 def _finite(told: torch.Tensor) -> torch.Tensor:
     """Predictions of a teacher, if they are numbers."""
-    bad = int((~torch.isfinite(told)).any(dim=-1).sum())
-    if bad:
+    nonfinite = int((~torch.isfinite(told)).any(dim=-1).sum())
+    if nonfinite:
         raise ValueError(
-            f"the teacher predicts NaN or infinity for {bad} of {told[..., 0].numel()} images: look at its "
-            "weights, and whether it was trained with this normalisation"
+            f"the teacher predicts NaN or infinity for {nonfinite} of {told[..., 0].numel()} images: look "
+            "at its weights, and whether it was trained with this normalisation"
         )
     return told

@@ -119,7 +119,7 @@ def train(
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
     student = copy_module(model).to(device)
-    with ExitStack() as held, numerics(config, device):
+    with ExitStack() as resources, numerics(config, device):
         check_networks(student, images, targets, config)
         feed = Feed(images, targets, config, float_type(student))
         run = _Run(
@@ -132,7 +132,7 @@ def train(
             watch=clock(device, progress),
         )
         if folder is not None:
-            run.open(Path(folder), resume=resume, held=held)
+            run.open(Path(folder), resume=resume, held=resources)
         return run.to_the_end()
 
 
@@ -179,9 +179,9 @@ class _Run:
         self.hits = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
         self.checked = 0
         self.board = Board(None)
-        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         # a mask of -inf is meant so
-        self.exempt = {*not_finite(self.model)} - trained
+        self.exempt = {*not_finite(self.model)} - trainable
 
     def to_the_end(self) -> TrainResult:
         start_training(self.model, self.rest)
@@ -193,8 +193,8 @@ class _Run:
         if not self.finished:
             self._save()
         self.model = own_batch_norm(self.model).train(False)
-        done = self.config.epochs * self.n
-        speed = done / self.seconds if self.seconds else math.inf
+        image_count = self.config.epochs * self.n
+        speed = image_count / self.seconds if self.seconds else math.inf
         return TrainResult(
             model=self.model,
             history=tuple(self.history),
@@ -205,20 +205,20 @@ class _Run:
         )
 
     def _one_epoch(self) -> None:
-        started = self._now()
-        every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        start_time = self._now()
+        interval = 1 if self.device.type == "cpu" else CHECK_EVERY
         while self.index < self.batches:
             self._one_batch()
             self.index += 1
             pulled = self.brake.pulled and self.world.size == 1
-            if self.index % every == 0 or self.index == self.batches or pulled:
+            if self.index % interval == 0 or self.index == self.batches or pulled:
                 self._look()
                 if self.index < self.batches and self._due():
-                    self.seconds += self._now() - started
+                    self.seconds += self._now() - start_time
                     self._save()
-                    started = self._now()
+                    start_time = self._now()
                     self.brake.stop(wanted=self.stopping)
-        self.seconds += self._now() - started
+        self.seconds += self._now() - start_time
         self.world.share_buffers(self.model)
         self._record()
         self.epoch, self.index, self.checked = self.epoch + 1, 0, 0
@@ -237,15 +237,15 @@ class _Run:
         self._seed(1 + self.world.rank)
         self.update.begin()
         size = len(rows)
-        step = config.batch // config.accumulate
-        for first in range(0, size, step):
-            last = first + step >= size
-            mine = self.world.shard(min(step, size - first))
-            own = slice(first + mine.start, first + mine.stop)
+        part_size = config.batch // config.accumulate
+        for first in range(0, size, part_size):
+            last = first + part_size >= size
+            shard = self.world.shard(min(part_size, size - first))
+            block = slice(first + shard.start, first + shard.stop)
             hold = self.world.size > 1 and not last
             with self.forward.no_sync() if hold else nullcontext():
-                told = None if target is None else target[..., own, :]
-                self._backward(inputs[own], told, rows[own], size)
+                block_target = None if target is None else target[..., block, :]
+                self._backward(inputs[block], block_target, rows[block], size)
             if config.cuda_graphs and first == 0 and not last:
                 self.update.keep_gradients()
         self.update.step(rate)
@@ -266,34 +266,34 @@ class _Run:
             torch.compiler.cudagraph_mark_step_begin()
         with autocast(config, self.device):
             logits = self.forward(inputs)
-        part = data_loss(
+        loss = data_loss(
             logits,
             target,
             loss=config.loss,
             activation=config.activation,
             temperature=config.temperature,
         )
-        weight = len(inputs) / size
+        share = len(inputs) / size
         # gradients are averaged over the ranks, but a batch is one sum over all of them
-        self.update.scaler.scale(part.sum() * (weight * self.world.size)).backward()
+        self.update.scaler.scale(loss.sum() * (share * self.world.size)).backward()
         with torch.no_grad():
-            self.losses[..., self.index] += part.detach() * weight
+            self.losses[..., self.index] += loss.detach() * share
             hits = logits.argmax(dim=-1) == self.data.train.labels[rows]
             self.hits[..., self.index] += hits.sum(dim=-1)
 
     def _look(self) -> None:
         """Read the losses that have come in, on all ranks at once; stop at one that is not finite."""
-        fresh = self.world.sum(self.losses[..., self.checked : self.index].clone())
-        total = fresh.reshape(-1, fresh.shape[-1]).sum(dim=0).cpu()  # over the members of a stack
-        bad = ~torch.isfinite(total)
+        losses = self.world.sum(self.losses[..., self.checked : self.index].clone())
+        total = losses.reshape(-1, losses.shape[-1]).sum(dim=0).cpu()  # over the members of a stack
+        nonfinite = ~torch.isfinite(total)
         if self.update.hopeless:
             raise FloatingPointError(
                 f"{self.stage}: float16 overflows in batch after batch, the last of them epoch "
                 f"{self.epoch + 1}, batch {self.index} of {self.batches}; {self.saved}. {_REMEDY}"
             )
         # in float16 a batch that overflowed changed nothing: the scaler skipped its step
-        if bool(bad.any()) and not self.update.scaler.is_enabled():
-            first = int(bad.int().argmax())
+        if bool(nonfinite.any()) and not self.update.scaler.is_enabled():
+            first = int(nonfinite.int().argmax())
             raise FloatingPointError(
                 f"{self.stage}: the loss is {float(total[first])} in epoch {self.epoch + 1}, "
                 f"batch {self.checked + first + 1} of {self.batches}; {self.saved}. {_REMEDY}"
@@ -307,12 +307,12 @@ class _Run:
         sizes = torch.full((self.batches,), float(config.batch), dtype=torch.float64, device="cpu")
         sizes[-1] = self.n - (self.batches - 1) * config.batch
         losses = self.world.sum(self.losses.clone()).cpu()
-        counted = torch.isfinite(losses)  # in float16 those that overflowed are left out
-        if not bool(counted.any()):
+        finite = torch.isfinite(losses)  # in float16 those that overflowed are left out
+        if not bool(finite.any()):
             raise FloatingPointError(
                 f"{self.stage}: every batch of epoch {self.epoch + 1} overflowed; {self.saved}. {_REMEDY}"
             )
-        losses = losses.nan_to_num(0.0, 0.0, 0.0) @ sizes / (counted.double() @ sizes)
+        losses = losses.nan_to_num(0.0, 0.0, 0.0) @ sizes / (finite.double() @ sizes)
         hits = self.world.sum(self.hits.clone()).cpu().sum(dim=-1) / self.n
         with torch.no_grad():
             cost = penalty(
@@ -321,8 +321,8 @@ class _Run:
         loss: Number = math.nan if losses.ndim == 0 else (math.nan,) * len(losses)
         accuracy = loss
         if val is not None and len(val):
-            found = score(predict(self.model, val, config, world=self.world), val)
-            loss, accuracy = found.loss, found.accuracy
+            val_score = score(predict(self.model, val, config, world=self.world), val)
+            loss, accuracy = val_score.loss, val_score.accuracy
         rate = config.rate(self.epoch, self.batches - 1, self.batches)
         numbers = (as_numbers(losses), as_numbers(hits), as_numbers(cost), loss, accuracy)
         self.history.append(Epoch(self.epoch + 1, rate, *numbers, self.seconds))
@@ -341,8 +341,8 @@ class _Run:
             "initialisation": checksum(self.model),
         }
         self.store = store = Store(folder, owner)
-        same = {part: json.dumps(owner[part]) for part in ("config", "model", "data")}
-        self.world.agree(same, self.device)
+        owner_json = {part: json.dumps(owner[part]) for part in ("config", "model", "data")}
+        self.world.agree(owner_json, self.device)
 
         def load() -> None:
             state = store.load(self.world, self.device) if resume else None
@@ -366,9 +366,9 @@ class _Run:
 
     def _restore(self, state: dict[str, Any]) -> None:
         restore(self.model, state["model"], state["buffers"])
-        drifting = self.feed.drifting()
-        if drifting is not None:
-            restore(drifting, state["teacher"], state["teacher_buffers"])
+        teacher = self.feed.drifting()
+        if teacher is not None:
+            restore(teacher, state["teacher"], state["teacher_buffers"])
         if state["optimiser"] is not None:
             self.update.optimiser.load_state_dict(state["optimiser"])
             self.update.scaler.load_state_dict(state["scaler"])
@@ -403,7 +403,7 @@ class _Run:
             return
         self._check_finite()  # weights that are not finite never replace good ones
         losses, hits = self.world.sum(self.losses.clone()), self.world.sum(self.hits.clone())
-        finished, drifting = self.epoch == self.config.epochs, self.feed.drifting()
+        finished, teacher = self.epoch == self.config.epochs, self.feed.drifting()
         state: dict[str, Any] = {}
         if self.world.rank == 0:
             state = {
@@ -413,8 +413,8 @@ class _Run:
                 # a finished run needs none: two thirds of the file
                 "optimiser": None if finished else self.update.optimiser.state_dict(),
                 "scaler": None if finished else self.update.scaler.state_dict(),
-                "teacher": None if drifting is None else drifting.state_dict(),
-                "teacher_buffers": {} if drifting is None else passing_buffers(drifting),
+                "teacher": None if teacher is None else teacher.state_dict(),
+                "teacher_buffers": {} if teacher is None else passing_buffers(teacher),
                 "epoch": self.epoch,
                 "batch": self.index,
                 "seconds": self.seconds,

@@ -185,19 +185,19 @@ class Store:
         ValueError
             If the file is damaged or belongs to another model, configuration, data or targets.
         """
-        found: list[dict[str, Any]] = []
+        states: list[dict[str, Any]] = []
 
         def read() -> bytes | None:
             if not self.checkpoint.exists():
                 return None
             content = self.checkpoint.read_bytes()
-            found.append(self._parse(content, device))
+            states.append(self._parse(content, device))
             return content
 
         content = world.first(read, device)
         if content is None:
             return None
-        return found[0] if found else _unpack(content, device)
+        return states[0] if states else _unpack(content, device)
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state.
@@ -213,8 +213,8 @@ class Store:
 
     def where(self, epoch: int, batch: int) -> str:
         """Say what has been saved at a position."""
-        after = f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
-        return f"the last good checkpoint is {self.checkpoint}, after {after}"
+        position = f"batch {batch} of epoch {epoch + 1}" if batch else f"epoch {epoch}"
+        return f"the last good checkpoint is {self.checkpoint}, after {position}"
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the log anew: it has few rows, and a killed run cannot leave one twice."""
@@ -230,22 +230,22 @@ class Store:
         try:
             check_seal(content)
             state = _unpack(content, device)
-            owner, written = state["owner"], state["format"]
+            owner, file_format = state["owner"], state["format"]
         except Exception as error:  # torch reports damage by half a dozen exceptions
             raise ValueError(
                 f"checkpoint {self.checkpoint} is damaged, or was not written by this version ({error}): "
                 "remove it to start again"
             ) from error
-        if written != FORMAT:
+        if file_format != FORMAT:
             raise ValueError(
-                f"checkpoint {self.checkpoint} has format {written}, this version reads {FORMAT}: name "
+                f"checkpoint {self.checkpoint} has format {file_format}, this version reads {FORMAT}: name "
                 "another folder, or remove the file to start again"
             )
-        for part, mine in self.owner.items():
-            if owner.get(part) != mine:
+        for part, expected in self.owner.items():
+            if owner.get(part) != expected:
                 raise ValueError(
                     f"checkpoint {self.checkpoint} belongs to another {part}"
-                    f"{difference(owner.get(part), mine)}: name another folder, or remove the file "
+                    f"{difference(owner.get(part), expected)}: name another folder, or remove the file "
                     "to start again"
                 )
         return state
@@ -279,6 +279,6 @@ def difference(theirs: Any, mine: Any) -> str:
     if isinstance(theirs, dict) and isinstance(mine, dict):
         for name in sorted({*theirs, *mine}):
             if theirs.get(name) != mine.get(name):
-                there, here = (repr(side.get(name))[:60] for side in (theirs, mine))
-                return f" ({name}: {there} there, {here} here)"
+                their_text, my_text = (repr(side.get(name))[:60] for side in (theirs, mine))
+                return f" ({name}: {their_text} there, {my_text} here)"
     return ""

@@ -47,13 +47,13 @@ def optimiser(
     ValueError
         If the model has no parameters to train.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not named:
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not trainable:
         raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
     decay = config.decay if config.penalty == "l2" else 0.0
     groups = [
-        {"params": [p for name, p in named if name in chosen], "weight_decay": decay},
-        {"params": [p for name, p in named if name not in chosen], "weight_decay": 0.0},
+        {"params": [p for name, p in trainable if name in chosen], "weight_decay": decay},
+        {"params": [p for name, p in trainable if name not in chosen], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     fused = True  # one loop over all parameters in place of ten calls for each
@@ -74,7 +74,7 @@ def compiled(model: nn.Module, config: Config) -> Any:
 @contextmanager
 def numerics(config: Config, device: torch.device) -> Iterator[None]:
     """TF32, cuDNN's choices and determinism of `config`; the caller's settings and generator return."""
-    before = torch.are_deterministic_algorithms_enabled()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     cuda = device.type == "cuda"
     try:
@@ -86,19 +86,19 @@ def numerics(config: Config, device: torch.device) -> Iterator[None]:
         ):
             yield
     finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 @contextmanager
 def _cuda_choices(config: Config) -> Iterator[None]:
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
+    settings = cudnn.benchmark, cudnn.deterministic
     try:
         cudnn.benchmark, cudnn.deterministic = not config.deterministic, config.deterministic
         with tf32(allowed=config.tf32):
             yield
     finally:
-        cudnn.benchmark, cudnn.deterministic = before
+        cudnn.benchmark, cudnn.deterministic = settings
 
 
 def resting(model: nn.Module) -> frozenset[str]:
@@ -133,8 +133,8 @@ def frozen(model: nn.Module) -> set[str]:
 
 def passing_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """Buffers that are no part of ``state_dict``: training may change them all the same."""
-    kept = model.state_dict().keys()
-    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+    state_names = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in state_names}
 
 
 @torch.no_grad()

@@ -46,13 +46,13 @@ class Update:
 
     def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
         self.model, self.config = model, config
-        chosen = set(penalised(model, config.penalty_covers))
-        self.optimiser = optimiser(model, config, chosen, device)
+        covered = set(penalised(model, config.penalty_covers))
+        self.optimiser = optimiser(model, config, covered, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self._decoupled = config.penalty == "decoupled" and config.decay > 0
         self._shrunk: list[torch.Tensor] = [
-            p for name, p in model.named_parameters() if name in chosen
+            p for name, p in model.named_parameters() if name in covered
         ]
         self._kept: list[torch.Tensor] = []
 
@@ -99,9 +99,9 @@ class Update:
         """Whether all gradients are finite, on the device; buffers come back if not."""
         self.scaler.unscale_(self.optimiser)
         gradients = [p.grad for p in self.trained if p.grad is not None]
-        largest = torch._foreach_norm(gradients, math.inf)
-        finite = torch.stack([part.float() for part in largest]).isfinite().all()
+        norms = torch._foreach_norm(gradients, math.inf)
+        finite = torch.stack([norm.float() for norm in norms]).isfinite().all()
         with torch.no_grad():
-            for buffer, before in zip(self.model.buffers(), self._kept, strict=True):
-                buffer.copy_(torch.where(finite, buffer, before))
+            for buffer, backup in zip(self.model.buffers(), self._kept, strict=True):
+                buffer.copy_(torch.where(finite, buffer, backup))
         return finite

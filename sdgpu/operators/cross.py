@@ -79,13 +79,13 @@ class Cross:
         new = self.new[rows]
         if self.kernel.is_precomputed:
             return new.left
-        like = self.rows.sample
-        xp = compat.array_namespace(like)
+        sample = self.rows.sample
+        xp = compat.array_namespace(sample)
         n = len(self.rows)
-        block = xp.empty((len(new), n), dtype=like.dtype, device=compat.device(like))
+        block = xp.empty((len(new), n), dtype=sample.dtype, device=compat.device(sample))
         # tiles that stay in cache: the profile passes over each several times
         tile = self.kernel.tile_rows(self.rows, self.tile)
-        for high in slices(len(new), tile):
-            for low in slices(n, tile):
-                block[high, low] = self.kernel.tile(new[high], self.rows[low])
+        for i in slices(len(new), tile):
+            for j in slices(n, tile):
+                block[i, j] = self.kernel.tile(new[i], self.rows[j])
         return block

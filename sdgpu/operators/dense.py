@@ -151,12 +151,12 @@ class DenseOperator:
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx)), without making K."""
         xp = compat.array_namespace(self.X)
-        picked = xp.asarray(np.asarray(idx, dtype=np.int64), device=compat.device(self.X))
+        indices = xp.asarray(np.asarray(idx, dtype=np.int64), device=compat.device(self.X))
         if self.is_precomputed:
-            return xp.take(self.X, picked, axis=1)
-        chosen = self.kernel.rows(xp.take(self.X, picked, axis=0), self.centre)
+            return xp.take(self.X, indices, axis=1)
+        subset = self.kernel.rows(xp.take(self.X, indices, axis=0), self.centre)
         # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
         parts = [
-            Cross(self.kernel, chosen, rows, self.tile).dense().T for rows in self._row_blocks()
+            Cross(self.kernel, subset, rows, self.tile).dense().T for rows in self._row_blocks()
         ]
         return xp.concat(parts, axis=0)

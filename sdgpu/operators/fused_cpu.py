@@ -318,8 +318,10 @@ def share(
             for r in range(h):
                 statistic[r, r] = 0
         if c == 1:
-            away = K[:w] if i0 == j0 else low[0, j0 : j0 + w]
-            products(statistic, V[0, i0 : i0 + h], V[0, j0 : j0 + w], high[i0 : i0 + h, 0], away, P)
+            low_sums = K[:w] if i0 == j0 else low[0, j0 : j0 + w]
+            products(
+                statistic, V[0, i0 : i0 + h], V[0, j0 : j0 + w], high[i0 : i0 + h, 0], low_sums, P
+            )
             continue
         if widen:
             wide = K[: h * w].reshape((h, w))

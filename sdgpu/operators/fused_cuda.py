@@ -227,27 +227,29 @@ def _block_product(
     DIAGONAL: tl.constexpr,
 ) -> tl.tensor:
     """K[i : i + ROWS, j : j + STEP] V[:, j : j + STEP]', (ROWS, COLS) in float32."""
-    mine, theirs, depth = tl.arange(0, ROWS), tl.arange(0, STEP), tl.arange(0, DEPTH)
+    row_offsets, step_offsets, depth = tl.arange(0, ROWS), tl.arange(0, STEP), tl.arange(0, DEPTH)
     start = j.to(tl.int64)
-    other = right + start * features + theirs[None, :] * features + depth[:, None]
+    right_ptrs = right + start * features + step_offsets[None, :] * features + depth[:, None]
     if WHOLE:  # all features at once: the rows of this program were loaded before the loop
-        tile = tl.dot(whole, tl.load(other), input_precision=SPLIT)
+        tile = tl.dot(whole, tl.load(right_ptrs), input_precision=SPLIT)
     else:
-        own = left + i.to(tl.int64) * features + mine[:, None] * features + depth[None, :]
+        left_ptrs = (
+            left + i.to(tl.int64) * features + row_offsets[:, None] * features + depth[None, :]
+        )
         tile = tl.zeros((ROWS, STEP), tl.float32)
         for first in range(0, features, DEPTH):
-            a, b = tl.load(own + first), tl.load(other + first)
+            a, b = tl.load(left_ptrs + first), tl.load(right_ptrs + first)
             tile = tl.dot(a, b, tile, input_precision=SPLIT)
     # fma, not +: Triton would turn a sum into the start of the tensor cores' accumulator, which truncates
-    tail = right_tail + start + theirs
+    tail = right_tail + start + step_offsets
     tile = tl.fma(own0[:, None], tl.load(tail)[None, :], tile)
     tile = tl.fma(own1[:, None], tl.load(tail + n)[None, :], tile)
     # a NaN of the data must stay one: the hardware's minimum would make it 0, a kernel value of 1
     values = tl.exp2(tl.minimum(tile, 0.0, propagate_nan=tl.PropagateNan.ALL))
     if DIAGONAL:
-        values = tl.where((i + mine)[:, None] == (j + theirs)[None, :], 1.0, values)
+        values = tl.where((i + row_offsets)[:, None] == (j + step_offsets)[None, :], 1.0, values)
     columns = tl.arange(0, COLS).to(tl.int64)
-    v = tl.load(V + start + theirs[:, None] + columns[None, :] * n)  # (STEP, COLS)
+    v = tl.load(V + start + step_offsets[:, None] + columns[None, :] * n)  # (STEP, COLS)
     if COLS == 1:  # one column would fill a sixteenth of the smallest product of tensor cores
         return tl.sum(values * tl.trans(v), axis=1, keep_dims=True)
     return tl.dot(values, v, input_precision=SPLIT)
@@ -280,11 +282,11 @@ def _product_kernel(
 ) -> None:
     """Rows i : i + ROWS of K V' for COLS rows of V; n and features are multiples of the blocks."""
     i = tl.program_id(0) * ROWS
-    mine, depth = tl.arange(0, ROWS), tl.arange(0, DEPTH)
-    own = left + i.to(tl.int64) * features + mine[:, None] * features + depth[None, :]
-    whole = tl.load(own)  # the first DEPTH features, which are all if WHOLE
-    own0, own1 = tl.load(left_tail + i + mine), tl.load(left_tail + n + i + mine)
-    skipped = tl.program_id(1).to(tl.int64) * COLS * n
+    row_offsets, depth = tl.arange(0, ROWS), tl.arange(0, DEPTH)
+    left_ptrs = left + i.to(tl.int64) * features + row_offsets[:, None] * features + depth[None, :]
+    whole = tl.load(left_ptrs)  # the first DEPTH features, which are all if WHOLE
+    tail0, tail1 = tl.load(left_tail + i + row_offsets), tl.load(left_tail + n + i + row_offsets)
+    offset = tl.program_id(1).to(tl.int64) * COLS * n
     high = tl.zeros((ROWS, COLS), tl.float32)
     low = tl.zeros((ROWS, COLS), tl.float32)
     # The blocks that hold the diagonal come first, the others after them, cyclically: so the long
@@ -292,12 +294,12 @@ def _product_kernel(
     for step in tl.static_range(0, ROWS, STEP):
         term = _block_product(
             whole,
-            own0,
-            own1,
+            tail0,
+            tail1,
             left,
             right,
             right_tail,
-            V + skipped,
+            V + offset,
             i,
             i + step,
             n,
@@ -316,12 +318,12 @@ def _product_kernel(
         j = tl.where(j >= n, j - n, j)
         term = _block_product(
             whole,
-            own0,
-            own1,
+            tail0,
+            tail1,
             left,
             right,
             right_tail,
-            V + skipped,
+            V + offset,
             i,
             j,
             n,
@@ -336,5 +338,5 @@ def _product_kernel(
         )
         high, low = _two_sum(high, low, term)
     columns = tl.arange(0, COLS).to(tl.int64)
-    target = out + skipped + i + mine[:, None] + columns[None, :] * n
-    tl.store(target, high.to(tl.float64) + low.to(tl.float64))
+    out_ptrs = out + offset + i + row_offsets[:, None] + columns[None, :] * n
+    tl.store(out_ptrs, high.to(tl.float64) + low.to(tl.float64))

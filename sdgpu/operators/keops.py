@@ -53,9 +53,9 @@ def _find_a_folder() -> None:
     if os.environ.get("KEOPS_CACHE_FOLDER"):
         return
     try:
-        usual = Path.home() / ".cache"
-        usual.mkdir(parents=True, exist_ok=True)
-        writable = os.access(usual, os.W_OK)
+        cache_folder = Path.home() / ".cache"
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache_folder, os.W_OK)
     except (OSError, RuntimeError):  # no home at all
         writable = False
     if not writable:
@@ -74,8 +74,8 @@ def _probe() -> str:
         return f"KeOps did not compile a formula of one product in {PROBE_SECONDS:.0f} s"
     if run.returncode == 0:
         return ""
-    last = (run.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"KeOps cannot compile here (is there a C++ compiler?): {last}"
+    message = (run.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"KeOps cannot compile here (is there a C++ compiler?): {message}"
 
 
 @dataclass(frozen=True, eq=False)

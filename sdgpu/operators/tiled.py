@@ -140,19 +140,19 @@ class TiledOperator:
         """
         size = 8 if precision == "float64" else 4
         tile = min(TILE_CPU, n)
-        kept = size * n * (n + tile) // 2 if keep else 0
-        room = workers * (3 * 8 * tile * tile + 16 * n * c)  # sums of both sides
+        tiles = size * n * (n + tile) // 2 if keep else 0
+        buffers = workers * (3 * 8 * tile * tile + 16 * n * c)  # sums of both sides
         # those of a sum or product of kernels are rounded when all are made
         rows = copies * n * (d + 2) * (size if copies <= 2 or size == 8 else 8 + size)
-        return kept + room + rows + 24 * n * c
+        return tiles + buffers + rows + 24 * n * c
 
     @staticmethod
     def value_seconds(n: int, d: int, precision: str, rates: Rates, *, keep: bool = False) -> float:
         """Of all kernel values: in every product, in the compiled loop if there is one, or kept once."""
         single, pairs = precision != "float64", n * n / 2
-        more = pairs * max(d - 8, 0) / (rates.products32 if single else rates.products)
+        statistic = pairs * max(d - 8, 0) / (rates.products32 if single else rates.products)
         plain, compiled = (rates.powers32, rates.tiles32) if single else (rates.powers, rates.tiles)
-        return pairs / (plain if keep else compiled) + more
+        return pairs / (plain if keep else compiled) + statistic
 
     @staticmethod
     def multiply_seconds(
@@ -160,11 +160,11 @@ class TiledOperator:
     ) -> float:
         """Of a product without kernel values: skinny ones run at half of the rate, kept at a quarter."""
         products = rates.products32 if precision == "float32" else rates.products
-        skinny = (4 if keep else 2) * n * n * columns / products
+        seconds = (4 if keep else 2) * n * n * columns / products
         if precision == "mixed":
-            skinny += 8 * n * n / 2 / rates.bandwidth
+            seconds += 8 * n * n / 2 / rates.bandwidth
         size = 8 if precision == "float64" else 4
-        return max(skinny, size * n * n / 2 / rates.bandwidth) if keep else skinny
+        return max(seconds, size * n * n / 2 / rates.bandwidth) if keep else seconds
 
     @cached_property
     def rows(self) -> Rows:
@@ -188,8 +188,8 @@ class TiledOperator:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
-        ready = self._ready(self.torch_backend.asarray(new))
-        return Cross(self.kernel, ready, self.rows, self._size, self.backend)
+        rows = self._ready(self.torch_backend.asarray(new))
+        return Cross(self.kernel, rows, self.rows, self._size, self.backend)
 
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""
@@ -199,9 +199,9 @@ class TiledOperator:
         """Columns of K, (n, len(idx))."""
         import torch
 
-        picked = torch.as_tensor(np.asarray(idx, dtype=np.int64), device=self.torch_backend.device)
-        chosen = self._ready(self.torch_backend.asarray(self.X)[picked])
-        cross = Cross(self.kernel, chosen, self.rows, self._size, self.backend)
+        indices = torch.as_tensor(np.asarray(idx, dtype=np.int64), device=self.torch_backend.device)
+        subset = self._ready(self.torch_backend.asarray(self.X)[indices])
+        cross = Cross(self.kernel, subset, self.rows, self._size, self.backend)
         return cross.dense().T
 
     def _check_triton(self) -> None:
@@ -281,8 +281,8 @@ class TiledOperator:
             module = importlib.import_module("sdgpu.operators.fused_cpu")
         except ImportError:  # no numba, or a NumPy that is newer than it knows
             return None
-        known = all(module.gemm_address(dtype) for dtype in ("float32", "float64"))
-        return module if known else None
+        has_gemm = all(module.gemm_address(dtype) for dtype in ("float32", "float64"))
+        return module if has_gemm else None
 
     def _product(self, V: Any, tile: int) -> Any:
         """(c, n) float64 -> (c, n) float64."""
@@ -293,33 +293,33 @@ class TiledOperator:
 
             return gaussian_product(self.rows.left, self.rows.right, V.to(torch.float32))
         pieces = self._pieces
-        work = V if self.precision != "float32" else V.to(torch.float32)
+        block = V if self.precision != "float32" else V.to(torch.float32)
         pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)]
         workers = min(count(), self.workers or count(), len(pairs)) if V.device.type == "cpu" else 1
 
         def run(worker: int, flag: np.ndarray) -> Any:
             # a fixed share for each thread: the order of the sums does not depend on the clock
             if self.compiled:
-                return self._fused_share(worker, workers, work, tile, flag)
-            mine = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
-            return self._share(mine, pieces, work, _Room(self, tile, V.device))
+                return self._fused_share(worker, workers, block, tile, flag)
+            share = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
+            return self._share(share, pieces, block, _Room(self, tile, V.device))
 
-        first, *others = side_by_side(run, workers)
-        for other in others:
-            first += other
-        return first
+        total, *sums = side_by_side(run, workers)
+        for part in sums:
+            total += part
+        return total
 
     def _fused_share(self, worker: int, workers: int, V: Any, tile: int, flag: np.ndarray) -> Any:
         """The same as `_share` for every workers-th tile, as one compiled loop without Python."""
         fused, (c, n) = self._fused, V.shape
         rows, columns = (array.numpy() for array in (self.rows.left, V))
-        single, widen = columns.dtype.name, rows.dtype != columns.dtype
+        dtype, widen = columns.dtype.name, rows.dtype != columns.dtype
         high, low = np.zeros((n, c)), np.zeros((c, n))
         statistic = np.empty(tile * tile, rows.dtype)
         wide = np.empty(tile * tile if widen and c > 1 else tile)
         fused.share(
             fused.gemm_address(rows.dtype.name),
-            fused.gemm_address(single),
+            fused.gemm_address(dtype),
             rows,
             self.rows.right.numpy(),
             columns,
@@ -345,7 +345,7 @@ class TiledOperator:
 
         values_of, dtype = self._tiles(pieces, room), V.dtype
         columns = [V[:, part] for part, _ in pieces]
-        turned = [column.T for column in columns]
+        transposes = [column.T for column in columns]
         # one sum for each side, each in the layout that its products come in
         high, low = (
             torch.zeros(s, dtype=torch.float64, device=V.device) for s in (V.T.shape, V.shape)
@@ -360,7 +360,7 @@ class TiledOperator:
             values = values_of(i, j)
             if values.dtype != dtype:  # "mixed"
                 values = room.wide(values).copy_(values)
-            high_sums[i].add_(multiply(values, turned[j]))
+            high_sums[i].add_(multiply(values, transposes[j]))
             if i != j:
                 low_sums[j].add_(multiply(columns[i], values))
         return low.add_(high.T)
@@ -369,9 +369,9 @@ class TiledOperator:
         """What gives tile i, j of K: kept, or computed."""
 
         def compute(i: int, j: int) -> Any:
-            (high, left), (low, right) = pieces[i], pieces[j]
-            space = room.tile(high.stop - high.start, low.stop - low.start)
-            return self.kernel.tile(left, right, same=i == j, out=space)
+            (rows, left), (columns, right) = pieces[i], pieces[j]
+            buffer = room.tile(rows.stop - rows.start, columns.stop - columns.start)
+            return self.kernel.tile(left, right, same=i == j, out=buffer)
 
         def keep(i: int, j: int) -> Any:
             if (i, j) not in self._kept:

@@ -69,13 +69,13 @@ class JointAlphas:
 
 def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
     """The chain of Algorithm 1 at the one lam that was seen, shared or per output as its triangles are."""
-    found = greedy_weights(seen.triangles[0], clip=clip)
-    if found.losses.ndim == 2:
-        each = found.losses.T * (seen.scale * seen.outputs)  # (T, c)
-        mse, alphas = each.mean(axis=1), np.ascontiguousarray(found.alphas.T)
-        return OptimalAlphas(alphas, mse, each, int(np.argmin(mse)) + 1)
-    mse = found.losses * seen.scale
-    return OptimalAlphas(found.alphas, mse, None, int(np.argmin(mse)) + 1)
+    greedy = greedy_weights(seen.triangles[0], clip=clip)
+    if greedy.losses.ndim == 2:
+        mse_per_output = greedy.losses.T * (seen.scale * seen.outputs)  # (T, c)
+        mse, alphas = mse_per_output.mean(axis=1), np.ascontiguousarray(greedy.alphas.T)
+        return OptimalAlphas(alphas, mse, mse_per_output, int(np.argmin(mse)) + 1)
+    mse = greedy.losses * seen.scale
+    return OptimalAlphas(greedy.alphas, mse, None, int(np.argmin(mse)) + 1)
 
 
 def chosen_jointly(
@@ -92,29 +92,29 @@ def chosen_jointly(
     optimum does not, the one with the smallest ridge that does.
     """
     triangle = seen.triangles[0]
-    found = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
+    joint = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
     scale = seen.scale
-    nested, status = np.full(len(found.losses), np.nan), joint_status(found)
+    nested, status = np.full(len(joint.losses), np.nan), joint_status(joint)
     noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
-    if not steady(found.tails, found.losses, noise).all():
-        largest = float(np.abs(found.coefficients).max())
+    if not steady(joint.tails, joint.losses, noise).all():
+        largest = float(np.abs(joint.coefficients).max())
         status = (
             f"coefficients up to {largest:.1e} would not keep the promised loss when they are carried out, "
             f"with predictions right to {max(accuracy, ROUNDING):.0e}"
         )
         if ridge == 0 and box is None and terms is None:
-            found = steady_joint_weights(triangle, noise)
+            joint = steady_joint_weights(triangle, noise)
             status += ": these are the best that do; ridge > 0 or box=(0, 1) restrict them more"
         else:
             status += ": raise ridge, or take fewer steps"
             warnings.warn(f"the joint optimum: {status}", stacklevel=3)
     if seen.folds is not None and len(seen.folds) > 1:
-        each = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
-        nested = scale * each.sum(axis=0)
+        fold_losses = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
+        nested = scale * fold_losses.sum(axis=0)
         best = int(np.argmin(nested))
         # the folds judge both, so their differences say how sure that is
-        worse = each[:, -1] - each[:, best]
-        sure = worse.mean() > worse.std(ddof=1) / np.sqrt(len(worse))
+        excess = fold_losses[:, -1] - fold_losses[:, best]
+        sure = excess.mean() > excess.std(ddof=1) / np.sqrt(len(excess))
         if sure and nested[-1] > 1.001 * nested[best]:
             status = (
                 f"it fits noise: on rows that had no part in choosing, the mean squared error of step "
@@ -122,10 +122,10 @@ def chosen_jointly(
             )
             warnings.warn(f"the joint optimum: {status}", stacklevel=4)
     return JointAlphas(
-        alphas=found.alphas,
-        coefficients=found.coefficients,
-        mse=scale * found.losses,
-        condition=float(found.condition),
+        alphas=joint.alphas,
+        coefficients=joint.coefficients,
+        mse=scale * joint.losses,
+        condition=float(joint.condition),
         nested_mse=nested,
         status=status,
     )

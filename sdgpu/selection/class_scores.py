@@ -52,8 +52,8 @@ def class_scores(P: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     dict of arrays (...,)
         The `SCORES` by name.
     """
-    own = np.moveaxis(P, -1, -2)
-    right, nll, brier, confidence = score_terms(own, own, np.eye(P.shape[-1])[labels].T)
+    Pt = np.moveaxis(P, -1, -2)
+    right, nll, brier, confidence = score_terms(Pt, Pt, np.eye(P.shape[-1])[labels].T)
     ece = np.abs(bin_gaps(right, confidence)).sum(axis=-1) / len(labels)
     return dict(zip(SCORES, (*(x.mean(axis=-1) for x in (right, nll, brier)), ece), strict=True))
 
@@ -72,14 +72,14 @@ def score_terms(values: Any, P: Any, truth: Any) -> tuple[Any, Any, Any, Any]:
         One-hot.
     """
     xp = compat.array_namespace(values)
-    largest = values == xp.max(values, axis=-2, keepdims=True)
-    right = xp.any(largest & (truth > 0), axis=-2)
+    is_largest = values == xp.max(values, axis=-2, keepdims=True)
+    right = xp.any(is_largest & (truth > 0), axis=-2)
     # some are equal, which is rare; and argmax is slow
-    if int(xp.count_nonzero(largest)) > compat.size(right):
+    if int(xp.count_nonzero(is_largest)) > compat.size(right):
         right = xp.argmax(values, axis=-2) == xp.argmax(truth, axis=0)
-    own = xp.sum(P * truth, axis=-2)
-    brier = xp.sum(P * P, axis=-2) - 2 * own + 1
-    nll = -xp.log(xp.clip(own, LOWEST, 1.0))
+    p_right = xp.sum(P * truth, axis=-2)
+    brier = xp.sum(P * P, axis=-2) - 2 * p_right + 1
+    nll = -xp.log(xp.clip(p_right, LOWEST, 1.0))
     return xp.astype(right, values.dtype), nll, brier, xp.max(P, axis=-2)
 
 
@@ -87,8 +87,8 @@ def bin_gaps(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Right minus confident, summed over the rows of each bin: (..., m) -> (..., 15), on the host."""
     lead = int(np.prod(right.shape[:-1]))
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    place = bins.reshape(lead, -1) + BINS * np.arange(lead)[:, None]
-    gaps = np.bincount(place.ravel(), (right - confidence).ravel(), minlength=lead * BINS)
+    index = bins.reshape(lead, -1) + BINS * np.arange(lead)[:, None]
+    gaps = np.bincount(index.ravel(), (right - confidence).ravel(), minlength=lead * BINS)
     return gaps.reshape(*right.shape[:-1], BINS)
 
 
@@ -99,11 +99,11 @@ def one_hot_rows(name: str, Y: Any) -> None:
         raise ValueError(
             f"{name} has one column: classes=True needs one-hot rows of two classes or more"
         )
-    near = xp.round(Y)
-    one = xp.all((near == 0) | (near == 1)) & xp.all(xp.sum(near, axis=1) == 1)
-    if not bool(one) or float(xp.max(xp.abs(Y - near))) > 1e-6:
+    rounded = xp.round(Y)
+    one_hot = xp.all((rounded == 0) | (rounded == 1)) & xp.all(xp.sum(rounded, axis=1) == 1)
+    if not bool(one_hot) or float(xp.max(xp.abs(Y - rounded))) > 1e-6:
         raise ValueError(
             f"{name} is not one-hot: classes=True needs a single 1 in each row, else 0"
         )
-    if int(xp.sum(xp.astype(xp.any(near == 1, axis=0), xp.int64))) < 2:
+    if int(xp.sum(xp.astype(xp.any(rounded == 1, axis=0), xp.int64))) < 2:
         raise ValueError(f"{name} holds one class only: there is nothing to tell apart")

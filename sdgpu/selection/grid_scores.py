@@ -64,16 +64,16 @@ class GridScores:
         T, b, c = basis.shape[1:]
         truth = (truth if unit == 1 else truth * unit).T  # (c, b)
         self.rows += b if new_rows else 0
-        some = max(1, _CHUNK // (T * b * c))
-        for at, own in enumerate(range(*lams.indices(len(self._sums[0])))):
-            flat = xp.reshape(xp.permute_dims(basis[at, ...], (0, 2, 1)), (T, c * b))
+        chunk = max(1, _CHUNK // (T * b * c))
+        for i, lam_index in enumerate(range(*lams.indices(len(self._sums[0])))):
+            flat = xp.reshape(xp.permute_dims(basis[i, ...], (0, 2, 1)), (T, c * b))
             flat = flat if unit == 1 else flat * unit
-            for part in slices(len(self._mix), some):
+            for part in slices(len(self._mix), chunk):
                 mix = xp.asarray(self._mix[part], dtype=flat.dtype, device=compat.device(flat))
                 values = xp.reshape(xp.reshape(mix, (-1, T)) @ flat, (-1, T, c, b))
                 predicted = PredictedRows(values, truth)
                 for sums, metric in zip(self._sums, self.metrics, strict=True):
-                    sums[own, part] += metric.update(predicted)
+                    sums[lam_index, part] += metric.update(predicted)
 
     def merge(self, other: GridScores) -> GridScores:
         """The same of the rows of both.
@@ -85,11 +85,11 @@ class GridScores:
         """
         if self.metrics != other.metrics or not np.array_equal(self._mix, other._mix):
             raise ValueError("scores of other grids or metrics do not add up")
-        found = GridScores.__new__(GridScores)
-        found._mix, found.metrics = self._mix, self.metrics
-        found._sums = [one + two for one, two in zip(self._sums, other._sums, strict=True)]
-        found.rows = self.rows + other.rows
-        return found
+        merged = GridScores.__new__(GridScores)
+        merged._mix, merged.metrics = self._mix, self.metrics
+        merged._sums = [one + two for one, two in zip(self._sums, other._sums, strict=True)]
+        merged.rows = self.rows + other.rows
+        return merged
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores by name, (L, A, T) each."""

@@ -72,14 +72,16 @@ class Validation:
                 "losses with estimated leverages do not add up: their rows belong together"
             )
         unit = max(self.unit, other.unit)
-        one, two = (np.float64(seen.unit) / unit for seen in (self, other))
+        factor, other_factor = (np.float64(validation.unit) / unit for validation in (self, other))
         folds = None
         if self.folds is not None and other.folds is not None:
-            folds = np.asarray(merge_rows(self.folds * one, other.folds * two))
+            folds = np.asarray(merge_rows(self.folds * factor, other.folds * other_factor))
         return Validation(
-            triangles=np.asarray(merge_rows(self.triangles * one, other.triangles * two)),
-            limits=self.limits * one**2 + other.limits * two**2,
-            zero=self.zero * one**2 + other.zero * two**2,
+            triangles=np.asarray(
+                merge_rows(self.triangles * factor, other.triangles * other_factor)
+            ),
+            limits=self.limits * factor**2 + other.limits * other_factor**2,
+            zero=self.zero * factor**2 + other.zero * other_factor**2,
             rows=self.rows + other.rows,
             outputs=self.outputs,
             folds=folds,
@@ -140,36 +142,36 @@ def validate(
     m n k + m k L T c multiplications; about n^2 / 2 doubles beside the basis.
     """
     n, c = cross.shape[1], int(targets.shape[1])
-    asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
-    found = solution.expand(lams, steps, asked)
-    k = int(found.columns.shape[1])
+    limit_grid = limits if limits is not None else (np.zeros(0), np.zeros(0))
+    expansion = solution.expand(lams, steps, limit_grid)
+    k = int(expansion.columns.shape[1])
     # the peak of the fit is 3 n^2 doubles: this stays well inside, n^2 for the basis included
-    chunk = max(2**18, min(2**22, n * n // 8)) // max(found.numbers, 1)
+    chunk = max(2**18, min(2**22, n * n // 8)) // max(expansion.numbers, 1)
     lam_rows = max(1, chunk // steps)
     lam_slices = list(slices(len(lams), lam_rows))
     parts: list[list[Any]] = [[None] * len(lam_slices) for _ in range(folds)]
-    sums, zero, done = np.zeros(len(asked[0])), 0.0, 0
+    sums, zero, done = np.zeros(len(limit_grid[0])), 0.0, 0
     unit = _unit(targets)
     width = n + k + min(lam_rows, len(lams)) * steps * c
     for rows, block in cross.blocks(max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)):
-        projected = block @ found.columns  # (b, k)
+        projected = block @ expansion.columns  # (b, k)
         truth = _divided(targets[rows, :], unit)  # (b, c)
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
-            basis = _divided(found.steps(projected, part), unit)  # (l, T, b, c)
+            basis = _divided(expansion.steps(projected, part), unit)  # (l, T, b, c)
             if scores is not None:
                 scores.add(part, basis, truth, new_rows=i == 0, unit=unit)
             for f in range(folds):
-                own = slice((f - rows.start) % folds, None, folds)
-                columns = _columns(basis[:, :, own, :], truth[own, :], per_output=per_output)
+                fold = slice((f - rows.start) % folds, None, folds)
+                columns = _columns(basis[:, :, fold, :], truth[fold, :], per_output=per_output)
                 parts[f][i] = merge_rows(parts[f][i], columns)
         for part in slices(len(sums), max(1, chunk)):
-            sums[part] += _squared_errors(_divided(found.limits(projected, part), unit), truth)
+            sums[part] += _squared_errors(_divided(expansion.limits(projected, part), unit), truth)
         done += int(truth.shape[0])
         if watch is not None:
             watch.report("validation", done, cross.shape[0])
-    each = np.stack([np.concatenate([to_numpy(part) for part in own]) for own in parts])
-    return Validation(_merged(each), sums, zero, cross.shape[0], c, folds=each, unit=unit)
+    triangles = np.stack([np.concatenate([to_numpy(part) for part in fold]) for fold in parts])
+    return Validation(_merged(triangles), sums, zero, cross.shape[0], c, folds=triangles, unit=unit)
 
 
 def leave_one_out(
@@ -191,18 +193,18 @@ def leave_one_out(
     -----
     O(n^2 T c) for each lam. With estimated leverages their spread is kept as replicates.
     """
-    asked = limits if limits is not None else (np.zeros(0), np.zeros(0))
-    parts, sums, zero = [], np.zeros(len(asked[0])), 0.0
-    spread: list[np.ndarray] = []
+    limit_grid = limits if limits is not None else (np.zeros(0), np.zeros(0))
+    parts, sums, zero = [], np.zeros(len(limit_grid[0])), 0.0
+    replicate_triangles: list[np.ndarray] = []
     n, c, leverages = solution.rows, solution.outputs, solution.leverages
     unit = _unit(solution.targets)
     # several lam share the products; intermediates stay below 64 MiB or one lam
-    row = c * leverages.copies + 2 * (leverages.copies - 1)
-    for part in slices(len(lams), max(1, 2**23 // (n * row * (steps + 1)))):
-        left = solution.left_out(lams[part], steps)
-        truth = _divided(left.targets, unit)
+    row_numbers = c * leverages.copies + 2 * (leverages.copies - 1)
+    for part in slices(len(lams), max(1, 2**23 // (n * row_numbers * (steps + 1)))):
+        left_out = solution.left_out(lams[part], steps)
+        truth = _divided(left_out.targets, unit)
         zero = float(compat.array_namespace(truth).sum(truth * truth))
-        u = _divided(left.steps, unit)
+        u = _divided(left_out.steps, unit)
         if scores is not None:
             scores.add(part, differences(u), truth, new_rows=part.start == 0, unit=unit)
         parts.append(
@@ -213,26 +215,28 @@ def leave_one_out(
                 ]
             )
         )
-        if left.replicates:
-            others = (_divided(u, unit) for u in left.replicates)
-            spread.append(np.stack([_triangles(u, truth, per_output=per_output) for u in others]))
-    some = np.flatnonzero(asked[1])
-    for part in slices(len(some), max(1, 2**23 // (n * row))):
-        error = solution.left_out_ridge(asked[0][some[part]] / asked[1][some[part]])
+        if left_out.replicates:
+            replicate_steps = (_divided(u, unit) for u in left_out.replicates)
+            replicate_triangles.append(
+                np.stack([_triangles(u, truth, per_output=per_output) for u in replicate_steps])
+            )
+    nonzero = np.flatnonzero(limit_grid[1])
+    for part in slices(len(nonzero), max(1, 2**23 // (n * row_numbers))):
+        error = solution.left_out_ridge(limit_grid[0][nonzero[part]] / limit_grid[1][nonzero[part]])
         error = _divided(error, unit)
         square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
-        sums[some[part]] = to_numpy(square)
-    sums[asked[1] == 0] = zero  # the collapse
-    replicates = np.concatenate(spread, axis=1) if spread else None
-    each = np.concatenate(parts, axis=1)
+        sums[nonzero[part]] = to_numpy(square)
+    sums[limit_grid[1] == 0] = zero  # the collapse
+    replicates = np.concatenate(replicate_triangles, axis=1) if replicate_triangles else None
+    triangles = np.concatenate(parts, axis=1)
     return Validation(
-        triangles=_merged(each),
+        triangles=_merged(triangles),
         limits=sums,
         zero=zero,
         rows=n,
         outputs=c,
         replicates=replicates,
-        folds=each,
+        folds=triangles,
         unit=unit,
     )
 

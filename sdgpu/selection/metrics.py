@@ -200,14 +200,14 @@ def as_metrics(values: Iterable[str | Metric]) -> tuple[Metric, ...]:
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"metrics={values!r} must be several: write metrics=[{values!r}]")
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for value in values:
         metric = METRICS[choice("metric", value, METRICS)] if isinstance(value, str) else value
-        wanted = ("name", "description", "larger_is_better", "size", "check", "update", "result")
-        missing = [name for name in wanted if not hasattr(metric, name)]
+        members = ("name", "description", "larger_is_better", "size", "check", "update", "result")
+        missing = [name for name in members if not hasattr(metric, name)]
         if missing:
             raise TypeError(f"metrics: {value!r} has no {', '.join(missing)}, which metrics have")
-        if metric.name in found and found[metric.name] != metric:
+        if metric.name in metrics and metrics[metric.name] != metric:
             raise ValueError(f"metrics: two are called {metric.name!r}")
-        found[metric.name] = metric
-    return tuple(found.values())
+        metrics[metric.name] = metric
+    return tuple(metrics.values())

@@ -82,13 +82,13 @@ def nested_losses(
     -------
     array (F, T)
     """
-    found = np.empty(folds.shape[:2])
+    losses = np.empty(folds.shape[:2])
     for f in range(len(folds)):
-        others = np.concatenate(np.delete(folds, f, axis=0))  # ((F - 1) T, T)
-        best = restricted_weights(merge_rows(None, others), ridge=ridge, box=box, terms=terms)
+        other_folds = np.concatenate(np.delete(folds, f, axis=0))  # ((F - 1) T, T)
+        best = restricted_weights(merge_rows(None, other_folds), ridge=ridge, box=box, terms=terms)
         for t in range(1, folds.shape[-1] + 1):
-            found[f, t - 1] = step_losses(folds[f], best.tails[t - 1, : t - 1])
-    return found
+            losses[f, t - 1] = step_losses(folds[f], best.tails[t - 1, : t - 1])
+    return losses
 
 
 def _best(
@@ -96,20 +96,20 @@ def _best(
 ) -> np.ndarray:
     """Tails (t - 1,) of the best chain of t steps."""
     D, error = triangle[:, : t - 1], triangle[:, -1]
-    found, best = np.zeros(t - 1), np.inf
+    tails, best_loss = np.zeros(t - 1), np.inf
     for subset in combinations(range(t), terms):
-        own = np.array(subset)
+        indices = np.array(subset)
         # all tails before the first of the subset are 1, and those between two of it are the same
-        start = error + D[:, : own[0]].sum(axis=1)
+        start = error + D[:, : indices[0]].sum(axis=1)
         moves = np.zeros((len(D), 0))
         if terms > 1:
-            moves = np.add.reduceat(D[:, : own[-1]], own[:-1], axis=1)
+            moves = np.add.reduceat(D[:, : indices[-1]], indices[:-1], axis=1)
         y = _solve(moves, start, ridge, box)
         loss = float(np.sum((start + moves @ y) ** 2))
-        if loss < best:
-            best = loss
-            found = np.repeat([1.0, *y, 0.0], np.diff([0, *own, t - 1]))
-    return found
+        if loss < best_loss:
+            best_loss = loss
+            tails = np.repeat([1.0, *y, 0.0], np.diff([0, *indices, t - 1]))
+    return tails
 
 
 def _solve(
@@ -122,8 +122,8 @@ def _solve(
     scale = np.linalg.norm(moves, axis=0)
     scale = np.where(scale == 0, 1.0, scale)
     U, singular, Wt = np.linalg.svd(moves / scale, full_matrices=False)
-    kept = np.maximum(singular, FLOOR * max(singular[0], 1e-300))
-    damped = np.sqrt(kept**2 + penalty)
+    floored = np.maximum(singular, FLOOR * max(singular[0], 1e-300))
+    damped = np.sqrt(floored**2 + penalty)
     M = Wt.T / damped / scale[:, None]  # y = M v, with ||v + g|| to be minimised
     g = (U.T @ start) * singular / damped
     free = -M @ g
@@ -138,7 +138,7 @@ def _solve(
     # least distance: min ||r|| with G r >= h, from non-negative least squares
     G = np.concatenate([N @ M, -N @ M])
     u, _ = nnls(np.concatenate([G.T, h[None, :]]), np.eye(p)[-1])
-    left = G.T @ u
-    y = free + M @ (left / (1 - h @ u))
+    direction = G.T @ u
+    y = free + M @ (direction / (1 - h @ u))
     c = np.clip(np.eye(p)[0] + N @ y, *box)  # rounding may leave the box
     return 1 - np.cumsum(c / c.sum())[:-1]

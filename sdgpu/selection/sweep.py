@@ -151,8 +151,8 @@ class Sweep:
         where = (-losses if larger else losses).argmin(dim=list(losses.dims))
         point = losses.isel(where)
         lam, value = float(point["lam"]), float(self.dataset[name].isel(where))
-        shown = "mse" if name == "gcv" or name in metrics else name
-        mse = float(self.dataset[shown].isel(where)) if shown in self.dataset else np.nan
+        mse_name = "mse" if name == "gcv" or name in metrics else name
+        mse = float(self.dataset[mse_name].isel(where)) if mse_name in self.dataset else np.nan
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
@@ -189,8 +189,8 @@ class Sweep:
     @property
     def _metrics(self) -> dict[str, str]:
         """Variables that are metrics, by their names."""
-        found = (str(name) for name, one in self.dataset.items() if "larger_is_better" in one.attrs)
-        return {name: name for name in found}
+        names = (str(name) for name, var in self.dataset.items() if "larger_is_better" in var.attrs)
+        return {name: name for name in names}
 
     def _chain(self, over: str, row: int, step: int) -> np.ndarray:
         """Weights of steps 2..step of the chain that reached the point, at lam number `row`."""
@@ -222,21 +222,21 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
         If there is none, or it may not be read.
     """
     source = FilePath(path)
-    kind = choice("file ending", source.suffix, (".nc", ".zarr"))
-    if not source.exists() and kind == ".nc":
+    suffix = choice("file ending", source.suffix, (".nc", ".zarr"))
+    if not source.exists() and suffix == ".nc":
         raise FileNotFoundError(f"there is no sweep at {source}")
     dataset = read_dataset(source)
-    losses = list(FAMILIES.values())
-    known = any(name in dataset for name in losses if name != "gcv")
-    wanted = losses if known else ("gcv",)  # a sweep of GCV has no other losses
-    missing = [name for name in wanted if name not in dataset]
+    loss_names = list(FAMILIES.values())
+    has_losses = any(name in dataset for name in loss_names if name != "gcv")
+    required = loss_names if has_losses else ("gcv",)  # a sweep of GCV has no other losses
+    missing = [name for name in required if name not in dataset]
     if missing:
         raise ValueError(f"{source} holds no sweep: {', '.join(missing)} is missing")
     for name, variable in dataset.variables.items():
-        measured = "larger_is_better" in variable.attrs
-        dims = _GRID if measured else _DIMS.get(str(name), variable.dims)
+        is_metric = "larger_is_better" in variable.attrs
+        dims = _GRID if is_metric else _DIMS.get(str(name), variable.dims)
         if variable.dims != dims or (
-            (measured or name in _DIMS) and variable.dtype.kind not in "fi"
+            (is_metric or name in _DIMS) and variable.dtype.kind not in "fi"
         ):
             raise ValueError(
                 f"{source} holds no sweep: {name} has dimensions {variable.dims} and type "

@@ -45,36 +45,36 @@ def run_sweep(
     largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
-        asked, grid = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
-        scores = GridScores(grid, len(lams), metrics) if metrics else None
+        limit_grid, tails = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
+        scores = GridScores(tails, len(lams), metrics) if metrics else None
         if cross is None:
-            seen = leave_one_out(solution, lams, steps, limits=asked, scores=scores)
+            validation = leave_one_out(solution, lams, steps, limits=limit_grid, scores=scores)
         else:
-            seen = validate(
-                solution, cross, targets, lams, steps, limits=asked, scores=scores, watch=watch
+            validation = validate(
+                solution, cross, targets, lams, steps, limits=limit_grid, scores=scores, watch=watch
             )
-        scale = seen.scale
-        mse = scale * grid_losses(seen.triangles, grid)
+        scale = validation.scale
+        mse = scale * grid_losses(validation.triangles, tails)
         error = np.zeros_like(mse)
-        if seen.replicates is not None:
-            each = np.stack([scale * grid_losses(triangle, grid) for triangle in seen.replicates])
+        if validation.replicates is not None:
+            replicate_mse = np.stack([scale * grid_losses(R, tails) for R in validation.replicates])
             # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
-            by = solution.leverages
-            rest = solution.rows - by.traces(lams, 1).mean(axis=0)  # (L, 1)
-            alike = 2 * mse * (by.bias(lams, steps) / rest)[:, None, :]
-            error = np.hypot(jackknife_error(each, mse), alike)
-        known = solution.leverages.exact or cross is None
-        own = training_losses(solution, lams, alphas, steps, estimate=known, accuracy=accuracy)
-        limit = scale * nodes.spread(seen.limits, seen.zero)
-        more = {"mse_error": error, **own, **(scores.scores() if scores is not None else {})}
+            leverages = solution.leverages
+            residual_dof = solution.rows - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
+            bias = 2 * mse * (leverages.bias(lams, steps) / residual_dof)[:, None, :]
+            error = np.hypot(jackknife_error(replicate_mse, mse), bias)
+        estimate = solution.leverages.exact or cross is None
+        train = training_losses(solution, lams, alphas, steps, estimate=estimate, accuracy=accuracy)
+        limit = scale * nodes.spread(validation.limits, validation.zero)
+        variables = {"mse_error": error, **train, **(scores.scores() if scores is not None else {})}
         dataset = _dataset(
             lams,
             alphas,
             steps,
             mse=mse,
-            own=more,
+            own=variables,
             limit=limit,
-            seen=seen,
+            seen=validation,
             scale=scale,
             accuracy=accuracy,
         )
@@ -97,7 +97,7 @@ def _dataset(
     scale: float,
     accuracy: float,
 ) -> xr.Dataset:
-    nothing = np.full((len(lams), 1), np.nan)  # step 1 has no weight
+    no_weight = np.full((len(lams), 1), np.nan)  # step 1 has no weight
     star, clipped = (greedy_weights(seen.triangles, clip=clip) for clip in (False, True))
     # what is promised must survive the errors of the predictions that are combined
     noise = np.full(len(lams), np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
@@ -109,9 +109,9 @@ def _dataset(
         **{name: (grid, values) for name, values in own.items()},
         "limit_mse": (("lam", "alpha"), limit),
         "ridge_mse": (("lam",), mse[:, 0, 0]),
-        "alpha_star": (chain, np.hstack([nothing, star.alphas])),
+        "alpha_star": (chain, np.hstack([no_weight, star.alphas])),
         "star_mse": (chain, scale * star.losses),
-        "alpha_clipped": (chain, np.hstack([nothing, clipped.alphas])),
+        "alpha_clipped": (chain, np.hstack([no_weight, clipped.alphas])),
         "clipped_mse": (chain, scale * clipped.losses),
         "joint_mse": (chain, scale * joint.losses),
         "joint_alpha": (
@@ -138,9 +138,9 @@ def training_dataset(
 def _described(
     variables: dict[str, Any], lams: np.ndarray, alphas: np.ndarray, steps: int
 ) -> xr.Dataset:
-    numbers = np.arange(1, steps + 1)
+    taus = np.arange(1, steps + 1)
     dataset = xr.Dataset(
-        variables, coords={"lam": lams, "alpha": alphas, "step": numbers, "chain": numbers}
+        variables, coords={"lam": lams, "alpha": alphas, "step": taus, "chain": taus}
     )
     for name, text in _MEANING.items():
         if name in dataset:

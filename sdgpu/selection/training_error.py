@@ -27,35 +27,35 @@ def training_losses(
     Without `estimate` they are NaN, as nothing is known of the traces. `accuracy` is the relative error of
     the predictions, which counts where residuals are small.
     """
-    n, grid = solution.rows, grid_tails(alphas, steps)
+    n, tails = solution.rows, grid_tails(alphas, steps)
     targets = solution.targets
     xp = compat.array_namespace(targets)
     unit = safe_unit(float(xp.max(xp.abs(targets))))
     with np.errstate(over="ignore", under="ignore"):  # squares that leave float64: the sweep warns
-        train = grid_losses(solution.training(lams, steps) / unit, grid) / (n * solution.outputs)
+        train = grid_losses(solution.training(lams, steps) / unit, tails) / (n * solution.outputs)
         train = train * unit * unit
     # n less the degrees of freedom: a sum of its own, so that it does not cancel where they are nearly n
-    left, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))
+    residual_dof, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))
     exact = solution.leverages.exact
     if estimate:
-        basis = solution.leverages.complements(lams, steps)  # (p, L, T)
-        left = np.cumsum(grid * basis.mean(axis=0)[:, None, :], axis=-1)
-    gcv = train / (left / n) ** 2
+        complements = solution.leverages.complements(lams, steps)  # (p, L, T)
+        residual_dof = np.cumsum(tails * complements.mean(axis=0)[:, None, :], axis=-1)
+    gcv = train / (residual_dof / n) ** 2
     if estimate and exact:
-        error, gcv_error = np.zeros_like(left), np.zeros_like(left)
+        error, gcv_error = np.zeros_like(residual_dof), np.zeros_like(residual_dof)
     elif estimate:
-        p, squares = len(basis), np.zeros_like(left)
+        p, squares = len(complements), np.zeros_like(residual_dof)
         # deviations from the mean of the probes: few numbers at a time, whatever the grid
-        for one in basis - basis.mean(axis=0):
-            squares += np.cumsum(grid * one[:, None, :], axis=-1) ** 2
+        for deviation in complements - complements.mean(axis=0):
+            squares += np.cumsum(tails * deviation[:, None, :], axis=-1) ** 2
         bias = solution.leverages.bias(lams, steps)[:, None, :]
         error = np.sqrt(squares / (p * (p - 1)) + bias**2)
-        gcv_error = _gcv_error(train, left / n, error / n)
+        gcv_error = _gcv_error(train, residual_dof / n, error / n)
         size = unit * float(xp.mean((targets / unit) ** 2)) ** 0.5
-        gcv_error += _residual_error(size, train, alphas, accuracy) / (left / n) ** 2
+        gcv_error += _residual_error(size, train, alphas, accuracy) / (residual_dof / n) ** 2
     return {
         "train_mse": train,
-        "degrees_of_freedom": n - left,
+        "degrees_of_freedom": n - residual_dof,
         "degrees_of_freedom_error": error,
         "gcv": gcv,
         "gcv_error": gcv_error,
@@ -66,9 +66,9 @@ def _gcv_error(train: np.ndarray, left: np.ndarray, error: np.ndarray) -> np.nda
     """How far train / left^2 goes if `left` is off by its error: infinitely if three of it may be all."""
     # 1 / (left - error)^2 - 1 / left^2, the larger side
     low = np.abs(left) - error
-    some = np.abs(left) > 3 * error
-    grown = np.divide(np.abs(left), low, out=np.full_like(left, np.inf), where=some) ** 2 - 1
-    return train / left**2 * grown
+    certain = np.abs(left) > 3 * error
+    growth = np.divide(np.abs(left), low, out=np.full_like(left, np.inf), where=certain) ** 2 - 1
+    return train / left**2 * growth
 
 
 def _residual_error(
@@ -80,5 +80,5 @@ def _residual_error(
     # sum_i |c_i| of the combination of u_1 .. u_t: 1 for weights in [0, 1]
     before = np.cumsum(np.concatenate([0 * powers[:, :1], powers[:, :-1]], axis=1), axis=1)
     growth = np.abs(alphas[:, None]) * before + powers
-    wrong = accuracy * size * growth
-    return np.asarray(2 * np.sqrt(train) * wrong + wrong**2)
+    error = accuracy * size * growth
+    return np.asarray(2 * np.sqrt(train) * error + error**2)

@@ -46,18 +46,18 @@ class BasisProgress:
     @property
     def stalled(self) -> bool:
         """Whether the error has stopped to fall."""
-        past = self.history
-        if len(past) <= PATIENCE or past[-1] >= EARLY:
+        history = self.history
+        if len(history) <= PATIENCE or history[-1] >= EARLY:
             return False
-        return min(past[-PATIENCE:]) > STALLED * min(past[:-PATIENCE])
+        return min(history[-PATIENCE:]) > STALLED * min(history[:-PATIENCE])
 
     @property
     def forecast(self) -> int:
         """Passes in all if the error goes on to fall as it did."""
         if not 0 < self.error < 1 or self.passes < 3:
             return self.max_passes
-        needed = self.passes * np.log(self.tol) / np.log(self.error)
-        return int(min(max(needed, self.passes), self.max_passes))
+        passes = self.passes * np.log(self.tol) / np.log(self.error)
+        return int(min(max(passes, self.passes), self.max_passes))
 
     def tell(self, watch: Stopwatch) -> None:
         """Report the progress, with a forecast where there is one."""
@@ -75,8 +75,8 @@ class BasisProgress:
         self.history.append(error)
         self.decay.goal = self.goal
         self.decay.note(self.passes, error)
-        left = (self.forecast - self.passes) // 2 if self.passes >= 3 else 2
-        self.next_look = self.passes + min(max(left, 1), LOOK)
+        interval = (self.forecast - self.passes) // 2 if self.passes >= 3 else 2
+        self.next_look = self.passes + min(max(interval, 1), LOOK)
 
     def over(self, size: int) -> bool:
         """Whether to stop, with or without success."""
@@ -89,30 +89,30 @@ class BasisProgress:
     def status(self, size: int, *, full: bool) -> str:
         """A sentence for the result."""
         tol, total = self.tol, self.error + self.rounding
-        again = f" and {self.restarts} restarts" if self.restarts else ""
+        restarts = f" and {self.restarts} restarts" if self.restarts else ""
         bound = f"relative error of the predictions at most {total:.1e}"
-        reached = f"{bound} after {self.passes} passes{again}"
+        accuracy = f"{bound} after {self.passes} passes{restarts}"
         if total <= tol:
-            return f"converged: {reached}, {size} basis vectors"
+            return f"converged: {accuracy}, {size} basis vectors"
         if self.error <= self.goal:
             return (
-                f"limited by rounding: {reached}, of which {self.rounding:.1e} is what float64 may leave "
+                f"limited by rounding: {accuracy}, of which {self.rounding:.1e} is what float64 may leave "
                 f"at the smallest lam; tol = {tol:.1e}: raise the smallest lam or tol"
             )
         if self.given_up:
-            return f"given up: {reached}; an eigendecomposition takes less time"
-        missed = f"not converged: {reached}, tol = {tol:.1e}"
+            return f"given up: {accuracy}; an eigendecomposition takes less time"
+        failure = f"not converged: {accuracy}, tol = {tol:.1e}"
         if full and self.restarts:
             return (
-                f"{missed}: a basis of {self.limit} vectors, which the memory allows, is too small; raise "
+                f"{failure}: a basis of {self.limit} vectors, which the memory allows, is too small; raise "
                 "memory=, take method='cg', a larger smallest lam or a larger tol"
             )
         if full:
             return (
-                f"{missed}: the precision allows no more; use dtype='float64', a larger smallest lam or "
+                f"{failure}: the precision allows no more; use dtype='float64', a larger smallest lam or "
                 "a larger tol"
             )
         return (
-            f"{missed}; allow more passes or memory, take method='subspace' with a higher rank, or a "
+            f"{failure}; allow more passes or memory, take method='subspace' with a higher rank, or a "
             "larger smallest lam"
         )

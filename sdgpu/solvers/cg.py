@@ -111,13 +111,13 @@ class CG:
         """
         xp = self.backend.xp
         sizes = _norms(xp, B)
-        ridges = np.broadcast_to(np.asarray(lam, dtype=np.float64), sizes.shape)
+        lams = np.broadcast_to(np.asarray(lam, dtype=np.float64), sizes.shape)
         run = _Block(
             solver=self,
             matmat=matmat,
             precondition=precondition,
             B=B,
-            ridges=ridges,
+            ridges=lams,
             sizes=sizes,
             progress=progress,
         )
@@ -129,22 +129,22 @@ class CG:
             run.R = xp.asarray(B, copy=True)
         else:
             run.replace()
-        before = np.full(len(sizes), np.inf)
+        previous = np.full(len(sizes), np.inf)
         while True:
             run.iterate()
             if run.fresh:  # the residuals are true ones
-                left = _norms(xp, run.R)
+                norms = _norms(xp, run.R)
             else:
                 run.replace()
-                left = _norms(xp, run.R)
-            missed = left > run.goals
-            if not missed.any() or run.stagnated or run.iteration >= self.max_iterations:
+                norms = _norms(xp, run.R)
+            unconverged = norms > run.goals
+            if not unconverged.any() or run.stagnated or run.iteration >= self.max_iterations:
                 break
-            if (left[missed] > HALVED * before[missed]).all():
+            if (norms[unconverged] > HALVED * previous[unconverged]).all():
                 run.stagnated = True
                 break
-            before = left
-        return run.result(left, missed)
+            previous = norms
+        return run.result(norms, unconverged)
 
 
 class _Block:
@@ -182,14 +182,14 @@ class _Block:
         backend = self.solver.backend
         xp, asarray = backend.xp, backend.asarray
         active = np.flatnonzero(_norms(xp, self.R) > self.goals)
-        P = old = None
+        P = rz_old = None
         while active.size and self.iteration < self.solver.max_iterations:
             index = xp.asarray(active, device=backend.device)
             r = xp.take(self.R, index, axis=0)
             z = self.precondition(r, self.ridges[active]) if self.precondition else r
             rz = to_numpy(xp.sum(r * z, axis=1))
             # Fletcher-Reeves on fresh directions; P is None at the start and after a replacement
-            P = z if P is None else z + asarray(rz / old)[:, None] * P
+            P = z if P is None else z + asarray(rz / rz_old)[:, None] * P
             q = self.matmat(P) + xp.take(self.column, index, axis=0) * P
             self.passes += 1
             curvature = to_numpy(xp.sum(P * q, axis=1))
@@ -202,19 +202,19 @@ class _Block:
             step = asarray(rz / curvature)[:, None]
             self.W = _put(xp, self.W, index, xp.take(self.W, index, axis=0) + step * P)
             self.R = _put(xp, self.R, index, r - step * q)
-            old, self.fresh = rz, False
+            rz_old, self.fresh = rz, False
             self.iteration += 1
             if self.iteration % REPLACE == 0:
                 self.replace()
                 P = None
-            now = _norms(xp, self.R)[active]
-            if self._waits(now, active):
+            norms = _norms(xp, self.R)[active]
+            if self._waits(norms, active):
                 return
-            going = now > self.goals[active]
-            if not going.all():
-                kept = xp.asarray(np.flatnonzero(going), device=backend.device)
-                P = None if P is None else xp.take(P, kept, axis=0)
-                old, active = old[going], active[going]
+            unconverged = norms > self.goals[active]
+            if not unconverged.all():
+                positions = xp.asarray(np.flatnonzero(unconverged), device=backend.device)
+                P = None if P is None else xp.take(P, positions, axis=0)
+                rz_old, active = rz_old[unconverged], active[unconverged]
 
     def _waits(self, now: np.ndarray, active: np.ndarray) -> bool:
         """Report the progress; whether no row has become better for a long time."""
@@ -228,16 +228,16 @@ class _Block:
     def result(self, left: np.ndarray, missed: np.ndarray) -> CGResult:
         residuals = np.divide(left, self.sizes, out=np.zeros_like(left), where=self.sizes > 0)
         worst = residuals.max(initial=0.0)
-        reached = f"true relative residual {worst:.1e} after {self.iteration} iterations"
+        accuracy = f"true relative residual {worst:.1e} after {self.iteration} iterations"
         if not missed.any():
-            status = f"converged: {reached}"
+            status = f"converged: {accuracy}"
         elif self.stagnated:
             status = (
-                f"stagnated: {reached}; the precision of the products allows no more: use "
+                f"stagnated: {accuracy}; the precision of the products allows no more: use "
                 "dtype='float64', a larger lam or a larger tol"
             )
         else:
-            status = f"not converged: {reached}; use a sketch of higher rank or more iterations"
+            status = f"not converged: {accuracy}; use a sketch of higher rank or more iterations"
         return CGResult(
             W=self.W,
             R=self.R,

@@ -49,9 +49,9 @@ def _digest(part: Any) -> str:
         return repr(part)
     host = np.ascontiguousarray(to_numpy(part))
     # a view: a copy of the bytes of X would double its memory
-    digest = hashlib.sha256(f"{host.shape} {host.dtype}".encode())
-    digest.update(host.view(np.uint8).data)
-    return digest.hexdigest()
+    hasher = hashlib.sha256(f"{host.shape} {host.dtype}".encode())
+    hasher.update(host.view(np.uint8).data)
+    return hasher.hexdigest()
 
 
 @dataclass
@@ -94,25 +94,25 @@ class Checkpoint:
             return None
         self.path.open("rb").close()  # what may not be read is not damaged
         try:
-            with safe_open(self.path, framework="numpy") as stored:
-                about = stored.metadata() or {}
-                arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            theirs, passes = json.loads(about["owner"]), int(about["passes"])
+            with safe_open(self.path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            owner, passes = json.loads(metadata["owner"]), int(metadata["passes"])
             state = State(arrays["Q"], arrays["R"], arrays["T"], passes)
-            if not isinstance(theirs, dict):
+            if not isinstance(owner, dict):
                 raise TypeError("its owner is no dictionary")
-            if "checksum" not in about:
+            if "checksum" not in metadata:
                 raise ValueError("it has no checksum: an older version wrote it")
-            if about["checksum"] != _checksum(state, about["owner"]):
+            if metadata["checksum"] != _checksum(state, metadata["owner"]):
                 raise ValueError("its numbers are not those that were written")
         except (SafetensorError, KeyError, TypeError, ValueError, MemoryError, OSError) as error:
             raise ValueError(
                 f"checkpoint {self.path} is damaged ({error}): remove it to start again"
             ) from error
-        other = [name for name in self.owner if theirs.get(name) != self.owner[name]]
-        if other:
+        mismatches = [name for name in self.owner if owner.get(name) != self.owner[name]]
+        if mismatches:
             raise ValueError(
-                f"checkpoint {self.path} belongs to a fit with other {', '.join(other)}: name another "
+                f"checkpoint {self.path} belongs to a fit with other {', '.join(mismatches)}: name another "
                 "file, or remove it to start again"
             )
         return state
@@ -132,19 +132,19 @@ class Checkpoint:
         """
         arrays = {name: np.ascontiguousarray(getattr(state, name)) for name in ("Q", "R", "T")}
         owner = json.dumps(self.owner)
-        about = {"owner": owner, "passes": str(state.passes), "checksum": _BLANK}
+        metadata = {"owner": owner, "passes": str(state.passes), "checksum": _BLANK}
         with (
             self._pace.saving(),
             atomic_file(self.path) as temporary,
-            ThreadPoolExecutor(1) as beside,
+            ThreadPoolExecutor(1) as pool,
         ):
-            # counted while the disk writes, and put in its place afterwards: else 6 % of a save
-            counted = beside.submit(_checksum, State(**arrays, passes=state.passes), owner)
+            # computed while the disk writes, and put in its place afterwards: else 6 % of a save
+            checksum = pool.submit(_checksum, State(**arrays, passes=state.passes), owner)
             try:
-                save_file(arrays, temporary, metadata=about)
+                save_file(arrays, temporary, metadata=metadata)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
-            _fill_in(temporary, counted.result())
+            _fill_in(temporary, checksum.result())
 
 
 def _fill_in(path: Path, checksum: str) -> None:

@@ -64,21 +64,21 @@ class Eigh:
             K = operator.gram()
             _check_finite(K, operator)
         with watch.stage("eigh"):
-            raw, V = self.backend.eigh(K)
-        xp = compat.array_namespace(raw)
-        largest = float(xp.max(xp.abs(raw)))
-        smallest = float(raw[0])
+            delta, V = self.backend.eigh(K)
+        xp = compat.array_namespace(delta)
+        largest = float(xp.max(xp.abs(delta)))
+        smallest = float(delta[0])
         if smallest < -NEGATIVE[operator.given_dtype or "float64"] * largest:
             refuse_indefinite(operator, smallest, largest)
         # what a backward-stable method can move an eigenvalue by
-        noise = operator.n * float(xp.finfo(raw.dtype).eps) * largest
-        below = int(xp.sum(xp.astype(raw < noise, xp.int64)))
+        noise = operator.n * float(xp.finfo(delta.dtype).eps) * largest
+        below_rounding = int(xp.sum(xp.astype(delta < noise, xp.int64)))
         # clamped before any 1 / (delta + lam)
         return Spectrum(
-            eigenvalues=xp.clip(raw, 0, None),
+            eigenvalues=xp.clip(delta, 0, None),
             basis=V,
             Z=V.T @ Y,
-            below_rounding=below,
+            below_rounding=below_rounding,
             most_negative=smallest,
             method="eigh",
         )
@@ -97,10 +97,10 @@ def _check_finite(K: Any, operator: DenseOperator) -> None:
 
 def refuse_indefinite(operator: DenseOperator, smallest: float, largest: float) -> None:
     """Raise the ValueError for a kernel whose eigenvalues go below what rounding allows."""
-    what = (
+    description = (
         "the precomputed kernel" if operator.is_precomputed else f"the kernel {operator.kernel!r}"
     )
     raise ValueError(
-        f"{what} is not positive semi-definite: its eigenvalues go down to {smallest:.3g} against a "
+        f"{description} is not positive semi-definite: its eigenvalues go down to {smallest:.3g} against a "
         f"largest of {largest:.3g}; use a positive semi-definite kernel, or clip its spectrum first"
     )

@@ -38,26 +38,26 @@ class Decay:
             self.expected = self._forecast()
 
     def _forecast(self) -> int | None:
-        now, first = self._passes[-1], self._passes[0]
+        passes, first = self._passes[-1], self._passes[0]
         if self._logs[-1] <= math.log(self.goal):
-            return now
-        width = max(WINDOW, now // 3)
-        if now - first < width:
+            return passes
+        width = max(WINDOW, passes // 3)
+        if passes - first < width:
             return None
-        slope, level = self._line(now - width, now)
-        steeper = 0.0
-        if now - first >= 2 * width:
-            steeper = max(slope - self._line(now - 2 * width, now - width)[0], 0.0) / width
-        slope += steeper * width / 2  # at this pass, not in the middle of the window
-        needed = max(level - math.log(self.goal), slope)  # not there yet
-        if slope * FAR * now < 0.01 * needed:
+        slope, level = self._line(passes - width, passes)
+        curvature = 0.0
+        if passes - first >= 2 * width:
+            curvature = max(slope - self._line(passes - 2 * width, passes - width)[0], 0.0) / width
+        slope += curvature * width / 2  # at this pass, not in the middle of the window
+        drop = max(level - math.log(self.goal), slope)  # not there yet
+        if slope * FAR * passes < 0.01 * drop:
             return None
-        # slope m + steeper m^2 / 2 = needed
-        more = 2 * needed / (slope + math.sqrt(slope**2 + 2 * steeper * needed))
-        return now + math.ceil(more) if more <= FAR * now else None
+        # slope m + curvature m^2 / 2 = drop
+        remaining = 2 * drop / (slope + math.sqrt(slope**2 + 2 * curvature * drop))
+        return passes + math.ceil(remaining) if remaining <= FAR * passes else None
 
     def _line(self, low: int, high: int) -> tuple[float, float]:
         """By how much the logarithm falls in a pass, and where it ends: a line through a window."""
-        at = np.arange(low, high + 1)
-        slope, level = np.polyfit(at - high, np.interp(at, self._passes, self._logs), 1)
+        passes = np.arange(low, high + 1)
+        slope, level = np.polyfit(passes - high, np.interp(passes, self._passes, self._logs), 1)
         return -float(slope), float(level)

@@ -155,41 +155,43 @@ class GrowingBasis:
         least : float, default 0
             Rounding of their products is not looked for either.
         """
-        found = orthonormal_rows(block, [self.Q], self.backend)
+        new = orthonormal_rows(block, [self.Q], self.backend)
         xp = self.backend.xp
         for _ in range(3 if whole is not None else 0):
-            # most rows are in the span of the new ones: those of the basis are looked at only for the rest
-            left = whole - (whole @ found.T) @ found
-            left = left - (left @ self.Q.T) @ self.Q
-            outside, lengths = (np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (left, whole))
-            some = np.flatnonzero(outside > least + LEAST * lengths)
-            if not some.size or self.k + int(found.shape[0]) >= self.n:
+            # most rows are in the span of the new ones: the basis is looked at only for the residual
+            residual = whole - (whole @ new.T) @ new
+            residual = residual - (residual @ self.Q.T) @ self.Q
+            residual_norms, norms = (
+                np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (residual, whole)
+            )
+            indices = np.flatnonzero(residual_norms > least + LEAST * norms)
+            if not indices.size or self.k + int(new.shape[0]) >= self.n:
                 break
-            rest = xp.take(left, xp.asarray(some, device=self.backend.device), axis=0)
-            more = orthonormal_rows(rest, [self.Q, found], self.backend)
-            found = xp.concat([found, more], axis=0)
-        return found[: min(self.n - self.k, int(found.shape[0])), :]
+            rows = xp.take(residual, xp.asarray(indices, device=self.backend.device), axis=0)
+            directions = orthonormal_rows(rows, [self.Q, new], self.backend)
+            new = xp.concat([new, directions], axis=0)
+        return new[: min(self.n - self.k, int(new.shape[0])), :]
 
     def append(self, new: Any, product: Any) -> None:
         """Add orthonormal rows (b, n), orthogonal to Q, with `product` = new K (b, n)."""
         k, b = self.k, int(new.shape[0])
         self.whole = False
         self._reserve(k + b)
-        along = to_numpy(product @ self.Q.T).T if k else np.zeros((0, b))
+        coupling = to_numpy(product @ self.Q.T).T if k else np.zeros((0, b))
         core = to_numpy(product @ new.T)
         core = (core + core.T) / 2
-        self.T = np.block([[self.T, along], [along.T, core]])
+        self.T = np.block([[self.T, coupling], [coupling.T, core]])
         asarray = self.backend.asarray
-        rest = product - asarray(core) @ new
+        residual = product - asarray(core) @ new
         if k:
-            rest = rest - asarray(np.ascontiguousarray(along.T)) @ self.Q
+            residual = residual - asarray(np.ascontiguousarray(coupling.T)) @ self.Q
         self._Q[k : k + b, :] = new
         if self.krylov:
-            self._R = rest
+            self._R = residual
         else:
             # what the old residuals had along the new rows is now inside the span
             self._R[:k, :] -= (self.R @ new.T) @ new
-            self._R[k : k + b, :] = rest
+            self._R[k : k + b, :] = residual
         self.k = k + b
         self.whole = True
 
@@ -199,8 +201,8 @@ class GrowingBasis:
 
     def _times(self, combinations: np.ndarray, rows: Any) -> Any:
         """Combinations (b, k) in the basis Q of R, or of a factor that stands for it."""
-        own = combinations[:, self.k - int(self.R.shape[0]) :]
-        return self.backend.asarray(np.ascontiguousarray(own)) @ rows
+        coefficients = combinations[:, self.k - int(self.R.shape[0]) :]
+        return self.backend.asarray(np.ascontiguousarray(coefficients)) @ rows
 
     def compress(self, directions: np.ndarray) -> None:
         """Keep the span of some directions (r, k) in the basis Q, to make room; no pass is needed.
@@ -210,11 +212,11 @@ class GrowingBasis:
         """
         S = np.linalg.qr(directions.T)[0].T  # (r, k)
         r, asarray = len(S), self.backend.asarray
-        left = S @ self.T
-        outside = left - (left @ S.T) @ S
-        R = self.combine(S) + asarray(np.ascontiguousarray(outside)) @ self.Q
+        ST = S @ self.T
+        complement = ST - (ST @ S.T) @ S
+        R = self.combine(S) + asarray(np.ascontiguousarray(complement)) @ self.Q
         Q = asarray(np.ascontiguousarray(S)) @ self.Q
-        T = left @ S.T
+        T = ST @ S.T
         self.whole = False
         if self.krylov:
             # kept directions have residuals of their own: from now on all are kept
@@ -263,14 +265,14 @@ class GrowingBasis:
         a = (values * scale)[:, None, :]
         combinations = np.empty((len(lams), steps, *z.T.shape))
         fitted, duals = (np.empty(combinations.shape[:-1]) for _ in range(2))
-        before = np.zeros_like(current)
+        previous = np.zeros_like(current)
         for i in range(steps):
-            combinations[:, i] = before - current
+            combinations[:, i] = previous - current
             fitted[:, i] = np.linalg.norm(values * current, axis=-1)
             duals[:, i] = np.linalg.norm(current, axis=-1)
-            before, current = current, a * current
+            previous, current = current, a * current
         sizes = relative_to(fitted[:, :1], np.linalg.norm(z, axis=0), self.norm(values), lams)
-        seen = Residuals(
+        residuals = Residuals(
             norms=np.zeros_like(fitted),
             combinations=combinations,
             sums=np.zeros_like(fitted),
@@ -280,12 +282,12 @@ class GrowingBasis:
             exact=True,
         )
         if fitted.size <= max(self.width, self.k):
-            return self.certified(seen, vectors, np.arange(len(lams)))
+            return self.certified(residuals, vectors, np.arange(len(lams)))
         # from R itself: updated products R R' would lose the residuals in the rounding of the first
-        own = vectors[self.k - int(self.R.shape[0]) :]
-        gram = own.T @ to_numpy(self.R @ self.R.T) @ own
-        total = _lengths(np.cumsum(combinations, axis=1), gram)
-        return replace(seen, norms=_lengths(combinations, gram), sums=total, exact=False)
+        components = vectors[self.k - int(self.R.shape[0]) :]
+        gram = components.T @ to_numpy(self.R @ self.R.T) @ components
+        sums = _lengths(np.cumsum(combinations, axis=1), gram)
+        return replace(residuals, norms=_lengths(combinations, gram), sums=sums, exact=False)
 
     def certified(self, seen: Residuals, vectors: np.ndarray, some: np.ndarray) -> Residuals:
         """The same with the norms of some lam (indices) taken from the residuals themselves.
@@ -299,14 +301,18 @@ class GrowingBasis:
         they are more: then by a triangular factor of R'.
         """
         norms, sums = seen.norms.copy(), seen.sums.copy()
-        of = self._triangle() if norms[some].size > 2 * self.k else self.R
+        factor = self._triangle() if norms[some].size > 2 * self.k else self.R
         width = max(1, ROWS // norms.shape[1])
         for i in some:
             for outputs in slices(norms.shape[2], width):
-                own = seen.combinations[i][:, outputs]  # (T, c', k)
-                rows = self._times(own.reshape(-1, own.shape[-1]) @ vectors.T, of)
-                norms[i][:, outputs] = _norms(rows, own.shape[:-1])
-                sums[i][:, outputs] = _norms(_running_sums(rows, own.shape[1]), own.shape[:-1])
+                combinations = seen.combinations[i][:, outputs]  # (T, c', k)
+                rows = self._times(
+                    combinations.reshape(-1, combinations.shape[-1]) @ vectors.T, factor
+                )
+                norms[i][:, outputs] = _norms(rows, combinations.shape[:-1])
+                sums[i][:, outputs] = _norms(
+                    _running_sums(rows, combinations.shape[1]), combinations.shape[:-1]
+                )
         return replace(seen, norms=norms, sums=sums)
 
     def _triangle(self) -> Any:
@@ -316,13 +322,13 @@ class GrowingBasis:
         return reduce(merge_rows, (rows[part, :] for part in parts), None).T
 
     def _reserve(self, rows: int) -> None:
-        held = int(self._Q.shape[0])
-        if rows <= held:
+        capacity = int(self._Q.shape[0])
+        if rows <= capacity:
             return
-        larger = max(rows, min(int(1.5 * held) + 1, self.most))
+        new_capacity = max(rows, min(int(1.5 * capacity) + 1, self.most))
         for name in ("_Q",) if self.krylov else ("_Q", "_R"):
             old = getattr(self, name)
-            new = self._room(larger, int(old.shape[1]))
+            new = self._room(new_capacity, int(old.shape[1]))
             new[: self.k, :] = old[: self.k, :]
             setattr(self, name, new)
 
@@ -352,8 +358,8 @@ def relative_to(
     fitted: np.ndarray, targets: np.ndarray, largest: float, lams: np.ndarray
 ) -> np.ndarray:
     """What errors are relative to: ||y_1|| (L, 1, c), or what counts as zero beside ||Y|| (c,)."""
-    shrunk = (largest / (largest + lams))[:, None, None]
-    return np.maximum(fitted, FAINT * shrunk * targets)
+    shrinkage = (largest / (largest + lams))[:, None, None]
+    return np.maximum(fitted, FAINT * shrinkage * targets)
 
 
 def _norms(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -395,15 +401,15 @@ def orthonormal_rows(block: Any, bases: list[Any], backend: Backend) -> Any:
         if block.shape[0] == 0:
             return block
         lengths = np.sqrt(to_numpy(xp.sum(block * block, axis=1)))
-        some = np.flatnonzero(lengths > least)
-        if some.size == 0:
+        nonzero = np.flatnonzero(lengths > least)
+        if nonzero.size == 0:
             return block[:0, :]
-        index = xp.asarray(some, device=backend.device)
-        block = xp.take(block, index, axis=0) / backend.asarray(lengths[some])[:, None]
+        index = xp.asarray(nonzero, device=backend.device)
+        block = xp.take(block, index, axis=0) / backend.asarray(lengths[nonzero])[:, None]
         values, vectors = small_eigh(to_numpy(block @ block.T))
-        kept = values > DROP * values[-1]
-        turn = (vectors[:, kept] / np.sqrt(values[kept])).T
-        block = backend.asarray(np.ascontiguousarray(turn)) @ block
+        significant = values > DROP * values[-1]
+        whitening = (vectors[:, significant] / np.sqrt(values[significant])).T
+        block = backend.asarray(np.ascontiguousarray(whitening)) @ block
     return block
 
 
@@ -413,8 +419,8 @@ def unit_rows(block: Any, backend: Backend) -> Any:
     if block.shape[0] == 0:
         return block
     largest = to_numpy(xp.max(xp.abs(block), axis=1))
-    some = np.flatnonzero(largest > 0)
-    units = np.asarray([unit(x) for x in largest[some]])
-    block = xp.take(block, xp.asarray(some, device=backend.device), axis=0)
+    nonzero = np.flatnonzero(largest > 0)
+    units = np.asarray([unit(x) for x in largest[nonzero]])
+    block = xp.take(block, xp.asarray(nonzero, device=backend.device), axis=0)
     block = block / backend.asarray(units)[:, None]
     return block / xp.sqrt(xp.sum(block * block, axis=1))[:, None]

@@ -85,8 +85,8 @@ class Exact:
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """O(n^2 L T)."""
-        own = self.spectrum
-        powers = diagonals(own.basis, own.eigenvalues, lams, steps)
+        spectrum = self.spectrum
+        powers = diagonals(spectrum.basis, spectrum.eigenvalues, lams, steps)
         return Diagonals(powers, self.rests(lams)), []
 
     def rests(self, lams: np.ndarray) -> Any:
@@ -97,22 +97,22 @@ class Exact:
         """Sums over the eigenvalues."""
         delta = to_numpy(self.spectrum.eigenvalues)
         a = delta / (delta + lams[:, None])
-        found, power = np.empty((1, len(lams), steps)), np.ones_like(a)
+        traces, power = np.empty((1, len(lams), steps)), np.ones_like(a)
         for q in range(steps):
             power = power * a
-            found[0, :, q] = power.sum(axis=1)
-        return found
+            traces[0, :, q] = power.sum(axis=1)
+        return traces
 
     def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """By their own sums: n - tr H would cancel for small lam."""
-        delta, ridge = to_numpy(self.spectrum.eigenvalues), lams[:, None]
-        missing = int(self.spectrum.basis.shape[0]) - len(delta)
-        a, power = delta / (delta + ridge), ridge / (delta + ridge)
-        found = np.empty((1, len(lams), steps))
+        delta, lam = to_numpy(self.spectrum.eigenvalues), lams[:, None]
+        nullity = int(self.spectrum.basis.shape[0]) - len(delta)
+        a, power = delta / (delta + lam), lam / (delta + lam)
+        complements = np.empty((1, len(lams), steps))
         for j in range(steps):
-            found[0, :, j] = power.sum(axis=1) + (missing if j == 0 else 0)
+            complements[0, :, j] = power.sum(axis=1) + (nullity if j == 0 else 0)
             power = power * a
-        return found
+        return complements
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """None."""
@@ -149,14 +149,18 @@ class Estimated:
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Diagonals, list[Diagonals]]:
         """The mean over all groups, and over all but one."""
-        known, each = (
+        exact, remainders = (
             self.backend.asarray(x) for x in self.probes.diagonals(lams / self.unit, steps)
         )
-        groups, total = int(each.shape[0]), compat.array_namespace(each).sum(each, axis=0)
-        without = [
-            self._made(known + (total - each[g, ...]) / (groups - 1), lams) for g in range(groups)
+        groups, total = (
+            int(remainders.shape[0]),
+            compat.array_namespace(remainders).sum(remainders, axis=0),
+        )
+        jackknife = [
+            self._made(exact + (total - remainders[g, ...]) / (groups - 1), lams)
+            for g in range(groups)
         ]
-        return self._made(known + total / groups, lams), without
+        return self._made(exact + total / groups, lams), jackknife
 
     def rests(self, lams: np.ndarray) -> Any:
         """The mean over all groups."""
@@ -179,12 +183,14 @@ class Estimated:
     def _made(self, powers: Any, lams: np.ndarray) -> Diagonals:
         """With H_ii kept where it must be, between 0 and K_ii / (K_ii + lam)."""
         xp = self.backend.xp
-        own = self.backend.asarray(self.probes.diagonal)
-        ridge = self.backend.asarray(lams / self.unit)[:, None]
-        leverage = xp.minimum(xp.maximum(powers[:, 0, :], 0 * own), own / (own + ridge))
-        stacked = [xp.ones_like(leverage), leverage]
-        stacked += [powers[:, q, :] for q in range(1, int(powers.shape[1]))]
-        return Diagonals(xp.stack(stacked, axis=1)[..., None], (1 - leverage)[..., None])
+        diagonal = self.backend.asarray(self.probes.diagonal)
+        lam = self.backend.asarray(lams / self.unit)[:, None]
+        leverage = xp.minimum(
+            xp.maximum(powers[:, 0, :], 0 * diagonal), diagonal / (diagonal + lam)
+        )
+        diags = [xp.ones_like(leverage), leverage]
+        diags += [powers[:, q, :] for q in range(1, int(powers.shape[1]))]
+        return Diagonals(xp.stack(diags, axis=1)[..., None], (1 - leverage)[..., None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +218,8 @@ def left_out_numbers(leverages: Leverages, n: int, c: int, steps: int) -> int:
 def left_out(fitted: Any, leverages: Leverages, lams: np.ndarray) -> LeftOut:
     """From H^q Y, q = 0..T, as (L, T + 1, n, c)."""
     steps = int(fitted.shape[1]) - 1
-    mean, without = leverages.diagonals(lams, steps)
-    found, *replicates = (leave_one_out(fitted, one.powers, one.rest) for one in (mean, *without))
-    return LeftOut(found, fitted[0, 0, ...], replicates)
+    mean, jackknife = leverages.diagonals(lams, steps)
+    predictions, *replicates = (
+        leave_one_out(fitted, diag.powers, diag.rest) for diag in (mean, *jackknife)
+    )
+    return LeftOut(predictions, fitted[0, 0, ...], replicates)

@@ -72,9 +72,9 @@ class Sketch:
         """(F'F + lam I)^-1 R for rows R (b, n); lam a number, or one for each row (b,)."""
         xp = compat.array_namespace(R)
         ridge = xp.reshape(xp.asarray(lam, dtype=R.dtype, device=compat.device(R)), (-1, 1))
-        along = xp.astype(xp.astype(R, self.F.dtype) @ self.F.T, R.dtype)
-        small = (along @ self.vectors / (self.eigenvalues + ridge)) @ self.vectors.T
-        Z = (R - xp.astype(xp.astype(small, self.F.dtype) @ self.F, R.dtype)) / ridge
+        projection = xp.astype(xp.astype(R, self.F.dtype) @ self.F.T, R.dtype)
+        coefficients = (projection @ self.vectors / (self.eigenvalues + ridge)) @ self.vectors.T
+        Z = (R - xp.astype(xp.astype(coefficients, self.F.dtype) @ self.F, R.dtype)) / ridge
         # Along the top eigenvectors Z is smaller by lam / delta than float32 can cancel, and K would
         # blow that rounding up again: there the solution is put in exactly.
         t = int(self.top.shape[0])
@@ -121,32 +121,32 @@ def pivoted_cholesky(
     rank = min(rank, n)
     rng = np.random.default_rng(seed)
     diagonal = np.maximum(to_numpy(operator.diag()).astype(np.float64), 0.0)
-    left, trace = diagonal, float(diagonal.sum())  # what is not explained of it
+    residual, trace = diagonal, float(diagonal.sum())  # what is not explained of it
     F = xp.empty((rank, n), dtype=xp.float32, device=backend.device)
     size = 0
-    while size < rank and left.sum() > max(EXHAUSTED * trace, enough):
-        wanted = min(BLOCK, rank - size, int(np.count_nonzero(left)))
-        pivots = np.sort(rng.choice(n, wanted, replace=False, p=left / left.sum()))
+    while size < rank and residual.sum() > max(EXHAUSTED * trace, enough):
+        batch = min(BLOCK, rank - size, int(np.count_nonzero(residual)))
+        pivots = np.sort(rng.choice(n, batch, replace=False, p=residual / residual.sum()))
         index = xp.asarray(pivots, device=backend.device)
-        done = F[:size, :]
+        factor = F[:size, :]
         rows = xp.astype(operator.columns(pivots).T, xp.float32)
-        rows = rows - xp.take(done, index, axis=1).T @ done
+        rows = rows - xp.take(factor, index, axis=1).T @ factor
         core = backend.asarray(xp.take(rows, index, axis=1))
         values, vectors = backend.eigh((core + core.T) / 2)
         host = to_numpy(values)
-        kept = np.flatnonzero(host > DROP * host[-1])
-        if kept.size == 0:
+        significant = np.flatnonzero(host > DROP * host[-1])
+        if significant.size == 0:
             break
-        chosen = xp.asarray(kept, device=backend.device)
-        scale = xp.sqrt(xp.take(values, chosen))
-        turn = xp.astype((xp.take(vectors, chosen, axis=1) / scale).T, xp.float32)
-        block = turn @ rows
-        F[size : size + kept.size, :] = block
-        size += kept.size
+        columns = xp.asarray(significant, device=backend.device)
+        scale = xp.sqrt(xp.take(values, columns))
+        whitening = xp.astype((xp.take(vectors, columns, axis=1) / scale).T, xp.float32)
+        block = whitening @ rows
+        F[size : size + significant.size, :] = block
+        size += significant.size
         explained = to_numpy(xp.sum(block * block, axis=0)).astype(np.float64)
-        left = left - explained
+        residual = residual - explained
         # a pivot that was dropped as small beside a huge one is not explained, and may come again
-        left = np.where(left > ROUNDED * diagonal, left, 0.0)
+        residual = np.where(residual > ROUNDED * diagonal, residual, 0.0)
         watch.report("sketch", size, rank)
     F = F[:size, :]
     if size == 0:  # K is 0, or below `enough` altogether
@@ -156,7 +156,7 @@ def pivoted_cholesky(
     host = to_numpy(eigenvalues)
     count = min(TOP, int(np.count_nonzero(host > 1e-5 * host[-1])))
     top = _top(F, eigenvalues[-count:], vectors[:, -count:], backend)
-    return Sketch(F, xp.clip(eigenvalues, 0.0, None), vectors, float(left.sum()), top)
+    return Sketch(F, xp.clip(eigenvalues, 0.0, None), vectors, float(residual.sum()), top)
 
 
 def _top(F: Any, eigenvalues: Any, vectors: Any, backend: Backend) -> Any:
@@ -164,5 +164,5 @@ def _top(F: Any, eigenvalues: Any, vectors: Any, backend: Backend) -> Any:
     xp = backend.xp
     rows = backend.asarray(xp.astype(vectors.T, xp.float32) @ F) / xp.sqrt(eigenvalues)[:, None]
     # Loewdin: the orthonormal rows nearest to these, which float32 left orthonormal to 1e-6
-    values, turn = backend.eigh(rows @ rows.T)
-    return ((turn / xp.sqrt(values)) @ turn.T) @ rows
+    values, rotation = backend.eigh(rows @ rows.T)
+    return ((rotation / xp.sqrt(values)) @ rotation.T) @ rows

@@ -90,41 +90,47 @@ def grow_forms(
     A pass has up to 4 s columns, the first one 7 s; with `relative` 2 s and 5 s.
     """
     n, s = int(G.shape[1]), int(G.shape[0])
-    largest = min(n, room)
+    limit = min(n, room)
     wide, spread = (WIDE_RELATIVE, SPREAD_RELATIVE) if relative else (WIDE, SPREAD)
-    first = min(largest, (2 + spread) * s)
-    space = GrowingBasis(n, first, backend, krylov=sketch is None, most=largest)
-    block, some = _start(backend, sketch, G, lams, spread), lams[:: max(1, len(lams) // 6)]
+    capacity = min(limit, (2 + spread) * s)
+    space = GrowingBasis(n, capacity, backend, krylov=sketch is None, most=limit)
+    block, coarse_lams = _start(backend, sketch, G, lams, spread), lams[:: max(1, len(lams) // 6)]
     for passes in range(1, MAX_PASSES + 1):
         # residuals are known of vectors in the span, to their last digit, and of no others
         whole = (space.R if space.krylov else None) if passes > 1 else G
         new = space.new_directions(block, whole=whole)
-        if space.krylov and space.k + int(new.shape[0]) > largest:
+        if space.krylov and space.k + int(new.shape[0]) > limit:
             break  # a residual block that is cut is known to no one
-        new = new[: largest - space.k, :]
+        new = new[: limit - space.k, :]
         if not new.shape[0]:
             break
         space.append(new, backend.asarray(operator.matmat(new.T)).T)
         values, vectors = space.ritz()
-        # some lam, the smallest among them, tell what to add
-        seen = space.residuals(values, vectors, G, some, steps)
-        scale = _scale(values, vectors.T @ to_numpy(space.Q @ G.T), some) if relative else 1.0
-        error = _second_order(seen.norms, seen.sums) / scale
-        reached = float(error.max() if relative else error.mean(axis=-1).max() / n)
-        watch.report("probes", passes, passes + 1, reached, known=False)
-        if reached <= tol or space.k >= largest:
+        # a coarse grid of lam, the smallest among them, tells what to add
+        residuals = space.residuals(values, vectors, G, coarse_lams, steps)
+        scale = (
+            _scale(values, vectors.T @ to_numpy(space.Q @ G.T), coarse_lams) if relative else 1.0
+        )
+        errors = _second_order(residuals.norms, residuals.sums) / scale
+        error = float(errors.max() if relative else errors.mean(axis=-1).max() / n)
+        watch.report("probes", passes, passes + 1, error, known=False)
+        if error <= tol or space.k >= limit:
             break
         if sketch is None:
             block = space.R
             continue
-        weighed = seen.norms / np.sqrt(scale)
-        which = np.unravel_index(np.argsort(-weighed.ravel())[: wide * s], weighed.shape)
-        residuals = space.combine(seen.combinations[which] @ vectors.T)
-        block = sketch.solve(residuals, some[which[0]])
-    seen = space.residuals(values, vectors, G, lams, steps)
+        weighted_norms = residuals.norms / np.sqrt(scale)
+        index = np.unravel_index(
+            np.argsort(-weighted_norms.ravel())[: wide * s], weighted_norms.shape
+        )
+        worst = space.combine(residuals.combinations[index] @ vectors.T)
+        block = sketch.solve(worst, coarse_lams[index[0]])
+    residuals = space.residuals(values, vectors, G, lams, steps)
     rows = backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q
-    rough = backend.xp.astype(rows, backend.xp.float32)
-    return Forms(values, to_numpy(rows @ G.T), rough, _bounds(space, values, vectors, seen, lams))
+    rows32 = backend.xp.astype(rows, backend.xp.float32)
+    return Forms(
+        values, to_numpy(rows @ G.T), rows32, _bounds(space, values, vectors, residuals, lams)
+    )
 
 
 def _bounds(
@@ -134,12 +140,12 @@ def _bounds(
 
     With K + E in place of K a form moves by lam w'E w, w = (K + lam)^-1 g, and so on for its powers.
     """
-    lost = gram_rounding(space.spread) * seen.duals
-    known = _second_order(seen.norms, seen.sums)
-    doubtful = _second_order(seen.norms + lost, seen.sums + lost) > 2 * known
+    gram_errors = gram_rounding(space.spread) * seen.duals
+    bounds = _second_order(seen.norms, seen.sums)
+    doubtful = _second_order(seen.norms + gram_errors, seen.sums + gram_errors) > 2 * bounds
     seen = space.certified(seen, vectors, np.flatnonzero(doubtful.any(axis=(1, 2))))
-    moved = lams[:, None, None] * backward_error(space.n) * space.norm(values)
-    return _second_order(seen.norms, seen.sums) + moved * _products(seen.duals, seen.duals)
+    perturbation = lams[:, None, None] * backward_error(space.n) * space.norm(values)
+    return _second_order(seen.norms, seen.sums) + perturbation * _products(seen.duals, seen.duals)
 
 
 def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:
@@ -153,17 +159,17 @@ def _start(backend: Backend, sketch: Sketch | None, G: Any, lams: np.ndarray, co
     if sketch is None:
         return G
     xp = backend.xp
-    some = np.geomspace(lams[0], lams[-1], count + 1)[:count]
+    grid = np.geomspace(lams[0], lams[-1], count + 1)[:count]
     copies = xp.concat([G] * count, axis=0)
-    guesses = sketch.solve(copies, np.repeat(some, int(G.shape[0])))
+    guesses = sketch.solve(copies, np.repeat(grid, int(G.shape[0])))
     return xp.concat([G, guesses], axis=0)
 
 
 def _scale(values: np.ndarray, along: np.ndarray, lams: np.ndarray) -> np.ndarray:
     """1 - g'H g of unit vectors, (L, 1, s); by its own sum, so that it does not cancel."""
-    rest = lams[:, None] / (values + lams[:, None])  # (L, k)
+    complement = lams[:, None] / (values + lams[:, None])  # (L, k)
     outside = np.maximum(1 - (along**2).sum(axis=0), 0.0)
-    return np.asarray((rest @ along**2 + outside)[:, None, :])
+    return np.asarray((complement @ along**2 + outside)[:, None, :])
 
 
 def _second_order(norms: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -186,5 +192,5 @@ def _second_order(norms: np.ndarray, sums: np.ndarray) -> np.ndarray:
 def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """sum_i x_i y_(q+1-i) for q = 1 .. T, along the second axis."""
     T = first.shape[1]
-    found = [(first[:, :q] * second[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
-    return np.stack(found, axis=1)
+    sums = [(first[:, :q] * second[:, q - 1 :: -1][:, :q]).sum(axis=1) for q in range(1, T + 1)]
+    return np.stack(sums, axis=1)

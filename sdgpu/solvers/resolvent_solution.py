@@ -89,8 +89,8 @@ class ResolventSolution:
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """The first solve, equation (3)."""
-        at = np.array([lam])
-        return self.duals(at, 1)[0, 0, :, outputs], self.fits(at, 1)[0, 0, :, outputs]
+        lams = np.array([lam])
+        return self.duals(lams, 1)[0, 0, :, outputs], self.fits(lams, 1)[0, 0, :, outputs]
 
     def chain(self, lam: float, alphas: np.ndarray) -> DistillationChain:
         """Steps of one schedule from the basis of its lam, Theorem 4.1."""
@@ -104,8 +104,8 @@ class ResolventSolution:
             xp, shape = self.backend.xp, self.resolvents.Y.shape
             zero = xp.zeros(tuple(shape), dtype=xp.float64, device=self.backend.device)
             return zero, zero
-        at = np.array([ridge])
-        return self.duals(at, 1)[0, 0, ...], self.fits(at, 1)[0, 0, ...]
+        lams = np.array([ridge])
+        return self.duals(lams, 1)[0, 0, ...], self.fits(lams, 1)[0, 0, ...]
 
     def expand(
         self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
@@ -113,9 +113,11 @@ class ResolventSolution:
         """All dual coefficients side by side."""
         W = differences(self.duals(lams, steps))  # (L, T, n, c)
         # alpha = 0 is the zero function: no solve
-        at = np.flatnonzero(limits[1])
-        mu = limits[0][at] / limits[1][at]
-        return _Listed.of(W, self.duals(mu, 1)[:, 0, ...] if mu.size else None, at, len(limits[0]))
+        nonzero = np.flatnonzero(limits[1])
+        mu = limits[0][nonzero] / limits[1][nonzero]
+        return _Listed.of(
+            W, self.duals(mu, 1)[:, 0, ...] if mu.size else None, nonzero, len(limits[0])
+        )
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
         """See :mod:`sdgpu.distill.leave_one_out`."""
@@ -125,20 +127,20 @@ class ResolventSolution:
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
         """From the residuals lam (K + lam I)^-1 Y and the leverages."""
-        ridge = self.backend.asarray(lams)[:, None, None]
-        errors = ridge * self.duals(lams, 1)[:, 0, ...]
+        lam = self.backend.asarray(lams)[:, None, None]
+        errors = lam * self.duals(lams, 1)[:, 0, ...]
         return errors / self.leverages.rests(lams)
 
     def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """From the predictions at the training points."""
         xp = self.backend.xp
         truth = xp.reshape(self.targets, (-1,))
-        parts = []
+        triangles = []
         for lam in lams:
             basis = differences(self.fits(np.array([lam]), steps))[0, ...]  # (T, n, c)
             flat = xp.permute_dims(xp.reshape(basis, (steps, -1)), (1, 0))
-            parts.append(to_numpy(merge_rows(None, step_columns(flat, truth))))
-        return np.stack(parts)
+            triangles.append(to_numpy(merge_rows(None, step_columns(flat, truth))))
+        return np.stack(triangles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,26 +182,26 @@ class _Listed:
         xp = compat.array_namespace(W)
         L, T, n, c = W.shape
         parts = [xp.reshape(xp.permute_dims(W, (2, 0, 1, 3)), (n, L * T * c))]
-        where = np.full(count, -1)
+        positions = np.full(count, -1)
         if limits is not None:
-            where[at] = np.arange(len(at))
+            positions[at] = np.arange(len(at))
             parts.append(xp.reshape(xp.permute_dims(limits, (1, 0, 2)), (n, len(at) * c)))
-        return cls(xp.concat(parts, axis=1), (L, T, c), where, T * c)
+        return cls(xp.concat(parts, axis=1), (L, T, c), positions, T * c)
 
     def steps(self, projected: Any, lams: slice) -> Any:
         L, T, c = self.shape
         xp = compat.array_namespace(projected)
-        own = xp.reshape(projected[:, : L * T * c], (-1, L, T, c))[:, lams, ...]
-        return xp.permute_dims(own, (1, 2, 0, 3))
+        values = xp.reshape(projected[:, : L * T * c], (-1, L, T, c))[:, lams, ...]
+        return xp.permute_dims(values, (1, 2, 0, 3))
 
     def limits(self, projected: Any, part: slice) -> Any:
         L, T, c = self.shape
         xp = compat.array_namespace(projected)
-        where = self.at[part]
-        own = xp.reshape(projected[:, L * T * c :], (projected.shape[0], -1, c))
+        positions = self.at[part]
+        values = xp.reshape(projected[:, L * T * c :], (projected.shape[0], -1, c))
         zero = xp.zeros((projected.shape[0], 1, c), dtype=projected.dtype)
-        both = xp.concat([own, xp.asarray(zero, device=compat.device(projected))], axis=1)
+        padded = xp.concat([values, xp.asarray(zero, device=compat.device(projected))], axis=1)
         index = xp.asarray(
-            np.where(where < 0, own.shape[1], where), device=compat.device(projected)
+            np.where(positions < 0, values.shape[1], positions), device=compat.device(projected)
         )
-        return xp.permute_dims(xp.take(both, index, axis=1), (1, 0, 2))
+        return xp.permute_dims(xp.take(padded, index, axis=1), (1, 0, 2))

@@ -136,62 +136,65 @@ class Resolvents:
     @property
     def summary(self) -> str:
         """The status with the bound on the error."""
-        reached = f"relative error of the predictions at most {self.error:.1e}"
-        state, _, rest = self.status.partition(": ")
+        accuracy = f"relative error of the predictions at most {self.error:.1e}"
+        state, _, detail = self.status.partition(": ")
         if state == "converged" and not self.error <= self.tol:
             state = "limited by rounding"
-        more = f"; worst solve: {rest}" if rest else ""
-        return f"{state}: {reached} after {self.passes} passes of conjugate gradients{more}"
+        worst = f"; worst solve: {detail}" if detail else ""
+        return f"{state}: {accuracy} after {self.passes} passes of conjugate gradients{worst}"
 
     def duals(self, lams: np.ndarray, steps: int) -> Any:
         """w_1 .. w_T of every lam, (L, T, n, c)."""
-        wanted = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
+        scaled_lams = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
         self.solve(lams, steps)
         return self._stacked(
-            [[self._dual(lam, i) for i in range(steps)] for lam in wanted],
+            [[self._dual(lam, i) for i in range(steps)] for lam in scaled_lams],
             self.units.targets / self.units.kernel,
         )
 
     def solve(self, lams: Any, steps: int) -> None:
         """Make the solutions that are missing."""
         lams = np.atleast_1d(lams) / self.units.kernel
-        wanted, c = list(dict.fromkeys(map(float, lams))), int(self.Y.shape[1])
-        if any(len(self._kept.get(m, ())) < steps for m in wanted):
-            self._forget(set(wanted), steps)
+        unique, c = list(dict.fromkeys(map(float, lams))), int(self.Y.shape[1])
+        if any(len(self._kept.get(lam, ())) < steps for lam in unique):
+            self._forget(set(unique), steps)
         with only_torch():
             for step in range(steps):
-                missing = [m for m in wanted if len(self._kept.get(m, ())) <= step]
+                missing = [lam for lam in unique if len(self._kept.get(lam, ())) <= step]
                 # a limit of a negative alpha has a negative ridge, beyond all eigenvalues
-                for some in ([m for m in missing if m > 0], [m for m in missing if m < 0]):
-                    for part in slices(len(some), max(1, ROWS // c)):
-                        self._solve(np.array(some[part]), step)
+                for group in (
+                    [lam for lam in missing if lam > 0],
+                    [lam for lam in missing if lam < 0],
+                ):
+                    for part in slices(len(group), max(1, ROWS // c)):
+                        self._solve(np.array(group[part]), step)
 
     def _forget(self, wanted: set[float], steps: int) -> None:
         """Make room: single solves take the place of single ones, chains that of chains."""
-        own = {lam / self.units.kernel for lam in self.own}
+        fit_lams = {lam / self.units.kernel for lam in self.own}
         for lam in set(self._kept) - wanted:
-            if lam not in own and (len(self._kept[lam]) > 1) == (steps > 1):
+            if lam not in fit_lams and (len(self._kept[lam]) > 1) == (steps > 1):
                 for store in (self._kept, self._sums, self._lengths):
                     del store[lam]
 
     def fitted(self, lams: np.ndarray, steps: int) -> Any:
         """y_1 .. y_T of every lam, (L, T, n, c)."""
         self.solve(lams, steps)
-        wanted = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
-        steps_of = range(1, steps + 1)
+        scaled_lams = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
+        indices = range(1, steps + 1)
         return self._stacked(
-            [[self._fit(lam, i) for i in steps_of] for lam in wanted], self.units.targets
+            [[self._fit(lam, i) for i in indices] for lam in scaled_lams], self.units.targets
         )
 
     def _stacked(self, rows: list[list[Any]], units: np.ndarray) -> Any:
         """Rows (c, n) of every lam and step as (L, T, n, c), out of the units of the solver."""
         xp, column = self.backend.xp, self.backend.asarray(units)[:, None]
         shape = (len(rows), len(rows[0]), *map(int, self.Y.shape))
-        found = xp.empty(shape, dtype=xp.float64, device=self.backend.device)
-        for i, own in enumerate(rows):
-            for j, row in enumerate(own):
-                found[i, j, ...] = (row * column).T
-        return found
+        stack = xp.empty(shape, dtype=xp.float64, device=self.backend.device)
+        for i, steps in enumerate(rows):
+            for j, row in enumerate(steps):
+                stack[i, j, ...] = (row * column).T
+        return stack
 
     def _keeps_fits(self, lam: float) -> bool:
         """Whether y_i is kept, not w_i: where lam is large y_i = y_{i-1} - lam w_i would cancel."""
@@ -215,21 +218,25 @@ class Resolvents:
     def _solve(self, lams: np.ndarray, step: int) -> None:
         """Solve number `step` (from 0) of some lam, whose earlier ones are known."""
         xp, c = self.backend.xp, int(self.Y.shape[1])
-        ridges = np.repeat(lams, c)
+        row_lams = np.repeat(lams, c)
         B = xp.concat([self._fit(float(lam), step) for lam in lams], axis=0)
-        small = self._galerkin(lams, step)  # (L c, k)
-        start = self._spread(small, self.space.Q)
-        # K start = Q'T small + R' small: what a pass would give, from what is known
-        ritz = small * self._values
-        image = self._spread(ritz, self.space.Q) + self.space.combine(small @ self._vectors.T)
-        column = self.backend.asarray(ridges)[:, None]
-        residual = B - image - column * start
+        coefficients = self._galerkin(lams, step)  # (L c, k)
+        start = self._spread(coefficients, self.space.Q)
+        # K start = Q'T c + R'c, c the coefficients: what a pass would give, from what is known
+        image_coefficients = coefficients * self._values
+        image = self._spread(image_coefficients, self.space.Q) + self.space.combine(
+            coefficients @ self._vectors.T
+        )
+        lam_column = self.backend.asarray(row_lams)[:, None]
+        residual = B - image - lam_column * start
         sizes, sign = self._sizes(lams).ravel(), float(np.sign(lams[0]))
         sketch = self.sketch
         # no solution is better than the rounding of K w
         least = np.finfo(float).eps ** 2 * np.sqrt(to_numpy(xp.sum(B * B, axis=1)))  # where K is 0
         floor = rounding_bound(
-            np.linalg.norm(small, axis=1)[:, None, None], self.space.norm(self._values), self.noise
+            np.linalg.norm(coefficients, axis=1)[:, None, None],
+            self.space.norm(self._values),
+            self.noise,
         )
 
         def precondition(R: Any, own: np.ndarray) -> Any:
@@ -237,35 +244,37 @@ class Resolvents:
 
         # What is left to correct, so that neither w nor K w is known as a difference of large numbers.
         # -(K + lam) is positive definite for a negative lam, and what conjugate gradients solve then.
-        solved = CG(self.backend, self.tol).solve(
+        correction = CG(self.backend, self.tol).solve(
             lambda V: sign * self.backend.asarray(self.operator.matmat(V.T)).T,
             sign * residual,
-            sign * ridges,
+            sign * row_lams,
             precondition=precondition if sketch else None,
             goals=np.maximum(self.tol * sizes / self.steps, floor[:, 0, 0] / FLOOR + least),
             progress=self._heard(step),
         )
-        R = sign * solved.R
-        images = image + residual - R - column * solved.W
+        R = sign * correction.R
+        images = image + residual - R - lam_column * correction.W
         for i, lam in enumerate(lams):
-            mine = slice(i * c, (i + 1) * c)
-            solution = start[mine, :] + solved.W[mine, :]
-            kept = images[mine, :] if self._keeps_fits(float(lam)) else solution
-            self._kept.setdefault(float(lam), []).append(kept)
-            left, own = (np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (R[mine, :], solution))
-            self._sums[float(lam)] = self._sums.get(float(lam), np.zeros(c)) + left
-            self._lengths.setdefault(float(lam), []).append(own)
-        self._note(solved, lams)
+            rows = slice(i * c, (i + 1) * c)
+            solution = start[rows, :] + correction.W[rows, :]
+            vectors = images[rows, :] if self._keeps_fits(float(lam)) else solution
+            self._kept.setdefault(float(lam), []).append(vectors)
+            residual_norms, solution_norms = (
+                np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (R[rows, :], solution)
+            )
+            self._sums[float(lam)] = self._sums.get(float(lam), np.zeros(c)) + residual_norms
+            self._lengths.setdefault(float(lam), []).append(solution_norms)
+        self._note(correction, lams)
 
     def _note(self, solved: CGResult, lams: np.ndarray) -> None:
         self.passes += solved.passes
         self.iterations += solved.iterations
         sums = np.stack([self._sums[float(lam)] for lam in lams])
         lengths = np.stack([np.stack(self._lengths[float(lam)]) for lam in lams])  # (L, t, c)
-        grown = rounding_bound(lengths, self.space.norm(self._values), self.noise)[:, -1]
+        rounding = rounding_bound(lengths, self.space.norm(self._values), self.noise)[:, -1]
         if lams[0] < 0:  # beyond all eigenvalues, but not far
-            grown = grown * np.abs(lams / (lams + self._top))[:, None]
-        sums, sizes = sums + grown, self._sizes(lams)
+            rounding = rounding * np.abs(lams / (lams + self._top))[:, None]
+        sums, sizes = sums + rounding, self._sizes(lams)
         relative = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
         self.error = max(self.error, float(relative.max(initial=0.0)))
         if not solved.status.startswith("converged"):
@@ -277,13 +286,13 @@ class Resolvents:
         """Galerkin solutions in the Ritz basis, (L c, k); see the text of the basis."""
         z = self._vectors.T @ to_numpy(self.space.Q @ self.Y)  # (k, c)
         scale = 1.0 / (self._values + lams[:, None])  # (L, k)
-        small = (self._values * scale) ** step * scale
-        return (small[:, None, :] * z.T).reshape(-1, len(self._values))
+        coefficients = (self._values * scale) ** step * scale
+        return (coefficients[:, None, :] * z.T).reshape(-1, len(self._values))
 
     def _sizes(self, lams: np.ndarray) -> np.ndarray:
         """||y_1|| of the Galerkin solutions (L, c), if not zero: what the residuals are relative to."""
-        small = self._galerkin(lams, 0) * self._values
-        fitted = np.linalg.norm(small, axis=1).reshape(len(lams), 1, -1)
+        coefficients = self._galerkin(lams, 0) * self._values
+        fitted = np.linalg.norm(coefficients, axis=1).reshape(len(lams), 1, -1)
         return relative_to(fitted, self._norms, self.space.norm(self._values), np.abs(lams))[:, 0]
 
     @cached_property

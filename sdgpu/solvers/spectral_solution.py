@@ -84,8 +84,8 @@ class SpectralSolution:
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Step 1, equation (3)."""
         delta, basis = self.spectrum.eigenvalues, self.spectrum.basis
-        small = self.spectrum.Z[:, outputs] / (delta + lam)[:, None]
-        return basis @ small, basis @ (delta[:, None] * small)
+        coefficients = self.spectrum.Z[:, outputs] / (delta + lam)[:, None]
+        return basis @ coefficients, basis @ (delta[:, None] * coefficients)
 
     def chain(self, lam: float, alphas: np.ndarray) -> DistillationChain:
         """Steps of one schedule, Theorem 4.1."""
@@ -98,7 +98,7 @@ class SpectralSolution:
             make(eigenvalues, lam, alpha)[..., None]
             for make in (limit_dual_filter, limit_train_filter)
         )
-        dual, fitted = (self.spectrum.combine(one) for one in filters)
+        dual, fitted = (self.spectrum.combine(f) for f in filters)
         return dual, fitted
 
     def expand(
@@ -114,8 +114,8 @@ class SpectralSolution:
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
         """See :mod:`sdgpu.distill.leave_one_out`."""
-        own = self.spectrum
-        fitted = powers(own.basis, own.eigenvalues, own.Z, lams, steps)
+        spectrum = self.spectrum
+        fitted = powers(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams, steps)
         if self.Y is not None:  # H^0 Y is Y itself
             xp = compat.array_namespace(fitted)
             truth = xp.broadcast_to(self.Y, (len(lams), 1, *fitted.shape[2:]))
@@ -124,31 +124,31 @@ class SpectralSolution:
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
         """From the residuals and the leverages."""
-        own = self.spectrum
-        errors = ridge_errors(own.basis, own.eigenvalues, own.Z, lams)
+        spectrum = self.spectrum
+        errors = ridge_errors(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams)
         if self.Y is not None:
-            errors = errors + (self.Y - own.basis @ own.Z)
+            errors = errors + (self.Y - spectrum.basis @ spectrum.Z)
         return errors / self.leverages.rests(lams)
 
     def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """From the eigenvalues alone: 1 - B(tau) = (1 - a) (1 + sum_j s_j a^j)."""
         delta, Z = to_numpy(self.spectrum.eigenvalues), to_numpy(self.spectrum.Z)
         size = unit(float(np.abs(Z).max(initial=0.0)))
-        length = size * np.sqrt(np.einsum("kc,kc->k", Z / size, Z / size))
-        rest = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
+        norms = size * np.sqrt(np.einsum("kc,kc->k", Z / size, Z / size))
+        complement = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
         a = shrinkage(delta, lams)
         # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
         columns = np.empty((len(lams), len(delta), steps))
-        columns[..., -1] = rest
+        columns[..., -1] = complement
         for j in range(steps - 1):
-            columns[..., j] = a * (columns[..., j - 1] if j else rest)
-        triangles = merge_rows(None, columns * length[:, None])
+            columns[..., j] = a * (columns[..., j - 1] if j else complement)
+        triangles = merge_rows(None, columns * norms[:, None])
         if self.spectrum.outside is None:
             return triangles
         # no step reaches what is outside: a row more, of the last column alone
-        more = np.zeros((len(lams), 1, steps))
-        more[..., -1] = np.sqrt(np.sum(to_numpy(self.spectrum.outside)))
-        return merge_rows(triangles, more)
+        row = np.zeros((len(lams), 1, steps))
+        row[..., -1] = np.sqrt(np.sum(to_numpy(self.spectrum.outside)))
+        return merge_rows(triangles, row)
 
 
 @dataclass(frozen=True, eq=False)

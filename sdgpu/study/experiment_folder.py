@@ -106,12 +106,12 @@ class ExperimentFolder:
 
         def prepare() -> bytes:
             self._prepare(resume=resume)
-            found = self._finished()
+            finished = self._finished()
             self._write_experiment()
-            return json.dumps(list(found.items())).encode()
+            return json.dumps(list(finished.items())).encode()
 
-        found = self._first(prepare)
-        return {(seed, rule): rows for (seed, rule), rows in json.loads(found or b"[]")}
+        encoded = self._first(prepare)
+        return {(seed, rule): rows for (seed, rule), rows in json.loads(encoded or b"[]")}
 
     def keep(self, chain: Chain) -> Rows:
         """Write a finished chain, and return its rows."""
@@ -119,8 +119,8 @@ class ExperimentFolder:
 
         def write() -> None:
             # by places within the folder, which may be moved
-            own = [row | {"path": self._inside(row["path"])} for row in rows]
-            fields = {"owner": self._owner(chain.seed, chain.rule), "rows": own}
+            relative_rows = [row | {"path": self._inside(row["path"])} for row in rows]
+            fields = {"owner": self._owner(chain.seed, chain.rule), "rows": relative_rows}
             write_json(_chain(self.folder, chain.seed, chain.rule), fields)
 
         self._first(write)
@@ -141,12 +141,12 @@ class ExperimentFolder:
 
     def _prepare(self, *, resume: bool) -> None:
         """Refuse a folder of something else, or clear it."""
-        stored = self.folder / "experiment.json"
-        if stored.exists():
+        experiment_file = self.folder / "experiment.json"
+        if experiment_file.exists():
             if not resume:
                 _clear(self.folder)
             elif self._begun():
-                self._check(stored)
+                self._check(experiment_file)
             else:
                 read_experiment(self.folder)  # one of ours that came to nothing may be corrected
         else:
@@ -197,16 +197,16 @@ class ExperimentFolder:
     def _check(self, stored: Path) -> None:
         fields = read_experiment(self.folder)
         try:
-            theirs = Experiment.from_json(json.dumps(fields["experiment"])).binding()
+            binding = Experiment.from_json(json.dumps(fields["experiment"])).binding()
         except (ValueError, TypeError) as error:
             raise ValueError(f"{stored} is of another version ({error}): {_ELSEWHERE}") from error
-        theirs["images"] = fields["data"]
-        if theirs != self._binding:
-            found = difference(theirs, self._binding)
-            raise ValueError(f"{self.folder} holds another experiment{found}: {_ELSEWHERE}")
+        binding["images"] = fields["data"]
+        if binding != self._binding:
+            detail = difference(binding, self._binding)
+            raise ValueError(f"{self.folder} holds another experiment{detail}: {_ELSEWHERE}")
 
     def _finished(self) -> dict[tuple[int, str], Rows]:
-        found = {}
+        finished = {}
         for seed in self.experiment.seeds:
             for rule in self.experiment.rules:
                 name = rule_name(rule)
@@ -214,8 +214,8 @@ class ExperimentFolder:
                     continue
                 rows = read_chain(self.folder, seed, name, owner=self._owner(seed, name))
                 if len(rows) >= self.experiment.steps:  # a chain is the beginning of longer ones
-                    found[seed, name] = rows[: self.experiment.steps]
-        return found
+                    finished[seed, name] = rows[: self.experiment.steps]
+        return finished
 
     @cached_property
     def _binding(self) -> dict[str, Any]:
@@ -243,15 +243,15 @@ def read_experiment(folder: Path) -> dict[str, Any]:
     ValueError
         If it is damaged or something else.
     """
-    stored = folder / "experiment.json"
-    if not stored.exists():
-        raise FileNotFoundError(f"there is no experiment in {folder}: {stored.name} is missing")
+    path = folder / "experiment.json"
+    if not path.exists():
+        raise FileNotFoundError(f"there is no experiment in {folder}: {path.name} is missing")
     try:
-        fields = read_json(stored)
+        fields = read_json(path)
     except ValueError as error:
         raise ValueError(f"{error}: it stays; name another folder, or remove the file") from error
     if fields.get("kind") != KIND:
-        raise ValueError(f"{stored} is of something else than an experiment: name another folder")
+        raise ValueError(f"{path} is of something else than an experiment: name another folder")
     return fields
 
 

@@ -89,25 +89,25 @@ def run_experiment(
     """
     if stacked and experiment.config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {experiment.config.teacher!r}")
-    target = _own_device(device)
+    torch_device = _own_device(device)
     with _threads(experiment.threads):
-        data = experiment.load(data_folder, target)
-        world = join(target)
+        data = experiment.load(data_folder, torch_device)
+        world = join(torch_device)
         archive = ExperimentFolder(Path(folder), experiment, data, world)
         with archive.held():
-            found = archive.open(resume=resume)
-            pending = _pending(experiment, found, stacked=stacked)
+            finished = archive.open(resume=resume)
+            pending = _pending(experiment, finished, stacked=stacked)
             meter = _Meter(progress, sum(work.fits for work in pending))
             for work in pending:
                 for chain in _train(
                     work, experiment, data, archive.folder / "fits", stacked=stacked, meter=meter
                 ):
-                    found[chain.seed, chain.rule] = archive.keep(chain)
+                    finished[chain.seed, chain.rule] = archive.keep(chain)
             rows = [
                 row
                 for seed in experiment.seeds
                 for rule in experiment.rules
-                for row in found[seed, rule_name(rule)]
+                for row in finished[seed, rule_name(rule)]
             ]
             dataset = experiment_dataset(experiment, rows)
             archive.results(rows, dataset)
@@ -148,7 +148,7 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
     }
     names |= {name: name for name in ("alpha", "estimate", "fits", "seconds")}
     variables = {}
-    for name, shown in names.items():
+    for name, variable in names.items():
         values = np.array(
             [
                 [[table[seed, rule, step][name] for step in steps] for rule in rules]
@@ -156,7 +156,7 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
             ],
             dtype=float,
         )
-        variables[shown] = (("seed", "rule", "step"), values)
+        variables[variable] = (("seed", "rule", "step"), values)
     weights = [math.nan if isinstance(rule, str) else rule for rule in experiment.rules]
     dataset = xr.Dataset(
         variables,
@@ -168,13 +168,13 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
         },
         attrs={"experiment": experiment.to_json()},
     )
-    for what in ("fits", "seconds"):
-        first, later = dataset[what].isel(step=0), dataset[what].isel(step=slice(1, None))
+    for cost in ("fits", "seconds"):
+        first, later = dataset[cost].isel(step=0), dataset[cost].isel(step=slice(1, None))
         shared = float(first.isel(rule=0).sum())
         greedy = dataset["rule"] == "algorithm1"
-        for name, chosen in (("algorithm1", greedy), ("grid", ~greedy)):
-            if bool(chosen.any()):
-                dataset.attrs[f"{name}_{what}"] = shared + float(later.sel(rule=chosen).sum())
+        for name, mask in (("algorithm1", greedy), ("grid", ~greedy)):
+            if bool(mask.any()):
+                dataset.attrs[f"{name}_{cost}"] = shared + float(later.sel(rule=mask).sum())
     return dataset
 
 
@@ -258,10 +258,10 @@ def _pending(experiment: Experiment, found: dict[Any, Rows], *, stacked: bool) -
             groups = [weights, *((rule,) for rule in missing if isinstance(rule, str))]
         first = 1  # network of the seed
         for rules in groups:
-            each = [experiment.fits(rule) for rule in rules]
+            fits = [experiment.fits(rule) for rule in rules]
             if stacked and rules == weights:
-                each = [experiment.steps - 1] * len(rules)  # a stack trains a weight of 1 too
-            pending.append(_Work(seed, rules, first + sum(each)))
+                fits = [experiment.steps - 1] * len(rules)  # a stack trains a weight of 1 too
+            pending.append(_Work(seed, rules, first + sum(fits)))
             first = 0
     return pending
 
@@ -304,21 +304,21 @@ class _Meter:
         """Give the hook for one call; a stage of a stack is as many fits as it has members."""
         if self.hook is None:
             return None
-        seen: dict[str, int] = {}  # batches by stage
+        batches: dict[str, int] = {}  # batches by stage
 
         def hear(event: Event) -> None:
             assert self.hook is not None
             size = members if event.stage.startswith("stack") else 1
-            fits = sum(members if name.startswith("stack") else 1 for name in seen)
-            if event.stage in seen:
+            fits = sum(members if name.startswith("stack") else 1 for name in batches)
+            if event.stage in batches:
                 fits -= size
-                self.trained += size * (event.done - seen[event.stage])
-            seen[event.stage] = event.done
+                self.trained += size * (event.done - batches[event.stage])
+            batches[event.stage] = event.done
             done = (self.before + fits) * event.total + size * event.done
-            everything = self.total * event.total
-            spent = time.perf_counter() - self.started
-            left = spent / self.trained * (everything - done) if self.trained else math.nan
-            self.hook(Event("all fits", done, everything, seconds_left=left))
+            total = self.total * event.total
+            elapsed = time.perf_counter() - self.started
+            seconds_left = elapsed / self.trained * (total - done) if self.trained else math.nan
+            self.hook(Event("all fits", done, total, seconds_left=seconds_left))
             self.hook(event._replace(stage=f"{label}, {event.stage}"))
 
         return hear
@@ -330,10 +330,10 @@ class _Meter:
 
 def _own_device(device: str) -> torch.device:
     """The device of this process, made the current one."""
-    found = find_device(device)
-    if found.index is not None and found.type == "cuda":
-        torch.cuda.set_device(found)
-    return found
+    torch_device = find_device(device)
+    if torch_device.index is not None and torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
+    return torch_device
 
 
 @contextmanager

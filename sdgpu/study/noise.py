@@ -92,8 +92,8 @@ def symmetric(
 
     Examples
     --------
-    >>> found = symmetric(np.array([0, 1, 2, 0, 1, 2]), rate=0.5, seed=1)
-    >>> found.Y, np.flatnonzero(found.rows)
+    >>> noisy = symmetric(np.array([0, 1, 2, 0, 1, 2]), rate=0.5, seed=1)
+    >>> noisy.Y, np.flatnonzero(noisy.rows)
     (array([2, 1, 0, 0, 2, 2]), array([0, 2, 4]))
     """
     codes, c = _codes(Y, classes)
@@ -129,21 +129,23 @@ def hierarchical(
         As :func:`symmetric`, and for a class that is in no group, in two, alone in one, or unknown.
     """
     codes, c = _codes(Y, classes)
-    checked = [tuple(integer("a class of groups", one, 0) for one in group) for group in groups]
-    named = [one for group in checked for one in group]
-    missing, unknown = sorted(set(range(c)) - set(named)), sorted(set(named) - set(range(c)))
-    twice = sorted({one for one in named if named.count(one) > 1})
-    for problem, which in (("miss", missing), ("name unknown", unknown), ("repeat", twice)):
-        if which:
+    partition = [
+        tuple(integer("a class of groups", label, 0) for label in group) for group in groups
+    ]
+    labels = [label for group in partition for label in group]
+    missing, unknown = sorted(set(range(c)) - set(labels)), sorted(set(labels) - set(range(c)))
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    for problem, offending in (("miss", missing), ("name unknown", unknown), ("repeat", twice)):
+        if offending:
             raise ValueError(
-                f"groups {problem} classes {which}: name each of 0 .. {c - 1} exactly once"
+                f"groups {problem} classes {offending}: name each of 0 .. {c - 1} exactly once"
             )
-    alone = [group for group in checked if len(group) < 2]
-    if alone:
+    singletons = [group for group in partition if len(group) < 2]
+    if singletons:
         raise ValueError(
-            f"groups have {alone[0]} on its own: a group needs two classes, one to go wrong to"
+            f"groups have {singletons[0]} on its own: a group needs two classes, one to go wrong to"
         )
-    return _within(Y, codes, checked, c, rate=rate, seed=seed, iid=iid)
+    return _within(Y, codes, partition, c, rate=rate, seed=seed, iid=iid)
 
 
 @underflow_is_zero
@@ -173,18 +175,18 @@ def adversarial(
         As :func:`symmetric`, and for scores of another shape or not finite.
     """
     codes, c = _codes(Y, classes)
-    n, known = len(codes), inputs(scores, "scores")
-    if known.shape != (n, c):
+    n, score_matrix = len(codes), inputs(scores, "scores")
+    if score_matrix.shape != (n, c):
         raise ValueError(
-            f"scores have shape {known.shape}: {n} rows of {c} classes need ({n}, {c})"
+            f"scores have shape {score_matrix.shape}: {n} rows of {c} classes need ({n}, {c})"
         )
-    others = np.array(known, dtype=np.float64)
-    own = others[np.arange(n), codes]
-    others[np.arange(n), codes] = -np.inf
-    margins = own - others.max(axis=1)
+    other_scores = np.array(score_matrix, dtype=np.float64)
+    own_scores = other_scores[np.arange(n), codes]
+    other_scores[np.arange(n), codes] = -np.inf
+    margins = own_scores - other_scores.max(axis=1)
     rows = np.zeros(n, dtype=bool)
     rows[np.argsort(margins, kind="stable")[: round(_share(rate) * n)]] = True
-    return _replaced(Y, np.where(rows, others.argmax(axis=1), codes), rows, c)
+    return _replaced(Y, np.where(rows, other_scores.argmax(axis=1), codes), rows, c)
 
 
 def gaussian(
@@ -214,10 +216,10 @@ def gaussian(
     """
     if (std is None) == (snr is None):
         raise ValueError(f"std={std} and snr={snr}: give exactly one of them")
-    checked = as_data(Y, "Y")
-    level = positive("std", std, zero=True) if snr is None else noise_std(checked, snr)
-    noise = level * np.random.default_rng(seed).standard_normal(checked.shape)
-    return Noisy((checked + noise).astype(checked.dtype), np.full(len(checked), level > 0))
+    targets = as_data(Y, "Y")
+    level = positive("std", std, zero=True) if snr is None else noise_std(targets, snr)
+    noise = level * np.random.default_rng(seed).standard_normal(targets.shape)
+    return Noisy((targets + noise).astype(targets.dtype), np.full(len(targets), level > 0))
 
 
 def noise_std(Y: np.ndarray, snr: float) -> float:
@@ -299,15 +301,15 @@ def class_groups(X: np.ndarray, Y: np.ndarray, count: int) -> tuple[tuple[int, .
     empty = np.flatnonzero(np.bincount(codes, minlength=c) == 0)
     if empty.size:
         raise ValueError(f"class {empty[0]} has no rows, and so no mean: leave it out")
-    means = np.stack([rows[codes == one].mean(axis=0) for one in range(c)])
+    means = np.stack([rows[codes == label].mean(axis=0) for label in range(c)])
     group = fcluster(linkage(means, "ward"), count, criterion="maxclust")
     distances = cdist(means, means)
     np.fill_diagonal(distances, np.inf)
-    for one in range(c):
-        if np.count_nonzero(group == group[one]) == 1:
-            group[one] = group[distances[one].argmin()]
-    found = (tuple(np.flatnonzero(group == g).tolist()) for g in np.unique(group))
-    return tuple(sorted(found))
+    for label in range(c):
+        if np.count_nonzero(group == group[label]) == 1:
+            group[label] = group[distances[label].argmin()]
+    groups = (tuple(np.flatnonzero(group == g).tolist()) for g in np.unique(group))
+    return tuple(sorted(groups))
 
 
 @underflow_is_zero
@@ -345,29 +347,29 @@ def _share(rate: float) -> float:
 
 def _codes(Y: np.ndarray, classes: int | None) -> tuple[np.ndarray, int]:
     """Class numbers (n,) of labels or one-hot rows, and how many classes there are."""
-    held = np.asarray(Y)
-    if held.ndim == 2:
-        if held.dtype.kind not in "biuf":
-            raise TypeError(f"one-hot rows must be numbers, got dtype {held.dtype}")
-        wrong = np.flatnonzero(((held != 0) & (held != 1)).any(axis=1) | (held.sum(axis=1) != 1))
+    array = np.asarray(Y)
+    if array.ndim == 2:
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"one-hot rows must be numbers, got dtype {array.dtype}")
+        wrong = np.flatnonzero(((array != 0) & (array != 1)).any(axis=1) | (array.sum(axis=1) != 1))
         if wrong.size:
             raise ValueError(
                 f"row {wrong[0]} of Y is not one-hot: a single 1 among zeros; clean labels are wanted"
             )
-        if classes is not None and classes != held.shape[1]:
-            raise ValueError(f"classes={classes}, but Y has {held.shape[1]} columns")
-        codes, c = held.argmax(axis=1), held.shape[1]
-    elif held.ndim == 1:
-        if held.dtype.kind not in "iu":
-            raise TypeError(f"labels must be whole numbers 0 .. c-1, got dtype {held.dtype}")
-        codes = held.astype(np.int64)
+        if classes is not None and classes != array.shape[1]:
+            raise ValueError(f"classes={classes}, but Y has {array.shape[1]} columns")
+        codes, c = array.argmax(axis=1), array.shape[1]
+    elif array.ndim == 1:
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"labels must be whole numbers 0 .. c-1, got dtype {array.dtype}")
+        codes = array.astype(np.int64)
         largest = int(codes.max(initial=-1))
         c = largest + 1 if classes is None else integer("classes", classes, 1)
         if codes.min(initial=0) < 0 or largest >= c:
             bad = int(codes.min()) if codes.min() < 0 else largest
             raise ValueError(f"label {bad} is out of range: labels are 0 .. {c - 1}")
     else:
-        raise ValueError(f"Y must be labels (n,) or one-hot rows (n, c), got shape {held.shape}")
+        raise ValueError(f"Y must be labels (n,) or one-hot rows (n, c), got shape {array.shape}")
     if c < 2:
         raise ValueError("Y has one class only: a corrupted label has no other to go to")
     return codes, c

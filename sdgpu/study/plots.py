@@ -44,11 +44,11 @@ def steps_figure(example: Example) -> Figure:
     """Figure 2: six steps and the limit for alpha = 0, alpha = 0.25 and the optimal weights."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    chosen = example.fit.optimal_alphas(example.X_val, example.truth, steps=STEPS)
+    star = example.fit.optimal_alphas(example.X_val, example.truth, steps=STEPS)
     cases: tuple[tuple[Any, str], ...] = (
         (0.0, "(a) alpha = 0"),
         (0.25, "(b) alpha = 0.25"),
-        (chosen.alphas, "(c) alpha*"),
+        (star.alphas, "(c) alpha*"),
     )
     for axis, (alphas, title) in zip(axes, cases, strict=True):
         path = example.fit.path(alphas=alphas, steps=STEPS)
@@ -66,7 +66,7 @@ def steps_figure(example: Example) -> Figure:
     axes[0].set_ylabel("f(x)")
     axes[0].legend(fontsize=7, ncols=2)
     inset = axes[2].inset_axes((0.55, 0.62, 0.42, 0.33))
-    inset.plot(range(2, STEPS + 1), chosen.alphas, "o-", ms=3, color="tab:red")
+    inset.plot(range(2, STEPS + 1), star.alphas, "o-", ms=3, color="tab:red")
     inset.set_title("alpha* of step", fontsize=7, pad=2)
     inset.tick_params(labelsize=6)
     inset.set_xticks(range(2, STEPS + 1))
@@ -117,16 +117,16 @@ def constrained_figure(example: Example, *, eps: float = 0.045, steps: int = 8) 
         path = constrained_path(
             example.X, example.y, CubicGreen(), eps=eps, alpha=alpha, steps=steps
         )
-        drawn = zip(path.predict(example.X_val), _colours(steps), strict=True)
-        for step, (values, shade) in enumerate(drawn, start=1):
+        curves = zip(path.predict(example.X_val), _colours(steps), strict=True)
+        for step, (values, shade) in enumerate(curves, start=1):
             axis.plot(x, values, color=shade, label=f"step {step}")
         axis.plot(points, example.y, "x", color="black")
         axis.set(title=f"alpha = {alpha:g}, {path.regime.name}", xlabel="x", ylim=(-1.5, 1.5))
-        made = np.isfinite(path.lams)
-        index = np.arange(1, steps + 1)[made]
-        axes[2].plot(index, path.lams[made], "o-", ms=4, color=colour, label=f"alpha = {alpha:g}")
-        if not made.all():
-            axes[2].plot(index[-1:], path.lams[made][-1:], "x", ms=14, color=colour)
+        finite = np.isfinite(path.lams)
+        index = np.arange(1, steps + 1)[finite]
+        axes[2].plot(index, path.lams[finite], "o-", ms=4, color=colour, label=f"alpha = {alpha:g}")
+        if not finite.all():
+            axes[2].plot(index[-1:], path.lams[finite][-1:], "x", ms=14, color=colour)
     axes[0].set_ylabel("f(x)")
     axes[0].legend(fontsize=7, ncols=2)
     axes[2].margins(y=0.1)
@@ -143,11 +143,11 @@ def loss_heatmap(sweep: Sweep, *, title: str = "") -> Figure:
     """
     data = sweep.dataset
     best, ridge = sweep.best(), sweep.best("ridge")
-    filled = data["mse"].fillna(np.inf)
+    losses = data["mse"].fillna(np.inf)
     least = max(best.mse, np.finfo(float).tiny)  # a loss of 0 has no per cent
-    excess = (100 * (filled.min("step") / least - 1)).clip(*EXCESS)
+    excess = (100 * (losses.min("step") / least - 1)).clip(*EXCESS)
     # equal up to rounding, as all steps are at alpha = 1: the first of them
-    first = (filled <= filled.min("step") * (1 + 1e-12)).argmax("step")
+    first = (losses <= losses.min("step") * (1 + 1e-12)).argmax("step")
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     loss_axis, step_axis = figure.subplots(1, 2, sharey=True)
@@ -188,22 +188,24 @@ def plot_risk(curves: xr.Dataset) -> Figure:
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(2, 2)
     (risk_axis, gain_axis), (oracle_axis, split_axis) = axes
-    shown = curves.sel(noise=curves["noise"] > 0)
-    noise, ridge = shown["noise"], shown.sel(rule="ridge")
-    for j, (rule, colour) in enumerate(zip(shown["rule"].values, _RULES, strict=True)):
-        aside = noise * 1.04 ** (j - 2)  # so that bars do not hide each other
-        own, bars = shown.sel(rule=rule), {"fmt": "o", "ms": 3, "color": colour}
-        risk_axis.plot(noise, own["expected"], color=colour, label=rule)
-        risk_axis.errorbar(aside, own["measured"], 2 * own["measured_se"], **bars)
+    noisy = curves.sel(noise=curves["noise"] > 0)
+    noise, ridge = noisy["noise"], noisy.sel(rule="ridge")
+    for j, (rule, colour) in enumerate(zip(noisy["rule"].values, _RULES, strict=True)):
+        abscissae = noise * 1.04 ** (j - 2)  # so that bars do not hide each other
+        curve, bars = noisy.sel(rule=rule), {"fmt": "o", "ms": 3, "color": colour}
+        risk_axis.plot(noise, curve["expected"], color=colour, label=rule)
+        risk_axis.errorbar(abscissae, curve["measured"], 2 * curve["measured_se"], **bars)
         for part, style in (("bias", "--"), ("variance", "-")):
-            split_axis.plot(noise, 100 * own[part] / ridge["expected"], style, color=colour)
-            measured = own[f"measured_{part}"]
-            split_axis.plot(aside, 100 * measured / ridge["measured"], "o", ms=3, color=colour)
+            split_axis.plot(noise, 100 * curve[part] / ridge["expected"], style, color=colour)
+            measured = curve[f"measured_{part}"]
+            split_axis.plot(abscissae, 100 * measured / ridge["measured"], "o", ms=3, color=colour)
         if rule != "ridge":
-            gain_axis.plot(noise, 100 * (1 - own["expected"] / ridge["expected"]), color=colour)
+            gain_axis.plot(noise, 100 * (1 - curve["expected"] / ridge["expected"]), color=colour)
             percent = 100 / ridge["measured"]
-            gain_axis.errorbar(aside, percent * own["gain"], 2 * percent * own["gain_se"], **bars)
-            oracle = 100 * (1 - own["oracle"] / ridge["oracle"])
+            gain_axis.errorbar(
+                abscissae, percent * curve["gain"], 2 * percent * curve["gain_se"], **bars
+            )
+            oracle = 100 * (1 - curve["oracle"] / ridge["oracle"])
             oracle_axis.plot(noise, oracle, "o:", ms=3, color=colour)
     risk_axis.set(yscale="log", title="risk", ylabel="mean squared error to the truth")
     gain_axis.set(title="gain over ridge", ylabel="less risk, %")
@@ -227,12 +229,14 @@ def plot_alpha_signs(found: xr.Dataset) -> Figure:
     weight_axis, risk_axis = figure.subplots(1, 2)
     lam = found["lam"]
     for i, colour in zip(range(found.sizes["rate"]), _colours(found.sizes["rate"]), strict=True):
-        own = found.isel(rate=i)
-        label = f"{float(own['rate']):.0%}"
-        weight_axis.plot(lam, own["expected_alpha"], color=colour, label=label)
-        weight_axis.errorbar(lam, own["alpha"], 2 * own["alpha_se"], fmt="o", ms=3, color=colour)
-        risk_axis.plot(lam, own["expected_ridge"], "--", color=colour)
-        risk_axis.plot(lam, own["expected_distilled"], color=colour, label=label)
+        curve = found.isel(rate=i)
+        label = f"{float(curve['rate']):.0%}"
+        weight_axis.plot(lam, curve["expected_alpha"], color=colour, label=label)
+        weight_axis.errorbar(
+            lam, curve["alpha"], 2 * curve["alpha_se"], fmt="o", ms=3, color=colour
+        )
+        risk_axis.plot(lam, curve["expected_ridge"], "--", color=colour)
+        risk_axis.plot(lam, curve["expected_distilled"], color=colour, label=label)
     for level, text in ((0.0, "all weight on the teacher"), (1.0, "ridge")):
         weight_axis.axhline(level, color=_TEACHER, lw=0.8, ls=":")
         weight_axis.annotate(
@@ -268,10 +272,10 @@ def plot_linear_features(found: xr.Dataset, *, title: str = "") -> Figure:
     risk_axis, weight_axis = figure.subplots(1, 2)
     lam = found["lam"]
     for rule, colour in zip(found["rule"].values, _RULES, strict=False):
-        own = found.sel(rule=rule)
-        risk_axis.plot(lam, own["predicted"], color=colour, label=rule)
+        curve = found.sel(rule=rule)
+        risk_axis.plot(lam, curve["predicted"], color=colour, label=rule)
         risk_axis.errorbar(
-            lam, own["measured"], 2 * own["measured_se"], fmt="o", ms=3, color=colour
+            lam, curve["measured"], 2 * curve["measured_se"], fmt="o", ms=3, color=colour
         )
     weight_axis.plot(lam, found["predicted_alpha"], color=_TEACHER)
     weight_axis.errorbar(lam, found["alpha"], 2 * found["alpha_se"], fmt="o", ms=3, color=_TEACHER)
@@ -340,8 +344,8 @@ def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
     if "algorithm1" in found["rule"].values:
         style = {"marker": "D", "ms": 6, "lw": 2.2, "ls": "--", "mec": "white", "zorder": 4}
         cases.append(("algorithm1", "alpha-hat (Algorithm 1)", "tab:red", style))
-    known = bool(found["validation_accuracy"].notnull().any())
-    for axis, part in zip(axes, ("train", "validation" if known else "test"), strict=True):
+    has_validation = bool(found["validation_accuracy"].notnull().any())
+    for axis, part in zip(axes, ("train", "validation" if has_validation else "test"), strict=True):
         for rule, label, colour, style in cases:
             values = 100 * found[f"{part}_accuracy"].sel(rule=rule)
             low, high = values.min("seed"), values.max("seed")
@@ -383,8 +387,8 @@ def _write_estimates(axis: Any, chain: xr.Dataset) -> None:
 
 
 def _weights(example: Example) -> tuple[Any, ...]:
-    chosen = example.fit.optimal_alphas(example.X_val, example.truth, lam=LAM, steps=STEPS)
-    return 0.0, 0.25, chosen.alphas
+    star = example.fit.optimal_alphas(example.X_val, example.truth, lam=LAM, steps=STEPS)
+    return 0.0, 0.25, star.alphas
 
 
 def _three(*titles: str) -> tuple[Figure, Any]:

@@ -96,12 +96,12 @@ def label_noise_weights(
         rows["expected_alpha"].append(star.alphas[:, 0])
         rows["expected_ridge"].append(star.losses[:, 0])
         rows["expected_distilled"].append(star.losses[:, 1])
-        found = []
+        per_draw = []
         for _ in range(draws):
             noisy = symmetric(Y, float(rate), rng, iid=True).Y
             data = fitted.with_targets(noisy).sweep(X_new, Y_new, alphas=1.0, steps=2).dataset
-            found.append([data["alpha_star"][:, 1], data["ridge_mse"], data["star_mse"][:, 1]])
-        samples: np.ndarray = np.array(found)  # (draws, 3, L)
+            per_draw.append([data["alpha_star"][:, 1], data["ridge_mse"], data["star_mse"][:, 1]])
+        samples: np.ndarray = np.array(per_draw)  # (draws, 3, L)
         for name, average, error in zip(
             ("alpha", "ridge", "distilled"),
             samples.mean(axis=0),
@@ -184,34 +184,39 @@ def linear_features(
     triangles = linear_risk(spectrum, signal, n, lams, steps)
     rules = _rule_tails(triangles, noise)
     risks = [triangles.combination(tails, noise) for tails in rules.values()]
-    rng, ridges = np.random.default_rng(seed), grid("lams", lams)
-    root, beta = (np.sqrt(np.asarray(own, dtype=np.float64)) for own in (spectrum, signal))
+    rng, lam_values = np.random.default_rng(seed), grid("lams", lams)
+    root, beta = (np.sqrt(np.asarray(squares, dtype=np.float64)) for squares in (spectrum, signal))
     losses, stars = [], []
     for _ in range(draws):
         X = rng.standard_normal((n, len(root))) * root
-        fitted = fit(X, X @ beta + noise * rng.standard_normal(n), Linear(), ridges, method="eigh")
+        fitted = fit(
+            X, X @ beta + noise * rng.standard_normal(n), Linear(), lam_values, method="eigh"
+        )
         # f(sqrt(s_j) e_j) - sqrt(s_j) beta_j: the sum of its squares is the risk
         star = fitted.sweep(np.diag(root), root * beta, alphas=1.0, steps=2).dataset["alpha_star"]
         stars.append(star.values[:, 1])
         # u_1 .. u_T of each lam serve every rule; for linear features they are weights w = X' dual
-        u = np.array([fitted.path(lam, 0.0, steps).dual @ X for lam in ridges])
-        moves = np.diff(u, axis=1)  # D_1 .. D_{T-1}, (L, T - 1, d)
-        found = [u[:, 0] + np.einsum("lj,ljd->ld", own, moves) for own in rules.values()]
-        losses.append([np.sum((root * (w - beta)) ** 2, axis=1) for w in found])
-    measured, own_alphas = np.array(losses), np.array(stars)
-    both = ("rule", "lam")
+        u = np.array([fitted.path(lam, 0.0, steps).dual @ X for lam in lam_values])
+        differences = np.diff(u, axis=1)  # D_1 .. D_{T-1}, (L, T - 1, d)
+        coefficients = [
+            u[:, 0] + np.einsum("lj,ljd->ld", rule_tails, differences)
+            for rule_tails in rules.values()
+        ]
+        losses.append([np.sum((root * (w - beta)) ** 2, axis=1) for w in coefficients])
+    measured, star_alphas = np.array(losses), np.array(stars)
+    dims = ("rule", "lam")
     return xr.Dataset(
         {
-            "predicted": (both, np.array([risk.total for risk in risks])),
-            "bias": (both, np.array([risk.bias for risk in risks])),
-            "variance": (both, np.array([risk.variance for risk in risks])),
-            "measured": (both, measured.mean(axis=0)),
-            "measured_se": (both, standard_error(measured)),
+            "predicted": (dims, np.array([risk.total for risk in risks])),
+            "bias": (dims, np.array([risk.bias for risk in risks])),
+            "variance": (dims, np.array([risk.variance for risk in risks])),
+            "measured": (dims, measured.mean(axis=0)),
+            "measured_se": (dims, standard_error(measured)),
             "predicted_alpha": (("lam",), 1 - rules["alpha*"][:, 0]),
-            "alpha": (("lam",), own_alphas.mean(axis=0)),
-            "alpha_se": (("lam",), standard_error(own_alphas)),
+            "alpha": (("lam",), star_alphas.mean(axis=0)),
+            "alpha_se": (("lam",), standard_error(star_alphas)),
         },
-        coords={"rule": list(rules), "lam": ridges},
+        coords={"rule": list(rules), "lam": lam_values},
     )
 
 

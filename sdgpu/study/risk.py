@@ -85,14 +85,14 @@ def expected_risk(
         If the fit has no eigenvalues, or a basis that grew from its own targets.
     """
     spectrum = fitted.with_targets(F).spectrum
-    ridges = fitted.lams if lams is None else lam_grid("lams", lams)
+    lam_values = fitted.lams if lams is None else lam_grid("lams", lams)
     # kappa(X_new, X) V: what ridge predicts from eigenvectors as targets, times delta + lam
     basis = np.array(spectrum.basis)
     lam = float(fitted.lams.max())
     shrunk = fitted.with_targets(basis).path(lam, steps=1).predict(X_new)[0]
     projected = shrunk * (spectrum.eigenvalues + lam)
     return risk_at_points(
-        spectrum.eigenvalues, spectrum.Z, projected, F_new, lams=ridges, steps=steps
+        spectrum.eigenvalues, spectrum.Z, projected, F_new, lams=lam_values, steps=steps
     )
 
 
@@ -168,8 +168,8 @@ def risk_curves(
     triangles = expected_risk(fitted, truth, X_new, truth_new, steps=steps)
     noise = np.random.default_rng(seed).standard_normal((draws, *truth.shape))
     shape = (len(levels), len(RULES))
-    found = {name: np.full(shape, np.nan) for name in _MEANING if name != "alpha"}
-    found["alpha"] = np.full((*shape, steps), np.nan)
+    variables = {name: np.full(shape, np.nan) for name in _MEANING if name != "alpha"}
+    variables["alpha"] = np.full((*shape, steps), np.nan)
     for i, std in enumerate(levels.tolist()):
         noisy = truth + std * noise
         oracle = _oracle(fitted, noisy, X_new, truth_new, weights, steps=steps)
@@ -196,9 +196,11 @@ def risk_curves(
                 "oracle_se": standard_error(oracle[rule]),
             }
             for name, value in values.items():
-                found[name][i, j] = value
-            found["alpha"][i, j, 1:t] = point.alphas
-    return _dataset(found, {"noise": levels, "rule": list(RULES), "step": np.arange(1, steps + 1)})
+                variables[name][i, j] = value
+            variables["alpha"][i, j, 1:t] = point.alphas
+    return _dataset(
+        variables, {"noise": levels, "rule": list(RULES), "step": np.arange(1, steps + 1)}
+    )
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:
@@ -218,18 +220,18 @@ def _best_points(triangles: RiskTriangles, weights: np.ndarray, std: float) -> d
     fixed = grid_losses(R, grid_tails(weights, T))  # (L, A, T)
     star, joint = greedy_weights(R), joint_weights(R)
     i, a, t = np.unravel_index(fixed.argmin(), fixed.shape)
-    s, u = np.unravel_index(star.losses.argmin(), star.losses.shape)
+    i_star, t_star = np.unravel_index(star.losses.argmin(), star.losses.shape)
     # an optimum that no schedule reaches cannot be fitted
-    reached = np.where(np.isfinite(joint.alphas).all(axis=1), joint.losses[:, -1], np.inf)
-    ridge = int(fixed[:, 0, 0].argmin())
-    one = int(star.losses[:, min(1, T - 1)].argmin())
-    last = int(reached.argmin())
+    joint_losses = np.where(np.isfinite(joint.alphas).all(axis=1), joint.losses[:, -1], np.inf)
+    i_ridge = int(fixed[:, 0, 0].argmin())
+    i_one_step = int(star.losses[:, min(1, T - 1)].argmin())
+    i_joint = int(joint_losses.argmin())
     return {
-        "ridge": _Point(ridge, np.zeros(0)),
-        "one step": _Point(one, star.alphas[one, :1]),
+        "ridge": _Point(i_ridge, np.zeros(0)),
+        "one step": _Point(i_one_step, star.alphas[i_one_step, :1]),
         "fixed alpha": _Point(int(i), np.full(int(t), weights[a])),
-        "alpha*": _Point(int(s), star.alphas[s, : int(u)]),
-        "joint": _Point(last, joint.alphas[last]),
+        "alpha*": _Point(int(i_star), star.alphas[i_star, : int(t_star)]),
+        "joint": _Point(i_joint, joint.alphas[i_joint]),
     }
 
 
@@ -263,8 +265,8 @@ def _oracle(
     """Smallest loss of each rule on each draw (S,), with the truth as validation targets."""
     best: dict[str, list[float]] = {rule: [] for rule in RULES}
     for Y in noisy:
-        found = fitted.with_targets(Y).sweep(X_new, truth, alphas=weights, steps=steps)
-        for rule, loss in _smallest(found).items():
+        sweep = fitted.with_targets(Y).sweep(X_new, truth, alphas=weights, steps=steps)
+        for rule, loss in _smallest(sweep).items():
             best[rule].append(loss)
     return {rule: np.array(losses) for rule, losses in best.items()}
 

@@ -53,22 +53,22 @@ def select(data: Split, kernel: Kernel, lams: np.ndarray, *, steps: int = 10) ->
     list of Choice
     """
     fitted = fit(data.X_train, data.Y_train, kernel, lams=lams, method="eigh")
-    left_out = fitted.sweep(steps=steps)
+    loo_sweep = fitted.sweep(steps=steps)
     curve = fitted.gcv() if len(lams) > 1 else None
-    found = {
+    choices = {
         "oracle": fitted.sweep(data.X_test, data.Y_test, steps=steps).best(),
         "validation rows": fitted.sweep(data.X_val, data.Y_val, steps=steps).best(),
-        "leave-one-out": left_out.best(),
-        "ridge by leave-one-out": left_out.best("ridge"),
-        "GCV": left_out.best("gcv"),
+        "leave-one-out": loo_sweep.best(),
+        "ridge by leave-one-out": loo_sweep.best("ridge"),
+        "GCV": loo_sweep.best("gcv"),
     }
     if curve is not None:
         i = int(np.argmin(curve.score))
         lam, alpha, score = float(lams[i]), float(curve.alpha[i]), float(curve.score[i])
-        found["one-shot"] = Best(
+        choices["one-shot"] = Best(
             lam=lam, alpha=alpha, step=2, mse=np.nan, criterion="gcv", value=score
         )
-    return [Choice(rule, best, _test_mse(fitted, best, data)) for rule, best in found.items()]
+    return [Choice(rule, best, _test_mse(fitted, best, data)) for rule, best in choices.items()]
 
 
 def _test_mse(fitted: Fit, best: Best, data: Split) -> float:

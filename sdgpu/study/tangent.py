@@ -152,32 +152,34 @@ def compare_tangent(
     X, X_new, Y, Y_new = (to_numpy(part).astype(np.float64) for part in (X, X_new, Y, Y_new))
     lam, weights, steps = positive("lam", lam), grid("alphas", alphas), integer("steps", steps, 1)
     tol, most = positive("tol", tol), integer("max_iterations", max_iterations, 1)
-    chosen = tuple(integer("seeds", seed, 0) for seed in seeds)
-    if not chosen:
+    int_seeds = tuple(integer("seeds", seed, 0) for seed in seeds)
+    if not int_seeds:
         raise ValueError("seeds is empty: give at least one")
-    trained, empirical = [], []
-    for seed in chosen:
+    network_chains, empirical = [], []
+    for seed in int_seeds:
         network = wide_network(X.shape[1], Y.shape[1], width=width, depth=depth, seed=seed)
         run = _Training(network=network, X=X, Y=Y, lam=lam, tol=tol, most=most)
-        trained.append([run.chain(float(alpha), steps, X_new) for alpha in weights])
+        network_chains.append([run.chain(float(alpha), steps, X_new) for alpha in weights])
         empirical.append(
             _kernel_chains(EmpiricalNTK(network), X, Y, X_new, lam=lam, alphas=weights, steps=steps)
         )
-    residuals = np.array([[chain[2] for chain in chains] for chains in trained])
+    residuals = np.array([[chain[2] for chain in chains] for chains in network_chains])
     if residuals.max() > tol:
         warnings.warn(
             f"a training stopped while predictions moved by {residuals.max():.1e} in {LOOK} iterations, "
             f"tol={tol:g}: raise max_iterations={most} or lam",
             stacklevel=3,
         )
-    train, test = (np.array([[chain[k] for chain in chains] for chains in trained]) for k in (0, 1))
+    train, test = (
+        np.array([[chain[k] for chain in chains] for chains in network_chains]) for k in (0, 1)
+    )
     empirical_train, empirical_test = (np.array(part) for part in zip(*empirical, strict=True))
     infinite_train, infinite_test = _kernel_chains(
         NTK(depth), X, Y, X_new, lam=lam, alphas=weights, steps=steps
     )
     return TangentComparison(
         alphas=weights,
-        seeds=chosen,
+        seeds=int_seeds,
         width=width,
         depth=depth,
         lam=lam,
@@ -265,39 +267,39 @@ class _Training:
         """
         theta = {name: value.clone().requires_grad_(True) for name, value in self.start.items()}
         velocities = [torch.zeros_like(value) for value in theta.values()]
-        start, moving = list(self.start.values()), list(theta.values())
+        start, parameters = list(self.start.values()), list(theta.values())
         size = max(float(target.norm()), 1e-30)
-        seen, left = torch.full_like(target, torch.inf), np.inf
+        last_errors, residual = torch.full_like(target, torch.inf), np.inf
         for k in range(self.most):
             errors = self.output(theta, self.X) - self.before - target
             if k % LOOK == 0:
-                left = float((errors.detach() - seen).norm()) / size
-                if left <= self.tol:
+                residual = float((errors.detach() - last_errors).norm()) / size
+                if residual <= self.tol:
                     break
-                seen = errors.detach()
-                if not float(seen.norm()) < DIVERGED * size:
+                last_errors = errors.detach()
+                if not float(last_errors.norm()) < DIVERGED * size:
                     raise ValueError(
                         f"training diverges at iteration {k}: the network is too narrow to be nearly "
                         f"linear; raise width={self.width} or lam={self.lam:g}"
                     )
-            gradients = torch.autograd.grad(errors.square().sum() / 2, moving)
+            gradients = torch.autograd.grad(errors.square().sum() / 2, parameters)
             with torch.no_grad():
-                parts = zip(gradients, moving, velocities, start, strict=True)
+                parts = zip(gradients, parameters, velocities, start, strict=True)
                 for gradient, value, velocity, origin in parts:
                     gradient += self.lam * (value - origin)
                     value += velocity.mul_(self.momentum).sub_(gradient, alpha=self.rate)
-        return {name: value.detach() for name, value in theta.items()}, left
+        return {name: value.detach() for name, value in theta.items()}, residual
 
     def _curvature(self) -> float:
         """Largest eigenvalue of J J', of all rows and outputs at the start, by powers."""
-        moving = [value.clone().requires_grad_(True) for value in self.start.values()]
-        f = self.output(dict(zip(self.start, moving, strict=True)), self.X)
+        parameters = [value.clone().requires_grad_(True) for value in self.start.values()]
+        f = self.output(dict(zip(self.start, parameters, strict=True)), self.X)
         v, largest = torch.ones_like(self.Y) + self.Y, 1.0
         for _ in range(POWER):
             u = (v / v.norm()).requires_grad_(True)
-            back = torch.autograd.grad(f, moving, u, create_graph=True)  # J'u, linear in u
+            vjp = torch.autograd.grad(f, parameters, u, create_graph=True)  # J'u, linear in u
             # so its derivative along J'u is J J'u
-            (v,) = torch.autograd.grad(back, u, [one.detach() for one in back], retain_graph=True)
+            (v,) = torch.autograd.grad(vjp, u, [block.detach() for block in vjp], retain_graph=True)
             largest = float(v.norm())
         return largest
 

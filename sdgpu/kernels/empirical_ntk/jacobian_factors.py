@@ -187,12 +187,12 @@ def sketch(
         Of the dtype and on the device of the gradients.
     """
     generator = torch.Generator().manual_seed(seed)
-    count, *maps = (
+    dense_map, *maps = (
         _count_sketch(entries, q, generator, like) for entries in (dense, *itertools.chain(*paired))
     )
 
     def project(factors: Factors) -> torch.Tensor:
-        features = count(factors.dense.flatten(1))
+        features = dense_map(factors.dense.flatten(1))
         for left, right, weight in zip(maps[::2], maps[1::2], factors.weights, strict=True):
             features += _convolved(left, right, weight.signals.flatten(2), weight.inputs, q)
         return features
@@ -210,8 +210,8 @@ def _convolved(
         return torch.fft.rfft(sketch(values.flatten(0, 1))).unflatten(0, (b, -1))
 
     parts = [
-        (spectra(left, signals[:, at]) * spectra(right, inputs[:, at])).sum(1)
-        for at in slices(p, max(1, PIECE // (b * q)))
+        (spectra(left, signals[:, positions]) * spectra(right, inputs[:, positions])).sum(1)
+        for positions in slices(p, max(1, PIECE // (b * q)))
     ]
     return torch.fft.irfft(sum(parts), n=q)
 

@@ -95,13 +95,13 @@ class Linearised:
         """Dense numbers of one row, for so many outputs; signals and inputs of each other weight."""
         dense = sum(value.numel() for value in self.general.values())
         dense += sum(w.inputs * w.outputs for w in self.weights if w.form == "dense")
-        kept = [(outputs * w.outputs, w.inputs) for w in self.weights if w.form != "dense"]
-        return outputs * dense, kept
+        pairs = [(outputs * w.outputs, w.inputs) for w in self.weights if w.form != "dense"]
+        return outputs * dense, pairs
 
     def numbers(self, outputs: int) -> int:
         """Numbers of the factors of one row, for so many outputs."""
-        kept = (w for w in self.weights if w.form != "dense")
-        factors = sum(w.taken + w.positions * outputs * w.outputs for w in kept)
+        factored_weights = (w for w in self.weights if w.form != "dense")
+        factors = sum(w.taken + w.positions * outputs * w.outputs for w in factored_weights)
         return self.sizes(outputs)[0] + factors
 
     def room(self, outputs: int) -> int:
@@ -137,13 +137,13 @@ class Linearised:
 
         def row(x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
             def run(probes: Any, general: Any) -> tuple[torch.Tensor, Any]:
-                given = self.constants, copies(self.buffers), general
+                arguments = self.constants, copies(self.buffers), general
                 with Watch(names, probes) as watch:
-                    y = functional_call(module, given, (x.reshape(1, *self.shape),))
+                    y = functional_call(module, arguments, (x.reshape(1, *self.shape),))
                 return y[0], tuple(watch.inputs)
 
-            found: Any = vjp(run, probes, self.general, has_aux=True)
-            y, pull, inputs = found
+            vjp_result: Any = vjp(run, probes, self.general, has_aux=True)
+            y, pull, inputs = vjp_result
             signals, general = vmap(pull)(cotangents.to(y.dtype))
             return y, self._parts(signals, general, inputs)
 
@@ -168,21 +168,21 @@ class Linearised:
     ) -> tuple[torch.Tensor, ...]:
         """Factors of one row from the gradients at its linear maps (g, ...) and of other parameters."""
         dense = [value.reshape(value.shape[0], -1) for value in general.values()]
-        kept: list[torch.Tensor] = []
+        factors: list[torch.Tensor] = []
         for weight in self.weights:
-            found = [
+            pairs = [
                 (use.signals(gradient), x if weight.window else use.inputs(x))
                 for use, gradient, x in zip(self.uses, gradients, inputs, strict=True)
                 if use.weight == weight.name
             ]
-            signals, ins = (torch.cat(parts) for parts in zip(*found, strict=True))
+            signals, ins = (torch.cat(parts) for parts in zip(*pairs, strict=True))
             if weight.form == "dense":
                 dense.append(torch.einsum("pgo,pi->goi", signals, ins).flatten(1))
             else:
-                kept += [signals, ins]
+                factors += [signals, ins]
         if not dense:
-            dense = [kept[0][0, :, :0]]  # (g, 0)
-        return torch.cat(dense, dim=1), *kept
+            dense = [factors[0][0, :, :0]]  # (g, 0)
+        return torch.cat(dense, dim=1), *factors
 
 
 @torch.inference_mode(False)
@@ -213,10 +213,10 @@ def linearise(
     TypeError, ValueError
         As :func:`sdgpu.kernels.empirical_ntk.tracing.trial`, and for rows that do not have that shape.
     """
-    inner = (int(X.shape[1]),) if shape is None else shape
-    if torch.Size(inner).numel() != X.shape[1]:
+    row_shape = (int(X.shape[1]),) if shape is None else shape
+    if torch.Size(row_shape).numel() != X.shape[1]:
         raise ValueError(
-            f"shape={inner} takes {torch.Size(inner).numel()} numbers, but the data have "
+            f"shape={row_shape} takes {torch.Size(row_shape).numel()} numbers, but the data have "
             f"{X.shape[1]} features"
         )
 
@@ -225,29 +225,31 @@ def linearise(
         return tensor.detach().to(device=X.device, dtype=dtype, copy=True)
 
     module = skeleton(module)
-    named = dict(module.named_parameters())
+    parameters = dict(module.named_parameters())
     buffers = {name: cast(value) for name, value in module.named_buffers()}
-    constants = {name: cast(value) for name, value in named.items() if not value.requires_grad}
-    trained = {name: cast(value) for name, value in named.items() if value.requires_grad}
+    constants = {name: cast(value) for name, value in parameters.items() if not value.requires_grad}
+    trained = {name: cast(value) for name, value in parameters.items() if value.requires_grad}
     for value in trained.values():
         value.requires_grad_(True)
     sample = X[:SAMPLES] if len(X) else X.new_zeros(1, X.shape[1])
-    fixed = constants | copies(buffers)
+    fixed_tensors = constants | copies(buffers)
     # on a copy: hooks such as those of weight_norm leave tensors of the graph behind
-    c, watch = trial(skeleton(module), fixed, trained, sample.reshape(-1, *inner), output)
+    c, watch = trial(
+        skeleton(module), fixed_tensors, trained, sample.reshape(-1, *row_shape), output
+    )
     uses = tuple(use for use in watch.uses if use.weight not in watch.otherwise)
-    wanted = c if output is None else 1
+    g = c if output is None else 1
     weights = tuple(
-        _weight(trained[name], name, [use for use in uses if use.weight == name], wanted, pair=pair)
+        _weight(trained[name], name, [use for use in uses if use.weight == name], g, pair=pair)
         for name in dict.fromkeys(use.weight for use in uses)
     )
-    plain = {name: value.detach() for name, value in trained.items()}
-    linear = {weight.name for weight in weights}
-    constants |= {name: plain[name] for name in linear}
-    general = {name: value for name, value in plain.items() if name not in linear}
+    detached = {name: value.detach() for name, value in trained.items()}
+    linear_names = {weight.name for weight in weights}
+    constants |= {name: detached[name] for name in linear_names}
+    general = {name: value for name, value in detached.items() if name not in linear_names}
     return Linearised(
         module=module,
-        shape=inner,
+        shape=row_shape,
         constants=constants,
         buffers=buffers,
         general=general,
@@ -278,12 +280,18 @@ def _weight(tensor: torch.Tensor, name: str, uses: list[Use], wanted: int, *, pa
             name=name, positions=p, inputs=i, outputs=o, taken=p * i, form="pairs", window=None
         )
     window = uses[0].window if len(uses) == 1 else None
-    taken = uses[0].taken if window else p * i
+    input_size = uses[0].taken if window else p * i
     # to multiply out again for every block must not cost more than the block
-    strips = p <= BLOCK and taken + p * wanted * o < wanted * o * i
+    strips = p <= BLOCK and input_size + p * wanted * o < wanted * o * i
     return (
         Weight(
-            name=name, positions=p, inputs=i, outputs=o, taken=taken, form="strips", window=window
+            name=name,
+            positions=p,
+            inputs=i,
+            outputs=o,
+            taken=input_size,
+            form="strips",
+            window=window,
         )
         if strips
         else Weight(name=name, positions=p, inputs=i, outputs=o, taken=0, form="dense", window=None)

@@ -138,10 +138,10 @@ class EmpiricalNTK(Kernel):
             parse_bytes(self.memory)
         object.__setattr__(self, "shape", _shape(self.shape))
         try:
-            own = copy_module(self.module)
+            module = copy_module(self.module)
         except (RuntimeError, TypeError) as error:
             raise TypeError(f"module cannot be copied: {error}") from error
-        object.__setattr__(self, "module", own)
+        object.__setattr__(self, "module", module)
 
     def __repr__(self) -> str:
         options = "".join(
@@ -158,23 +158,23 @@ class EmpiricalNTK(Kernel):
         return f"EmpiricalNTK({kind} {digest}, form={self.form!r}{options}{seed})"
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        inside = _tensor(X)
-        line, q = self._prepared(inside)
+        tensor = _tensor(X)
+        line, q = self._prepared(tensor)
         if q is not None:
-            return inner_rows(_like(X, self._features(line, q, inside)))
+            return inner_rows(_like(X, self._features(line, q, tensor)))
         data = Rows(X, X)
-        outputs = slice(0, len(self._cotangents(line, inside)))
-        if not len(inside) or outputs.stop not in self._fitting(line, inside, len(inside)):
+        outputs = slice(0, len(self._cotangents(line, tensor)))
+        if not len(tensor) or outputs.stop not in self._fitting(line, tensor, len(tensor)):
             return Rows(None, None, parts=(data,))
-        factors = self._factors(line, inside, outputs)
+        factors = self._factors(line, tensor, outputs)
         return Rows(None, None, parts=(data, *(Rows(_like(X, t), None) for t in factors.tensors)))
 
     def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
         if not a.parts:
             return product(a, b, out)
         if len(a.parts) > 1 and len(b.parts) > 1:
-            held = self._held(a)
-            return _like(a.sample, held.product(held if same else self._held(b)))
+            factors = self._held(a)
+            return _like(a.sample, factors.product(factors if same else self._held(b)))
         return _like(a.sample, self._evaluated(a, b, same=same))
 
     def diagonal(self, rows: Rows) -> Any:
@@ -203,11 +203,11 @@ class EmpiricalNTK(Kernel):
         K = X.new_zeros(len(X), len(Z))
         for group in groups:
             for high in slices(len(X), high_step):
-                near = self._side(line, a, X, high, group)
+                factors = self._side(line, a, X, high, group)
                 if same:
-                    K[high, high] += near.product(near)
+                    K[high, high] += factors.product(factors)
                 for low in slices(high.start if same else len(Z), low_step):
-                    block = near.product(self._side(line, b, Z, low, group))
+                    block = factors.product(self._side(line, b, Z, low, group))
                     K[high, low] += block
                     if same:
                         K[low, high] += block.T
@@ -224,12 +224,12 @@ class EmpiricalNTK(Kernel):
     def _chunks(self, line: Linearised, X: torch.Tensor, rows: int) -> tuple[list[slice], int]:
         """Groups of outputs, and rows of a chunk, so that the gradients of two chunks fit."""
         c, size, allowed = len(self._cotangents(line, X)), X.element_size(), self._allowed(X)
-        fitting = self._fitting(line, X, rows)
-        if fitting:
-            return list(slices(c, fitting[-1])), max(rows, 1)
-        least = 4 * size * line.numbers(1)
-        require(least, allowed, "the gradient of one output at two rows", _REMEDY)
-        return list(slices(c, 1)), allowed // least
+        group_sizes = self._fitting(line, X, rows)
+        if group_sizes:
+            return list(slices(c, group_sizes[-1])), max(rows, 1)
+        least_bytes = 4 * size * line.numbers(1)
+        require(least_bytes, allowed, "the gradient of one output at two rows", _REMEDY)
+        return list(slices(c, 1)), allowed // least_bytes
 
     def _fitting(self, line: Linearised, X: torch.Tensor, rows: int) -> list[int]:
         """Numbers of outputs whose gradients at so many rows fit half of the memory."""
@@ -247,13 +247,13 @@ class EmpiricalNTK(Kernel):
 
     def _factors(self, line: Linearised, X: torch.Tensor, group: slice) -> Factors:
         cotangents = self._cotangents(line, X)[group]
-        whole: list[torch.Tensor] = []
+        full_tensors: list[torch.Tensor] = []
         for part in slices(len(X), self._step(line, X, len(cotangents))):
             tensors = line.factors(X[part], cotangents).tensors
-            whole = whole or [t.new_empty(len(X), *t.shape[1:]) for t in tensors]
-            for target, tensor in zip(whole, tensors, strict=True):
+            full_tensors = full_tensors or [t.new_empty(len(X), *t.shape[1:]) for t in tensors]
+            for target, tensor in zip(full_tensors, tensors, strict=True):
                 target[part] = tensor
-        return line.kept(whole)
+        return line.kept(full_tensors)
 
     def _features(self, line: Linearised, q: int, X: torch.Tensor) -> torch.Tensor:
         """Random features (n, q)."""
@@ -299,10 +299,10 @@ class EmpiricalNTK(Kernel):
             q = SKETCH if large else None
             if large:
                 line = linearise(self.module, X, self.shape, output=self.output, pair=True)
-        made = line, None if q is None else int(q)
+        entry = line, None if q is None else int(q)
         if len(X):  # without rows it was tried on zeros only
-            self._made[key] = made
-        return made
+            self._made[key] = entry
+        return entry
 
 
 def _check_module(module: Any) -> None:
@@ -331,19 +331,19 @@ def _check_module(module: Any) -> None:
             "module has no trainable parameters (requires_grad=True), so no tangent kernel"
         )
     for name, layer in module.named_modules():
-        kind, where = type(layer).__name__, name or "module itself"
+        kind, layer_name = type(layer).__name__, name or "module itself"
         if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
-            mixed = "so its outputs depend on the other rows of a batch"
+            reason = "so its outputs depend on the other rows of a batch"
             if layer.training:
                 raise ValueError(
-                    f"{where} ({kind}) is in training mode, {mixed}: call module.eval()"
+                    f"{layer_name} ({kind}) is in training mode, {reason}: call module.eval()"
                 )
             raise ValueError(
-                f"{where} ({kind}) has no running statistics, {mixed}: use another norm"
+                f"{layer_name} ({kind}) has no running statistics, {reason}: use another norm"
             )
         if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
             raise ValueError(
-                f"{where} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
+                f"{layer_name} ({kind}, p={layer.p}) is in training mode, so outputs are random: call "
                 "module.eval()"
             )
 
@@ -360,12 +360,12 @@ def _digest(module: torch.nn.Module) -> str:
     """Ten letters for the architecture and all its numbers."""
     import torch
 
-    found = hashlib.sha256(repr(module).encode())
+    hasher = hashlib.sha256(repr(module).encode())
     for name, value in (*module.named_parameters(), *module.named_buffers()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
+        hasher.update(f"{name} {value.dtype} {tuple(value.shape)} {value.requires_grad}".encode())
         flat = value.detach().cpu().reshape(-1).contiguous()
-        found.update(flat.view(torch.uint8).numpy().data)
-    return found.hexdigest()[:10]
+        hasher.update(flat.view(torch.uint8).numpy().data)
+    return hasher.hexdigest()[:10]
 
 
 def _tensor(X: Any) -> torch.Tensor:

@@ -52,8 +52,8 @@ class Use:
 
     def signals(self, gradients: torch.Tensor) -> torch.Tensor:
         """Gradients of g outputs with respect to the output of the map, (g, *shape), as (p, g, o)."""
-        last = gradients if self.window is None else gradients.movedim(2, -1)
-        return last.reshape(last.shape[0], -1, last.shape[-1]).transpose(0, 1)
+        signals = gradients if self.window is None else gradients.movedim(2, -1)
+        return signals.reshape(signals.shape[0], -1, signals.shape[-1]).transpose(0, 1)
 
     def inputs(self, x: torch.Tensor) -> torch.Tensor:
         """What the weight multiplies at each position, (p, i)."""
@@ -124,17 +124,17 @@ class Watch(TorchFunctionMode):
 def _linear_map(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Input, weight and window of a function that multiplies by a matrix or convolves; else Nones."""
     if func is torch.nn.functional.linear:
-        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
-        if given["weight"].ndim == 2:
-            return given["input"], given["weight"], None
+        arguments = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        if arguments["weight"].ndim == 2:
+            return arguments["input"], arguments["weight"], None
     if func is torch.conv2d:
-        given = dict(zip(_CONV2D, args, strict=False)) | kwargs
+        arguments = dict(zip(_CONV2D, args, strict=False)) | kwargs
         options = ("stride", "padding", "dilation")
-        window: dict[str, Any] = {key: given[key] for key in options if key in given}
-        plain = given["input"].ndim == 4 and given.get("groups", 1) == 1
+        window: dict[str, Any] = {key: arguments[key] for key in options if key in arguments}
+        plain = arguments["input"].ndim == 4 and arguments.get("groups", 1) == 1
         if plain and not isinstance(window.get("padding"), str):
-            window["kernel_size"] = tuple(given["weight"].shape[2:])
-            return given["input"], given["weight"], window
+            window["kernel_size"] = tuple(arguments["weight"].shape[2:])
+            return arguments["input"], arguments["weight"], window
     return None, None, None
 
 
@@ -180,7 +180,7 @@ def trial(
         If the module cannot take a row or does not give (1, c), if it has no such output, if a forward
         pass changes a parameter or a buffer, or if the gradient of a parameter that it uses is missing.
     """
-    before = {name: value.detach().clone() for name, value in (constants | trained).items()}
+    originals = {name: value.detach().clone() for name, value in (constants | trained).items()}
     watch = Watch({id(tensor): name for name, tensor in trained.items()})
     generator = torch.Generator().manual_seed(0)
     largest = dict.fromkeys(trained, -1.0)  # of the entries of each gradient; -1 if it has none
@@ -199,9 +199,9 @@ def trial(
                 continue
             for name, gradient in zip(trained, _gradients(target, trained), strict=True):
                 if gradient is not None:
-                    reached = float(gradient.abs().max()) if gradient.numel() else 1.0
-                    largest[name] = max(reached, largest[name])  # NaN counts as one
-    _refuse_changes(before, constants | trained)
+                    magnitude = float(gradient.abs().max()) if gradient.numel() else 1.0
+                    largest[name] = max(magnitude, largest[name])  # NaN counts as one
+    _refuse_changes(originals, constants | trained)
     _refuse_missing(largest, watch)
     return outputs, watch
 
@@ -225,25 +225,25 @@ def first_line(error: BaseException) -> str:
 
 def _gradients(target: torch.Tensor, trained: dict[str, torch.Tensor]) -> list[torch.Tensor | None]:
     try:
-        found = torch.autograd.grad(target, list(trained.values()), allow_unused=True)
+        gradients = torch.autograd.grad(target, list(trained.values()), allow_unused=True)
     except (torch.cuda.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # an operation in place, a backward pass of the module's own
         raise ValueError(f"module cannot be differentiated: {first_line(error)}") from error
-    for name, gradient in zip(trained, found, strict=True):
+    for name, gradient in zip(trained, gradients, strict=True):
         if gradient is not None and gradient.is_sparse:
             raise ValueError(
                 f"the gradient of {name} is sparse, which torch.func.vmap cannot take: make its layer with "
                 "sparse=False"
             )
-    return list(found)
+    return list(gradients)
 
 
 def _refuse_changes(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
     """Refuse a module whose outputs depend on how often it was called; counters may count."""
     for name, value in after.items():
-        now, then = value.detach(), before[name]
-        same = (now == then) | (now.isnan() & then.isnan())
+        current, original = value.detach(), before[name]
+        same = (current == original) | (current.isnan() & original.isnan())
         if value.is_floating_point() and not bool(same.all()):
             raise ValueError(
                 f"a forward pass changes {name} of module, as spectral norm and running statistics do in "
