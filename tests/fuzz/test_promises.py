@@ -200,7 +200,8 @@ def test_estimators_take_what_comes(problem, selection, over):
     over = "fixed" if selection == "gcv" else over
     size = float(np.abs(Y).max()) or 1.0
     found = []
-    for scale in (1.0, 2.0**-600):
+    other = 2.0**600 if problem.targets == "mixed" else 2.0**-600  # exact: nothing underflows
+    for scale in (1.0, other):
         model = sdgpu.SelfDistillationRegressorCV(
             KERNELS[problem.kernel](problem.parameter), over=over, steps=3, selection=selection,
             lams=np.geomspace(1e-6, 1e2, 5) * problem.n, random_state=0,
@@ -210,7 +211,8 @@ def test_estimators_take_what_comes(problem, selection, over):
                 warnings.simplefilter("ignore", UserWarning)
                 model.fit(X, Y / size * scale)
         except ValueError as error:
-            if not any(text in str(error) for text in ("determines itself", "is NaN")):
+            vast = np.abs(X).max() > 1e152 and "overflow" in str(error)  # squares of rows overflow
+            if not vast and not any(t in str(error) for t in ("determines itself", "is NaN")):
                 raise
             return
         found.append(model.predict(X) / scale)
