@@ -225,9 +225,9 @@ class Template:
         array, flat = targets(value, name, rows=rows, outputs=outputs)
         if array.shape[1] > 1 and outputs is not None:
             same_columns(self.outputs, value, name, "Y")
-        return self._here(value, array, name), flat
+        return self._beside_sample(value, array, name), flat
 
-    def _here(self, value: object, array: Array, name: str) -> Array:
+    def _beside_sample(self, value: object, array: Array, name: str) -> Array:
         array = beside(value, array, self.sample)
         same_place(self.sample, array, "X", name)
         return array
@@ -282,11 +282,11 @@ def beside(value: object, array: Array, like: Array) -> Array:
     return xp.asarray(array, dtype=dtype, device=compat.device(like))
 
 
-def may_share(array: Array, given: object) -> bool:
-    """Whether the array may lie in the memory of what a caller gave, the same array or its source."""
-    if isinstance(given, (list, tuple)):
+def may_share(array: Array, source: object) -> bool:
+    """Whether the array may lie in the memory of its source, what a caller passed, or be that itself."""
+    if isinstance(source, (list, tuple)):
         return False
-    here, there = _span(array), _span(given)
+    here, there = _span(array), _span(source)
     return here is None or there is None or (here[0] < there[1] and there[0] < here[1])
 
 

@@ -32,15 +32,15 @@ GROWTH = 100  # products of weights beyond 1e100 overflow when they are squared
 SUBSETS = 20_000  # of coefficients that are tried, at most
 
 
-def choice(name: str, value: object, known: Iterable[str]) -> str:
-    """Return `value` if it is one of `known`; otherwise name the nearest known one.
+def choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of `allowed`; otherwise name the nearest of them.
 
     Raises
     ------
     ValueError
-        For an unknown name; the message lists the known ones and the closest match.
+        For an unknown name; the message lists them and the closest match.
     """
-    options = tuple(known)
+    options = tuple(allowed)
     if isinstance(value, str) and value in options:
         return value
     matches = difflib.get_close_matches(str(value).lower(), options, n=1, cutoff=0.5)

@@ -98,7 +98,9 @@ def column_names(value: Any) -> tuple[str, ...] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def same_columns(known: tuple[str, ...] | None, value: Any, name: str, source: str) -> None:
+def same_columns(
+    source_columns: tuple[str, ...] | None, value: Any, name: str, source: str
+) -> None:
     """Refuse a table whose columns are not those of `source`, in their order; arrays have no names.
 
     Raises
@@ -107,35 +109,35 @@ def same_columns(known: tuple[str, ...] | None, value: Any, name: str, source: s
         Names the columns that are missing, unknown or in another place.
     """
     columns = column_names(value)
-    if known is None or columns is None or columns == known:
+    if source_columns is None or columns is None or columns == source_columns:
         return
-    missing = [column for column in known if column not in columns]
-    unknown = [column for column in columns if column not in known]
+    missing = [column for column in source_columns if column not in columns]
+    unknown = [column for column in columns if column not in source_columns]
     if missing or unknown:
         parts = [
-            f"{preposition} {_some(names)}"
+            f"{preposition} {_listing(names)}"
             for preposition, names in (("without", missing), ("with", unknown))
             if names
         ]
         raise ValueError(
             f"{name} has other columns than {source}, {' and '.join(parts)}: pass those of {source}, "
-            f"{_some(known)}, or plain arrays"
+            f"{_listing(source_columns)}, or plain arrays"
         )
     raise ValueError(
-        f"{name} has the columns of {source} in another order, {_some(columns)}: pass "
-        f"{name}[{list(known) if len(known) <= SHOWN else f'list({source}.columns)'}]"
+        f"{name} has the columns of {source} in another order, {_listing(columns)}: pass "
+        f"{name}[{list(source_columns) if len(source_columns) <= SHOWN else f'list({source}.columns)'}]"
     )
 
 
-def _some(names: Any) -> str:
+def _listing(names: Any) -> str:
     text = ", ".join(repr(str(name)) for name in names[:SHOWN])
     return text + (", .." if len(names) > SHOWN else "")
 
 
-def _numeric(array: np.ndarray, name: str, given: object = None) -> np.ndarray:
+def _numeric(array: np.ndarray, name: str, value: object = None) -> np.ndarray:
     """Refuse what is no number, with the remedy for the usual cases."""
     floats = f"{name}.astype(float)"
-    if given is not None and not hasattr(given, "astype"):
+    if value is not None and not hasattr(value, "astype"):
         floats = f"numpy.asarray({name}, dtype=float)"
     kind = array.dtype.kind
     if kind == "V" and "float" in array.dtype.name:  # bfloat16 and the like, of ml_dtypes
@@ -194,7 +196,7 @@ def _table(value: Any, name: str) -> np.ndarray:
         if not _is_number(kind):
             label = None if flat else list(value.columns)[j]
             column = value if flat else value[label]
-            _refuse_column(column, kind, label, name, whole=kinds)
+            _refuse_column(column, kind, label, name, kinds=kinds)
     if hasattr(kinds[0], "is_numeric") if kinds else False:  # polars: null is NaN for it
         array = np.asarray(value.to_numpy())
         return array if array.dtype.kind in "biuf" else array.astype(np.float64)
@@ -209,10 +211,10 @@ def _is_number(kind: Any) -> bool:
     return getattr(kind, "kind", "O") in "biuf"
 
 
-def _refuse_column(column: Any, kind: Any, label: Any, name: str, *, whole: list[Any]) -> None:
+def _refuse_column(column: Any, kind: Any, label: Any, name: str, *, kinds: list[Any]) -> None:
     """Say which column holds no numbers, and what would make numbers of it."""
     expression = name if label is None else f"{name}[{label!r}]"
-    dtype = kind if all(other == kind for other in whole) else "object"
+    dtype = kind if all(other == kind for other in kinds) else "object"
     description = "it" if label is None else f"column {label!r} ({kind})"
     subject, text, is_polars = (
         f"{name} has dtype {dtype}: {description}",

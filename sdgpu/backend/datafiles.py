@@ -320,12 +320,12 @@ def _foreign_to_netcdf(file: Any, size: int) -> str:
     return ""
 
 
-def _attributes(item: Any, most: int) -> int:
+def _attributes(item: Any, limit: int) -> int:
     """Bytes of the texts in attributes beyond one for each: many may lie in the same place."""
     total = 0
     for name in item.attrs:
         kind, shape = item.attrs.get_id(name).dtype, item.attrs.get_id(name).shape
-        if h5py.check_string_dtype(kind) is None or not shape or total > most:
+        if h5py.check_string_dtype(kind) is None or not shape or total > limit:
             continue
         if np.prod(shape) > _FEW:
             raise ValueError(f"refused, the attribute {name} has {np.prod(shape)} texts")
@@ -333,12 +333,12 @@ def _attributes(item: Any, most: int) -> int:
     return total
 
 
-def _length(item: Any, most: int) -> int:
-    """Bytes of all texts, read one by one: many may lie in the same place; stops beyond `most`."""
+def _length(item: Any, limit: int) -> int:
+    """Bytes of all texts, read one by one: many may lie in the same place; stops beyond `limit`."""
     total = 0
     for index in np.ndindex(item.shape):
         total += len(item[index])
-        if total > most:
+        if total > limit:
             break
     return total
 

@@ -22,8 +22,8 @@ def tf32(*, allowed: bool) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     settings = _new_settings()
     values = [setting.fp32_precision for setting in settings]
-    matmul_precision = _old(torch.get_float32_matmul_precision)
-    convolution_tf32 = _old(lambda: cudnn.allow_tf32)
+    matmul_precision = _old_setting(torch.get_float32_matmul_precision)
+    convolution_tf32 = _old_setting(lambda: cudnn.allow_tf32)
     try:
         if matmul_precision is not None:
             torch.set_float32_matmul_precision("high" if allowed else "highest")
@@ -51,7 +51,7 @@ def _new_settings() -> list[Any]:
     return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
 
 
-def _old(read: Any) -> Any:
+def _old_setting(read: Any) -> Any:
     """A setting by the old interface; None where the new one contradicts it."""
     try:
         return read()

@@ -68,18 +68,24 @@ class Stopwatch:
     synchronize: Callable[[], None]
     seconds: dict[str, float] = field(default_factory=dict)
     progress: Progress | None = None
-    _heard: dict[str, list[tuple[float, int]]] = field(default_factory=dict, repr=False)
+    _reports: dict[str, list[tuple[float, int]]] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, object]:
         """For pickle: without the hook, which belongs to the process that set it."""
-        return {**self.__dict__, "progress": None, "_started": {}}
+        return {**self.__dict__, "progress": None, "_reports": {}}
 
     def stage(self, name: str) -> _Stage:
         """Context manager that adds its duration under `name` and reports it to the hook."""
         return _Stage(self, name)
 
     def report(
-        self, name: str, done: int, total: int, error: float = float("nan"), *, known: bool = True
+        self,
+        name: str,
+        done: int,
+        total: int,
+        error: float = float("nan"),
+        *,
+        total_known: bool = True,
     ) -> None:
         """Pass progress to the hook, if there is one, with the time left if the total is known.
 
@@ -93,29 +99,29 @@ class Stopwatch:
             return
         now = time.perf_counter()
         # a stage counts from when it was first heard of
-        reports = self._heard.setdefault(name, [])
+        reports = self._reports.setdefault(name, [])
         if reports and done < reports[-1][1]:
             reports.clear()
         if not reports or done > reports[-1][1]:
             reports.append((now, done))
         if len(reports) > MOST:
             del reports[1:-1:2]
-        seconds_left = _seconds_left(reports, total) if known else math.nan
+        seconds_left = _seconds_left(reports, total) if total_known else math.nan
         self.progress(Event(name, done, total, error, seconds_left))
 
 
-def _seconds_left(past: list[tuple[float, int]], total: int) -> float:
+def _seconds_left(reports: list[tuple[float, int]], total: int) -> float:
     """For what is left of `total`, from the times at which so much was done.
 
     What comes later often costs more: bases and sketches grow. The cost of a unit is taken to go on
     growing as it did from the first half to the second.
     """
-    (start, first), (now, done) = past[0], past[-1]
+    (start, first), (now, done) = reports[0], reports[-1]
     if done >= total:
         return 0.0
-    if len(past) < FEWEST:
+    if len(reports) < FEWEST:
         return math.nan
-    middle = past[len(past) // 2]
+    middle = reports[len(reports) // 2]
     early_cost = (middle[0] - start) / (middle[1] - first)
     late_cost = (now - middle[0]) / (done - middle[1])
     remaining, spacing = total - done, (done - first) / 2

@@ -46,7 +46,7 @@ LOCK = ".sdgpu-lock"
 
 PathLike = str | os.PathLike[str]
 _SUFFIX = ".sdgpu-tmp"
-_HELD, _NEW, _PREVIOUS = "lock", "new", "previous"  # all that a workplace holds
+_LOCK_FILE, _NEW, _PREVIOUS = "lock", "new", "previous"  # all that a workplace holds
 _HOUR = 3600.0  # seconds that no write takes
 _BLOCK = 1 << 22  # bytes that are made contiguous at a time
 
@@ -78,7 +78,7 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: a file is wanted")
-    with _named(path), _workplace(target) as place:
+    with _naming_errors(path), _workplace(target) as place:
         (place / _NEW).mkdir()  # a folder, for writers that make temporary files beside theirs
         new = place / _NEW / target.name
         yield new
@@ -112,7 +112,7 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{path} is a file: a folder is wanted")
-    with _named(path), _workplace(target) as place:
+    with _naming_errors(path), _workplace(target) as place:
         new = place / _NEW
         new.mkdir()
         yield new
@@ -179,8 +179,8 @@ def _workplaces(folder: Path) -> list[tuple[Path, str]]:
 def _clean(place: Path, target: Path | None) -> None:
     """Remove the workplace of a dead process; without a `target` one that holds nothing to put back."""
     with suppress(OSError, NotImplementedError):
-        if {*os.listdir(place)} <= {_HELD, _NEW, _PREVIOUS} and not _elsewhere(place):
-            with FileLock(place / _HELD, timeout=0):  # refused while its writer lives
+        if {*os.listdir(place)} <= {_LOCK_FILE, _NEW, _PREVIOUS} and not _from_another_host(place):
+            with FileLock(place / _LOCK_FILE, timeout=0):  # refused while its writer lives
                 if target is not None or not (place / _PREVIOUS).exists():
                     _discard(place, target or place)
 
@@ -206,7 +206,7 @@ def check_writable(path: PathLike) -> None:
         parent = parent.parent
     if not parent.is_dir():
         raise NotADirectoryError(f"{path} cannot be written: {parent} is a file")
-    with _named(path), _workplace(parent / target.name) as place:
+    with _naming_errors(path), _workplace(parent / target.name) as place:
         (place / _NEW).write_bytes(b"1")
 
 
@@ -329,7 +329,7 @@ def _workplace(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: PathLike) -> Iterator[None]:
+def _naming_errors(path: PathLike) -> Iterator[None]:
     """Let errors of the system say which file they are about."""
     try:
         yield
@@ -344,10 +344,10 @@ def _claim(target: Path) -> tuple[Path, FileLock]:
     while True:
         place = target.with_name(f"{_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
         place.mkdir()
-        lock = FileLock(place / _HELD, timeout=0)
+        lock = FileLock(place / _LOCK_FILE, timeout=0)
         try:
             lock.acquire()
-            (place / _HELD).write_text(socket.gethostname())
+            (place / _LOCK_FILE).write_text(socket.gethostname())
         except Timeout:  # someone cleaned between the two lines: it is theirs now
             continue
         except (NotImplementedError, OSError):
@@ -355,9 +355,9 @@ def _claim(target: Path) -> tuple[Path, FileLock]:
         return place, lock
 
 
-def _elsewhere(place: Path) -> bool:
+def _from_another_host(place: Path) -> bool:
     """Whether another machine began this lately: not all file systems share their locks."""
-    lock = place / _HELD
+    lock = place / _LOCK_FILE
     host = lock.read_text() if lock.exists() else ""
     return host not in ("", socket.gethostname()) and time.time() - lock.stat().st_mtime < _HOUR
 

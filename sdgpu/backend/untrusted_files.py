@@ -38,7 +38,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_npz(
-    path: str | os.PathLike[str], wanted: Collection[str]
+    path: str | os.PathLike[str], keys: Collection[str]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read arrays of an npz file: plain numbers and texts, never objects.
 
@@ -49,13 +49,13 @@ def read_npz(
     Parameters
     ----------
     path : path
-    wanted : names
+    keys : names
         Of arrays; others are not read.
 
     Returns
     -------
     arrays : dict of array
-        Those of the wanted ones that the file has.
+        Those of the keys that the file has.
     names : list of str
         All that it has.
 
@@ -64,7 +64,7 @@ def read_npz(
     OSError
         If there is none, or it may not be read; names it.
     ValueError
-        If it is damaged, no npz file, or a wanted array holds objects; names `path` and the array.
+        If it is damaged, no npz file, or one of the arrays holds objects; names `path` and the array.
     """
     with _open(path) as file:
         try:
@@ -77,7 +77,7 @@ def read_npz(
                 entries = {
                     entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()
                 }
-                selection = [entry for name, entry in entries.items() if name in wanted]
+                selection = [entry for name, entry in entries.items() if name in keys]
                 check_zip(selection, os.fstat(file.fileno()).st_size)
                 arrays = {
                     entry.filename.removesuffix(".npy"): _array(archive, entry)

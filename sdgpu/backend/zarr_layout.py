@@ -227,8 +227,8 @@ def _json(folder: Path, name: str) -> Any:
     return document
 
 
-def _expect(folder: Path, name: str, meta: Mapping[str, Any], **wanted: Any) -> None:
-    for key, value in wanted.items():
+def _expect(folder: Path, name: str, meta: Mapping[str, Any], **expected: Any) -> None:
+    for key, value in expected.items():
         if meta.get(key) != value:
             raise ValueError(
                 f"{folder} is refused: {key} of {name} is {meta.get(key)}, not {value}"

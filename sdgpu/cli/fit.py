@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from sdgpu.cli.terminal import (
     Device,
-    Held,
     Memory,
     Method,
+    OperatorName,
     Tol,
     bars,
     check_figure,
@@ -99,7 +99,7 @@ def fit(
     memory: Memory = None,
     rows: Rows = None,
     method: Method = "auto",
-    operator: Held = "auto",
+    operator: OperatorName = "auto",
     tol: Tol = 1e-6,
     out: Annotated[
         Path | None, typer.Option(callback=home, help="write predictions and losses (.nc, .zarr)")
@@ -164,7 +164,7 @@ def sweep(
     memory: Memory = None,
     rows: Rows = None,
     method: Method = "auto",
-    operator: Held = "auto",
+    operator: OperatorName = "auto",
     tol: Tol = 1e-6,
     out: Annotated[
         Path | None, typer.Option(callback=home, help="write the sweep (.nc or .zarr)")
@@ -258,11 +258,11 @@ def _print_example(example: Any) -> None:
     console.print(table)
 
 
-def _print_comparison(found: Comparison) -> None:
-    classes = bool(np.isfinite(found.rows[0].test_accuracy))
+def _print_comparison(comparison: Comparison) -> None:
+    classes = bool(np.isfinite(comparison.rows[0].test_accuracy))
     columns = ["choice", "lam", "alpha", "step", "val. mse", "test mse"]
-    table = new_table(*columns, *(["accuracy"] if classes else []), title=found.name)
-    for row in found.rows:
+    table = new_table(*columns, *(["accuracy"] if classes else []), title=comparison.name)
+    for row in comparison.rows:
         alpha = np.atleast_1d(row.best.alpha)
         if row.best.step == 1:
             alpha_text = "-"
@@ -280,18 +280,19 @@ def _print_comparison(found: Comparison) -> None:
         ]
         table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
     console.print(table)
-    for note in filter(None, (row.note for row in found.rows)):
+    for note in filter(None, (row.note for row in comparison.rows)):
         console.print(f"[yellow]{escape(note)}[/]", highlight=False)
-    if "accuracy" in found.sweep.dataset:
-        _print_scores(found.sweep)
-    sizes = found.sweep.dataset["mse"].sizes
+    if "accuracy" in comparison.sweep.dataset:
+        _print_scores(comparison.sweep)
+    sizes = comparison.sweep.dataset["mse"].sizes
     console.print(
         f"{sizes['lam']} lam x {sizes['alpha']} alpha x {sizes['step']} steps = "
-        f"{found.sweep.dataset['mse'].size:,} losses from one decomposition of "
-        f"{found.fit.info.n:,} rows in {found.seconds:.2f} s, in place of {found.refits:,} refits",
+        f"{comparison.sweep.dataset['mse'].size:,} losses from one decomposition of "
+        f"{comparison.fit.info.n:,} rows in {comparison.seconds:.2f} s, in place of "
+        f"{comparison.refits:,} refits",
         highlight=False,
     )
-    info = found.fit.info
+    info = comparison.fit.info
     console.print(f"{info.method}, {info.operator}: {escape(info.status)}", highlight=False)
 
 

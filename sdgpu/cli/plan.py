@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sdgpu.cli.terminal import Device, Held, Memory, Method, Tol, console, new_table
+from sdgpu.cli.terminal import Device, Memory, Method, OperatorName, Tol, console, new_table
 
 __all__ = ["plan"]
 
@@ -22,7 +22,7 @@ def plan(
     device: Device = "auto",
     memory: Memory = None,
     method: Method = "auto",
-    operator: Held = "auto",
+    operator: OperatorName = "auto",
 ) -> None:
     """Show how a fit would be done, why, and what it would cost.
 

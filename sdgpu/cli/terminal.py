@@ -31,9 +31,9 @@ __all__ = [
     "RANK",
     "Device",
     "Friendly",
-    "Held",
     "Memory",
     "Method",
+    "OperatorName",
     "Tol",
     "bars",
     "check_figure",
@@ -62,7 +62,7 @@ console = Console(quiet=RANK > 0)
 errors = Console(stderr=True)
 
 Method = Annotated[str, typer.Option(help="auto, eigh, lanczos, subspace or cg")]
-Held = Annotated[str, typer.Option(help="how K is held: auto, dense, tiled or keops")]
+OperatorName = Annotated[str, typer.Option(help="how K is held: auto, dense, tiled or keops")]
 Tol = Annotated[float, typer.Option(help="relative error of all methods but eigh")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, ...")]
 Memory = Annotated[str | None, typer.Option(help="bytes that may be used, for example 8GiB")]

@@ -92,8 +92,8 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        command(**{name: value for name, value in given.items() if name in parameters})
+    def wrapped(**options: Any) -> None:
+        command(**{name: value for name, value in options.items() if name in parameters})
 
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     all_parameters = dict(parameters)
@@ -184,49 +184,49 @@ def train(
         console.print(f"wrote {escape(str(folder / name))}", highlight=False)
 
 
-def _experiment(given: dict[str, Any]) -> Experiment:
+def _experiment(options: dict[str, Any]) -> Experiment:
     """The preset, or what stands in for one, with the options that were given."""
     from sdgpu.study.experiments import preset
 
-    given = {name: value for name, value in given.items() if value is not None}
-    if ("preset" in given) == ("images" in given):
+    options = {name: value for name, value in options.items() if value is not None}
+    if ("preset" in options) == ("images" in options):
         raise ValueError(
             "name the images to train on (sdgpu train digits), or a preset (sdgpu train --preset digits): "
-            f"{'not both' if 'preset' in given else 'one of them'}"
+            f"{'not both' if 'preset' in options else 'one of them'}"
         )
-    base = preset(given["preset"]) if "preset" in given else _without_preset(given)
+    base = preset(options["preset"]) if "preset" in options else _without_preset(options)
     # options have the names of the fields that they set
     changes: dict[str, Any] = {
-        name: given[name]
+        name: options[name]
         for name in ("model", "stem", "steps", "clip", "rows", "test_as_validation", "threads")
-        if name in given
+        if name in options
     }
-    if "alphas" in given:
-        changes["alphas"], changes["algorithm1"] = _rules(given["alphas"])
-    if "seeds" in given:
-        changes["seeds"] = tuple(_whole("seeds", part) for part in given["seeds"].split(","))
-    if "val" in given:
-        changes["val"] = _share(given["val"])
-    names = {field.name for field in dataclasses.fields(Config)} & given.keys()
-    fields = {name: given[name] for name in names}
+    if "alphas" in options:
+        changes["alphas"], changes["algorithm1"] = _rules(options["alphas"])
+    if "seeds" in options:
+        changes["seeds"] = tuple(_whole("seeds", part) for part in options["seeds"].split(","))
+    if "val" in options:
+        changes["val"] = _share(options["val"])
+    names = {field.name for field in dataclasses.fields(Config)} & options.keys()
+    fields = {name: options[name] for name in names}
     if "milestones" in fields:
         fields["milestones"] = [
-            _whole("milestones", part) for part in given["milestones"].split(",")
+            _whole("milestones", part) for part in options["milestones"].split(",")
         ]
     if "betas" in fields:
-        fields["betas"] = numbers("betas", given["betas"])
+        fields["betas"] = numbers("betas", options["betas"])
     config = dataclasses.replace(base.config, **fields)
     return dataclasses.replace(base, config=config, **changes)
 
 
-def _without_preset(given: dict[str, Any]) -> Experiment:
+def _without_preset(options: dict[str, Any]) -> Experiment:
     from sdgpu.study.experiments import preset
 
-    images = given["images"]
+    images = options["images"]
     base = preset("digits" if images == "digits" else "cifar10-resnet20")
     return dataclasses.replace(
         base,
-        name=f"{Path(images).stem}-{given.get('model', base.model)}",
+        name=f"{Path(images).stem}-{options.get('model', base.model)}",
         data=images,
         alphas=(0.0, 0.5),
         seeds=(0,),
@@ -277,17 +277,17 @@ def _out_of_memory() -> Iterator[None]:
         ) from error
 
 
-def _print_results(found: xr.Dataset, experiment: Experiment) -> None:
+def _print_results(results: xr.Dataset, experiment: Experiment) -> None:
     """Accuracy of every rule and step, and what both ways to a weight cost."""
     seeds = len(experiment.seeds)
     spread = f": mean of {seeds} seeds, lowest .. highest" if seeds > 1 else ""
     heads = ("rule", "step", "alpha", "training", "validation", "test")
     table = new_table(*heads, title=f"{experiment.name}, accuracy in %{spread}")
-    table.add_row("first fit", "1", "-", *_cells(found.isel(rule=0, step=0)))
-    for rule in found["rule"].values:
-        chain, title = found.sel(rule=rule), "alpha-hat" if rule == "algorithm1" else "fixed"
+    table.add_row("first fit", "1", "-", *_cells(results.isel(rule=0, step=0)))
+    for rule in results["rule"].values:
+        chain, title = results.sel(rule=rule), "alpha-hat" if rule == "algorithm1" else "fixed"
         table.add_section()
-        for step in found["step"].values[1:]:
+        for step in results["step"].values[1:]:
             point = chain.sel(step=step)
             alpha = float(point["alpha"].mean())
             alpha_text = f"{alpha:.2f}" if rule == "algorithm1" else f"{alpha:g}"
@@ -295,8 +295,10 @@ def _print_results(found: xr.Dataset, experiment: Experiment) -> None:
     console.print(table)
     weights = f"{len(experiment.alphas)} weight{'s' * (len(experiment.alphas) != 1)}"
     for name, label in (("algorithm1", "Algorithm 1"), ("grid", weights)):
-        if f"{name}_fits" in found.attrs:
-            fits, seconds = (found.attrs[f"{name}_{unit}"] / seeds for unit in ("fits", "seconds"))
+        if f"{name}_fits" in results.attrs:
+            fits, seconds = (
+                results.attrs[f"{name}_{unit}"] / seeds for unit in ("fits", "seconds")
+            )
             console.print(
                 f"{label}: {fits:g} fits and {seconds:.1f} s of training for each seed",
                 highlight=False,

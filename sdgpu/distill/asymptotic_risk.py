@@ -122,7 +122,7 @@ def linear_risk(
     >>> greedy_weights(triangles.expected(0.5)).alphas[:, 0].round(2)
     array([-0.16,  1.  ,  2.02])
     """
-    spectrum, signal = _weights("spectrum", spectrum), _weights("signal", signal)
+    spectrum, signal = _nonnegative("spectrum", spectrum), _nonnegative("signal", signal)
     if spectrum.shape != signal.shape:
         raise ValueError(
             f"spectrum has {spectrum.shape[0]} entries and signal {signal.shape[0]}: give beta_j^2 for "
@@ -141,11 +141,11 @@ def linear_risk(
     return RiskTriangles(bias, variance)
 
 
-def _weights(name: str, value: np.ndarray) -> np.ndarray:
-    weights = grid(name, value)
-    if (weights < 0).any():
-        raise ValueError(f"{name} must be >= 0, got {weights.min():g}")
-    return weights
+def _nonnegative(name: str, value: np.ndarray) -> np.ndarray:
+    values = grid(name, value)
+    if (values < 0).any():
+        raise ValueError(f"{name} must be >= 0, got {values.min():g}")
+    return values
 
 
 def _series(
@@ -171,17 +171,17 @@ def _series(
     return q, r
 
 
-def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Quotient of two power series in two variables, (L, T, T) coefficients each."""
-    steps = above.shape[-1]
-    quotient = np.zeros_like(above)
+    steps = numerator.shape[-1]
+    quotient = np.zeros_like(numerator)
     for p in range(steps):
         for q in range(steps):
             # the entry that is sought is still 0 in this sum
             lower_orders = np.einsum(
-                "lij,lij->l", below[:, : p + 1, : q + 1], quotient[:, p::-1, q::-1]
+                "lij,lij->l", denominator[:, : p + 1, : q + 1], quotient[:, p::-1, q::-1]
             )
-            quotient[:, p, q] = (above[:, p, q] - lower_orders) / below[:, 0, 0]
+            quotient[:, p, q] = (numerator[:, p, q] - lower_orders) / denominator[:, 0, 0]
     return quotient
 
 

@@ -19,6 +19,7 @@ import array_api_compat as compat
 
 __all__ = [
     "dual_filter",
+    "flat_product",
     "limit_dual_filter",
     "limit_exists",
     "limit_rate",
@@ -76,7 +77,7 @@ def train_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
     array([[0.    , 0.5   , 0.75  ],
            [0.    , 0.25  , 0.5625]])
     """
-    a, alphas = _shrunk(eigenvalues, lam, alphas)
+    a, alphas = _shrinkage_and_alphas(eigenvalues, lam, alphas)
     xp = compat.array_namespace(a)
     filters = [a]
     for i in range(alphas.shape[-1]):
@@ -110,7 +111,7 @@ def residual_filter(eigenvalues: Any, lam: Any, alphas: Any) -> Any:
     (12) subtracted from 1. Shapes, cost and accuracy as :func:`train_filter`.
     """
     delta, ridge = _broadcast(eigenvalues, lam)
-    a, alphas = _shrunk(eigenvalues, lam, alphas)
+    a, alphas = _shrinkage_and_alphas(eigenvalues, lam, alphas)
     xp = compat.array_namespace(a)
     residual = ridge / (delta + ridge)  # 1 - a
     filters = [residual]
@@ -208,7 +209,7 @@ def _broadcast(eigenvalues: Any, lam: Any) -> tuple[Any, Any]:
     return eigenvalues, _like(eigenvalues, lam)[..., None]
 
 
-def _shrunk(eigenvalues: Any, lam: Any, alphas: Any) -> tuple[Any, Any]:
+def _shrinkage_and_alphas(eigenvalues: Any, lam: Any, alphas: Any) -> tuple[Any, Any]:
     return shrinkage(eigenvalues, lam), _like(eigenvalues, alphas)
 
 
@@ -220,3 +221,14 @@ def _like(reference: Any, value: Any) -> Any:
 def _same_shape(xp: Any, arrays: list[Any]) -> list[Any]:
     """Broadcast to the shape of the last: a step without alpha may have fewer axes than the rest."""
     return list(xp.broadcast_arrays(*arrays))
+
+
+def flat_product(A: Any, B: Any) -> Any:
+    """A (m, k), a matrix or an operator, times each matrix of B (..., k, c) as one product: (..., m, c).
+
+    One wide product instead of a batch of skinny ones: several times the rate on any device.
+    """
+    xp = compat.array_namespace(B)  # A may be an operator
+    *lead, k, c = B.shape
+    columns = xp.reshape(xp.moveaxis(B, -2, 0), (k, -1))  # (k, ... c)
+    return xp.moveaxis(xp.reshape(A @ columns, (A.shape[0], *lead, c)), 0, -2)

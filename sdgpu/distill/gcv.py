@@ -117,24 +117,24 @@ def one_shot(
     return OneShot(*estimates, errors[0], errors[1])
 
 
-def jackknife_error(replicates: np.ndarray, found: np.ndarray | None = None) -> np.ndarray:
+def jackknife_error(replicates: np.ndarray, estimate: np.ndarray | None = None) -> np.ndarray:
     """Error of an estimate from those without one group of p, (p, ..): Efron and Stein (1981).
 
-    With the estimate itself, `found` (..), its bias counts too, (p - 1) (mean of the replicates - found):
+    With the `estimate` itself (..) its bias counts too, (p - 1) (mean of the replicates - estimate):
     1 / (1 - h)^2 of a noisy h is too large on average.
     """
     p, mean = len(replicates), replicates.mean(axis=0)
     square = (p - 1) * np.mean((replicates - mean) ** 2, axis=0)
-    if found is not None:
-        square = square + ((p - 1) * (mean - found)) ** 2
+    if estimate is not None:
+        square = square + ((p - 1) * (mean - estimate)) ** 2
     return np.asarray(np.sqrt(square))
 
 
 def _parabola(
-    sums: list[np.ndarray], left: np.ndarray
+    sums: list[np.ndarray], complements: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Weight, score, R, R0 and C from sums of squares (L,) or (L, c) and 1 - t1, 1 - t2 (2, L)."""
-    once, twice = left if sums[0].ndim == 1 else left[..., None]
+    once, twice = complements if sums[0].ndim == 1 else complements[..., None]
     R, R0, C = sums[0] / once**2, sums[1] / twice**2, sums[2] / (once * twice)
     curvature = R + R0 - 2 * C
     flat = curvature <= 1e-14 * (R + R0)

@@ -166,7 +166,7 @@ def steady_joint_weights(triangle: np.ndarray, noise: np.ndarray) -> JointWeight
             np.concatenate([best, np.zeros((*batch, 1))], axis=-1),
             losses[..., t - 2],
         )
-        parts, condition, rank = _decomposed(triangle, t)
+        parts, condition, rank = _scaled_svd(triangle, t)
         has_steady = np.zeros(batch, dtype=bool)
         for ridge in RIDGES:
             solution = _solution(*parts, ridge)
@@ -203,11 +203,11 @@ def _least_squares(
     triangle: np.ndarray, t: int, ridge: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tails of the best chain of t steps with condition and rank, for each triangle."""
-    parts, condition, rank = _decomposed(triangle, t)
+    parts, condition, rank = _scaled_svd(triangle, t)
     return _solution(*parts, ridge), condition, rank
 
 
-def _decomposed(triangle: np.ndarray, t: int) -> tuple[_Parts, np.ndarray, np.ndarray]:
+def _scaled_svd(triangle: np.ndarray, t: int) -> tuple[_Parts, np.ndarray, np.ndarray]:
     """What :func:`_solution` needs of [D_1 .. D_{t-1}], scaled to columns of norm 1; condition and rank."""
     columns = triangle[..., : t - 1, : t - 1]
     target = -triangle[..., : t - 1, -1]
@@ -219,30 +219,30 @@ def _decomposed(triangle: np.ndarray, t: int) -> tuple[_Parts, np.ndarray, np.nd
     keep = singular > t * np.finfo(float).eps * largest
     safe = np.where(smallest > 0, smallest, 1.0)
     condition = np.where(smallest > 0, largest[..., 0] / safe, np.inf)
-    along = np.einsum("...ji,...j->...i", U, target) * np.where(keep, singular, 0.0)
-    return (along, np.where(keep, singular, 1.0), Wt, scale), condition, keep.sum(axis=-1)
+    rhs = np.einsum("...ji,...j->...i", U, target) * np.where(keep, singular, 0.0)
+    return (rhs, np.where(keep, singular, 1.0), Wt, scale), condition, keep.sum(axis=-1)
 
 
 def _solution(
-    along: np.ndarray, singular: np.ndarray, Wt: np.ndarray, scale: np.ndarray, ridge: float
+    rhs: np.ndarray, singular: np.ndarray, Wt: np.ndarray, scale: np.ndarray, ridge: float
 ) -> np.ndarray:
     """Tails (..., t - 1): with no ridge and full rank the plain solution."""
-    coordinates = along / (singular**2 + ridge)
+    coordinates = rhs / (singular**2 + ridge)
     return np.asarray(np.einsum("...ji,...j->...i", Wt, coordinates) / scale[..., 0, :])
 
 
-def joint_status(found: JointWeights) -> str:
-    """Say what to make of one joint optimum, found from a single triangle."""
-    T, condition = len(found.coefficients), float(found.condition)
-    largest = float(np.abs(found.coefficients).max())
+def joint_status(optimum: JointWeights) -> str:
+    """Say what to make of one joint optimum, that of a single triangle."""
+    T, condition = len(optimum.coefficients), float(optimum.condition)
+    largest = float(np.abs(optimum.coefficients).max())
     if T == 1:
         return "one step has no weight to choose"
-    if found.rank < T - 1:
+    if optimum.rank < T - 1:
         return (
-            f"only {found.rank} of {T - 1} directions are independent in float64: fewer steps reach "
+            f"only {optimum.rank} of {T - 1} directions are independent in float64: fewer steps reach "
             "the same loss; use fewer steps or ridge > 0"
         )
-    if not np.isfinite(found.alphas).all():
+    if not np.isfinite(optimum.alphas).all():
         return "the optimum belongs to no finite schedule: use its coefficients, or ridge > 0"
     if condition > ILL_CONDITIONED:
         return (

@@ -20,7 +20,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.distill.filters import shrinkage
+from sdgpu.distill.filters import flat_product, shrinkage
 
 __all__ = ["diagonals", "leave_one_out", "powers", "rest", "ridge_errors"]
 
@@ -63,7 +63,7 @@ def leave_one_out(fitted: Any, diagonal: Any, rest: Any) -> Any:
 
 def powers(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -> Any:
     """H^q Y for q = 0..T from eigenvectors that hold Y, (L, T + 1, n, c)."""
-    return _spread(basis, _filters(eigenvalues, lams, steps)[..., None] * Z)
+    return flat_product(basis, _filters(eigenvalues, lams, steps)[..., None] * Z)
 
 
 def diagonals(basis: Any, eigenvalues: Any, lams: Any, steps: int) -> Any:
@@ -71,7 +71,7 @@ def diagonals(basis: Any, eigenvalues: Any, lams: Any, steps: int) -> Any:
 
     From all eigenvectors whose eigenvalue is not 0.
     """
-    diagonal = _spread(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
+    diagonal = flat_product(basis * basis, _filters(eigenvalues, lams, steps)[..., None])
     if basis.shape[1] == basis.shape[0]:
         return diagonal
     xp = compat.array_namespace(basis)  # H^0 is the identity, outside of the basis too
@@ -91,7 +91,7 @@ def rest(basis: Any, eigenvalues: Any, lams: Any) -> Any:
     xp = compat.array_namespace(basis)
     ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
     squares = basis * basis
-    complement = _spread(squares, (ridge / (eigenvalues + ridge))[..., None])
+    complement = flat_product(squares, (ridge / (eigenvalues + ridge))[..., None])
     if basis.shape[1] < basis.shape[0]:  # what is outside of the basis
         complement = complement + xp.clip(1 - xp.sum(squares, axis=1), 0.0, 1.0)[:, None]
     lowest = float(xp.min(complement))
@@ -114,7 +114,7 @@ def ridge_errors(basis: Any, eigenvalues: Any, Z: Any, lams: Any) -> Any:
     xp = compat.array_namespace(basis)
     ridge = xp.asarray(lams, dtype=basis.dtype, device=compat.device(basis))[:, None]
     filters = ridge / (eigenvalues + ridge)  # 1 - a
-    return _spread(basis, filters[..., None] * Z)
+    return flat_product(basis, filters[..., None] * Z)
 
 
 def _filters(eigenvalues: Any, lams: Any, steps: int) -> Any:
@@ -125,11 +125,3 @@ def _filters(eigenvalues: Any, lams: Any, steps: int) -> Any:
     for _ in range(steps):
         filters.append(filters[-1] * a)
     return xp.stack(filters, axis=1)
-
-
-def _spread(matrix: Any, small: Any) -> Any:
-    """matrix (n, k) times each of small (..., k, c) as one product: (..., n, c)."""
-    xp = compat.array_namespace(matrix)
-    *lead, k, c = small.shape
-    columns = xp.reshape(xp.moveaxis(small, -2, 0), (k, -1))
-    return xp.moveaxis(xp.reshape(matrix @ columns, (matrix.shape[0], *lead, c)), 0, -2)

@@ -97,14 +97,14 @@ def limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> Limi
     )
 
 
-def _interpolate(values: np.ndarray, domain: tuple[float, float], where: np.ndarray) -> np.ndarray:
+def _interpolate(values: np.ndarray, domain: tuple[float, float], points: np.ndarray) -> np.ndarray:
     """Chebyshev interpolant of node values; at the rounding of 0 the value of the nearest node."""
     # discrete orthogonality gives the series from the values at the first-kind points
     nodes = chebpts1(len(values))
     series = chebvander(nodes, DEGREE).T @ values
     series *= 2.0 / len(values)
     series[0] /= 2.0
-    result = Chebyshev(series, domain=domain)(where)
-    unit = 2 * (where - domain[0]) / (domain[1] - domain[0]) - 1
-    nearest = values[np.abs(nodes[:, None] - unit).argmin(axis=0)] if where.size else where
+    result = Chebyshev(series, domain=domain)(points)
+    unit = 2 * (points - domain[0]) / (domain[1] - domain[0]) - 1
+    nearest = values[np.abs(nodes[:, None] - unit).argmin(axis=0)] if points.size else points
     return np.where(result > 0, result, nearest)

@@ -164,7 +164,7 @@ def constrained_steps(
     """
     squares = np.einsum("kc,kc->k", Z, Z)
     budget, total = len(eigenvalues) * eps, float(squares.sum())
-    out_of_reach = _unfitted(eigenvalues, smallest_lam) ** 2
+    out_of_reach = _least_residual(eigenvalues, smallest_lam) ** 2
     B, residual = np.ones_like(squares), np.zeros_like(squares)  # 1 - B, without cancellation
     lams, losses, train, dual = [], [], [], []
     for step, alpha in enumerate((1.0, *alphas), start=1):  # step 1 has the ground truth alone
@@ -233,10 +233,14 @@ def constrained_regime(
     n, total = len(squares), float(squares.sum())
     weights = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
     low, high = (float(weights.min()), float(weights.max())) if weights.size else (1.0, 1.0)
-    smallest_eps = float(_unfitted(eigenvalues, smallest_lam) ** 2 @ squares) / n
+    smallest_eps = float(_least_residual(eigenvalues, smallest_lam) ** 2 @ squares) / n
     ratio = math.sqrt(total / (n * eps))
     rcond = eigenvalues.min() / max(eigenvalues.max(), np.finfo(np.float64).tiny)  # 1 / kappa
-    name, steps, limit_lam = "varying weights", float(max(math.ceil(_short(ratio)) - 1, 1)), np.nan
+    name, steps, limit_lam = (
+        "varying weights",
+        float(max(math.ceil(_with_slack(ratio)) - 1, 1)),
+        np.nan,
+    )
     if total <= n * eps:
         name, steps, limit_lam = "collapsed", 0, np.inf
     elif eps <= smallest_eps:
@@ -246,7 +250,7 @@ def constrained_regime(
         if low == high:
             limit_lam = _limit(eigenvalues, squares, n * eps / low)
     elif low == high:
-        name, steps, limit_lam = "converging to collapse", _guaranteed(ratio, low), np.inf
+        name, steps, limit_lam = "converging to collapse", _guaranteed_steps(ratio, low), np.inf
     bound = max(ratio - 1, 0.0) * float(rcond)
     return Regime(
         name=name,
@@ -401,7 +405,7 @@ def _limit(eigenvalues: np.ndarray, squares: np.ndarray, residual: float) -> flo
     return ridge_of_residual(eigenvalues[~zero], squares[~zero], reachable_residual, explained)
 
 
-def _guaranteed(ratio: float, alpha: float) -> int:
+def _guaranteed_steps(ratio: float, alpha: float) -> int:
     """Steps that are not 0 with equal eigenvalues: the least that (22) leaves of ||y(tau)||."""
     r, s = ratio, ratio - 1
     for steps in range(1, COUNTED):
@@ -411,7 +415,7 @@ def _guaranteed(ratio: float, alpha: float) -> int:
     return COUNTED
 
 
-def _short(ratio: float) -> float:
+def _with_slack(ratio: float) -> float:
     return ratio * (1 - SLACK)
 
 
@@ -420,7 +424,7 @@ def _zero(eigenvalues: np.ndarray) -> np.ndarray:
     return eigenvalues <= ZERO * eigenvalues.max()
 
 
-def _unfitted(eigenvalues: np.ndarray, lam: float) -> np.ndarray:
+def _least_residual(eigenvalues: np.ndarray, lam: float) -> np.ndarray:
     """The part lam / (delta + lam) of the target that is left even with the smallest lam."""
     zero = _zero(eigenvalues)
     if lam == 0:
@@ -428,10 +432,10 @@ def _unfitted(eigenvalues: np.ndarray, lam: float) -> np.ndarray:
     return np.where(zero, 1.0, lam / (eigenvalues + lam))
 
 
-def _refuse(step: int, eps: float, needed: float) -> None:
+def _refuse(step: int, eps: float, least_loss: float) -> None:
     clause = "" if step == 1 else ", given the steps before it"
     remedy = "" if step == 1 else ", or a smaller weight of the ground truth there"
     raise ValueError(
         f"eps={eps:g} is out of reach at step {step}: no function of this kernel has a training loss "
-        f"below {needed:.6g}{clause}; take eps above that{remedy}"
+        f"below {least_loss:.6g}{clause}; take eps above that{remedy}"
     )

@@ -31,7 +31,7 @@ __all__ = [
     "certify",
     "evaluation_error",
     "exact_status",
-    "judged",
+    "grown_status",
     "probe",
     "spectral_rounding",
 ]
@@ -63,7 +63,7 @@ class Certificate:
     status: str
 
 
-def certify(problem: Problem, found: Solved) -> Certificate:
+def certify(problem: Problem, solved: Solved) -> Certificate:
     """Judge what a solver found, at the smallest lam.
 
     Raises
@@ -74,40 +74,40 @@ def certify(problem: Problem, found: Solved) -> Certificate:
     plan, data, lam = problem.plan, problem.data, float(problem.lams.min())
     dense, Y = data.dense(data.home), data.home.asarray(data.Y)
     if problem.solver is not None:
-        return _checked(probe(found.solution, dense, Y, lam), plan.tol)
+        return _residual_certificate(probe(solved.solution, dense, Y, lam), plan.tol)
     if plan.method == "eigh":
-        assert found.spectrum is not None
-        residual = probe(found.solution, dense, Y, lam)
+        assert solved.spectrum is not None
+        residual = probe(solved.solution, dense, Y, lam)
         # dual coefficients beyond float64
         certain = np.inf if np.isnan(residual.certain) else residual.certain
-        rounding = spectral_rounding(found.spectrum, lam, plan.steps, rounding_noise(dense))
+        rounding = spectral_rounding(solved.spectrum, lam, plan.steps, rounding_noise(dense))
         error = max(certain, rounding)
-        status = exact_status(found.spectrum, residual.largest, error, lam, plan.bytes)
+        status = exact_status(solved.spectrum, residual.largest, error, lam, plan.bytes)
         return Certificate(error, residual.largest, status)
-    error = found.error
+    error = solved.error
     with one_pool(data.home):
-        residual = probe(found.solution, dense, Y, lam, plan.precision)
+        residual = probe(solved.solution, dense, Y, lam, plan.precision)
         if plan.precision != "float64":
             # the solver's bound holds for K as it was evaluated
             kernel_error = evaluation_error(
-                found.solution, found.held, dense, plan.precision, lam, steps=plan.steps
+                solved.solution, solved.operator, dense, plan.precision, lam, steps=plan.steps
             )
             error += 1.25 * kernel_error
-    status, error = judged(found.status, error, residual, plan.tol, plan.precision)
+    status, error = grown_status(solved.status, error, residual, plan.tol, plan.precision)
     value_dtype = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
-    if found.most_negative < -NEGATIVE[value_dtype] * found.solution.largest:
-        refuse_indefinite(dense, found.most_negative, found.solution.largest)
+    if solved.most_negative < -NEGATIVE[value_dtype] * solved.solution.largest:
+        refuse_indefinite(dense, solved.most_negative, solved.solution.largest)
     return Certificate(error, residual.largest, status)
 
 
-def _checked(seen: TrainingResidual, tol: float) -> Certificate:
+def _residual_certificate(residual: TrainingResidual, tol: float) -> Certificate:
     """All that is known of a solver from elsewhere are residuals on a few rows."""
-    error = np.inf if np.isnan(seen.expected) else float(seen.expected)
+    error = np.inf if np.isnan(residual.expected) else float(residual.expected)
     word = "converged" if error <= tol else "not converged"
     status = (
         f"{word}: relative error about {error:.1e}, by the equations on a few rows; tol = {tol:.0e}"
     )
-    return Certificate(error, seen.largest, status)
+    return Certificate(error, residual.largest, status)
 
 
 def spectral_rounding(spectrum: Spectrum, lam: float, steps: int, noise: float) -> float:
@@ -153,7 +153,7 @@ def probe(
     xp = compat.array_namespace(Y)
     # a hopeless lam overflows here, which is the answer
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        rows = _picked(operator, precision)
+        rows = _probe_rows(operator, precision)
         index = xp.asarray(rows, device=compat.device(Y))
         units = column_units(Y[:, columns])
         dual, fitted = (to_numpy(x) for x in solution.ridge(lam, columns))
@@ -185,7 +185,7 @@ def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
 
 def evaluation_error(
     solution: Solution,
-    held: Any,
+    solver_operator: Any,
     operator: DenseOperator,
     precision: str,
     lam: float,
@@ -207,12 +207,12 @@ def evaluation_error(
     with np.errstate(under="ignore"):
         units = column_units(duals[:, :, 0])  # float32 may not hold them
         dual, fitted = (duals / units[:, None]).reshape(operator.n, -1), fitted / units
-    rows, eps = _picked(operator, precision), float(np.finfo(np.float32).eps)
+    rows, eps = _probe_rows(operator, precision), float(np.finfo(np.float32).eps)
     exact = to_numpy(operator.columns(rows)).T @ dual
     if len(rows) == operator.n:  # with the very tiles of the solver: others have other last bits
-        error = exact - to_numpy(held.matmat(dual))
+        error = exact - to_numpy(solver_operator.matmat(dual))
     else:
-        K_rough = to_numpy(held.columns(rows)).T
+        K_rough = to_numpy(solver_operator.columns(rows)).T
         if precision == "float32":
             product = (K_rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
         else:
@@ -231,7 +231,7 @@ def evaluation_error(
     return relative if np.isfinite(relative) else np.inf
 
 
-def _picked(operator: DenseOperator, precision: str) -> np.ndarray:
+def _probe_rows(operator: DenseOperator, precision: str) -> np.ndarray:
     """A few rows, evenly spread; all of few, where only two that are near each other may be wrong."""
     n, d = operator.X.shape
     all_rows = precision != "float64" and n <= ALL and n * d <= ALL_NUMBERS
@@ -239,23 +239,23 @@ def _picked(operator: DenseOperator, precision: str) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, count).round().astype(int))
 
 
-def judged(
-    status: str, error: float, seen: TrainingResidual, tol: float, precision: str
+def grown_status(
+    status: str, error: float, residual: TrainingResidual, tol: float, precision: str
 ) -> tuple[str, float]:
     """Status and error of a grown fit, by the precision of K and the residuals that :func:`probe` saw."""
     error = np.inf if np.isnan(error) else error
-    if precision != "float64" and seen.expected > SAMPLED * error:
-        error = seen.expected  # residuals know what the tiles had
+    if precision != "float64" and residual.expected > SAMPLED * error:
+        error = residual.expected  # residuals know what the tiles had
     if status.startswith("converged") and not error <= tol:
         status = f"limited by dtype={precision!r}: relative error about {error:.1e}; use 'float64'"
-    if np.isnan(seen.certain):
+    if np.isnan(residual.certain):
         return "overflow: the dual coefficients are beyond float64; rescale Y", np.inf
-    if not seen.certain <= CONTRADICTION * max(error, tol):
+    if not residual.certain <= CONTRADICTION * max(error, tol):
         status = (
-            f"contradicted: {seen.certain:.1e} of the predictions is left as a residual where the "
+            f"contradicted: {residual.certain:.1e} of the predictions is left as a residual where the "
             f"solver says {error:.1e}; use method='eigh', and remove a checkpoint that was read ({status})"
         )
-        error = max(error, seen.alike)
+        error = max(error, residual.alike)
     return status, error
 
 

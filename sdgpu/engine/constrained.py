@@ -73,19 +73,19 @@ class ConstrainedPath(Functions):
 class _Filters:
     """Step tau is V diag(filters) Z: Proposition D.1, and 0 where it collapsed."""
 
-    found: ConstrainedSteps
+    filters: ConstrainedSteps
     spectrum: Spectrum
     model: Model
 
     @property
     def fitted(self) -> Any:
         """Predictions at the training points, (T, n, c)."""
-        return self._combine(self.found.train)
+        return self._combine(self.filters.train)
 
     @cached_property
     def dual(self) -> Any:
         """(K + lam I)^-1 w, (T, n, c)."""
-        return self._combine(self.found.dual)
+        return self._combine(self.filters.dual)
 
     def _combine(self, filters: np.ndarray) -> Any:
         return self.spectrum.combine(self.model.backend.asarray(filters[..., None]))

@@ -48,7 +48,7 @@ class Task:
     tol: float
     allowed: int
     precision: str | None
-    given: bool
+    precomputed: bool
     copies: int
     cores: int
     compiled: bool = False
@@ -100,7 +100,7 @@ class Option:
 def _eigh(task: Task, rates: Rates) -> Option:
     n = task.n
     # X and its ready rows; a given K is its own X
-    width = n if task.given else task.d * (1 + task.copies)
+    width = n if task.precomputed else task.d * (1 + task.copies)
     operands = 8 * n * (n + width)
     peak_bytes = Eigh.peak_bytes(n) + 8 * n * (width + 3 * task.c) + _packed(operands)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
@@ -132,9 +132,9 @@ def _krylov(task: Task, rates: Rates) -> list[Option]:
     options = []
     for method, block, rank, passes in _passes(n, task.c, lam, task.tol):
         for operator in ("dense", "tiled", "keops"):
-            if operator != "dense" and task.given:
+            if operator != "dense" and task.precomputed:
                 continue
-            operator_precision = "float64" if task.given else precision
+            operator_precision = "float64" if task.precomputed else precision
             if operator == "keops" and operator_precision == "mixed" and task.precision is None:
                 operator_precision = "float64"
             work = Work(
@@ -191,7 +191,7 @@ class Work:
     def option(self, rates: Rates, task: Task) -> Option:
         """With its basis as large as the memory allows, or as the passes need."""
         n, block, allowed = self.n, self.block, task.allowed
-        threads, fixed_bytes = self._held(task)
+        threads, fixed_bytes = self._threads_and_bytes(task)
         # in a small space directions soon repeat each other, and are dropped
         vectors = int(np.ceil(min(0.6 * n + block, self.passes * block, n)))
         if self.method == "cg":
@@ -228,11 +228,11 @@ class Work:
             rates=rates,
         )
 
-    def _held(self, task: Task) -> tuple[int, int]:
+    def _threads_and_bytes(self, task: Task) -> tuple[int, int]:
         """Threads of products, and bytes of everything but the basis and the sketch."""
         n, threads = self.n, 1
-        fixed_bytes = 8 * n * n if task.given else 8 * n * self.d  # X
-        if self.operator != "dense" or not task.given:
+        fixed_bytes = 8 * n * n if task.precomputed else 8 * n * self.d  # X
+        if self.operator != "dense" or not task.precomputed:
             columns = (WIDE if self.rank else 1) * self.block
 
             def tiles(workers: int) -> int:

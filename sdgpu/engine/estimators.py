@@ -77,7 +77,7 @@ class _Distiller(BaseEstimator):
         return tags
 
 
-class _Given(_Distiller):
+class _FixedParameters(_Distiller):
     """Parameters of the estimators whose lam, alpha and steps are given."""
 
     def __init__(
@@ -110,7 +110,7 @@ class _Given(_Distiller):
         self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
 
 
-class _Chosen(_Distiller):
+class _ParameterSearch(_Distiller):
     """Parameters and search of the estimators that choose lam, alpha and step themselves."""
 
     def __init__(
@@ -198,17 +198,19 @@ class _Chosen(_Distiller):
         self.best_: Best = self.sweep_.best(over)
         self.lam_, self.alpha_, self.step_ = self.best_.lam, self.best_.alpha, int(self.best_.step)
 
-    def _keep_promise(self, X: np.ndarray, Y: np.ndarray, held: np.ndarray, kernel: Kernel) -> None:
+    def _keep_promise(
+        self, X: np.ndarray, Y: np.ndarray, validation: np.ndarray, kernel: Kernel
+    ) -> None:
         """Fall back to fixed weights if the chosen chain does not stand the move to all rows.
 
         It has seen the rows that it was chosen on by then, and should do better there, not worse. Weights
         far beyond 1 combine predictions that cancel: on another matrix they may not.
         """
         pairwise = self.__sklearn_tags__().input_tags.pairwise
-        rows = X[held][:, : len(X)] if pairwise else X[held]
-        predictions = self._predictor.predict(rows).reshape(len(held), -1)
-        loss = float(np.mean((predictions - Y[held].reshape(len(held), -1)) ** 2))
-        negligible = 1e-10 * float(np.mean(Y[held] ** 2))
+        rows = X[validation][:, : len(X)] if pairwise else X[validation]
+        predictions = self._predictor.predict(rows).reshape(len(validation), -1)
+        loss = float(np.mean((predictions - Y[validation].reshape(len(validation), -1)) ** 2))
+        negligible = 1e-10 * float(np.mean(Y[validation] ** 2))
         if loss <= BROKEN * self.best_.value + negligible:
             return
         fixed = self.sweep_.best("fixed")
@@ -268,7 +270,7 @@ class _Classification(ClassifierMixin):
                 f"the labels hold only one class, {self.classes_[0]}: a classifier needs two"
             )
         one_hot = np.eye(len(self.classes_), dtype=X.dtype)[codes]
-        if isinstance(self, _Chosen):
+        if isinstance(self, _ParameterSearch):
             self._learn(X, one_hot, codes)
         else:
             self._learn(X, one_hot)
@@ -285,7 +287,7 @@ class _Classification(ClassifierMixin):
         return self.classes_[raw.argmax(axis=1)]
 
 
-class SelfDistillationRegressor(_Regression, _Given):
+class SelfDistillationRegressor(_Regression, _FixedParameters):
     """Kernel ridge regression distilled from itself, with given lam, alpha and steps.
 
     Parameters
@@ -327,7 +329,7 @@ class SelfDistillationRegressor(_Regression, _Given):
     """
 
 
-class SelfDistillationRegressorCV(_Regression, _Chosen):
+class SelfDistillationRegressorCV(_Regression, _ParameterSearch):
     """Kernel ridge regression distilled from itself; lam, alpha and step chosen from the data.
 
     By a validation split, one decomposition of the training part evaluates every (lam, alpha, step), and
@@ -365,14 +367,14 @@ class SelfDistillationRegressorCV(_Regression, _Chosen):
     """
 
 
-class SelfDistillationClassifier(_Classification, _Given):
+class SelfDistillationClassifier(_Classification, _FixedParameters):
     """Self-distilled kernel regression on one-hot labels; predicts the largest value.
 
     Parameters and attributes as :class:`SelfDistillationRegressor`, with `classes_`.
     """
 
 
-class SelfDistillationClassifierCV(_Classification, _Chosen):
+class SelfDistillationClassifierCV(_Classification, _ParameterSearch):
     """Self-distilled kernel regression on one-hot labels; lam, alpha and step chosen by validation.
 
     Parameters and attributes as :class:`SelfDistillationRegressorCV`, with `classes_`. The split is

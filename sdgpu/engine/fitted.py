@@ -23,7 +23,7 @@ from sdgpu.engine.requests import (
     afford_left_out,
     afford_steps,
     checked_grid,
-    judged,
+    schedule_losses,
     spectrum_for,
     spectrum_given_back,
     validation_rows,
@@ -307,7 +307,7 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         outputs = self.info.c if per_output else 1
         afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
-        validation = judged(
+        validation = schedule_losses(
             self._solution, self._model, X_val, Y_val, lams, steps=steps, per_output=per_output
         )
         return chosen_greedily(validation, clip=clip)
@@ -359,7 +359,7 @@ class Fit:
         afford_joint(1, steps, parts + (parts > 1))
         afford_steps(self._solution, self._model, 1, steps, outputs=parts)
         options: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
-        validation = judged(self._solution, self._model, X_val, Y_val, lams, **options)
+        validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
         return chosen_jointly(
             validation, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
         )

@@ -158,7 +158,7 @@ def fit(
     backend = resolve(device, X)
     allowed = budget(memory, backend.name)
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
-    context["given"] = kernel.is_precomputed
+    context["precomputed"] = kernel.is_precomputed
     if plan is None:
         wishes: dict[str, Any] = {"method": method, "operator": operator, "precision": dtype}
         plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)

@@ -14,11 +14,10 @@ from sdgpu.backend.backends import Backend, give_back
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
+from sdgpu.distill.filters import dual_filter, flat_product, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.operators import Operator
 from sdgpu.solvers.solution import DistillationChain, Solution
-from sdgpu.solvers.spectrum import flat_product
 
 __all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
 
@@ -203,21 +202,21 @@ class Limit:
     @underflow_is_zero
     def fitted(self) -> Any:
         """y(inf) at the training points, (n, c); equation (17)."""
-        return give_back(self._model.template, self._both[1], copy=True)
+        return give_back(self._model.template, self._dual_and_fitted[1], copy=True)
 
     @cached_property
     @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients (K + lam / alpha I)^-1 Y, (n, c)."""
-        return give_back(self._model.template, self._both[0], copy=True)
+        return give_back(self._model.template, self._dual_and_fitted[0], copy=True)
 
     @underflow_is_zero
     def predict(self, X_new: Any) -> Any:
         """f(x; inf) at new rows (m, d): (m, c)."""
-        return self._model.predict(self._both[0], X_new)
+        return self._model.predict(self._dual_and_fitted[0], X_new)
 
     @cached_property
-    def _both(self) -> tuple[Any, Any]:
+    def _dual_and_fitted(self) -> tuple[Any, Any]:
         return self._solution.limit(self.lam, self.alpha)
 
 

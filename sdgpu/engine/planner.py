@@ -150,7 +150,7 @@ def plan(
         method=method,
         operator=operator,
         precision=precision,
-        given=given,
+        precomputed=given,
         kernel=kernel,
         measured=True,
     )
@@ -169,7 +169,7 @@ def decide(
     method: str | Solver = "auto",
     operator: str | Callable[[Kernel, Any], Operator] = "auto",
     precision: str | None = None,
-    given: bool = False,
+    precomputed: bool = False,
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
     measured: bool = False,
 ) -> Plan:
@@ -186,7 +186,7 @@ def decide(
         operator_name = choice("operator", operator, OPERATORS)
         return plan if operator_name == "auto" else replace(plan, operator=operator_name)
     if not isinstance(operator, str):
-        if method == "eigh" or given:
+        if method == "eigh" or precomputed:
             raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")
         args: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
         args["method"] = "subspace" if method == "auto" else method
@@ -199,7 +199,7 @@ def decide(
         choice("dtype", precision, PRECISIONS)
     if method == "eigh" and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} has no matrix for method='eigh': use 'dense'")
-    if given and operator in ("tiled", "keops"):
+    if precomputed and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
     backend, resolved = resolve(device), as_kernel(kernel)
     n = integer("n", n, 1)
@@ -212,10 +212,10 @@ def decide(
         tol=positive("tol", tol),
         allowed=budget(memory, backend.name),
         precision=precision,
-        given=given,
+        precomputed=precomputed,
         copies=row_copies(resolved),
         cores=os.cpu_count() or 1,
-        compiled=n >= FUSED_ROWS and resolved.has_compiled_loop and not given,
+        compiled=n >= FUSED_ROWS and resolved.has_compiled_loop and not precomputed,
     )
     # a fit has no use for the prices of what was not asked for
     priced_method = "auto" if measured else method
@@ -263,14 +263,14 @@ def _options(task: Task, rates: Rates, backend: Backend, method: str) -> list[Op
     return task.options(with_compiled_loop(rates, backend) if task.compiled else rates, method)
 
 
-def _best(task: Task, found: list[Option], method: str, operator: str) -> tuple[Option, float]:
+def _best(task: Task, options: list[Option], method: str, operator: str) -> tuple[Option, float]:
     """The option to take, and after how many passes the eigendecomposition would have been done."""
     # KeOps compiles and has yet to win anywhere that was measured: only when asked for
     operators = ("dense", "tiled") if operator == "auto" else (operator,)
     # without a spectrum a fit has no answer to some questions: only when asked for
     methods = ("eigh", "lanczos", "subspace") if method == "auto" else (method,)
     candidates = [
-        option for option in found if option.method in methods and option.operator in operators
+        option for option in options if option.method in methods and option.operator in operators
     ]
     affordable = [option for option in candidates if option.bytes <= task.allowed]
     if not affordable:
@@ -304,7 +304,7 @@ def _plan(task: Task, best: Option, patience: float, reasons: tuple[str, ...]) -
     )
 
 
-def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str, Any]) -> Plan:
+def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict[str, Any]) -> Plan:
     """The plan, if it was made for this problem and nothing else is asked for.
 
     Parameters
@@ -313,7 +313,7 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str
     problem : dict
         n, d and c of the data.
     lams : array (L,)
-    asked : dict
+    arguments : dict
         Arguments that the plan overrules, those that were left at their defaults not among them.
 
     Raises
@@ -335,7 +335,7 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, asked: dict[str
             f"{lams.min():g}: "
             "make one with sdgpu.plan(lams=..) of these"
         )
-    for name, value in asked.items():
+    for name, value in arguments.items():
         entry = getattr(plan, "precision" if name == "dtype" else name)
         if value != entry:
             raise ValueError(

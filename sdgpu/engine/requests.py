@@ -25,7 +25,7 @@ __all__ = [
     "afford_left_out",
     "afford_steps",
     "checked_grid",
-    "judged",
+    "schedule_losses",
     "spectrum_for",
     "spectrum_given_back",
     "validation_rows",
@@ -50,23 +50,23 @@ def spectrum_for(what: str, solution: Solution, method: str) -> Spectrum:
     return solution.spectrum
 
 
-def spectrum_given_back(own: Spectrum, template: Template) -> Spectrum:
+def spectrum_given_back(spectrum: Spectrum, template: Template) -> Spectrum:
     """A spectrum in the caller's library, in float64."""
     eigenvalues, Z = (
         give_back(template, array, axis=False, exact=True, copy=True)
-        for array in (own.eigenvalues, own.Z)
+        for array in (spectrum.eigenvalues, spectrum.Z)
     )
-    basis = give_back(template, own.basis, axis=False, exact=True)
+    basis = give_back(template, spectrum.basis, axis=False, exact=True)
     if isinstance(basis, np.ndarray):
         basis = basis.view()
         basis.flags.writeable = False  # n^2 numbers that the fit goes on to use: no copy
-    return replace(own, eigenvalues=eigenvalues, basis=basis, Z=Z)
+    return replace(spectrum, eigenvalues=eigenvalues, basis=basis, Z=Z)
 
 
 def checked_grid(
     solution: Solution,
     model: Model,
-    served: np.ndarray,
+    fit_lams: np.ndarray,
     lams: Any,
     alphas: Any,
     *,
@@ -82,9 +82,9 @@ def checked_grid(
     MemoryError
         If it does not fit.
     """
-    grid_lams = served if lams is None else lam_grid("lams", lams)
+    grid_lams = fit_lams if lams is None else lam_grid("lams", lams)
     for lam in grid_lams:
-        served_lam(served, float(lam))
+        served_lam(fit_lams, float(lam))
     weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
     steps = integer("steps", steps, 1)
     check_growth(weights, steps)
@@ -143,7 +143,7 @@ def afford_left_out(solution: Solution, model: Model, steps: int) -> None:
     model.afford(numbers, f"leave-one-out of {n:,} rows")
 
 
-def judged(
+def schedule_losses(
     solution: Solution,
     model: Model,
     X_val: Any,

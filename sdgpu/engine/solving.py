@@ -71,7 +71,7 @@ class Solved:
         Of the solver.
     most_negative : float
         The most negative eigenvalue, in the units of K.
-    held : operator
+    operator : Operator
         K as it was multiplied.
     error : float
         The solver's own bound on the relative error of the predictions; 0 for all eigenvalues.
@@ -82,7 +82,7 @@ class Solved:
     solution: Solution
     spectrum: Spectrum | None
     most_negative: float
-    held: Any
+    operator: Any
     error: float
     status: str
     passes: int
@@ -103,7 +103,7 @@ def solve_all(problem: Problem) -> Solved:
         solution=SpectralSolution(spectrum),
         spectrum=spectrum,
         most_negative=spectrum.most_negative,
-        held=dense,
+        operator=dense,
         error=0.0,
         status="",
         passes=1,
@@ -123,7 +123,7 @@ def solve_elsewhere(problem: Problem) -> Solved:
         solution=solution,
         spectrum=solution.spectrum,
         most_negative=0.0,
-        held=K,
+        operator=K,
         error=0.0,
         status="",
         passes=0,
@@ -154,7 +154,7 @@ def solve_by_basis(problem: Problem) -> Solved | None:
             solution=solution,
             spectrum=grown.spectrum,
             most_negative=grown.spectrum.most_negative * units.kernel,
-            held=K,
+            operator=K,
             error=grown.error,
             status=grown.status,
             passes=grown.passes,
@@ -174,9 +174,9 @@ def solve_by_basis(problem: Problem) -> Solved | None:
             sketch=grown.sketch,
             watch=problem.watch,
             noise=solver.noise,
-            own=frozenset(map(float, problem.lams)),
+            kept_lams=frozenset(map(float, problem.lams)),
         )
-        return _solved(problem, solved, resolvents, estimates)
+        return _solve_resolvents(problem, solved, resolvents, estimates)
 
 
 def _solver(problem: Problem, backend: Backend, noise: float) -> Subspace:
@@ -195,19 +195,19 @@ def _solver(problem: Problem, backend: Backend, noise: float) -> Subspace:
     return replace(solver, max_passes=START) if plan.method == "cg" else solver
 
 
-def _solved(
-    problem: Problem, found: Solved, resolvents: Resolvents, estimates: Estimated
+def _solve_resolvents(
+    problem: Problem, solved: Solved, resolvents: Resolvents, estimates: Estimated
 ) -> Solved:
     """The solves of every lam that was asked for, from the basis that was found."""
     with problem.watch.stage("cg"):
         resolvents.solve(problem.lams, problem.plan.steps)
     resolvents.warns = True
     return replace(
-        found,
+        solved,
         solution=ResolventSolution(resolvents, problem.data.home, estimates),
         error=resolvents.error,
         status=resolvents.summary,
-        passes=found.passes + resolvents.passes,
+        passes=solved.passes + resolvents.passes,
         iterations=resolvents.iterations,
     )
 

@@ -32,10 +32,10 @@ class TrainingData:
     dtype: str  # in which X came, or in which the caller's kernel was made
     home: Backend
     make: Callable[[Kernel, Any], Operator] | None = None  # an operator from elsewhere
-    _made: dict[str, DenseOperator] = field(default_factory=dict)
+    _operators: dict[str, DenseOperator] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**without_caches(self), "_made": {}}
+        return {**without_caches(self), "_operators": {}}
 
     @property
     def n(self) -> int:
@@ -44,12 +44,12 @@ class TrainingData:
 
     def dense(self, backend: Backend) -> DenseOperator:
         """K as an operator in the library of a backend, made and checked once for each."""
-        if backend.name not in self._made:
+        if backend.name not in self._operators:
             X = backend.asarray(self.X)
-            self._made[backend.name] = DenseOperator(
+            self._operators[backend.name] = DenseOperator(
                 self.kernel, X, backend.tile, self.dtype, checked=True
             )
-        return self._made[backend.name]
+        return self._operators[backend.name]
 
     def hold(self, plan: Plan, backend: Backend, *, keep: bool = False) -> Operator:
         """K as the plan wants to hold it."""
@@ -93,11 +93,11 @@ def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:
     return min(kernel.value_dtype(first_row), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
 
 
-def own_memory(array: Any, given: Any, kernel: Kernel) -> Any:
+def own_memory(array: Any, source: Any, kernel: Kernel) -> Any:
     """A copy if the array is the caller's own memory: later changes there must not change a fit.
 
     A precomputed K is only read while it is decomposed, so it is not copied.
     """
-    if kernel.is_precomputed or not may_share(array, given):
+    if kernel.is_precomputed or not may_share(array, source):
         return array
     return compat.array_namespace(array).asarray(array, copy=True)

@@ -381,7 +381,7 @@ def ready_rows(
         _require_finite(kernel, rows, X)
         return rows
 
-    def room(like: Any) -> Any:
+    def allocate(like: Any) -> Any:
         shape = (n, *like.shape[1:])
         return xp.empty(shape, dtype=like.dtype, device=compat.device(like))
 
@@ -389,9 +389,9 @@ def ready_rows(
     for part in slices(n, height):
         block = finish(kernel.rows(X[part, :], centre))
         if all_rows is None:
-            left = room(block.left)
-            right = left if block.right is block.left else room(block.right)
-            all_rows = Rows(left, right, None if block.norms is None else room(block.norms))
+            left = allocate(block.left)
+            right = left if block.right is block.left else allocate(block.right)
+            all_rows = Rows(left, right, None if block.norms is None else allocate(block.norms))
         all_rows.left[part, ...] = block.left
         if all_rows.right is not all_rows.left:
             all_rows.right[part, ...] = block.right

@@ -238,7 +238,7 @@ class Augment:
     def _sources(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Row (b, H) and column (b, W) of the padded image that each place of a view shows."""
         b, _, height, width = pixels.shape
-        offsets, mirrored = _sent(*self.draw(b, generator), pixels.device)
+        offsets, mirrored = _to_device(*self.draw(b, generator), pixels.device)
         rows = torch.arange(height, device=pixels.device)
         columns = torch.arange(width, device=pixels.device)
         columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
@@ -255,7 +255,7 @@ class Augment:
         return offsets, mirrored & self.flip
 
 
-def _sent(offsets: Tensor, mirrored: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _to_device(offsets: Tensor, mirrored: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """The draws on a device: one copy, from memory that the device reads while the host goes on."""
     if offsets.device == device:
         return offsets, mirrored

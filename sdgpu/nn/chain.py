@@ -204,7 +204,7 @@ def distill_chain(
         folder=_path(folder),
         progress=progress,
         resume=resume,
-        own_first=first is None,
+        fits_first=first is None,
     )
     return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
 
@@ -253,7 +253,9 @@ class Lab:
     folder: Path | None
     progress: Progress | None
     resume: bool
-    own_first: bool = True  # step 1 is a fit of this lab, and not any network that the caller gives
+    fits_first: bool = (
+        True  # step 1 is a fit of this lab, and not any network that the caller gives
+    )
 
     def fit(self, name: str, targets: Teacher | torch.Tensor | None) -> TrainResult:
         """One training, in a folder of its own."""
@@ -271,7 +273,7 @@ class Lab:
     def step(
         self,
         step: int,
-        before: Sequence[TrainResult],
+        results: Sequence[TrainResult],
         alpha: float,
         *,
         estimate: float | None = None,
@@ -279,8 +281,8 @@ class Lab:
     ) -> tuple[TrainResult, StepRecord]:
         """Step with a known weight; `zero` is the fit with alpha = 0, if it has been made."""
         seconds, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
-        if alpha == 1 and self.own_first:
-            first = before[0]
+        if alpha == 1 and self.fits_first:
+            first = results[0]
             result = TrainResult(
                 model=first.model,
                 history=(),
@@ -294,7 +296,7 @@ class Lab:
             result = zero
         else:
             # with the weight 1 the teacher says nothing
-            teacher = None if alpha == 1 else Teacher(before[-1].model, alpha)
+            teacher = None if alpha == 1 else Teacher(results[-1].model, alpha)
             result = self.fit(f"step-{step}", teacher)
             seconds, fits = seconds + result.seconds, fits + 1
         record = self.record(
@@ -303,14 +305,14 @@ class Lab:
         return result, record
 
     def greedy_step(
-        self, step: int, before: Sequence[TrainResult], P1: torch.Tensor, *, clip: bool
+        self, step: int, results: Sequence[TrainResult], P1: torch.Tensor, *, clip: bool
     ) -> tuple[TrainResult, StepRecord]:
         """Step of Algorithm 1: fit with alpha = 0, take alpha-hat from it, fit again."""
-        zero = self.fit(f"step-{step}-alpha-0", Teacher(before[-1].model, 0.0))
+        zero = self.fit(f"step-{step}-alpha-0", Teacher(results[-1].model, 0.0))
         P0 = self.on_validation(zero.model)
         estimate = estimate_alpha(P1, P0, self.data.val.one_hot(P1.dtype))
         alpha = float(np.clip(estimate, 0.0, 1.0)) if clip else estimate
-        return self.step(step, before, alpha, estimate=estimate, zero=zero)
+        return self.step(step, results, alpha, estimate=estimate, zero=zero)
 
     def on_validation(self, model: nn.Module) -> torch.Tensor:
         """Predictions (m, c) on the validation images."""
@@ -352,7 +354,7 @@ class Lab:
                 clean_folder(folder)
                 check_replaceable(folder / "chain.json", '"step"')
 
-            self._first(prepare)
+            self._on_first_rank(prepare)
 
     def finish(self, chain: Chain) -> None:
         """Write chain.json."""
@@ -363,9 +365,9 @@ class Lab:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_file(folder / "chain.json", text.encode())
 
-            self._first(write)
+            self._on_first_rank(write)
 
-    def _first(self, action: Callable[[], None]) -> None:
+    def _on_first_rank(self, action: Callable[[], None]) -> None:
         device = self.data.train.pixels.device
         join(device).first(action, device)
 

@@ -98,17 +98,17 @@ def read(name: str, folder: str | Path | None) -> tuple[Part, Part]:
     return _join(train), _join(test)
 
 
-def _locate(known: Published, folder: Path) -> Path:
+def _locate(dataset: Published, folder: Path) -> Path:
     """Return the folder with the batch files, or else the archive."""
-    first = next(iter(known.train))
-    for place in (folder, folder / known.folder):
+    first = next(iter(dataset.train))
+    for place in (folder, folder / dataset.folder):
         if (place / first).is_file():
             return place
-    for archive in (folder, folder / known.archive):
+    for archive in (folder, folder / dataset.archive):
         if archive.is_file():
             return archive
     raise FileNotFoundError(
-        f"there is no {known.folder} in {folder.resolve()}: download {known.archive} from {HOME}, put "
+        f"there is no {dataset.folder} in {folder.resolve()}: download {dataset.archive} from {HOME}, put "
         f"it or its unpacked folder there, or give folder= (--data) the place where it is"
     )
 
@@ -120,13 +120,13 @@ def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     return {name: (place / name).read_bytes() for name in names}
 
 
-def _from_archive(known: Published, place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+def _from_archive(dataset: Published, place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     content = place.read_bytes()
-    _check_md5(str(place), content, known.archive_md5)
+    _check_md5(str(place), content, dataset.archive_md5)
     files = {}
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in archive:  # in the order of the archive: seeking back would unpack it again
-            name = member.name.removeprefix(f"{known.folder}/")
+            name = member.name.removeprefix(f"{dataset.folder}/")
             reader = archive.extractfile(member) if name in names else None
             if reader is not None:
                 files[name] = reader.read()
@@ -150,21 +150,21 @@ def _join(parts: list[Part]) -> Part:
     return np.concatenate(pixels), np.concatenate(labels)
 
 
-def _images(known: Published, name: str, content: bytes) -> Part:
+def _images(dataset: Published, name: str, content: bytes) -> Part:
     """Pixels (n, 3, 32, 32) and labels (n,) of one batch file."""
     batch = _unpickle(name, content)
-    if not isinstance(batch, dict) or not {b"data", known.labels} <= batch.keys():
-        raise ValueError(f"{name} holds no dictionary with data and {known.labels.decode()}")
-    labels = batch[known.labels]
+    if not isinstance(batch, dict) or not {b"data", dataset.labels} <= batch.keys():
+        raise ValueError(f"{name} holds no dictionary with data and {dataset.labels.decode()}")
+    labels = batch[dataset.labels]
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise ValueError(f"{name}: the labels are no list of whole numbers")
     pixels = _pixels(name, batch[b"data"], len(labels))
     return pixels.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
 
 
-def _pixels(name: str, stored: Any, n: int) -> np.ndarray:
+def _pixels(name: str, stand_in: Any, n: int) -> np.ndarray:
     """Rows of bytes (n, 3072) from the state in which NumPy pickles an array."""
-    match getattr(stored, "state", None):
+    match getattr(stand_in, "state", None):
         case (*_, (int(rows), 3072), _, fortran, bytes(raw)) if rows == n and len(raw) == n * 3072:
             flat = np.frombuffer(raw, dtype=np.uint8)
             return flat.reshape((n, 3072), order="F" if fortran else "C")

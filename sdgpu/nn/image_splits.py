@@ -111,8 +111,8 @@ def _stratified(labels: Tensor, count: int, name: str, seed: int) -> tuple[Tenso
     sizes = np.bincount(host_labels)
     quota, remainder = np.divmod(sizes * count, len(host_labels))  # exact
     quota[np.argsort(-remainder, kind="stable")[: count - quota.sum()]] += 1
-    least, most = (sizes > 0, sizes) if name == "rows" else (0 * sizes, sizes - (sizes > 0))
-    _shift(quota, np.minimum(least, sizes), most, f"{name}={count}")
+    lower, upper = (sizes > 0, sizes) if name == "rows" else (0 * sizes, sizes - (sizes > 0))
+    _shift(quota, np.minimum(lower, sizes), upper, f"{name}={count}")
     purpose = ("test", "val", "rows").index(name)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
     mask = np.zeros(len(host_labels), dtype=bool)
@@ -121,7 +121,7 @@ def _stratified(labels: Tensor, count: int, name: str, seed: int) -> tuple[Tenso
     return torch.from_numpy(np.flatnonzero(~mask)), torch.from_numpy(np.flatnonzero(mask))
 
 
-def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) -> None:
+def _shift(quota: np.ndarray, lower: np.ndarray, upper: np.ndarray, what: str) -> None:
     """Bring quotas between bounds, in place, without changing their sum.
 
     Raises
@@ -130,13 +130,13 @@ def _shift(quota: np.ndarray, least: np.ndarray, most: np.ndarray, what: str) ->
         If the sum is outside what the bounds allow.
     """
     total = int(quota.sum())
-    if not least.sum() <= total <= most.sum():
+    if not lower.sum() <= total <= upper.sum():
         raise ValueError(
             f"{what} does not leave one image of every class for training: choose a number in "
-            f"{least.sum()}..{most.sum()}"
+            f"{lower.sum()}..{upper.sum()}"
         )
-    np.clip(quota, least, most, out=quota)
+    np.clip(quota, lower, upper, out=quota)
     while (deficit := total - int(quota.sum())) != 0:
         # one image at a time to or from the class with the most room: few are ever moved
-        room = most - quota if deficit > 0 else quota - least
+        room = upper - quota if deficit > 0 else quota - lower
         quota[int(np.argmax(room))] += int(np.sign(deficit))

@@ -143,7 +143,7 @@ def images_from_arrays(
         or, unless `classes` is given, a class without an image.
     """
     torch_device = find_device(device)
-    tensor = _tensor(f"{name}: pixels", pixels, moved=channels_last)
+    tensor = _tensor(f"{name}: pixels", pixels, channels_last=channels_last)
     pixels = _pixels(name, tensor, channels_last=channels_last)
     labels = _labels(name, _tensor(f"{name}: labels", labels), len(pixels))
     classes = _check_range(name, labels, classes)
@@ -195,8 +195,8 @@ def _check_part(name: str, part: object, train: Images) -> None:
             )
 
 
-def _tensor(name: str, values: object, *, moved: bool = False) -> Tensor:
-    """Share memory with an array if torch can, and else copy it; with `moved` for its last axis at 1."""
+def _tensor(name: str, values: object, *, channels_last: bool = False) -> Tensor:
+    """Share an array's memory if torch can, else copy it: with `channels_last` for its last axis at 1."""
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
@@ -205,8 +205,10 @@ def _tensor(name: str, values: object, *, moved: bool = False) -> Tensor:
     # torch shares neither read-only memory nor negative strides
     shareable = array.flags.writeable and min(array.strides, default=0) >= 0
     if not shareable:
-        moved = moved and array.ndim == 4
-        array = np.moveaxis(np.moveaxis(array, -1, 1).copy(), 1, -1) if moved else array.copy()
+        channels_last = channels_last and array.ndim == 4
+        array = (
+            np.moveaxis(np.moveaxis(array, -1, 1).copy(), 1, -1) if channels_last else array.copy()
+        )
     return torch.from_numpy(array)
 
 

@@ -24,19 +24,19 @@ class Brake:
     """
 
     def __init__(self) -> None:
-        self._waiting: int | None = None
-        self._before: dict[int, Any] = {}
+        self._pending_signal: int | None = None
+        self._handlers: dict[int, Any] = {}
 
     @property
     def pulled(self) -> bool:
         """Whether a signal waits."""
-        return self._waiting is not None
+        return self._pending_signal is not None
 
     def __enter__(self) -> Brake:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if callable(signal.getsignal(number)):
-                    self._before[number] = signal.signal(number, self._catch)
+                    self._handlers[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(
@@ -45,32 +45,32 @@ class Brake:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._handlers.clear()
         if error is None:
             self.release()
 
-    def stop(self, *, wanted: bool) -> None:
-        """End if `wanted`, here or in another process of the training.
+    def stop(self, *, interrupt: bool) -> None:
+        """End if `interrupt`, here or in another process of the training.
 
         Raises
         ------
         KeyboardInterrupt
         """
-        if wanted:
+        if interrupt:
             self.release()
             raise KeyboardInterrupt
 
     def release(self) -> None:
         """Let the signal that waits have its way: by default a KeyboardInterrupt."""
-        number, self._waiting = self._waiting, None
+        number, self._pending_signal = self._pending_signal, None
         if number is not None:
-            handler = self._before.get(number, signal.getsignal(number))
+            handler = self._handlers.get(number, signal.getsignal(number))
             if callable(handler):
                 handler(number, None)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self._waiting is not None:
-            self._before[number](number, frame)
-        self._waiting = number
+        if self._pending_signal is not None:
+            self._handlers[number](number, frame)
+        self._pending_signal = number

@@ -237,7 +237,7 @@ def add_script_gradient(model: nn.Module, decay: float, *, covers: str = "all") 
                 parameter.grad.add_((flat * scale).reshape(parameter.shape))
 
 
-def check_outputs(found: Any) -> torch.Tensor:
+def check_outputs(outputs: Any) -> torch.Tensor:
     """Refuse outputs of a model that are no tensor of floats.
 
     Raises
@@ -245,14 +245,15 @@ def check_outputs(found: Any) -> torch.Tensor:
     TypeError
         For tuples, dictionaries, objects with fields; for whole numbers.
     """
-    if not isinstance(found, torch.Tensor):
+    if not isinstance(outputs, torch.Tensor):
         raise TypeError(
-            f"the model gives {type(found).__name__}, but must give one tensor, a row of outputs for each "
-            "input: wrap it in a module whose forward returns that tensor alone (such as .logits or [0])"
+            f"the model gives {type(outputs).__name__}, but must give one tensor, a row of outputs for "
+            "each input: wrap it in a module whose forward returns that tensor alone (such as .logits or "
+            "[0])"
         )
-    if not found.is_floating_point():
-        raise TypeError(f"the model gives {found.dtype}, which has no derivative")
-    return found
+    if not outputs.is_floating_point():
+        raise TypeError(f"the model gives {outputs.dtype}, which has no derivative")
+    return outputs
 
 
 def _scaled(logits: torch.Tensor, activation: str, temperature: float) -> torch.Tensor:

@@ -178,11 +178,11 @@ def _sample(model: nn.Module, images: Any, rows: int) -> torch.Tensor:
     return normalise(images.pixels[:rows], images.mean, images.std, float_type(model))
 
 
-def _check_outputs(found: Any, rows: int, classes: int, members: Any, name: str) -> None:
-    check_outputs(found)
+def _check_outputs(outputs: Any, rows: int, classes: int, members: Any, name: str) -> None:
+    check_outputs(outputs)
     shape = (rows, classes) if members is None else (members, rows, classes)
-    if tuple(found.shape) != shape:
+    if tuple(outputs.shape) != shape:
         raise ValueError(
-            f"{name} gives outputs of shape {tuple(found.shape)} for {rows} image{'s' * (rows > 1)}, but "
+            f"{name} gives outputs of shape {tuple(outputs.shape)} for {rows} image{'s' * (rows > 1)}, but "
             f"classes={classes}: it must give one number for each class"
         )

@@ -157,12 +157,12 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def _check_weights(path: Path, own: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
-    problems = [f"{name} is missing" for name in own if name not in stored]
-    problems += [f"{name} is not known" for name in stored if name not in own]
-    for name in own.keys() & stored.keys():
-        if own[name].shape != stored[name].shape:
-            stored_shape, own_shape = tuple(stored[name].shape), tuple(own[name].shape)
+def _check_weights(path: Path, state: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    problems = [f"{name} is missing" for name in state if name not in weights]
+    problems += [f"{name} is not known" for name in weights if name not in state]
+    for name in state.keys() & weights.keys():
+        if state[name].shape != weights[name].shape:
+            stored_shape, own_shape = tuple(weights[name].shape), tuple(state[name].shape)
             remedy = ""
             if name == "conv1.weight":
                 remedy = " (another stem or number of channels: stem='imagenet' fits torchvision's)"

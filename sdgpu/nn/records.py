@@ -82,9 +82,9 @@ def as_numbers(values: torch.Tensor) -> Number:
     return tuple(numbers) if isinstance(numbers, list) else float(numbers)
 
 
-def epoch_from(stored: dict[str, Any]) -> Epoch:
+def epoch_from(row: dict[str, Any]) -> Epoch:
     """Read what :func:`dataclasses.asdict` made of a record."""
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
     return Epoch(**fields)
 
 
@@ -107,7 +107,7 @@ class Board:
     Parameters
     ----------
     folder : Path or None
-    after : int
+    epochs_done : int
         Epochs that are done: what an earlier run wrote beyond them is hidden, for they come again.
 
     Raises
@@ -116,7 +116,7 @@ class Board:
         If tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path | None, *, after: int = 0) -> None:
+    def __init__(self, folder: Path | None, *, epochs_done: int = 0) -> None:
         self._writer: Any = None
         if folder is None:
             return
@@ -127,7 +127,7 @@ class Board:
                 "tensorboard=True needs the package tensorboard: pip install tensorboard, or leave it "
                 "False; log.csv holds the same numbers"
             ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1)
 
     def add(self, epoch: Epoch) -> None:
         """Write one epoch."""

@@ -22,14 +22,14 @@ __all__ = ["make_model", "resnet18", "resnet20", "resnet34", "resnet50", "resnet
 STEMS = ("cifar", "imagenet")
 
 
-def conv3x3(incoming: int, outgoing: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """A 3 x 3 convolution with padding 1 and no bias: a batch norm follows."""
-    return nn.Conv2d(incoming, outgoing, 3, stride=stride, padding=1, bias=False)
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
 
 
-def conv1x1(incoming: int, outgoing: int, stride: int = 1) -> nn.Conv2d:
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     """A 1 x 1 convolution without bias."""
-    return nn.Conv2d(incoming, outgoing, 1, stride=stride, bias=False)
+    return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -38,10 +38,10 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, incoming: int, planes: int, stride: int = 1, downsample: nn.Module | None = None
+        self, in_channels: int, planes: int, stride: int = 1, downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.conv1 = conv3x3(incoming, planes, stride)
+        self.conv1 = conv3x3(in_channels, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(planes, planes)
@@ -60,10 +60,10 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, incoming: int, planes: int, stride: int = 1, downsample: nn.Module | None = None
+        self, in_channels: int, planes: int, stride: int = 1, downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.conv1 = conv1x1(incoming, planes)
+        self.conv1 = conv1x1(in_channels, planes)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv3x3(planes, planes, stride)
         self.bn2 = nn.BatchNorm2d(planes)
@@ -140,15 +140,21 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck], incoming: int, planes: int, blocks: int, stride: int
+    block: type[BasicBlock] | type[Bottleneck],
+    in_channels: int,
+    planes: int,
+    blocks: int,
+    stride: int,
 ) -> nn.Sequential:
     """Blocks of one width; a 1 x 1 convolution carries the first shortcut over a change of shape."""
-    outgoing = planes * block.expansion
+    out_channels = planes * block.expansion
     downsample = None
-    if stride != 1 or incoming != outgoing:
-        downsample = nn.Sequential(conv1x1(incoming, outgoing, stride), nn.BatchNorm2d(outgoing))
-    first = block(incoming, planes, stride, downsample)
-    return nn.Sequential(first, *(block(outgoing, planes) for _ in range(blocks - 1)))
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(
+            conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
+        )
+    first = block(in_channels, planes, stride, downsample)
+    return nn.Sequential(first, *(block(out_channels, planes) for _ in range(blocks - 1)))
 
 
 def _initialise(model: nn.Module, *, zero_init_residual: bool = False) -> None:
@@ -274,10 +280,10 @@ def smallcnn(classes: int = 10, channels: int = 1, width: int = 16) -> nn.Sequen
     _check_sizes(classes, channels)
     widths = (channels, *(integer("width", width, 1) * factor for factor in (1, 2, 4)))
     layers: list[nn.Module] = []
-    for index, (incoming, outgoing) in enumerate(pairwise(widths)):
+    for index, (in_channels, out_channels) in enumerate(pairwise(widths)):
         layers += [
-            conv3x3(incoming, outgoing, 2 if index else 1),
-            nn.BatchNorm2d(outgoing),
+            conv3x3(in_channels, out_channels, 2 if index else 1),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         ]
     model = nn.Sequential(
@@ -352,7 +358,7 @@ def make_model(
     _check_sizes(classes, channels)
     choice("stem", stem, STEMS)
     if isinstance(name_or_factory, str):
-        factory = _named(name_or_factory, classes, channels, stem)
+        factory = _factory(name_or_factory, classes, channels, stem)
     elif callable(name_or_factory) and not isinstance(name_or_factory, nn.Module):
         factory = name_or_factory
     else:
@@ -376,7 +382,7 @@ def make_model(
     return model.train()
 
 
-def _named(name: str, classes: int, channels: int, stem: str) -> Callable[[], nn.Module]:
+def _factory(name: str, classes: int, channels: int, stem: str) -> Callable[[], nn.Module]:
     """Return the function that builds a known network."""
     choice("name_or_factory", name, (*WITH_STEM, *WITHOUT_STEM))
     if name in WITH_STEM:

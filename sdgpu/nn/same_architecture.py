@@ -58,8 +58,8 @@ def _tensors(model: nn.Module) -> Iterator[tuple[Any, ...]]:
         yield name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad, name in state_names
 
 
-def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
-    if a is b or (id(a), id(b)) in seen:
+def _equal(a: Any, b: Any, id_pairs: set[tuple[int, int]]) -> bool:
+    if a is b or (id(a), id(b)) in id_pairs:
         return True
     if type(a) is not type(b):
         return False
@@ -70,19 +70,19 @@ def _equal(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
     if isinstance(a, float):
         return a == b or (math.isnan(a) and math.isnan(b))
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key], seen) for key in a)
+        return a.keys() == b.keys() and all(_equal(a[key], b[key], id_pairs) for key in a)
     if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(_equal(x, y, seen) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(_equal(x, y, id_pairs) for x, y in zip(a, b, strict=True))
     if isinstance(a, functools.partial):
-        return _equal((a.func, a.args, a.keywords), (b.func, b.args, b.keywords), seen)
+        return _equal((a.func, a.args, a.keywords), (b.func, b.args, b.keywords), id_pairs)
     if inspect.ismethod(a):
-        return _equal((a.__func__, a.__self__), (b.__func__, b.__self__), seen)
+        return _equal((a.__func__, a.__self__), (b.__func__, b.__self__), id_pairs)
     if inspect.isfunction(a):
-        return a.__code__ == b.__code__ and _equal(_surroundings(a), _surroundings(b), seen)
+        return a.__code__ == b.__code__ and _equal(_surroundings(a), _surroundings(b), id_pairs)
     if type(a).__eq__ is not object.__eq__:
         return bool(a == b)
-    seen.add((id(a), id(b)))
-    return bool(getattr(a, "__dict__", None)) and _equal(vars(a), vars(b), seen)
+    id_pairs.add((id(a), id(b)))
+    return bool(getattr(a, "__dict__", None)) and _equal(vars(a), vars(b), id_pairs)
 
 
 def _surroundings(function: Any) -> tuple[Any, ...]:

@@ -80,9 +80,9 @@ def _normalised(
 
 
 class _OverRanks(TorchFunctionMode):
-    """Within it ``torch.nn.functional.batch_norm`` counts the rows of all ranks; `met`: it was called."""
+    """Within it ``torch.nn.functional.batch_norm`` counts the rows of all ranks, and sets `was_called`."""
 
-    met = False
+    was_called = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -95,7 +95,7 @@ class _OverRanks(TorchFunctionMode):
         X, means, variances, weight, bias, training, momentum, eps = call.arguments.values()
         if not training:
             return func(*args, **kwargs)
-        self.met = True
+        self.was_called = True
         return _normalised(X, means, variances, weight, bias, momentum, eps)
 
 
@@ -139,7 +139,7 @@ class SharedBatchNorm(nn.Module):
         if forward is not _BatchNorm.forward and type(norm) is not nn.SyncBatchNorm:
             with _OverRanks() as ranks:
                 outputs: torch.Tensor = norm.forward(X)
-            if not ranks.met:
+            if not ranks.was_called:
                 raise RuntimeError(
                     f"{type(norm).__name__} is a batch norm with a forward pass of its own, whose "
                     "statistics cannot be taken over several processes: train on one process"

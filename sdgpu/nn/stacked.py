@@ -78,13 +78,13 @@ class Stack(nn.Module):
             *_aliases(models[0].named_parameters(remove_duplicate=False)),
             *_aliases(models[0].named_buffers(remove_duplicate=False)),
         ]
-        self._rest = resting(models[0])
-        self._everything = frozenset(name for name, _ in models[0].named_modules())
+        self._eval_parts = resting(models[0])
+        self._all_parts = frozenset(name for name, _ in models[0].named_modules())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs (K, b, c) of inputs (b, ...) that all members see."""
         skeleton = self.skeleton[0]
-        start_training(skeleton, self._rest if self.training else self._everything)
+        start_training(skeleton, self._eval_parts if self.training else self._all_parts)
         parameters = {name: self.get_parameter(key) for name, key in self._names}
         buffers = {name: self.get_buffer(key) for name, key in self._buffer_names}
 
@@ -218,10 +218,10 @@ def train_stacked(
     ]
 
 
-def _aliases(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, str]]:
+def _aliases(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, str]]:
     """Further names of tensors, each with the first name of the same one."""
     first_names: dict[int, str] = {}
-    for name, tensor in named:
+    for name, tensor in named_tensors:
         if first_names.setdefault(id(tensor), name) != name:
             yield name, first_names[id(tensor)]
 

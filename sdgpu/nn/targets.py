@@ -80,7 +80,7 @@ class Feed:
     _mixed: torch.Tensor | None = None  # (n, c), (members, n, c) or, with views, (views, n, c)
     _order: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
     _view: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
-    _before: str = ""
+    _teacher_checksum: str = ""
 
     def __post_init__(self) -> None:
         self._augment = Augment(self.config.crop_pad, self.config.flip)
@@ -91,7 +91,7 @@ class Feed:
             targets = Y if self.targets is None else self.targets
             self._mixed = targets.to(device=Y.device, dtype=self.dtype)
             return
-        self._before = checksum(self.targets.model)
+        self._teacher_checksum = checksum(self.targets.model)
         self.teacher = self.targets.model
         if mode == "cached":
             self._mixed = self._mix(Y, _finite(predict(self.teacher, self.images, self.config)))
@@ -122,7 +122,7 @@ class Feed:
         if self._mixed is not None:
             return rows, inputs, self._mixed[..., rows, :]
         # the script's teacher drifts by the statistics of whole batches
-        whole = self.drifting() is not None
+        whole = self.drifting_teacher() is not None
         return rows, inputs, self.ask(inputs, rows) if whole else None
 
     def ask(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -145,7 +145,10 @@ class Feed:
         RuntimeError
             If any parameter or buffer has other bits than before.
         """
-        if isinstance(self.targets, Teacher) and checksum(self.targets.model) != self._before:
+        if (
+            isinstance(self.targets, Teacher)
+            and checksum(self.targets.model) != self._teacher_checksum
+        ):
             raise RuntimeError(
                 "the teacher changed while its student was trained: it shares parameters or buffers "
                 "with something that was trained; give a copy of its own"
@@ -154,10 +157,10 @@ class Feed:
     def owner(self) -> Any:
         """What a checkpoint remembers of the targets."""
         if isinstance(self.targets, Teacher):
-            return {"teacher": self._before, "alpha": float(self.targets.alpha)}
+            return {"teacher": self._teacher_checksum, "alpha": float(self.targets.alpha)}
         return "labels" if self.targets is None else digest(self.targets)
 
-    def drifting(self) -> nn.Module | None:
+    def drifting_teacher(self) -> nn.Module | None:
         """The teacher, if its state changes and so belongs into a checkpoint."""
         return self.teacher if self.config.teacher == "paper-script" else None
 
@@ -196,17 +199,17 @@ class Feed:
         config = self.config
         return predictions(logits, activation=config.activation, temperature=config.temperature)
 
-    def _mix(self, Y: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def _mix(self, Y: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
         assert isinstance(self.targets, Teacher)
-        return mixed_target(Y, told, self.targets.alpha, hard=self.config.hard).to(self.dtype)
+        return mixed_target(Y, P, self.targets.alpha, hard=self.config.hard).to(self.dtype)
 
 
-def _finite(told: torch.Tensor) -> torch.Tensor:
+def _finite(P: torch.Tensor) -> torch.Tensor:
     """Predictions of a teacher, if they are numbers."""
-    nonfinite = int((~torch.isfinite(told)).any(dim=-1).sum())
+    nonfinite = int((~torch.isfinite(P)).any(dim=-1).sum())
     if nonfinite:
         raise ValueError(
-            f"the teacher predicts NaN or infinity for {nonfinite} of {told[..., 0].numel()} images: look "
+            f"the teacher predicts NaN or infinity for {nonfinite} of {P[..., 0].numel()} images: look "
             "at its weights, and whether it was trained with this normalisation"
         )
-    return told
+    return P

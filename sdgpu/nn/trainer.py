@@ -103,8 +103,7 @@ def train(
         If a checkpoint cannot be written; the one before is intact. BlockingIOError if another training
         holds the folder.
     KeyboardInterrupt
-        With a folder, Ctrl-C or SIGTERM waits for the end of the batch, which is saved; a second one does
-        not wait.
+        With a folder, Ctrl-C or SIGTERM waits until the batch is done and saved; a second one does not.
     RuntimeError
         If the teacher changed.
 
@@ -132,7 +131,7 @@ def train(
             watch=clock(device, progress),
         )
         if folder is not None:
-            run.open(Path(folder), resume=resume, held=resources)
+            run.open(Path(folder), resume=resume, resources=resources)
         return run.to_the_end()
 
 
@@ -151,7 +150,7 @@ class _Run:
     epoch: int = 0
     index: int = 0  # of the next batch
     seconds: float = 0.0
-    saved: str = "there is no checkpoint"
+    last_save: str = "there is no checkpoint"
     finished: bool = False  # before this call
     brake: Brake = field(default_factory=Brake)
     history: list[Epoch] = field(default_factory=list)
@@ -166,7 +165,7 @@ class _Run:
         self.update = Update(self.model, config, device)
         members = getattr(self.model, "members", None)
         forward: nn.Module = self.model
-        self.rest = resting(self.model)
+        self.eval_parts = resting(self.model)
         if self.world.size > 1:
             self.model = forward = share_batch_norm(self.model)
             forward = DistributedDataParallel(
@@ -177,14 +176,14 @@ class _Run:
         # losses and hits of this epoch's batches: read now and then, for reading waits for the device
         self.losses = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
         self.hits = torch.zeros((*lead, self.batches), dtype=torch.float64, device=device)
-        self.checked = 0
+        self.checked_batches = 0
         self.board = Board(None)
         trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
         # a mask of -inf is meant so
         self.exempt = {*not_finite(self.model)} - trainable
 
     def to_the_end(self) -> TrainResult:
-        start_training(self.model, self.rest)
+        start_training(self.model, self.eval_parts)
         self.pace = SavePace(self.config.save_seconds)
         while self.epoch < self.config.epochs:
             self._one_epoch()
@@ -217,21 +216,21 @@ class _Run:
                     self.seconds += self._now() - start_time
                     self._save()
                     start_time = self._now()
-                    self.brake.stop(wanted=self.stopping)
+                    self.brake.stop(interrupt=self.stopping)
         self.seconds += self._now() - start_time
         self.world.share_buffers(self.model)
         self._record()
-        self.epoch, self.index, self.checked = self.epoch + 1, 0, 0
+        self.epoch, self.index, self.checked_batches = self.epoch + 1, 0, 0
         self.losses.zero_()
         self.hits.zero_()
         if self.epoch < self.config.epochs and self._due():
             self._save()
-            self.brake.stop(wanted=self.stopping)
+            self.brake.stop(interrupt=self.stopping)
 
     def _one_batch(self) -> None:
         config = self.config
         rate = config.rate(self.epoch, self.index, self.batches)
-        if self.feed.drifting() is not None:
+        if self.feed.drifting_teacher() is not None:
             self._seed(0)  # the teacher draws what it draws in one process, on every rank
         rows, inputs, target = self.feed.batch(self.epoch, self.index)
         self._seed(1 + self.world.rank)
@@ -283,22 +282,22 @@ class _Run:
 
     def _look(self) -> None:
         """Read the losses that have come in, on all ranks at once; stop at one that is not finite."""
-        losses = self.world.sum(self.losses[..., self.checked : self.index].clone())
+        losses = self.world.sum(self.losses[..., self.checked_batches : self.index].clone())
         total = losses.reshape(-1, losses.shape[-1]).sum(dim=0).cpu()  # over the members of a stack
         nonfinite = ~torch.isfinite(total)
         if self.update.hopeless:
             raise FloatingPointError(
                 f"{self.stage}: float16 overflows in batch after batch, the last of them epoch "
-                f"{self.epoch + 1}, batch {self.index} of {self.batches}; {self.saved}. {_REMEDY}"
+                f"{self.epoch + 1}, batch {self.index} of {self.batches}; {self.last_save}. {_REMEDY}"
             )
         # in float16 a batch that overflowed changed nothing: the scaler skipped its step
         if bool(nonfinite.any()) and not self.update.scaler.is_enabled():
             first = int(nonfinite.int().argmax())
             raise FloatingPointError(
                 f"{self.stage}: the loss is {float(total[first])} in epoch {self.epoch + 1}, "
-                f"batch {self.checked + first + 1} of {self.batches}; {self.saved}. {_REMEDY}"
+                f"batch {self.checked_batches + first + 1} of {self.batches}; {self.last_save}. {_REMEDY}"
             )
-        self.checked = self.index
+        self.checked_batches = self.index
         done = self.epoch * self.batches + self.index
         self.watch.report(self.stage, done, self.config.epochs * self.batches)
 
@@ -310,7 +309,8 @@ class _Run:
         finite = torch.isfinite(losses)  # in float16 those that overflowed are left out
         if not bool(finite.any()):
             raise FloatingPointError(
-                f"{self.stage}: every batch of epoch {self.epoch + 1} overflowed; {self.saved}. {_REMEDY}"
+                f"{self.stage}: every batch of epoch {self.epoch + 1} overflowed; {self.last_save}. "
+                f"{_REMEDY}"
             )
         losses = losses.nan_to_num(0.0, 0.0, 0.0) @ sizes / (finite.double() @ sizes)
         hits = self.world.sum(self.hits.clone()).cpu().sum(dim=-1) / self.n
@@ -328,15 +328,15 @@ class _Run:
         self.history.append(Epoch(self.epoch + 1, rate, *numbers, self.seconds))
         self.board.add(self.history[-1])
 
-    def open(self, folder: Path, *, resume: bool, held: ExitStack) -> None:
-        """Hold the folder while `held` lasts; go on from its checkpoint if there is one and `resume`."""
+    def open(self, folder: Path, *, resume: bool, resources: ExitStack) -> None:
+        """Hold the folder while `resources` last; with `resume` go on from a checkpoint if it has one."""
         train = self.data.train
         owner = {
             "config": self.config.binding(),
             "model": shapes(self.model),
             "data": digest(train.pixels, train.labels),
             "normalisation": {"mean": list(train.mean), "std": list(train.std)},
-            "frozen": sorted(frozen(self.model) | {f"mode of {name}" for name in self.rest}),
+            "frozen": sorted(frozen(self.model) | {f"mode of {name}" for name in self.eval_parts}),
             "targets": self.feed.owner(),
             "initialisation": checksum(self.model),
         }
@@ -351,36 +351,36 @@ class _Run:
                 self.finished = self.epoch == self.config.epochs
 
         def hold() -> None:
-            held.enter_context(store.held(self.config.to_json(), resume=resume))
+            resources.enter_context(store.lock(self.config.to_json(), resume=resume))
 
         load()
         if self.finished:
             return  # nothing is written, so it may lie where nothing can be
         self.world.first(hold, self.device)
         load()  # again, for another process may have held it up to here
-        held.enter_context(terminable())
-        held.enter_context(self.brake)
+        resources.enter_context(terminable())
+        resources.enter_context(self.brake)
         if self.world.rank == 0:
-            self.board = Board(folder if self.config.tensorboard else None, after=self.epoch)
-            held.callback(self.board.close)
+            self.board = Board(folder if self.config.tensorboard else None, epochs_done=self.epoch)
+            resources.callback(self.board.close)
 
     def _restore(self, state: dict[str, Any]) -> None:
         restore(self.model, state["model"], state["buffers"])
-        teacher = self.feed.drifting()
+        teacher = self.feed.drifting_teacher()
         if teacher is not None:
             restore(teacher, state["teacher"], state["teacher_buffers"])
         if state["optimiser"] is not None:
             self.update.optimiser.load_state_dict(state["optimiser"])
             self.update.scaler.load_state_dict(state["scaler"])
         self.epoch, self.index = state["epoch"], state["batch"]
-        self.checked, self.seconds = self.index, state["seconds"]
+        self.checked_batches, self.seconds = self.index, state["seconds"]
         # sums of all ranks: kept by the first, so that they are not counted again
         if self.world.rank == 0:
             self.losses.copy_(state["losses"])
             self.hits.copy_(state["hits"])
         self.history = [epoch_from(row) for row in state["history"]]
         assert self.store is not None
-        self.saved = self.store.where(self.epoch, self.index)
+        self.last_save = self.store.where(self.epoch, self.index)
 
     def _due(self) -> bool:
         """Whether to save now: the clock of rank 0 decides for all, and an interrupt of any."""
@@ -395,7 +395,7 @@ class _Run:
             if name not in self.exempt:
                 raise FloatingPointError(
                     f"{self.stage}: {name} is not finite after epoch {self.epoch + (self.index > 0)}, "
-                    f"batch {self.index}; {self.saved}. {_REMEDY}"
+                    f"batch {self.index}; {self.last_save}. {_REMEDY}"
                 )
 
     def _save(self) -> None:
@@ -403,7 +403,7 @@ class _Run:
             return
         self._check_finite()  # weights that are not finite never replace good ones
         losses, hits = self.world.sum(self.losses.clone()), self.world.sum(self.hits.clone())
-        finished, teacher = self.epoch == self.config.epochs, self.feed.drifting()
+        finished, teacher = self.epoch == self.config.epochs, self.feed.drifting_teacher()
         state: dict[str, Any] = {}
         if self.world.rank == 0:
             state = {
@@ -424,7 +424,7 @@ class _Run:
             }
         with self.pace.saving():
             self._write(state)
-        self.saved = self.store.where(self.epoch, self.index)
+        self.last_save = self.store.where(self.epoch, self.index)
 
     def _write(self, state: dict[str, Any]) -> None:
         assert self.store is not None
@@ -434,14 +434,15 @@ class _Run:
             # the log first: after a finished checkpoint nothing is written any more
             store.log(row for epoch in history for row in rows(epoch))
             store.save(state)
-            self.saved = store.where(self.epoch, self.index)
+            self.last_save = store.where(self.epoch, self.index)
 
         try:
             self.world.first(save, self.device)
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{self.stage}: {error.strerror}; {self.saved}: make room and call again with resume=True",
+                f"{self.stage}: {error.strerror}; {self.last_save}: make room and call again with "
+                "resume=True",
             ) from error
 
     def _now(self) -> float:

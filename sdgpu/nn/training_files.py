@@ -144,7 +144,7 @@ class Store:
         return self.folder / CHECKPOINT
 
     @contextmanager
-    def held(self, config: str, *, resume: bool) -> Iterator[None]:
+    def lock(self, config: str, *, resume: bool) -> Iterator[None]:
         """Make the folder, hold it against other trainings, and write ``config.json``.
 
         Parameters
@@ -274,11 +274,13 @@ def check_replaceable(path: Path, *words: str) -> None:
             )
 
 
-def difference(theirs: Any, mine: Any) -> str:
+def difference(file_fields: Any, run_fields: Any) -> str:
     """The first field that differs, in brackets."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        for name in sorted({*theirs, *mine}):
-            if theirs.get(name) != mine.get(name):
-                their_text, my_text = (repr(side.get(name))[:60] for side in (theirs, mine))
-                return f" ({name}: {their_text} there, {my_text} here)"
+    if isinstance(file_fields, dict) and isinstance(run_fields, dict):
+        for name in sorted({*file_fields, *run_fields}):
+            if file_fields.get(name) != run_fields.get(name):
+                file_text, run_text = (
+                    repr(side.get(name))[:60] for side in (file_fields, run_fields)
+                )
+                return f" ({name}: {file_text} there, {run_text} here)"
     return ""

@@ -29,7 +29,7 @@ __all__ = [
 
 
 def optimiser(
-    model: nn.Module, config: Config, chosen: set[str], device: torch.device
+    model: nn.Module, config: Config, covered: set[str], device: torch.device
 ) -> torch.optim.Optimizer:
     """The optimiser of `config`; its weight decay is the gradient of decay/2 ||theta||^2.
 
@@ -38,7 +38,7 @@ def optimiser(
     model : Module
         Its parameters with ``requires_grad`` are trained.
     config : Config
-    chosen : set of str
+    covered : set of str
         Names of the parameters that the penalty covers.
     device : torch.device
 
@@ -52,8 +52,8 @@ def optimiser(
         raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
     decay = config.decay if config.penalty == "l2" else 0.0
     groups = [
-        {"params": [p for name, p in trainable if name in chosen], "weight_decay": decay},
-        {"params": [p for name, p in trainable if name not in chosen], "weight_decay": 0.0},
+        {"params": [p for name, p in trainable if name in covered], "weight_decay": decay},
+        {"params": [p for name, p in trainable if name not in covered], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     fused = True  # one loop over all parameters in place of ten calls for each
@@ -118,11 +118,11 @@ def resting(model: nn.Module) -> frozenset[str]:
     )
 
 
-def start_training(model: nn.Module, rest: Iterable[str]) -> nn.Module:
-    """Put a model in training mode, but for the parts in `rest`."""
-    rest = set(rest)
+def start_training(model: nn.Module, eval_parts: Iterable[str]) -> nn.Module:
+    """Put a model in training mode, but for the parts in `eval_parts`."""
+    eval_parts = set(eval_parts)
     for name, part in model.named_modules():
-        part.training = name not in rest
+        part.training = name not in eval_parts
     return model
 
 
@@ -139,13 +139,13 @@ def passing_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def restore(
-    model: nn.Module, state: dict[str, torch.Tensor], passing: dict[str, torch.Tensor]
+    model: nn.Module, state: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]
 ) -> None:
     """Put back what ``state_dict`` and :func:`passing_buffers` gave."""
     model.load_state_dict(state)
-    buffers = dict(model.named_buffers())
-    for name, value in passing.items():
-        buffers[name].copy_(value)
+    model_buffers = dict(model.named_buffers())
+    for name, value in buffers.items():
+        model_buffers[name].copy_(value)
 
 
 def not_finite(model: nn.Module) -> list[str]:

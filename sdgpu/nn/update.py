@@ -49,12 +49,12 @@ class Update:
         covered = set(penalised(model, config.penalty_covers))
         self.optimiser = optimiser(model, config, covered, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
         self._decoupled = config.penalty == "decoupled" and config.decay > 0
-        self._shrunk: list[torch.Tensor] = [
+        self._penalised: list[torch.Tensor] = [
             p for name, p in model.named_parameters() if name in covered
         ]
-        self._kept: list[torch.Tensor] = []
+        self._buffer_backups: list[torch.Tensor] = []
 
     @property
     def hopeless(self) -> bool:
@@ -64,14 +64,14 @@ class Update:
     def begin(self) -> None:
         """Before the forward pass of a batch: remember what an overflow must not spoil."""
         if self.scaler.is_enabled():
-            self._kept = [buffer.clone() for buffer in self.model.buffers()]
+            self._buffer_backups = [buffer.clone() for buffer in self.model.buffers()]
 
     def keep_gradients(self) -> None:
         """After the first of several parts, with CUDA graphs: gradients get memory of their own.
 
         A graph writes the gradients of the next part where those of the last one lie.
         """
-        for parameter in self.trained:
+        for parameter in self.trainable:
             if parameter.grad is not None:
                 parameter.grad = parameter.grad.clone()
 
@@ -81,13 +81,13 @@ class Update:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         finite = self._unscale() if self.scaler.is_enabled() else None
-        if self._decoupled and self._shrunk:
+        if self._decoupled and self._penalised:
             factor = 1 - rate * config.decay
             with torch.no_grad():
                 if finite is None:
-                    torch._foreach_mul_(self._shrunk, factor)
+                    torch._foreach_mul_(self._penalised, factor)
                 else:
-                    torch._foreach_mul_(self._shrunk, torch.where(finite, factor, 1.0))
+                    torch._foreach_mul_(self._penalised, torch.where(finite, factor, 1.0))
         if config.penalty == "paper-script" and config.decay:
             # the other penalties need no graph either: their gradient is that of weight decay
             add_script_gradient(self.model, config.decay, covers=config.penalty_covers)
@@ -98,10 +98,10 @@ class Update:
     def _unscale(self) -> torch.Tensor:
         """Whether all gradients are finite, on the device; buffers come back if not."""
         self.scaler.unscale_(self.optimiser)
-        gradients = [p.grad for p in self.trained if p.grad is not None]
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
         norms = torch._foreach_norm(gradients, math.inf)
         finite = torch.stack([norm.float() for norm in norms]).isfinite().all()
         with torch.no_grad():
-            for buffer, backup in zip(self.model.buffers(), self._kept, strict=True):
+            for buffer, backup in zip(self.model.buffers(), self._buffer_backups, strict=True):
                 buffer.copy_(torch.where(finite, buffer, backup))
         return finite

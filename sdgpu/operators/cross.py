@@ -44,7 +44,7 @@ class Cross:
         m, n = self.shape
         height = max(1, min(m, entries // max(n, 1)))
         for rows in slices(m, height):
-            yield rows, self._given(rows)
+            yield rows, self._backend_block(rows)
 
     @underflow_is_zero
     def matmat(self, V: Any) -> Any:
@@ -66,12 +66,12 @@ class Cross:
     @underflow_is_zero
     def dense(self) -> Any:
         """The matrix (m, n)."""
-        return self._given(slice(0, self.shape[0]))
+        return self._backend_block(slice(0, self.shape[0]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(to_numpy(self.dense()), dtype=dtype)
 
-    def _given(self, rows: slice) -> Any:
+    def _backend_block(self, rows: slice) -> Any:
         block = self._block(rows)
         return block if self.backend is None else self.backend.asarray(block)
 

@@ -39,7 +39,7 @@ __all__ = ["gemm_address", "products", "share", "values"]
 njit = numba.njit
 
 
-def _can_be_kept() -> bool:
+def _can_cache() -> bool:
     """Whether numba finds a folder to keep compiled code in: beside this file, or in the user's cache."""
 
     def small(x: Any) -> Any:
@@ -54,8 +54,8 @@ def _can_be_kept() -> bool:
 
 # no reassociation: the rounding by adding and subtracting a large number has to stay
 _STRICT = {"nnan", "ninf", "nsz", "contract"}
-_OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "cache": _can_be_kept()}
-_PLAIN, _TURNED = ord("N"), ord("T")
+_OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy", "cache": _can_cache()}
+_PLAIN, _TRANSPOSED = ord("N"), ord("T")
 
 
 @cache
@@ -109,8 +109,8 @@ def _bits(context: Any, number: Any) -> Any:
 def _gemm(
     context: Any,
     address: Any,
-    turn_a: Any,
-    turn_b: Any,
+    trans_a: Any,
+    trans_b: Any,
     m: Any,
     n: Any,
     k: Any,
@@ -243,26 +243,26 @@ def _values_into(S: Any, K: Any) -> None:
 
 
 @njit(fastmath=_STRICT, **_OPTIONS)
-def products(S: Any, left: Any, right: Any, high: Any, low: Any, room: Any) -> None:
+def products(S: Any, left: Any, right: Any, high: Any, low: Any, scratch: Any) -> None:
     """K = 2^S of a tile: high (h,) grows by K right (w,), low (w,) by K' left (h,).
 
-    room (w,) is scratch. Sums over a row or a column of the tile are in the type of `left` and
+    scratch (w,) is overwritten. Sums over a row or a column of the tile are in the type of `left` and
     `right`, sums over tiles in that of `high` and `low`.
     """
     _widest_vectors()
     width = S.shape[1]
-    room = room[:width]
+    scratch = scratch[:width]
     for c in range(width):
-        room[c] = 0
+        scratch[c] = 0
     for r in range(S.shape[0]):
         row, weight = S[r], left[r]
         for c in range(width):
             value = _power(row[c])
             row[c] = value
-            room[c] += value * weight
+            scratch[c] += value * weight
         high[r] += _dot(row, right)
     for c in range(width):
-        low[c] += room[c]
+        low[c] += scratch[c]
 
 
 @njit(**_OPTIONS)
@@ -313,7 +313,7 @@ def share(
         i0, j0 = i * tile, (pair - i * (i + 1) // 2) * tile
         h, w = min(tile, n - i0), min(tile, n - j0)
         statistic = S[: h * w].reshape((h, w))
-        _gemm(gemm, _PLAIN, _TURNED, h, w, k, left[i0:], k, right[j0:], k, statistic, w)
+        _gemm(gemm, _PLAIN, _TRANSPOSED, h, w, k, left[i0:], k, right[j0:], k, statistic, w)
         if i0 == j0:
             for r in range(h):
                 statistic[r, r] = 0
@@ -326,17 +326,17 @@ def share(
         if widen:
             wide = K[: h * w].reshape((h, w))
             _values_into(statistic, wide)
-            _both(gemm_wide, wide, V, i0, j0, high, low, P)
+            _both_sides(gemm_wide, wide, V, i0, j0, high, low, P)
         else:
             values(statistic)
-            _both(gemm_wide, statistic, V, i0, j0, high, low, P)
+            _both_sides(gemm_wide, statistic, V, i0, j0, high, low, P)
 
 
 @njit(fastmath=True, **_OPTIONS)
-def _both(gemm: Any, K: Any, V: Any, i0: int, j0: int, high: Any, low: Any, P: Any) -> None:
+def _both_sides(gemm: Any, K: Any, V: Any, i0: int, j0: int, high: Any, low: Any, P: Any) -> None:
     """The products of one tile of values with V from both sides."""
     (h, w), (c, n) = K.shape, V.shape
-    _gemm(gemm, _PLAIN, _TURNED, h, c, w, K, w, V[:, j0:], n, P, c)
+    _gemm(gemm, _PLAIN, _TRANSPOSED, h, c, w, K, w, V[:, j0:], n, P, c)
     for r in range(h):
         for q in range(c):
             high[i0 + r, q] += P[r * c + q]

@@ -108,7 +108,7 @@ def gaussian_product(left: Any, right: Any, V: Any, *, split: str = "tf32x3") ->
     block = _padded(V, -(-c // size.c) * size.c, rows)
     out = torch.empty(block.shape, dtype=torch.float64, device=V.device)
     grid = (rows // size.i, block.shape[0] // size.c)
-    with _on(V.device):
+    with _current_device(V.device):
         _product_kernel[grid](
             *padded,
             *tails,
@@ -161,7 +161,7 @@ def _padded(array: Any, rows: int, columns: int) -> Any:
     return out
 
 
-def _on(device: Any) -> Any:
+def _current_device(device: Any) -> Any:
     """Context in which `device` is current: Triton launches on the current one."""
     import contextlib
 
@@ -207,9 +207,9 @@ def _check(left: Any, right: Any, V: Any, split: str) -> None:
 
 @_jit
 def _block_product(
-    whole: tl.tensor,
-    own0: tl.tensor,
-    own1: tl.tensor,
+    left_block: tl.tensor,
+    tail0: tl.tensor,
+    tail1: tl.tensor,
     left: tl.tensor,
     right: tl.tensor,
     right_tail: tl.tensor,
@@ -231,7 +231,7 @@ def _block_product(
     start = j.to(tl.int64)
     right_ptrs = right + start * features + step_offsets[None, :] * features + depth[:, None]
     if WHOLE:  # all features at once: the rows of this program were loaded before the loop
-        tile = tl.dot(whole, tl.load(right_ptrs), input_precision=SPLIT)
+        tile = tl.dot(left_block, tl.load(right_ptrs), input_precision=SPLIT)
     else:
         left_ptrs = (
             left + i.to(tl.int64) * features + row_offsets[:, None] * features + depth[None, :]
@@ -242,8 +242,8 @@ def _block_product(
             tile = tl.dot(a, b, tile, input_precision=SPLIT)
     # fma, not +: Triton would turn a sum into the start of the tensor cores' accumulator, which truncates
     tail = right_tail + start + step_offsets
-    tile = tl.fma(own0[:, None], tl.load(tail)[None, :], tile)
-    tile = tl.fma(own1[:, None], tl.load(tail + n)[None, :], tile)
+    tile = tl.fma(tail0[:, None], tl.load(tail)[None, :], tile)
+    tile = tl.fma(tail1[:, None], tl.load(tail + n)[None, :], tile)
     # a NaN of the data must stay one: the hardware's minimum would make it 0, a kernel value of 1
     values = tl.exp2(tl.minimum(tile, 0.0, propagate_nan=tl.PropagateNan.ALL))
     if DIAGONAL:
@@ -284,7 +284,7 @@ def _product_kernel(
     i = tl.program_id(0) * ROWS
     row_offsets, depth = tl.arange(0, ROWS), tl.arange(0, DEPTH)
     left_ptrs = left + i.to(tl.int64) * features + row_offsets[:, None] * features + depth[None, :]
-    whole = tl.load(left_ptrs)  # the first DEPTH features, which are all if WHOLE
+    left_block = tl.load(left_ptrs)  # the first DEPTH features, which are all if WHOLE
     tail0, tail1 = tl.load(left_tail + i + row_offsets), tl.load(left_tail + n + i + row_offsets)
     offset = tl.program_id(1).to(tl.int64) * COLS * n
     high = tl.zeros((ROWS, COLS), tl.float32)
@@ -293,7 +293,7 @@ def _product_kernel(
     # loop need not ask where the diagonal is.
     for step in tl.static_range(0, ROWS, STEP):
         term = _block_product(
-            whole,
+            left_block,
             tail0,
             tail1,
             left,
@@ -317,7 +317,7 @@ def _product_kernel(
         j = i + step
         j = tl.where(j >= n, j - n, j)
         term = _block_product(
-            whole,
+            left_block,
             tail0,
             tail1,
             left,

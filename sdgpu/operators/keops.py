@@ -43,12 +43,12 @@ def why_not() -> str:
     if importlib.util.find_spec("pykeops") is None:
         return "KeOps is not installed: pip install 'sdgpu[keops]'"
     if not _ANSWER:
-        _find_a_folder()
+        _ensure_cache_folder()
         _ANSWER.append(_probe())
     return _ANSWER[0]
 
 
-def _find_a_folder() -> None:
+def _ensure_cache_folder() -> None:
     """A folder of this process's own for what KeOps compiles, where the user's cannot be written."""
     if os.environ.get("KEOPS_CACHE_FOLDER"):
         return

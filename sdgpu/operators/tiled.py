@@ -169,7 +169,7 @@ class TiledOperator:
     @cached_property
     def rows(self) -> Rows:
         """The rows of X, made ready in float64 and then rounded to the evaluation precision."""
-        return self._ready(self.torch_backend.asarray(self.X))
+        return self._ready_rows(self.torch_backend.asarray(self.X))
 
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c), float64, in the library of X."""
@@ -188,7 +188,7 @@ class TiledOperator:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
-        rows = self._ready(self.torch_backend.asarray(new))
+        rows = self._ready_rows(self.torch_backend.asarray(new))
         return Cross(self.kernel, rows, self.rows, self._size, self.backend)
 
     def diag(self) -> Any:
@@ -200,7 +200,7 @@ class TiledOperator:
         import torch
 
         indices = torch.as_tensor(np.asarray(idx, dtype=np.int64), device=self.torch_backend.device)
-        subset = self._ready(self.torch_backend.asarray(self.X)[indices])
+        subset = self._ready_rows(self.torch_backend.asarray(self.X)[indices])
         cross = Cross(self.kernel, subset, self.rows, self._size, self.backend)
         return cross.dense().T
 
@@ -223,16 +223,16 @@ class TiledOperator:
         if self._fused is not None:
             default = TILE_FUSED if self.precision == "float32" else TILE_FUSED_WIDE
         default = default if self.torch_backend.tile < 1024 else TILE_GPU
-        return max(1, min(self.tile or default, self.n, *self._smaller))
+        return max(1, min(self.tile or default, self.n, *self._halved_sizes))
 
     def _halve(self, tile: int) -> None:
         """Smaller tiles from now on; those that are kept have the old size."""
-        self._smaller.append(tile)
-        self._kept.clear()
+        self._halved_sizes.append(tile)
+        self._tile_cache.clear()
         self.__dict__.pop("_pieces", None)
 
     @cached_property
-    def _smaller(self) -> list[int]:
+    def _halved_sizes(self) -> list[int]:
         return []
 
     @property
@@ -250,7 +250,7 @@ class TiledOperator:
     def _centre(self) -> Any:
         return column_means(self.torch_backend.asarray(self.X))
 
-    def _ready(self, X: Any) -> Rows:
+    def _ready_rows(self, X: Any) -> Rows:
         import torch
 
         if self.precision == "float64":
@@ -302,7 +302,7 @@ class TiledOperator:
             if self.compiled:
                 return self._fused_share(worker, workers, block, tile, flag)
             share = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
-            return self._share(share, pieces, block, _Room(self, tile, V.device))
+            return self._share(share, pieces, block, _Buffers(self, tile, V.device))
 
         total, *sums = side_by_side(run, workers)
         for part in sums:
@@ -338,12 +338,12 @@ class TiledOperator:
         return self.torch_backend.asarray(low)
 
     def _share(
-        self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, room: _Room
+        self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, buffers: _Buffers
     ) -> Any:
         """Products of some tiles with V (c, n) from the left and from the right, (c, n) float64."""
         import torch
 
-        values_of, dtype = self._tiles(pieces, room), V.dtype
+        values_of, dtype = self._tiles(pieces, buffers), V.dtype
         columns = [V[:, part] for part, _ in pieces]
         transposes = [column.T for column in columns]
         # one sum for each side, each in the layout that its products come in
@@ -359,35 +359,35 @@ class TiledOperator:
         for i, j in pairs:
             values = values_of(i, j)
             if values.dtype != dtype:  # "mixed"
-                values = room.wide(values).copy_(values)
+                values = buffers.wide(values).copy_(values)
             high_sums[i].add_(multiply(values, transposes[j]))
             if i != j:
                 low_sums[j].add_(multiply(columns[i], values))
         return low.add_(high.T)
 
-    def _tiles(self, pieces: list[Any], room: _Room) -> Callable[[int, int], Any]:
+    def _tiles(self, pieces: list[Any], buffers: _Buffers) -> Callable[[int, int], Any]:
         """What gives tile i, j of K: kept, or computed."""
 
         def compute(i: int, j: int) -> Any:
             (rows, left), (columns, right) = pieces[i], pieces[j]
-            buffer = room.tile(rows.stop - rows.start, columns.stop - columns.start)
+            buffer = buffers.tile(rows.stop - rows.start, columns.stop - columns.start)
             return self.kernel.tile(left, right, same=i == j, out=buffer)
 
         def keep(i: int, j: int) -> Any:
-            if (i, j) not in self._kept:
+            if (i, j) not in self._tile_cache:
                 values = compute(i, j)
-                # a tile that is the room itself would be overwritten by the next
-                self._kept[i, j] = values.clone() if room.holds(values) else values
-            return self._kept[i, j]
+                # a tile that is the buffer itself would be overwritten by the next
+                self._tile_cache[i, j] = values.clone() if buffers.holds(values) else values
+            return self._tile_cache[i, j]
 
         return keep if self.keep else compute
 
     @cached_property
-    def _kept(self) -> dict[tuple[int, int], Any]:
+    def _tile_cache(self) -> dict[tuple[int, int], Any]:
         return {}
 
 
-class _Room:
+class _Buffers:
     """Buffers of one thread, used for every tile."""
 
     def __init__(self, operator: TiledOperator, tile: int, device: Any) -> None:

@@ -67,35 +67,35 @@ class JointAlphas:
     status: str
 
 
-def chosen_greedily(seen: Validation, *, clip: bool) -> OptimalAlphas:
-    """The chain of Algorithm 1 at the one lam that was seen, shared or per output as its triangles are."""
-    greedy = greedy_weights(seen.triangles[0], clip=clip)
+def chosen_greedily(validation: Validation, *, clip: bool) -> OptimalAlphas:
+    """The chain of Algorithm 1 at the one lam of `validation`, shared or per output as its triangles."""
+    greedy = greedy_weights(validation.triangles[0], clip=clip)
     if greedy.losses.ndim == 2:
-        mse_per_output = greedy.losses.T * (seen.scale * seen.outputs)  # (T, c)
+        mse_per_output = greedy.losses.T * (validation.scale * validation.outputs)  # (T, c)
         mse, alphas = mse_per_output.mean(axis=1), np.ascontiguousarray(greedy.alphas.T)
         return OptimalAlphas(alphas, mse, mse_per_output, int(np.argmin(mse)) + 1)
-    mse = greedy.losses * seen.scale
+    mse = greedy.losses * validation.scale
     return OptimalAlphas(greedy.alphas, mse, None, int(np.argmin(mse)) + 1)
 
 
 def chosen_jointly(
-    seen: Validation,
+    validation: Validation,
     *,
     ridge: float,
     box: tuple[float, float] | None,
     terms: int | None,
     accuracy: float,
 ) -> JointAlphas:
-    """The joint optimum at the one lam that was seen, and what it is worth on rows it has not seen.
+    """The joint optimum at the one lam of `validation`, and what it is worth on rows it has not seen.
 
     Only chains that keep their loss when they are carried out, with predictions as accurate as said: if the
     optimum does not, the one with the smallest ridge that does.
     """
-    triangle = seen.triangles[0]
+    triangle = validation.triangles[0]
     joint = restricted_weights(triangle, ridge=ridge, box=box, terms=terms)
-    scale = seen.scale
+    scale = validation.scale
     nested, status = np.full(len(joint.losses), np.nan), joint_status(joint)
-    noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
+    noise = np.asarray(np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(validation.zero))
     if not steady(joint.tails, joint.losses, noise).all():
         largest = float(np.abs(joint.coefficients).max())
         status = (
@@ -108,8 +108,8 @@ def chosen_jointly(
         else:
             status += ": raise ridge, or take fewer steps"
             warnings.warn(f"the joint optimum: {status}", stacklevel=3)
-    if seen.folds is not None and len(seen.folds) > 1:
-        fold_losses = nested_losses(seen.folds[:, 0], ridge=ridge, box=box, terms=terms)
+    if validation.folds is not None and len(validation.folds) > 1:
+        fold_losses = nested_losses(validation.folds[:, 0], ridge=ridge, box=box, terms=terms)
         nested = scale * fold_losses.sum(axis=0)
         best = int(np.argmin(nested))
         # the folds judge both, so their differences say how sure that is

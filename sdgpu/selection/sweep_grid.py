@@ -72,9 +72,9 @@ def run_sweep(
             alphas,
             steps,
             mse=mse,
-            own=variables,
+            grid_variables=variables,
             limit=limit,
-            seen=validation,
+            validation=validation,
             scale=scale,
             accuracy=accuracy,
         )
@@ -91,22 +91,22 @@ def _dataset(
     steps: int,
     *,
     mse: np.ndarray,
-    own: dict[str, np.ndarray],
+    grid_variables: dict[str, np.ndarray],
     limit: np.ndarray,
-    seen: Validation,
+    validation: Validation,
     scale: float,
     accuracy: float,
 ) -> xr.Dataset:
     no_weight = np.full((len(lams), 1), np.nan)  # step 1 has no weight
-    star, clipped = (greedy_weights(seen.triangles, clip=clip) for clip in (False, True))
+    star, clipped = (greedy_weights(validation.triangles, clip=clip) for clip in (False, True))
     # what is promised must survive the errors of the predictions that are combined
-    noise = np.full(len(lams), np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(seen.zero))
-    joint = steady_joint_weights(seen.triangles, noise)
+    noise = np.full(len(lams), np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(validation.zero))
+    joint = steady_joint_weights(validation.triangles, noise)
     grid, chain = ("lam", "alpha", "step"), ("lam", "step")
     first = np.full((len(lams), steps, 1), np.nan)
     variables = {
         "mse": (grid, mse),
-        **{name: (grid, values) for name, values in own.items()},
+        **{name: (grid, values) for name, values in grid_variables.items()},
         "limit_mse": (("lam", "alpha"), limit),
         "ridge_mse": (("lam",), mse[:, 0, 0]),
         "alpha_star": (chain, np.hstack([no_weight, star.alphas])),
@@ -121,18 +121,20 @@ def _dataset(
         "joint_condition": (("lam",), joint.condition),
     }
     dataset = _described(variables, lams, alphas, steps)
-    dataset.attrs["validation_rows"] = seen.rows
-    dataset.attrs["outputs"] = seen.outputs
+    dataset.attrs["validation_rows"] = validation.rows
+    dataset.attrs["outputs"] = validation.outputs
     dataset.attrs["refits_replaced"] = len(lams) * (len(alphas) * (steps - 1) + 1)
     return dataset
 
 
 def training_dataset(
-    lams: np.ndarray, alphas: np.ndarray, steps: int, own: dict[str, np.ndarray]
+    lams: np.ndarray, alphas: np.ndarray, steps: int, variables: dict[str, np.ndarray]
 ) -> xr.Dataset:
     """The variables of :func:`training_losses` as a dataset."""
     grid = ("lam", "alpha", "step")
-    return _described({name: (grid, values) for name, values in own.items()}, lams, alphas, steps)
+    return _described(
+        {name: (grid, values) for name, values in variables.items()}, lams, alphas, steps
+    )
 
 
 def _described(

@@ -62,13 +62,19 @@ def training_losses(
     }
 
 
-def _gcv_error(train: np.ndarray, left: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """How far train / left^2 goes if `left` is off by its error: infinitely if three of it may be all."""
-    # 1 / (left - error)^2 - 1 / left^2, the larger side
-    low = np.abs(left) - error
-    certain = np.abs(left) > 3 * error
-    growth = np.divide(np.abs(left), low, out=np.full_like(left, np.inf), where=certain) ** 2 - 1
-    return train / left**2 * growth
+def _gcv_error(train: np.ndarray, residual_share: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """How far train / share^2 goes if share is off by its error: infinitely if three of it may be all."""
+    # 1 / (share - error)^2 - 1 / share^2, the larger side
+    low = np.abs(residual_share) - error
+    certain = np.abs(residual_share) > 3 * error
+    growth = (
+        np.divide(
+            np.abs(residual_share), low, out=np.full_like(residual_share, np.inf), where=certain
+        )
+        ** 2
+        - 1
+    )
+    return train / residual_share**2 * growth
 
 
 def _residual_error(

@@ -59,11 +59,11 @@ class BasisProgress:
         passes = self.passes * np.log(self.tol) / np.log(self.error)
         return int(min(max(passes, self.passes), self.max_passes))
 
-    def tell(self, watch: Stopwatch) -> None:
+    def report(self, watch: Stopwatch) -> None:
         """Report the progress, with a forecast where there is one."""
         expected = self.decay.expected
         total = self.max_passes if expected is None else max(expected, self.passes)
-        watch.report("passes", self.passes, total, self.error, known=expected is not None)
+        watch.report("passes", self.passes, total, self.error, total_known=expected is not None)
 
     def due(self, next_size: int) -> bool:
         """Whether to look at the error of a Krylov space, which can grow without to its next size."""
@@ -78,7 +78,7 @@ class BasisProgress:
         interval = (self.forecast - self.passes) // 2 if self.passes >= 3 else 2
         self.next_look = self.passes + min(max(interval, 1), LOOK)
 
-    def over(self, size: int) -> bool:
+    def should_stop(self, size: int) -> bool:
         """Whether to stop, with or without success."""
         # passes, not seconds: what else runs on the machine must not decide
         slow = self.passes >= max(8, 0.2 * self.patience)

@@ -117,7 +117,7 @@ class CG:
             matmat=matmat,
             precondition=precondition,
             B=B,
-            ridges=lams,
+            lams=lams,
             sizes=sizes,
             progress=progress,
         )
@@ -132,7 +132,7 @@ class CG:
         previous = np.full(len(sizes), np.inf)
         while True:
             run.iterate()
-            if run.fresh:  # the residuals are true ones
+            if run.residual_is_true:  # the residuals are true ones
                 norms = _norms(xp, run.R)
             else:
                 run.replace()
@@ -157,25 +157,25 @@ class _Block:
         precondition: Any,
         *,
         B: Any,
-        ridges: np.ndarray,
+        lams: np.ndarray,
         sizes: np.ndarray,
         progress: Any,
     ) -> None:
         self.solver, self.matmat, self.precondition = solver, matmat, precondition
-        self.B, self.ridges, self.sizes, self.progress = B, ridges, sizes, progress
-        self.column = solver.backend.asarray(np.ascontiguousarray(ridges))[:, None]
+        self.B, self.lams, self.sizes, self.progress = B, lams, sizes, progress
+        self.lam_column = solver.backend.asarray(np.ascontiguousarray(lams))[:, None]
         self.goals = sizes
         self.W: Any = None
         self.R: Any = None
-        self.iteration = self.passes = self.waited = 0
-        self.fresh, self.stagnated = True, False
-        self.best = np.full(len(sizes), np.inf)
+        self.iteration = self.passes = self.idle_iterations = 0
+        self.residual_is_true, self.stagnated = True, False
+        self.best_norms = np.full(len(sizes), np.inf)
 
     def replace(self) -> None:
         """The true residuals instead of the recursive ones."""
-        self.R = self.B - self.matmat(self.W) - self.column * self.W
+        self.R = self.B - self.matmat(self.W) - self.lam_column * self.W
         self.passes += 1
-        self.fresh = True
+        self.residual_is_true = True
 
     def iterate(self) -> None:
         """Until the recursive residual of every row is at its goal, or nothing moves any more."""
@@ -186,29 +186,29 @@ class _Block:
         while active.size and self.iteration < self.solver.max_iterations:
             index = xp.asarray(active, device=backend.device)
             r = xp.take(self.R, index, axis=0)
-            z = self.precondition(r, self.ridges[active]) if self.precondition else r
+            z = self.precondition(r, self.lams[active]) if self.precondition else r
             rz = to_numpy(xp.sum(r * z, axis=1))
             # Fletcher-Reeves on fresh directions; P is None at the start and after a replacement
             P = z if P is None else z + asarray(rz / rz_old)[:, None] * P
-            q = self.matmat(P) + xp.take(self.column, index, axis=0) * P
+            q = self.matmat(P) + xp.take(self.lam_column, index, axis=0) * P
             self.passes += 1
             curvature = to_numpy(xp.sum(P * q, axis=1))
             if not (curvature > 0).all():
                 raise ValueError(
-                    f"the operator is not positive definite: x'(K + {self.ridges.min():g} I)x = "
+                    f"the operator is not positive definite: x'(K + {self.lams.min():g} I)x = "
                     f"{curvature.min():.3g} for some x; use a positive semi-definite kernel, a higher "
                     "precision or a larger lam"
                 )
             step = asarray(rz / curvature)[:, None]
             self.W = _put(xp, self.W, index, xp.take(self.W, index, axis=0) + step * P)
             self.R = _put(xp, self.R, index, r - step * q)
-            rz_old, self.fresh = rz, False
+            rz_old, self.residual_is_true = rz, False
             self.iteration += 1
             if self.iteration % REPLACE == 0:
                 self.replace()
                 P = None
             norms = _norms(xp, self.R)[active]
-            if self._waits(norms, active):
+            if self._has_stagnated(norms, active):
                 return
             unconverged = norms > self.goals[active]
             if not unconverged.all():
@@ -216,20 +216,22 @@ class _Block:
                 P = None if P is None else xp.take(P, positions, axis=0)
                 rz_old, active = rz_old[unconverged], active[unconverged]
 
-    def _waits(self, now: np.ndarray, active: np.ndarray) -> bool:
+    def _has_stagnated(self, norms: np.ndarray, active: np.ndarray) -> bool:
         """Report the progress; whether no row has become better for a long time."""
         if self.progress is not None:
-            self.progress(self.iteration, float((now / self.sizes[active]).max()))
-        self.waited = 0 if (now < BETTER * self.best[active]).any() else self.waited + 1
-        self.best[active] = np.minimum(self.best[active], now)
-        self.stagnated = self.waited >= PATIENCE
+            self.progress(self.iteration, float((norms / self.sizes[active]).max()))
+        self.idle_iterations = (
+            0 if (norms < BETTER * self.best_norms[active]).any() else self.idle_iterations + 1
+        )
+        self.best_norms[active] = np.minimum(self.best_norms[active], norms)
+        self.stagnated = self.idle_iterations >= PATIENCE
         return self.stagnated
 
-    def result(self, left: np.ndarray, missed: np.ndarray) -> CGResult:
-        residuals = np.divide(left, self.sizes, out=np.zeros_like(left), where=self.sizes > 0)
+    def result(self, norms: np.ndarray, unconverged: np.ndarray) -> CGResult:
+        residuals = np.divide(norms, self.sizes, out=np.zeros_like(norms), where=self.sizes > 0)
         worst = residuals.max(initial=0.0)
         accuracy = f"true relative residual {worst:.1e} after {self.iteration} iterations"
-        if not missed.any():
+        if not unconverged.any():
             status = f"converged: {accuracy}"
         elif self.stagnated:
             status = (

@@ -91,7 +91,7 @@ class GrowingBasis:
         block, and only that is kept, until the basis is compressed.
     diagonal : float, default 0
         Largest entry of the diagonal of K: ||K|| is no less, whatever the basis has seen of it.
-    most : int, optional
+    max_rows : int, optional
         Rows that it will have at most, n by default: no room is made for more.
     """
 
@@ -103,17 +103,17 @@ class GrowingBasis:
         *,
         krylov: bool,
         diagonal: float = 0.0,
-        most: int | None = None,
+        max_rows: int | None = None,
     ) -> None:
         self.diagonal = diagonal
-        self.most = n if most is None else most
+        self.max_rows = n if max_rows is None else max_rows
         self.backend = backend
         self.krylov = krylov
-        self.whole = True  # False while a block is being added: an interrupt then leaves no state
+        self.consistent = True  # False while a block is added: an interrupt then leaves no state
         self.k = 0
         self.T = np.zeros((0, 0))
-        self._Q = self._room(capacity, n)
-        self._R = self._room(0 if krylov else capacity, n)
+        self._Q = self._empty_rows(capacity, n)
+        self._R = self._empty_rows(0 if krylov else capacity, n)
 
     @property
     def n(self) -> int:
@@ -130,7 +130,7 @@ class GrowingBasis:
         return max(self.diagonal, float(values.max(initial=0.0)))
 
     @property
-    def spread(self) -> float:
+    def squared_residual_norm(self) -> float:
         """||R||^2 in the Frobenius norm: what the Gram matrix of R is right to, over eps."""
         return float(self.backend.xp.sum(self.R * self.R))
 
@@ -144,27 +144,27 @@ class GrowingBasis:
         """Q K - T Q of all rows (k, n), or of the newest block."""
         return self._R if self.krylov else self._R[: self.k, :]
 
-    def new_directions(self, block: Any, *, whole: Any = None, least: float = 0.0) -> Any:
+    def new_directions(self, block: Any, *, required: Any = None, atol: float = 0.0) -> Any:
         """Orthonormal rows for the part of `block` (b, n) that is new; dependent rows are dropped.
 
         Parameters
         ----------
-        whole : array (c, n), optional
+        required : array (c, n), optional
             Rows that must be in the span afterwards to their last digit: targets, and residuals of which
-            nothing is kept. Directions of them are added until at most `least` of each is left outside.
-        least : float, default 0
+            nothing is kept. Directions of them are added until at most `atol` of each is left outside.
+        atol : float, default 0
             Rounding of their products is not looked for either.
         """
         new = orthonormal_rows(block, [self.Q], self.backend)
         xp = self.backend.xp
-        for _ in range(3 if whole is not None else 0):
+        for _ in range(3 if required is not None else 0):
             # most rows are in the span of the new ones: the basis is looked at only for the residual
-            residual = whole - (whole @ new.T) @ new
+            residual = required - (required @ new.T) @ new
             residual = residual - (residual @ self.Q.T) @ self.Q
             residual_norms, norms = (
-                np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (residual, whole)
+                np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (residual, required)
             )
-            indices = np.flatnonzero(residual_norms > least + LEAST * norms)
+            indices = np.flatnonzero(residual_norms > atol + LEAST * norms)
             if not indices.size or self.k + int(new.shape[0]) >= self.n:
                 break
             rows = xp.take(residual, xp.asarray(indices, device=self.backend.device), axis=0)
@@ -175,7 +175,7 @@ class GrowingBasis:
     def append(self, new: Any, product: Any) -> None:
         """Add orthonormal rows (b, n), orthogonal to Q, with `product` = new K (b, n)."""
         k, b = self.k, int(new.shape[0])
-        self.whole = False
+        self.consistent = False
         self._reserve(k + b)
         coupling = to_numpy(product @ self.Q.T).T if k else np.zeros((0, b))
         core = to_numpy(product @ new.T)
@@ -193,7 +193,7 @@ class GrowingBasis:
             self._R[:k, :] -= (self.R @ new.T) @ new
             self._R[k : k + b, :] = residual
         self.k = k + b
-        self.whole = True
+        self.consistent = True
 
     def combine(self, combinations: np.ndarray) -> Any:
         """Residual rows (b, n) of combinations (b, k) in the basis Q."""
@@ -217,14 +217,14 @@ class GrowingBasis:
         R = self.combine(S) + asarray(np.ascontiguousarray(complement)) @ self.Q
         Q = asarray(np.ascontiguousarray(S)) @ self.Q
         T = ST @ S.T
-        self.whole = False
+        self.consistent = False
         if self.krylov:
             # kept directions have residuals of their own: from now on all are kept
             self.krylov = False
-            self._R = self._room(int(self._Q.shape[0]), int(Q.shape[1]))
+            self._R = self._empty_rows(int(self._Q.shape[0]), int(Q.shape[1]))
         self._Q[:r, :], self._R[:r, :] = Q, R
         self.T, self.k = (T + T.T) / 2, r
-        self.whole = True
+        self.consistent = True
 
     def state(self, passes: int) -> State:
         """What a checkpoint keeps."""
@@ -236,7 +236,7 @@ class GrowingBasis:
         # a basis that was compressed has the residuals of all its rows, and more than one pass
         self.krylov = self.krylov and (len(state.R) < len(state.Q) or state.passes == 1)
         if not self.krylov and int(self._R.shape[0]) < int(self._Q.shape[0]):
-            self._R = self._room(int(self._Q.shape[0]), int(self._Q.shape[1]))
+            self._R = self._empty_rows(int(self._Q.shape[0]), int(self._Q.shape[1]))
         self._reserve(len(state.Q))
         self.k, self.T = len(state.Q), state.T
         self._Q[: self.k, :] = asarray(state.Q)
@@ -289,7 +289,9 @@ class GrowingBasis:
         sums = _lengths(np.cumsum(combinations, axis=1), gram)
         return replace(residuals, norms=_lengths(combinations, gram), sums=sums, exact=False)
 
-    def certified(self, seen: Residuals, vectors: np.ndarray, some: np.ndarray) -> Residuals:
+    def certified(
+        self, residuals: Residuals, vectors: np.ndarray, indices: np.ndarray
+    ) -> Residuals:
         """The same with the norms of some lam (indices) taken from the residuals themselves.
 
         a'R R'a from the Gram matrix loses half of the digits where the terms of R'a cancel: a residual that
@@ -297,15 +299,15 @@ class GrowingBasis:
 
         Notes
         -----
-        2 n k multiplications for each residual, of which there are len(some) T c, or for 2 k of them if
+        2 n k multiplications for each residual, of which there are len(indices) T c, or for 2 k of them if
         they are more: then by a triangular factor of R'.
         """
-        norms, sums = seen.norms.copy(), seen.sums.copy()
-        factor = self._triangle() if norms[some].size > 2 * self.k else self.R
+        norms, sums = residuals.norms.copy(), residuals.sums.copy()
+        factor = self._triangle() if norms[indices].size > 2 * self.k else self.R
         width = max(1, ROWS // norms.shape[1])
-        for i in some:
+        for i in indices:
             for outputs in slices(norms.shape[2], width):
-                combinations = seen.combinations[i][:, outputs]  # (T, c', k)
+                combinations = residuals.combinations[i][:, outputs]  # (T, c', k)
                 rows = self._times(
                     combinations.reshape(-1, combinations.shape[-1]) @ vectors.T, factor
                 )
@@ -313,53 +315,53 @@ class GrowingBasis:
                 sums[i][:, outputs] = _norms(
                     _running_sums(rows, combinations.shape[1]), combinations.shape[:-1]
                 )
-        return replace(seen, norms=norms, sums=sums)
+        return replace(residuals, norms=norms, sums=sums)
 
     def _triangle(self) -> Any:
         """F (b, b) with ||F'a|| = ||R'a|| for every a: no digit is lost to R R'."""
         rows = self.R.T
-        parts = slices(int(rows.shape[0]), _at_once(int(rows.shape[1])))
+        parts = slices(int(rows.shape[0]), _block_rows(int(rows.shape[1])))
         return reduce(merge_rows, (rows[part, :] for part in parts), None).T
 
     def _reserve(self, rows: int) -> None:
         capacity = int(self._Q.shape[0])
         if rows <= capacity:
             return
-        new_capacity = max(rows, min(int(1.5 * capacity) + 1, self.most))
+        new_capacity = max(rows, min(int(1.5 * capacity) + 1, self.max_rows))
         for name in ("_Q",) if self.krylov else ("_Q", "_R"):
             old = getattr(self, name)
-            new = self._room(new_capacity, int(old.shape[1]))
+            new = self._empty_rows(new_capacity, int(old.shape[1]))
             new[: self.k, :] = old[: self.k, :]
             setattr(self, name, new)
 
-    def _room(self, rows: int, n: int) -> Any:
+    def _empty_rows(self, rows: int, n: int) -> Any:
         xp = self.backend.xp
         return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
 
 
 def triangle_bytes(n: int, k: int) -> int:
     """Bytes of :meth:`GrowingBasis.certified` beside a basis of k rows: some of R' with their QR."""
-    return 24 * k * min(n, _at_once(k))
+    return 24 * k * min(n, _block_rows(k))
 
 
-def _at_once(k: int) -> int:
+def _block_rows(k: int) -> int:
     return max(4 * k, 1024)
 
 
-def gram_rounding(spread: float) -> float:
+def gram_rounding(squared_norm: float) -> float:
     """What a norm from the Gram matrix of R may lose, over the length of its combination.
 
     The backward error of R R' is about eps ||R||^2: the root of that, and generously.
     """
-    return 8.0 * float(np.sqrt(np.finfo(float).eps * spread))
+    return 8.0 * float(np.sqrt(np.finfo(float).eps * squared_norm))
 
 
 def relative_to(
-    fitted: np.ndarray, targets: np.ndarray, largest: float, lams: np.ndarray
+    fitted: np.ndarray, target_norms: np.ndarray, largest: float, lams: np.ndarray
 ) -> np.ndarray:
     """What errors are relative to: ||y_1|| (L, 1, c), or what counts as zero beside ||Y|| (c,)."""
     shrinkage = (largest / (largest + lams))[:, None, None]
-    return np.maximum(fitted, FAINT * shrinkage * targets)
+    return np.maximum(fitted, FAINT * shrinkage * target_norms)
 
 
 def _norms(rows: Any, shape: tuple[int, ...]) -> np.ndarray:

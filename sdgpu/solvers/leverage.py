@@ -157,10 +157,10 @@ class Estimated:
             compat.array_namespace(remainders).sum(remainders, axis=0),
         )
         jackknife = [
-            self._made(exact + (total - remainders[g, ...]) / (groups - 1), lams)
+            self._clamped_diagonals(exact + (total - remainders[g, ...]) / (groups - 1), lams)
             for g in range(groups)
         ]
-        return self._made(exact + total / groups, lams), jackknife
+        return self._clamped_diagonals(exact + total / groups, lams), jackknife
 
     def rests(self, lams: np.ndarray) -> Any:
         """The mean over all groups."""
@@ -180,7 +180,7 @@ class Estimated:
         """Of the space in which they were evaluated."""
         return self.probes.bias(lams / self.unit, steps)
 
-    def _made(self, powers: Any, lams: np.ndarray) -> Diagonals:
+    def _clamped_diagonals(self, powers: Any, lams: np.ndarray) -> Diagonals:
         """With H_ii kept where it must be, between 0 and K_ii / (K_ii + lam)."""
         xp = self.backend.xp
         diagonal = self.backend.asarray(self.probes.diagonal)

@@ -99,7 +99,7 @@ def pivoted_cholesky(
     *,
     seed: int,
     watch: Stopwatch,
-    enough: float = 0.0,
+    trace_tol: float = 0.0,
 ) -> Sketch:
     """Build a sketch of rank at most `rank`, in blocks of random pivots.
 
@@ -113,7 +113,7 @@ def pivoted_cholesky(
         Of the pivots.
     watch : Stopwatch
         Hears of the progress under "sketch".
-    enough : float, default 0
+    trace_tol : float, default 0
         Trace of K - F'F at which to stop. At the smallest lam no more rank is of use: K + lam is then
         at most twice F'F + lam.
     """
@@ -124,7 +124,7 @@ def pivoted_cholesky(
     residual, trace = diagonal, float(diagonal.sum())  # what is not explained of it
     F = xp.empty((rank, n), dtype=xp.float32, device=backend.device)
     size = 0
-    while size < rank and residual.sum() > max(EXHAUSTED * trace, enough):
+    while size < rank and residual.sum() > max(EXHAUSTED * trace, trace_tol):
         batch = min(BLOCK, rank - size, int(np.count_nonzero(residual)))
         pivots = np.sort(rng.choice(n, batch, replace=False, p=residual / residual.sum()))
         index = xp.asarray(pivots, device=backend.device)
@@ -149,7 +149,7 @@ def pivoted_cholesky(
         residual = np.where(residual > ROUNDED * diagonal, residual, 0.0)
         watch.report("sketch", size, rank)
     F = F[:size, :]
-    if size == 0:  # K is 0, or below `enough` altogether
+    if size == 0:  # K is 0, or below `trace_tol` altogether
         empty = xp.zeros((0, n), dtype=xp.float64, device=backend.device)
         return Sketch(F, empty[:, 0], empty[:, :0], trace, empty)
     eigenvalues, vectors = backend.eigh(backend.asarray(F @ F.T))

@@ -30,10 +30,10 @@ WIDE_RELATIVE, SPREAD_RELATIVE = 2, 4
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """Eigenvalues (k,) of a part of K, and what the vectors have along its eigenvectors, (k, s)."""
+    """Eigenvalues (k,) of a part of K, and coordinates of the vectors along its eigenvectors, (k, s)."""
 
     values: np.ndarray
-    along: np.ndarray
+    coordinates: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def grow_forms(
     watch: Stopwatch,
     tol: float,
     relative: bool,
-    room: int,
+    max_size: int,
 ) -> Forms:
     """Grow the space of G (s, n) until the forms are known.
 
@@ -82,7 +82,7 @@ def grow_forms(
     relative : bool
         Whether `tol` bounds the error of each form over 1 - g'H g, for unit vectors whose leverage may be
         close to 1; else the mean of the errors, over n.
-    room : int
+    max_size : int
         The space has at most so many rows: `bounds` say what that leaves.
 
     Notes
@@ -90,15 +90,15 @@ def grow_forms(
     A pass has up to 4 s columns, the first one 7 s; with `relative` 2 s and 5 s.
     """
     n, s = int(G.shape[1]), int(G.shape[0])
-    limit = min(n, room)
+    limit = min(n, max_size)
     wide, spread = (WIDE_RELATIVE, SPREAD_RELATIVE) if relative else (WIDE, SPREAD)
     capacity = min(limit, (2 + spread) * s)
-    space = GrowingBasis(n, capacity, backend, krylov=sketch is None, most=limit)
+    space = GrowingBasis(n, capacity, backend, krylov=sketch is None, max_rows=limit)
     block, coarse_lams = _start(backend, sketch, G, lams, spread), lams[:: max(1, len(lams) // 6)]
     for passes in range(1, MAX_PASSES + 1):
         # residuals are known of vectors in the span, to their last digit, and of no others
-        whole = (space.R if space.krylov else None) if passes > 1 else G
-        new = space.new_directions(block, whole=whole)
+        required = (space.R if space.krylov else None) if passes > 1 else G
+        new = space.new_directions(block, required=required)
         if space.krylov and space.k + int(new.shape[0]) > limit:
             break  # a residual block that is cut is known to no one
         new = new[: limit - space.k, :]
@@ -113,7 +113,7 @@ def grow_forms(
         )
         errors = _second_order(residuals.norms, residuals.sums) / scale
         error = float(errors.max() if relative else errors.mean(axis=-1).max() / n)
-        watch.report("probes", passes, passes + 1, error, known=False)
+        watch.report("probes", passes, passes + 1, error, total_known=False)
         if error <= tol or space.k >= limit:
             break
         if sketch is None:
@@ -134,18 +134,26 @@ def grow_forms(
 
 
 def _bounds(
-    space: GrowingBasis, values: np.ndarray, vectors: np.ndarray, seen: Residuals, lams: np.ndarray
+    space: GrowingBasis,
+    values: np.ndarray,
+    vectors: np.ndarray,
+    residuals: Residuals,
+    lams: np.ndarray,
 ) -> np.ndarray:
     """On the errors of the forms, (L, T, s): of the space, from the residuals themselves, and of rounding.
 
     With K + E in place of K a form moves by lam w'E w, w = (K + lam)^-1 g, and so on for its powers.
     """
-    gram_errors = gram_rounding(space.spread) * seen.duals
-    bounds = _second_order(seen.norms, seen.sums)
-    doubtful = _second_order(seen.norms + gram_errors, seen.sums + gram_errors) > 2 * bounds
-    seen = space.certified(seen, vectors, np.flatnonzero(doubtful.any(axis=(1, 2))))
+    gram_errors = gram_rounding(space.squared_residual_norm) * residuals.duals
+    bounds = _second_order(residuals.norms, residuals.sums)
+    doubtful = (
+        _second_order(residuals.norms + gram_errors, residuals.sums + gram_errors) > 2 * bounds
+    )
+    residuals = space.certified(residuals, vectors, np.flatnonzero(doubtful.any(axis=(1, 2))))
     perturbation = lams[:, None, None] * backward_error(space.n) * space.norm(values)
-    return _second_order(seen.norms, seen.sums) + perturbation * _products(seen.duals, seen.duals)
+    return _second_order(residuals.norms, residuals.sums) + perturbation * _products(
+        residuals.duals, residuals.duals
+    )
 
 
 def power_filters(eigenvalues: np.ndarray, lams: np.ndarray, steps: int) -> np.ndarray:
@@ -165,11 +173,11 @@ def _start(backend: Backend, sketch: Sketch | None, G: Any, lams: np.ndarray, co
     return xp.concat([G, guesses], axis=0)
 
 
-def _scale(values: np.ndarray, along: np.ndarray, lams: np.ndarray) -> np.ndarray:
+def _scale(values: np.ndarray, coordinates: np.ndarray, lams: np.ndarray) -> np.ndarray:
     """1 - g'H g of unit vectors, (L, 1, s); by its own sum, so that it does not cancel."""
     complement = lams[:, None] / (values + lams[:, None])  # (L, k)
-    outside = np.maximum(1 - (along**2).sum(axis=0), 0.0)
-    return np.asarray((complement @ along**2 + outside)[:, None, :])
+    outside = np.maximum(1 - (coordinates**2).sum(axis=0), 0.0)
+    return np.asarray((complement @ coordinates**2 + outside)[:, None, :])
 
 
 def _second_order(norms: np.ndarray, sums: np.ndarray) -> np.ndarray:

@@ -115,7 +115,7 @@ class ResolventSolution:
         # alpha = 0 is the zero function: no solve
         nonzero = np.flatnonzero(limits[1])
         mu = limits[0][nonzero] / limits[1][nonzero]
-        return _Listed.of(
+        return _FunctionColumns.of(
             W, self.duals(mu, 1)[:, 0, ...] if mu.size else None, nonzero, len(limits[0])
         )
 
@@ -168,24 +168,24 @@ class _CombinedChain:
 
 
 @dataclass(frozen=True, eq=False)
-class _Listed:
+class _FunctionColumns:
     """Columns that are the functions themselves: first L T c of steps, then those of limits."""
 
     columns: Any = field(repr=False)
     shape: tuple[int, int, int]  # L, T, c
-    at: np.ndarray  # number of each limit that is not zero
+    limit_positions: np.ndarray  # number of each limit that is not zero
     numbers: int
 
     @classmethod
-    def of(cls, W: Any, limits: Any, at: np.ndarray, count: int) -> _Listed:
+    def of(cls, W: Any, limits: Any, nonzero: np.ndarray, count: int) -> _FunctionColumns:
         """From dual coefficients W (L, T, n, c) and those of limits (M, n, c), or None."""
         xp = compat.array_namespace(W)
         L, T, n, c = W.shape
         parts = [xp.reshape(xp.permute_dims(W, (2, 0, 1, 3)), (n, L * T * c))]
         positions = np.full(count, -1)
         if limits is not None:
-            positions[at] = np.arange(len(at))
-            parts.append(xp.reshape(xp.permute_dims(limits, (1, 0, 2)), (n, len(at) * c)))
+            positions[nonzero] = np.arange(len(nonzero))
+            parts.append(xp.reshape(xp.permute_dims(limits, (1, 0, 2)), (n, len(nonzero) * c)))
         return cls(xp.concat(parts, axis=1), (L, T, c), positions, T * c)
 
     def steps(self, projected: Any, lams: slice) -> Any:
@@ -197,7 +197,7 @@ class _Listed:
     def limits(self, projected: Any, part: slice) -> Any:
         L, T, c = self.shape
         xp = compat.array_namespace(projected)
-        positions = self.at[part]
+        positions = self.limit_positions[part]
         values = xp.reshape(projected[:, L * T * c :], (projected.shape[0], -1, c))
         zero = xp.zeros((projected.shape[0], 1, c), dtype=projected.dtype)
         padded = xp.concat([values, xp.asarray(zero, device=compat.device(projected))], axis=1)

@@ -74,7 +74,7 @@ class Resolvents:
         Of the worst solve.
     warns : bool
         Whether a solve that misses its goal warns.
-    own : frozenset of float
+    kept_lams : frozenset of float
         The lam whose solutions are kept.
     """
 
@@ -93,10 +93,10 @@ class Resolvents:
     iterations: int = 0
     status: str = "converged"
     warns: bool = False
-    own: frozenset[float] = frozenset()
+    kept_lams: frozenset[float] = frozenset()
     _values: np.ndarray = field(init=False, repr=False)
     _vectors: np.ndarray = field(init=False, repr=False)
-    _kept: dict[float, list[Any]] = field(init=False, repr=False, default_factory=dict)
+    _solutions: dict[float, list[Any]] = field(init=False, repr=False, default_factory=dict)
     _sums: dict[float, np.ndarray] = field(init=False, repr=False, default_factory=dict)
     _lengths: dict[float, list[np.ndarray]] = field(init=False, repr=False, default_factory=dict)
 
@@ -111,7 +111,7 @@ class Resolvents:
     @property
     def largest(self) -> float:
         """Largest eigenvalue of K as the basis sees it: from below."""
-        return self._top * self.units.kernel
+        return self._largest_ritz * self.units.kernel
 
     @cached_property
     def largest_bound(self) -> float:
@@ -122,7 +122,10 @@ class Resolvents:
         """
         xp = self.backend.xp
         outside = float(xp.sum(self.backend.asarray(self.operator.diag()))) - self._values.sum()
-        return float(max(self._top, outside) + np.sqrt(self.space.spread)) * self.units.kernel
+        return (
+            float(max(self._largest_ritz, outside) + np.sqrt(self.space.squared_residual_norm))
+            * self.units.kernel
+        )
 
     @property
     def targets(self) -> Any:
@@ -130,7 +133,7 @@ class Resolvents:
         return self.Y * self.backend.asarray(self.units.targets)
 
     @property
-    def _top(self) -> float:
+    def _largest_ritz(self) -> float:
         return float(self._values[-1])
 
     @property
@@ -147,7 +150,7 @@ class Resolvents:
         """w_1 .. w_T of every lam, (L, T, n, c)."""
         scaled_lams = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
         self.solve(lams, steps)
-        return self._stacked(
+        return self._stack(
             [[self._dual(lam, i) for i in range(steps)] for lam in scaled_lams],
             self.units.targets / self.units.kernel,
         )
@@ -156,11 +159,11 @@ class Resolvents:
         """Make the solutions that are missing."""
         lams = np.atleast_1d(lams) / self.units.kernel
         unique, c = list(dict.fromkeys(map(float, lams))), int(self.Y.shape[1])
-        if any(len(self._kept.get(lam, ())) < steps for lam in unique):
+        if any(len(self._solutions.get(lam, ())) < steps for lam in unique):
             self._forget(set(unique), steps)
         with only_torch():
             for step in range(steps):
-                missing = [lam for lam in unique if len(self._kept.get(lam, ())) <= step]
+                missing = [lam for lam in unique if len(self._solutions.get(lam, ())) <= step]
                 # a limit of a negative alpha has a negative ridge, beyond all eigenvalues
                 for group in (
                     [lam for lam in missing if lam > 0],
@@ -169,12 +172,12 @@ class Resolvents:
                     for part in slices(len(group), max(1, ROWS // c)):
                         self._solve(np.array(group[part]), step)
 
-    def _forget(self, wanted: set[float], steps: int) -> None:
+    def _forget(self, lams: set[float], steps: int) -> None:
         """Make room: single solves take the place of single ones, chains that of chains."""
-        fit_lams = {lam / self.units.kernel for lam in self.own}
-        for lam in set(self._kept) - wanted:
-            if lam not in fit_lams and (len(self._kept[lam]) > 1) == (steps > 1):
-                for store in (self._kept, self._sums, self._lengths):
+        fit_lams = {lam / self.units.kernel for lam in self.kept_lams}
+        for lam in set(self._solutions) - lams:
+            if lam not in fit_lams and (len(self._solutions[lam]) > 1) == (steps > 1):
+                for store in (self._solutions, self._sums, self._lengths):
                     del store[lam]
 
     def fitted(self, lams: np.ndarray, steps: int) -> Any:
@@ -182,11 +185,11 @@ class Resolvents:
         self.solve(lams, steps)
         scaled_lams = [float(lam) / self.units.kernel for lam in np.atleast_1d(lams)]
         indices = range(1, steps + 1)
-        return self._stacked(
+        return self._stack(
             [[self._fit(lam, i) for i in indices] for lam in scaled_lams], self.units.targets
         )
 
-    def _stacked(self, rows: list[list[Any]], units: np.ndarray) -> Any:
+    def _stack(self, rows: list[list[Any]], units: np.ndarray) -> Any:
         """Rows (c, n) of every lam and step as (L, T, n, c), out of the units of the solver."""
         xp, column = self.backend.xp, self.backend.asarray(units)[:, None]
         shape = (len(rows), len(rows[0]), *map(int, self.Y.shape))
@@ -198,20 +201,20 @@ class Resolvents:
 
     def _keeps_fits(self, lam: float) -> bool:
         """Whether y_i is kept, not w_i: where lam is large y_i = y_{i-1} - lam w_i would cancel."""
-        return lam > self._top
+        return lam > self._largest_ritz
 
     def _dual(self, lam: float, step: int) -> Any:
         """w of solve number `step` (from 0), rows (c, n)."""
         if self._keeps_fits(lam):
             return (self._fit(lam, step) - self._fit(lam, step + 1)) / lam
-        return self._kept[lam][step]
+        return self._solutions[lam][step]
 
     def _fit(self, lam: float, step: int) -> Any:
         """y_step, rows (c, n); y_0 = Y."""
         if step and self._keeps_fits(lam):
-            return self._kept[lam][step - 1]
+            return self._solutions[lam][step - 1]
         rows = self.Y.T
-        for w in self._kept.get(lam, [])[:step]:
+        for w in self._solutions.get(lam, [])[:step]:
             rows = rows - lam * w
         return rows
 
@@ -239,8 +242,8 @@ class Resolvents:
             self.noise,
         )
 
-        def precondition(R: Any, own: np.ndarray) -> Any:
-            return R if sketch is None else sign * sketch.solve(R, sign * own)
+        def precondition(R: Any, active_lams: np.ndarray) -> Any:
+            return R if sketch is None else sign * sketch.solve(R, sign * active_lams)
 
         # What is left to correct, so that neither w nor K w is known as a difference of large numbers.
         # -(K + lam) is positive definite for a negative lam, and what conjugate gradients solve then.
@@ -250,7 +253,7 @@ class Resolvents:
             sign * row_lams,
             precondition=precondition if sketch else None,
             goals=np.maximum(self.tol * sizes / self.steps, floor[:, 0, 0] / FLOOR + least),
-            progress=self._heard(step),
+            progress=self._progress_hook(step),
         )
         R = sign * correction.R
         images = image + residual - R - lam_column * correction.W
@@ -258,7 +261,7 @@ class Resolvents:
             rows = slice(i * c, (i + 1) * c)
             solution = start[rows, :] + correction.W[rows, :]
             vectors = images[rows, :] if self._keeps_fits(float(lam)) else solution
-            self._kept.setdefault(float(lam), []).append(vectors)
+            self._solutions.setdefault(float(lam), []).append(vectors)
             residual_norms, solution_norms = (
                 np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (R[rows, :], solution)
             )
@@ -266,21 +269,21 @@ class Resolvents:
             self._lengths.setdefault(float(lam), []).append(solution_norms)
         self._note(correction, lams)
 
-    def _note(self, solved: CGResult, lams: np.ndarray) -> None:
-        self.passes += solved.passes
-        self.iterations += solved.iterations
+    def _note(self, result: CGResult, lams: np.ndarray) -> None:
+        self.passes += result.passes
+        self.iterations += result.iterations
         sums = np.stack([self._sums[float(lam)] for lam in lams])
         lengths = np.stack([np.stack(self._lengths[float(lam)]) for lam in lams])  # (L, t, c)
         rounding = rounding_bound(lengths, self.space.norm(self._values), self.noise)[:, -1]
         if lams[0] < 0:  # beyond all eigenvalues, but not far
-            rounding = rounding * np.abs(lams / (lams + self._top))[:, None]
+            rounding = rounding * np.abs(lams / (lams + self._largest_ritz))[:, None]
         sums, sizes = sums + rounding, self._sizes(lams)
         relative = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
         self.error = max(self.error, float(relative.max(initial=0.0)))
-        if not solved.status.startswith("converged"):
-            self.status = solved.status
+        if not result.status.startswith("converged"):
+            self.status = result.status
             if self.warns:
-                warnings.warn(f"lam = {lams.min():g}: {solved.status}", stacklevel=2)
+                warnings.warn(f"lam = {lams.min():g}: {result.status}", stacklevel=2)
 
     def _galerkin(self, lams: np.ndarray, step: int) -> np.ndarray:
         """Galerkin solutions in the Ritz basis, (L c, k); see the text of the basis."""
@@ -300,14 +303,14 @@ class Resolvents:
         """||Y||, (c,)."""
         return np.sqrt(to_numpy(self.backend.xp.sum(self.Y * self.Y, axis=0)))
 
-    def _spread(self, small: np.ndarray, rows: Any) -> Any:
+    def _spread(self, combinations: np.ndarray, rows: Any) -> Any:
         """Combinations (b, k) in the Ritz basis as rows (b, n)."""
-        return self.backend.asarray(np.ascontiguousarray(small @ self._vectors.T)) @ rows
+        return self.backend.asarray(np.ascontiguousarray(combinations @ self._vectors.T)) @ rows
 
-    def _heard(self, step: int) -> Any:
+    def _progress_hook(self, step: int) -> Any:
         def progress(iteration: int, residual: float) -> None:
             self.watch.report(
-                f"cg, step {step + 1}", iteration, iteration + 1, residual, known=False
+                f"cg, step {step + 1}", iteration, iteration + 1, residual, total_known=False
             )
 
         return progress

@@ -13,6 +13,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.scaling import unit
 from sdgpu.distill.filters import (
     dual_filter,
+    flat_product,
     limit_dual_filter,
     limit_train_filter,
     shrinkage,
@@ -23,7 +24,7 @@ from sdgpu.distill.leave_one_out import powers, ridge_errors
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
 from sdgpu.solvers.solution import BasisColumns, DistillationChain
-from sdgpu.solvers.spectrum import Spectrum, flat_product
+from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["SpectralChain", "SpectralSolution"]
 
@@ -105,7 +106,7 @@ class SpectralSolution:
         self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
     ) -> BasisColumns:
         """The eigenvectors: every lam is a filter of them."""
-        return _Filtered(self.spectrum, lams, steps, limits)
+        return _EigenvectorColumns(self.spectrum, lams, steps, limits)
 
     @property
     def leverages(self) -> Leverages:
@@ -179,13 +180,13 @@ class SpectralChain:
 
 
 @dataclass(frozen=True, eq=False)
-class _Filtered:
+class _EigenvectorColumns:
     """Columns of a spectrum: its eigenvectors."""
 
     spectrum: Spectrum
     lams: np.ndarray
     T: int
-    at: tuple[np.ndarray, np.ndarray]
+    limit_parameters: tuple[np.ndarray, np.ndarray]
 
     @property
     def columns(self) -> Any:
@@ -200,6 +201,6 @@ class _Filtered:
         return flat_product(projected, filters[..., None] * self.spectrum.Z)
 
     def limits(self, projected: Any, part: slice) -> Any:
-        lams, alphas = self.at
+        lams, alphas = self.limit_parameters
         filters = limit_dual_filter(self.spectrum.eigenvalues, lams[part], alphas[part])
         return flat_product(projected, filters[..., None] * self.spectrum.Z)

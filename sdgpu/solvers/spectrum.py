@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import array_api_compat as compat
+from sdgpu.distill.filters import flat_product
 
-__all__ = ["Spectrum", "flat_product"]
+__all__ = ["Spectrum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +70,3 @@ class Spectrum:
         array (..., n, c)
         """
         return flat_product(self.basis, filters * self.Z)
-
-
-def flat_product(A: Any, B: Any) -> Any:
-    """A (m, k), a matrix or an operator, times each matrix of B (..., k, c) as one product: (..., m, c).
-
-    One wide product instead of a batch of skinny ones: several times the rate on any device.
-    """
-    xp = compat.array_namespace(B)  # A may be an operator
-    *lead, k, c = B.shape
-    columns = xp.reshape(xp.moveaxis(B, -2, 0), (k, -1))  # (k, ... c)
-    return xp.moveaxis(xp.reshape(A @ columns, (A.shape[0], *lead, c)), 0, -2)

@@ -160,7 +160,7 @@ class Subspace:
                     self.backend,
                     seed=self.seed,
                     watch=watch,
-                    enough=float(lams.min()),
+                    trace_tol=float(lams.min()),
                 )
             # K is negligible beside every lam: there is nothing to precondition
             sketch = sketch if sketch.rank else None
@@ -172,7 +172,7 @@ class Subspace:
                 sketch=sketch,
                 watch=watch,
                 checkpoint=checkpoint,
-                before=state,
+                state=state,
             )
 
     def _grow(
@@ -184,10 +184,10 @@ class Subspace:
         sketch: Sketch | None,
         watch: Stopwatch,
         checkpoint: Checkpoint | None,
-        before: State | None,
+        state: State | None,
     ) -> SubspaceResult:
         rows, backend = Y.T, self.backend  # (c, n)
-        space, run, new = self._opened(operator, rows, lams, sketch, before)
+        space, run, new = self._initial_basis(operator, rows, lams, sketch, state)
         try:
             # a checkpoint may hold all passes that are allowed: it is looked at all the same
             while True:
@@ -197,38 +197,40 @@ class Subspace:
                     run.passes += 1
                 width = max(self.block, space.width)
                 if space.krylov and not run.due(space.k + width):
-                    run.tell(watch)
+                    run.report(watch)
                     if checkpoint:
                         checkpoint.offer(space.state(run.passes))
                     new = self._next_krylov(space)
                     if new.shape[0]:
                         continue
                 values, vectors = space.ritz()
-                residuals = self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
+                residuals = self._certified_residuals(
+                    space, values, vectors, rows, lams, sketch=sketch, run=run
+                )
                 errors = residuals.norms * _scale(residuals)
-                run.tell(watch)
-                if run.over(space.k) or run.passes >= self.max_passes:
+                run.report(watch)
+                if run.should_stop(space.k) or run.passes >= self.max_passes:
                     break
                 if checkpoint:
                     checkpoint.offer(space.state(run.passes))
-                block = self._next(space, vectors, residuals, errors, lams=lams, sketch=sketch)
+                block = self._next_rows(space, vectors, residuals, errors, lams=lams, sketch=sketch)
                 if space.k + width > run.limit < operator.n:
                     space.compress(
-                        self._worth_keeping(space, values, vectors, residuals, rows, lams=lams)
+                        self._directions_to_keep(space, values, vectors, residuals, rows, lams=lams)
                     )
                     run.restarts += 1
                 new = self._next_krylov(space) if space.krylov else space.new_directions(block)
                 if not new.shape[0] or space.k >= run.limit:
                     break
         except KeyboardInterrupt:
-            if checkpoint and space.k and space.whole:
+            if checkpoint and space.k and space.consistent:
                 checkpoint.save(space.state(run.passes))
             raise
         if checkpoint:
             checkpoint.save(space.state(run.passes))
         if run.restarts and space.k < len(values):  # compressed, and nothing could be added
             values, vectors = space.ritz()
-            self._seen(space, values, vectors, rows, lams, sketch=sketch, run=run)
+            self._certified_residuals(space, values, vectors, rows, lams, sketch=sketch, run=run)
         spectrum = _spectrum(space, values, vectors, rows, self)
         exhausted = not new.shape[0] and run.passes < self.max_passes
         status = run.status(space.k, full=exhausted or space.k >= operator.n or run.stalled)
@@ -243,13 +245,13 @@ class Subspace:
             given_up=run.given_up,
         )
 
-    def _opened(
+    def _initial_basis(
         self,
         operator: Operator,
         rows: Any,
         lams: np.ndarray,
         sketch: Sketch | None,
-        before: State | None,
+        state: State | None,
     ) -> tuple[GrowingBasis, BasisProgress, Any]:
         """An empty basis with its first block, or that of a checkpoint, which needs none."""
         backend, n = self.backend, operator.n
@@ -261,21 +263,21 @@ class Subspace:
             backend,
             krylov=sketch is None,
             diagonal=diagonal,
-            most=limit,
+            max_rows=limit,
         )
         run = BasisProgress(
             tol=self.tol, max_passes=self.max_passes, patience=self.patience, limit=limit, n=n
         )
-        if before is not None:
-            space.restore(before)
-            run.passes = before.passes
+        if state is not None:
+            space.restore(state)
+            run.passes = state.passes
             return space, run, rows[:0, :]
         # cut before they are mixed: the targets, which come first, must be in the span
         new = self._start(rows, lams, sketch)
         new = new[: min(limit, int(new.shape[0])), :]
-        return space, run, space.new_directions(new, whole=unit_rows(rows, backend))
+        return space, run, space.new_directions(new, required=unit_rows(rows, backend))
 
-    def _seen(
+    def _certified_residuals(
         self,
         space: GrowingBasis,
         values: np.ndarray,
@@ -295,7 +297,7 @@ class Subspace:
         run.goal = max(self.tol - run.rounding, run.rounding)
         if not residuals.exact and bounds.max(initial=0.0) <= run.goal:
             # what the Gram matrix may have lost; for large lam that is nothing
-            gram_errors = gram_rounding(space.spread) * residuals.duals * scale
+            gram_errors = gram_rounding(space.squared_residual_norm) * residuals.duals * scale
             gram_errors = np.cumsum(gram_errors, axis=1)
             indices = np.flatnonzero((bounds + gram_errors).max(axis=(1, 2)) > FIRM * self.tol)
             residuals = space.certified(residuals, vectors, indices)
@@ -304,12 +306,12 @@ class Subspace:
         run.note(float(bounds.max(initial=0.0)))
         return residuals
 
-    def _worth_keeping(
+    def _directions_to_keep(
         self,
         space: GrowingBasis,
         values: np.ndarray,
         vectors: np.ndarray,
-        seen: Residuals,
+        residuals: Residuals,
         rows: Any,
         *,
         lams: np.ndarray,
@@ -320,8 +322,10 @@ class Subspace:
         those that matter to the predictions at the smallest lam are kept, at most half of the basis.
         """
         z = vectors.T @ to_numpy(space.Q @ rows.T)  # (k, c) in the Ritz basis
-        solutions = -np.cumsum(seen.combinations, axis=1)  # c_i = -(a_1 + .. + a_i), a_1 = -c_1
-        sizes = np.maximum(seen.fitted[:, :1], np.finfo(float).tiny)[..., None]
+        solutions = -np.cumsum(
+            residuals.combinations, axis=1
+        )  # c_i = -(a_1 + .. + a_i), a_1 = -c_1
+        sizes = np.maximum(residuals.fitted[:, :1], np.finfo(float).tiny)[..., None]
         scale = values + lams[0]
         flat = (solutions / sizes).reshape(-1, len(values)) * scale
         _, singular, directions = np.linalg.svd(flat, full_matrices=False)
@@ -353,11 +357,11 @@ class Subspace:
         copies = xp.concat([rows] * len(grid), axis=0)
         return xp.concat([rows, sketch.solve(copies, np.repeat(grid, c))], axis=0)
 
-    def _next(
+    def _next_rows(
         self,
         space: GrowingBasis,
         vectors: np.ndarray,
-        seen: Residuals,
+        residuals: Residuals,
         errors: np.ndarray,
         *,
         lams: np.ndarray,
@@ -368,29 +372,29 @@ class Subspace:
             return space.R
         worst = np.argsort(-errors.ravel())[: self.block]
         index = np.unravel_index(worst, errors.shape)
-        combinations = seen.combinations[index] @ vectors.T  # (b, k) in the basis Q
-        residuals = space.combine(combinations)
-        return residuals if sketch is None else sketch.solve(residuals, lams[index[0]])
+        combinations = residuals.combinations[index] @ vectors.T  # (b, k) in the basis Q
+        worst_residuals = space.combine(combinations)
+        return worst_residuals if sketch is None else sketch.solve(worst_residuals, lams[index[0]])
 
     @staticmethod
     def _next_krylov(space: GrowingBasis) -> Any:
         """All of the last residual block but rounding: what is left out of it would be known to no one."""
         largest = float(np.abs(np.diag(space.T)).max())
         return space.new_directions(
-            space.R, whole=space.R, least=4 * float(np.finfo(float).eps) * largest
+            space.R, required=space.R, atol=4 * float(np.finfo(float).eps) * largest
         )
 
 
-def _bounds(seen: Residuals) -> np.ndarray:
+def _bounds(residuals: Residuals) -> np.ndarray:
     """Bounds on the relative errors of the predictions u_1..u_T: (L, T, c).
 
     K e_i = sum_{j<=i} A^(i-j+1) r_j with A = K (K + lam)^-1, so ||K e_i|| <= sum_j ||r_j||. By parts, with
     s_j = r_1 + .. + r_j, it is also A s_i - sum_{m<i} A^m (1 - A) s_(i-m), and a^m (1 - a) is at most
     g_m = m^m / (m + 1)^(m + 1) on [0, 1]. The first is better for large lam, the second for small.
     """
-    scale = _scale(seen)
-    first = np.cumsum(seen.norms * scale, axis=1)
-    sums = seen.sums * scale
+    scale = _scale(residuals)
+    first = np.cumsum(residuals.norms * scale, axis=1)
+    sums = residuals.sums * scale
     second = sums.copy()
     for m in range(1, sums.shape[1]):
         second[:, m:] += decay(m) * sums[:, :-m]
@@ -403,9 +407,11 @@ def _independent(rows: np.ndarray) -> np.ndarray:
     return right[singular > 1e-10 * singular[0]]
 
 
-def _scale(seen: Residuals) -> np.ndarray:
+def _scale(residuals: Residuals) -> np.ndarray:
     """1 over what errors are relative to, (L, 1, c); 0 where the targets are 0."""
-    return np.divide(1.0, seen.sizes, out=np.zeros_like(seen.sizes), where=seen.sizes > 0)
+    return np.divide(
+        1.0, residuals.sizes, out=np.zeros_like(residuals.sizes), where=residuals.sizes > 0
+    )
 
 
 def _spectrum(

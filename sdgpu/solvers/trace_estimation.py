@@ -88,18 +88,18 @@ class Probes:
     def peak_bytes(self, *, diagonals: bool) -> int:
         """Bytes of the signs and of their space, and of that of single rows if diagonals are wanted."""
         n, grid = int(self.ritz.basis.shape[0]), len(self.lams) * self.steps
-        room = min(n, ROOM * self.count)
+        size = min(n, ROOM * self.count)
 
         def space(s: int, wide: int) -> int:
             # rows and images, and a copy as they grow or what certifies them; a block in the making;
             # residuals of the grid
-            workspace = max(8 * n * room, triangle_bytes(n, room))
-            return 8 * (n * (2 * room + 7 * wide * s) + 2 * grid * s * room) + workspace
+            workspace = max(8 * n * size, triangle_bytes(n, size))
+            return 8 * (n * (2 * size + 7 * wide * s) + 2 * grid * s * size) + workspace
 
         traces = space(self.count, WIDE)
         if not diagonals:
             return traces
-        return max(traces, 8 * n * room + space(SHARP * self.count, WIDE_RELATIVE))
+        return max(traces, 8 * n * size + space(SHARP * self.count, WIDE_RELATIVE))
 
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Estimates of tr H, .., tr H^T from each probe, (count, L, T).
@@ -108,13 +108,15 @@ class Probes:
         -----
         k numbers for each lam, power and probe: nothing of size n.
         """
-        space, low_rank = self._grown, self._known
+        space, low_rank = self._probe_space, self._low_rank
         space_powers, low_rank_powers = (
             power_filters(x.values, lams, steps) for x in (space, low_rank)
         )
         exact = low_rank_powers.sum(axis=-1)  # (L, T)
         # what the probes see of H^q less what they see of the part that is known
-        remainder = space_powers @ space.along**2 - low_rank_powers @ low_rank.along**2  # (L, T, s)
+        remainder = (
+            space_powers @ space.coordinates**2 - low_rank_powers @ low_rank.coordinates**2
+        )  # (L, T, s)
         return exact + np.moveaxis(remainder, -1, 0)
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
@@ -124,7 +126,7 @@ class Probes:
         as the number of terms does, q, of which none is larger.
         """
         nodes, points = np.log(np.sort(self.lams)), np.log(lams)
-        bounds = self._grown.bounds.mean(axis=-1)  # (L, T)
+        bounds = self._probe_space.bounds.mean(axis=-1)  # (L, T)
         T = bounds.shape[1]
         extension = [bounds.max(axis=1) * q / T for q in range(T + 1, steps + 1)]
         columns = [*bounds.T, *extension][:steps]
@@ -143,29 +145,31 @@ class Probes:
         n (k s + r) L T multiplications for spaces of k vectors and a known part of rank r.
         """
         low_rank, remainders = self._estimates(lams, steps)
-        rows, forms = self._sharp
+        rows, forms = self._sharp_rows
         exact, sharp = np.zeros(tuple(low_rank.shape)), np.zeros(int(low_rank.shape[-1]))
-        exact[..., rows] = power_filters(forms.values, lams, steps) @ forms.along**2  # (L, T, m)
+        exact[..., rows] = (
+            power_filters(forms.values, lams, steps) @ forms.coordinates**2
+        )  # (L, T, m)
         sharp[rows] = 1.0
         complement = self.backend.asarray(1.0 - sharp)
         return low_rank * complement + self.backend.asarray(exact), remainders * complement
 
     def _estimates(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """The same from the signs alone."""
-        xp, space, low_rank = self.backend.xp, self._grown, self._known
+        xp, space, low_rank = self.backend.xp, self._probe_space, self._low_rank
         n = int(self._signs.shape[1])
         exact, remainders = [], []
         with only_torch():
-            squares = self._known_rows * self._known_rows
+            squares = self._low_rank_rows * self._low_rank_rows
             signs = xp.reshape(xp.astype(self._signs, xp.float32), (GROUPS, -1, n))
             # some lam at a time: few columns leave the products waiting for memory
             for part in slices(len(lams), max(1, COLUMNS // (steps * self.count))):
                 a, b = (power_filters(x.values, lams[part], steps) for x in (space, low_rank))
                 exact.append(xp.astype(self._spread(b, squares), xp.float64))
                 # what the probes see, less what they see of the part that is known
-                images = self._spread(_columns(a, space.along), space.rows)  # (l, T, s, n)
+                images = self._spread(_columns(a, space.coordinates), space.rows)  # (l, T, s, n)
                 images -= xp.astype(
-                    self._spread(_columns(b, low_rank.along), self._known_rows), xp.float32
+                    self._spread(_columns(b, low_rank.coordinates), self._low_rank_rows), xp.float32
                 )
                 samples = xp.reshape(images, (len(a), steps, GROUPS, -1, n)) * signs
                 means = xp.permute_dims(xp.mean(samples, axis=3), (2, 0, 1, 3))
@@ -177,10 +181,10 @@ class Probes:
         """diag(K), (n,): H_ii is at most K_ii / (K_ii + lam)."""
         return self.backend.asarray(self.operator().diag())
 
-    def _spread(self, small: np.ndarray, rows: Any) -> Any:
-        """small (..., k) times rows (k, n)."""
-        xp, lead = self.backend.xp, small.shape[:-1]
-        flat = np.ascontiguousarray(small.reshape(-1, small.shape[-1]))
+    def _spread(self, combinations: np.ndarray, rows: Any) -> Any:
+        """Combinations (..., k) of rows (k, n)."""
+        xp, lead = self.backend.xp, combinations.shape[:-1]
+        flat = np.ascontiguousarray(combinations.reshape(-1, combinations.shape[-1]))
         coefficients = xp.astype(self.backend.asarray(flat), rows.dtype)
         return xp.reshape(coefficients @ rows, (*lead, int(rows.shape[1])))
 
@@ -192,25 +196,25 @@ class Probes:
         return self.backend.asarray(rng.choice([-1.0, 1.0], size=(self.count, n)))
 
     @cached_property
-    def _known(self) -> LowRank:
+    def _low_rank(self) -> LowRank:
         """A part of K whose trace and diagonal cost nothing."""
         if self.sketch is None:
             basis = self.ritz.basis
             return LowRank(to_numpy(self.ritz.eigenvalues), to_numpy(basis.T @ self._signs.T))
         xp, F = self.backend.xp, self.sketch.F
-        whitening, values = self._turn
-        along = whitening @ xp.astype(F @ xp.astype(self._signs.T, F.dtype), xp.float64)
-        return LowRank(values, to_numpy(along))
+        whitening, values = self._whitening
+        coordinates = whitening @ xp.astype(F @ xp.astype(self._signs.T, F.dtype), xp.float64)
+        return LowRank(values, to_numpy(coordinates))
 
     @cached_property
-    def _known_rows(self) -> Any:
+    def _low_rank_rows(self) -> Any:
         """Its orthonormal rows (r, n), which only diagonals need."""
         if self.sketch is None:
             return self.ritz.basis.T
-        return self.backend.xp.astype(self._turn[0], self.sketch.F.dtype) @ self.sketch.F
+        return self.backend.xp.astype(self._whitening[0], self.sketch.F.dtype) @ self.sketch.F
 
     @cached_property
-    def _turn(self) -> tuple[Any, np.ndarray]:
+    def _whitening(self) -> tuple[Any, np.ndarray]:
         """What makes orthonormal eigenvectors of the sketch's rows (r', r), and their eigenvalues."""
         assert self.sketch is not None
         values = to_numpy(self.sketch.eigenvalues)
@@ -219,23 +223,23 @@ class Probes:
         return (self.sketch.vectors[:, first:] * scale).T, values[first:]
 
     @cached_property
-    def _grown(self) -> Forms:
+    def _probe_space(self) -> Forms:
         """The Galerkin space of all probes."""
         return self._space(self._signs, TOL, relative=False)
 
     @cached_property
-    def _sharp(self) -> tuple[np.ndarray, LowRank]:
+    def _sharp_rows(self) -> tuple[np.ndarray, LowRank]:
         """The rows whose leverages matter most, (m,), and what they have along their Galerkin space.
 
         Losses of rows left out divide by 1 - H_ii: a few rows make nearly all of their error, those with
         H_ii near 1, which needs more digits than probes have, and those with a large loss.
         """
         n = int(self._signs.shape[1])
-        rows = _in_turn(np.argsort(-self._influence(), axis=1), min(n, SHARP * self.count))
+        rows = _round_robin(np.argsort(-self._influence(), axis=1), min(n, SHARP * self.count))
         units = np.zeros((len(rows), n))
         units[np.arange(len(rows)), rows] = 1.0
         forms = self._space(self.backend.asarray(units), SHARP_TOL, relative=True)
-        return rows, LowRank(forms.values, forms.along)  # its vectors are wanted no more
+        return rows, LowRank(forms.values, forms.coordinates)  # its vectors are wanted no more
 
     def _influence(self) -> np.ndarray:
         """What the error of each leverage does to the sum of the losses of rows left out, (2 L, n)."""
@@ -271,17 +275,17 @@ class Probes:
                 watch=self.watch,
                 tol=tol,
                 relative=relative,
-                room=ROOM * self.count,
+                max_size=ROOM * self.count,
             )
 
 
-def _columns(filters: np.ndarray, along: np.ndarray) -> np.ndarray:
+def _columns(filters: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """Each filter (l, T, k) times each probe (k, s): (l, T, s, k)."""
-    return np.asarray(filters[..., None, :] * along.T)
+    return np.asarray(filters[..., None, :] * coordinates.T)
 
 
-def _in_turn(ranked: np.ndarray, count: int) -> np.ndarray:
+def _round_robin(rankings: np.ndarray, count: int) -> np.ndarray:
     """The first `count` numbers of some rankings (L, n), each of which has its turn; sorted."""
-    flat = ranked.T.ravel()
+    flat = rankings.T.ravel()
     _, first = np.unique(flat, return_index=True)
     return np.sort(flat[np.sort(first)[:count]])

@@ -63,7 +63,7 @@ class ExperimentFolder:
     world: World
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Make the folder and hold it against other experiments.
 
         Raises
@@ -86,7 +86,7 @@ class ExperimentFolder:
                     for root, _, _ in os.walk(self.folder / place):
                         clean_folder(root)
 
-            self._first(hold)
+            self._on_first_rank(hold)
             yield
 
     def open(self, *, resume: bool) -> dict[tuple[int, str], Rows]:
@@ -106,11 +106,11 @@ class ExperimentFolder:
 
         def prepare() -> bytes:
             self._prepare(resume=resume)
-            finished = self._finished()
+            finished = self._finished_chains()
             self._write_experiment()
             return json.dumps(list(finished.items())).encode()
 
-        encoded = self._first(prepare)
+        encoded = self._on_first_rank(prepare)
         return {(seed, rule): rows for (seed, rule), rows in json.loads(encoded or b"[]")}
 
     def keep(self, chain: Chain) -> Rows:
@@ -123,7 +123,7 @@ class ExperimentFolder:
             fields = {"owner": self._owner(chain.seed, chain.rule), "rows": relative_rows}
             write_json(_chain(self.folder, chain.seed, chain.rule), fields)
 
-        self._first(write)
+        self._on_first_rank(write)
         return rows
 
     def results(self, rows: Rows, dataset: xr.Dataset) -> None:
@@ -134,9 +134,9 @@ class ExperimentFolder:
             write_file(self.folder / "results.csv", text.encode())
             write_dataset(dataset, self.folder / "results.nc")
 
-        self._first(both)
+        self._on_first_rank(both)
 
-    def _first(self, action: Callable[[], bytes | None]) -> bytes | None:
+    def _on_first_rank(self, action: Callable[[], bytes | None]) -> bytes | None:
         return self.world.first(action, self.data.train.pixels.device)
 
     def _prepare(self, *, resume: bool) -> None:
@@ -145,7 +145,7 @@ class ExperimentFolder:
         if experiment_file.exists():
             if not resume:
                 _clear(self.folder)
-            elif self._begun():
+            elif self._has_fits():
                 self._check(experiment_file)
             else:
                 read_experiment(self.folder)  # one of ours that came to nothing may be corrected
@@ -175,7 +175,7 @@ class ExperimentFolder:
         }
         write_json(self.folder / "experiment.json", fields)
 
-    def _begun(self) -> bool:
+    def _has_fits(self) -> bool:
         """Whether there is anything to lose.
 
         Raises
@@ -194,18 +194,18 @@ class ExperimentFolder:
                 )
         return False
 
-    def _check(self, stored: Path) -> None:
+    def _check(self, path: Path) -> None:
         fields = read_experiment(self.folder)
         try:
             binding = Experiment.from_json(json.dumps(fields["experiment"])).binding()
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{stored} is of another version ({error}): {_ELSEWHERE}") from error
+            raise ValueError(f"{path} is of another version ({error}): {_ELSEWHERE}") from error
         binding["images"] = fields["data"]
         if binding != self._binding:
             detail = difference(binding, self._binding)
             raise ValueError(f"{self.folder} holds another experiment{detail}: {_ELSEWHERE}")
 
-    def _finished(self) -> dict[tuple[int, str], Rows]:
+    def _finished_chains(self) -> dict[tuple[int, str], Rows]:
         finished = {}
         for seed in self.experiment.seeds:
             for rule in self.experiment.rules:

@@ -94,7 +94,7 @@ def run_experiment(
         data = experiment.load(data_folder, torch_device)
         world = join(torch_device)
         archive = ExperimentFolder(Path(folder), experiment, data, world)
-        with archive.held():
+        with archive.lock():
             finished = archive.open(resume=resume)
             pending = _pending(experiment, finished, stacked=stacked)
             meter = _Meter(progress, sum(work.fits for work in pending))
@@ -247,11 +247,11 @@ class _Work:
     fits: int
 
 
-def _pending(experiment: Experiment, found: dict[Any, Rows], *, stacked: bool) -> list[_Work]:
+def _pending(experiment: Experiment, chains: dict[Any, Rows], *, stacked: bool) -> list[_Work]:
     """What is to be trained: one chain after the other, or all given weights at once."""
     pending = []
     for seed in experiment.seeds:
-        missing = [rule for rule in experiment.rules if (seed, rule_name(rule)) not in found]
+        missing = [rule for rule in experiment.rules if (seed, rule_name(rule)) not in chains]
         weights = tuple(rule for rule in missing if not isinstance(rule, str))
         groups: list[tuple[float | str, ...]] = [(rule,) for rule in missing]
         if stacked and weights:
@@ -296,9 +296,9 @@ class _Meter:
 
     hook: Progress | None
     total: int
-    before: int = 0  # fits of the calls that have returned
-    trained: int = 0  # batches of this run, for the time left: what was read took none
-    started: float = field(default_factory=time.perf_counter)
+    fits_done: int = 0  # fits of the calls that have returned
+    batches_done: int = 0  # batches of this run, for the time left: what was read took none
+    start_time: float = field(default_factory=time.perf_counter)
 
     def listen(self, label: str, members: int) -> Progress | None:
         """Give the hook for one call; a stage of a stack is as many fits as it has members."""
@@ -312,12 +312,14 @@ class _Meter:
             fits = sum(members if name.startswith("stack") else 1 for name in batches)
             if event.stage in batches:
                 fits -= size
-                self.trained += size * (event.done - batches[event.stage])
+                self.batches_done += size * (event.done - batches[event.stage])
             batches[event.stage] = event.done
-            done = (self.before + fits) * event.total + size * event.done
+            done = (self.fits_done + fits) * event.total + size * event.done
             total = self.total * event.total
-            elapsed = time.perf_counter() - self.started
-            seconds_left = elapsed / self.trained * (total - done) if self.trained else math.nan
+            elapsed = time.perf_counter() - self.start_time
+            seconds_left = (
+                elapsed / self.batches_done * (total - done) if self.batches_done else math.nan
+            )
             self.hook(Event("all fits", done, total, seconds_left=seconds_left))
             self.hook(event._replace(stage=f"{label}, {event.stage}"))
 
@@ -325,7 +327,7 @@ class _Meter:
 
     def finish(self, fits: int) -> None:
         """Count a call that has returned, whatever it could skip."""
-        self.before += fits
+        self.fits_done += fits
 
 
 def _own_device(device: str) -> torch.device:

@@ -218,7 +218,7 @@ def plot_risk(curves: xr.Dataset) -> Figure:
     return figure
 
 
-def plot_alpha_signs(found: xr.Dataset) -> Figure:
+def plot_alpha_signs(dataset: xr.Dataset) -> Figure:
     """alpha* over lam and the rate of corrupted labels, from ``label_noise_weights``.
 
     The first panel has alpha* (lines expected, points over draws), its scale linear in [-2, 2] and
@@ -227,9 +227,11 @@ def plot_alpha_signs(found: xr.Dataset) -> Figure:
     """
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     weight_axis, risk_axis = figure.subplots(1, 2)
-    lam = found["lam"]
-    for i, colour in zip(range(found.sizes["rate"]), _colours(found.sizes["rate"]), strict=True):
-        curve = found.isel(rate=i)
+    lam = dataset["lam"]
+    for i, colour in zip(
+        range(dataset.sizes["rate"]), _colours(dataset.sizes["rate"]), strict=True
+    ):
+        curve = dataset.isel(rate=i)
         label = f"{float(curve['rate']):.0%}"
         weight_axis.plot(lam, curve["expected_alpha"], color=colour, label=label)
         weight_axis.errorbar(
@@ -262,7 +264,7 @@ def plot_alpha_signs(found: xr.Dataset) -> Figure:
     return figure
 
 
-def plot_linear_features(found: xr.Dataset, *, title: str = "") -> Figure:
+def plot_linear_features(dataset: xr.Dataset, *, title: str = "") -> Figure:
     """Asymptotic prediction (lines) beside fits to samples (points, two standard errors), over lam.
 
     From :func:`sdgpu.study.regimes.linear_features`: risk of the rules, and alpha* of step 2.
@@ -270,18 +272,20 @@ def plot_linear_features(found: xr.Dataset, *, title: str = "") -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
     risk_axis, weight_axis = figure.subplots(1, 2)
-    lam = found["lam"]
-    for rule, colour in zip(found["rule"].values, _RULES, strict=False):
-        curve = found.sel(rule=rule)
+    lam = dataset["lam"]
+    for rule, colour in zip(dataset["rule"].values, _RULES, strict=False):
+        curve = dataset.sel(rule=rule)
         risk_axis.plot(lam, curve["predicted"], color=colour, label=rule)
         risk_axis.errorbar(
             lam, curve["measured"], 2 * curve["measured_se"], fmt="o", ms=3, color=colour
         )
-    weight_axis.plot(lam, found["predicted_alpha"], color=_TEACHER)
-    weight_axis.errorbar(lam, found["alpha"], 2 * found["alpha_se"], fmt="o", ms=3, color=_TEACHER)
+    weight_axis.plot(lam, dataset["predicted_alpha"], color=_TEACHER)
+    weight_axis.errorbar(
+        lam, dataset["alpha"], 2 * dataset["alpha_se"], fmt="o", ms=3, color=_TEACHER
+    )
     for level in (0.0, 1.0):
         weight_axis.axhline(level, color=_TEACHER, lw=0.8, ls=":")
-    best = float(lam[found["predicted"].sel(rule="ridge").values.argmin()])
+    best = float(lam[dataset["predicted"].sel(rule="ridge").values.argmin()])
     weight_axis.axvline(best, color="tab:red", lw=0.8, ls=":", label="best lam of ridge")
     risk_axis.set(xscale="log", yscale="log", xlabel="lam", ylabel="excess risk")
     weight_axis.set(xscale="log", xlabel="lam", ylabel="alpha* of step 2")
@@ -324,7 +328,7 @@ def plot_tangent(found: TangentComparison) -> Figure:
     return figure
 
 
-def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
+def accuracy_figure(dataset: xr.Dataset, *, title: str = "") -> Figure:
     """Figure 5: accuracy of every step and weight, from :func:`sdgpu.study.network_runs.run_experiment`.
 
     Training images left, validation images right, or test images without any; lines are means over
@@ -334,20 +338,20 @@ def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(1, 2)
-    steps, fixed = found["step"].values, found.sel(rule=found["rule"] != "algorithm1")
+    steps, fixed = dataset["step"].values, dataset.sel(rule=dataset["rule"] != "algorithm1")
     cases = [
         (str(rule), f"alpha = {float(weight):g}", colour, {"marker": "o", "ms": 4, "lw": 1.4})
         for rule, weight, colour in zip(
             fixed["rule"].values, fixed["weight"].values, _colours(fixed.sizes["rule"]), strict=True
         )
     ]
-    if "algorithm1" in found["rule"].values:
+    if "algorithm1" in dataset["rule"].values:
         style = {"marker": "D", "ms": 6, "lw": 2.2, "ls": "--", "mec": "white", "zorder": 4}
         cases.append(("algorithm1", "alpha-hat (Algorithm 1)", "tab:red", style))
-    has_validation = bool(found["validation_accuracy"].notnull().any())
+    has_validation = bool(dataset["validation_accuracy"].notnull().any())
     for axis, part in zip(axes, ("train", "validation" if has_validation else "test"), strict=True):
         for rule, label, colour, style in cases:
-            values = 100 * found[f"{part}_accuracy"].sel(rule=rule)
+            values = 100 * dataset[f"{part}_accuracy"].sel(rule=rule)
             low, high = values.min("seed"), values.max("seed")
             axis.fill_between(steps, low, high, fc=(colour, 0.08), ec=(colour, 0.35), lw=0.6)
             axis.plot(steps, values.mean("seed"), color=colour, label=label, **style)
@@ -355,8 +359,8 @@ def accuracy_figure(found: xr.Dataset, *, title: str = "") -> Figure:
         axis.set(xlabel="step", xticks=steps, ylabel=f"{name} accuracy, %")
         axis.grid(color=_GRID)
         axis.set_axisbelow(True)
-    if "algorithm1" in found["rule"].values:
-        _write_estimates(axes[1], found.sel(rule="algorithm1"))
+    if "algorithm1" in dataset["rule"].values:
+        _write_estimates(axes[1], dataset.sel(rule="algorithm1"))
     axes[0].legend(fontsize=8, loc="lower left", ncols=1 if len(cases) < 8 else 2)
     return figure
 

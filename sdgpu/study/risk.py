@@ -278,10 +278,10 @@ def _smallest(sweep: Sweep) -> dict[str, float]:
     return {rule: float(loss.min()) for rule, loss in zip(RULES, families, strict=True)}
 
 
-def _dataset(found: dict[str, np.ndarray], coordinates: dict[str, Any]) -> xr.Dataset:
+def _dataset(arrays: dict[str, np.ndarray], coordinates: dict[str, Any]) -> xr.Dataset:
     """Variables over the coordinates in their order, alpha over all of them."""
     names = tuple(coordinates)
-    variables = {name: (names[: values.ndim], values) for name, values in found.items()}
+    variables = {name: (names[: values.ndim], values) for name, values in arrays.items()}
     dataset = xr.Dataset(variables, coords=coordinates)
     for name, text in _MEANING.items():
         dataset[name].attrs["long_name"] = text

@@ -151,14 +151,14 @@ def compare_tangent(
     Y_new, _ = targets(Y_test, "Y_test", rows=len(X_new), outputs=int(Y.shape[1]))
     X, X_new, Y, Y_new = (to_numpy(part).astype(np.float64) for part in (X, X_new, Y, Y_new))
     lam, weights, steps = positive("lam", lam), grid("alphas", alphas), integer("steps", steps, 1)
-    tol, most = positive("tol", tol), integer("max_iterations", max_iterations, 1)
+    tol, iterations = positive("tol", tol), integer("max_iterations", max_iterations, 1)
     int_seeds = tuple(integer("seeds", seed, 0) for seed in seeds)
     if not int_seeds:
         raise ValueError("seeds is empty: give at least one")
     network_chains, empirical = [], []
     for seed in int_seeds:
         network = wide_network(X.shape[1], Y.shape[1], width=width, depth=depth, seed=seed)
-        run = _Training(network=network, X=X, Y=Y, lam=lam, tol=tol, most=most)
+        run = _Training(network=network, X=X, Y=Y, lam=lam, tol=tol, max_iterations=iterations)
         network_chains.append([run.chain(float(alpha), steps, X_new) for alpha in weights])
         empirical.append(
             _kernel_chains(EmpiricalNTK(network), X, Y, X_new, lam=lam, alphas=weights, steps=steps)
@@ -167,7 +167,7 @@ def compare_tangent(
     if residuals.max() > tol:
         warnings.warn(
             f"a training stopped while predictions moved by {residuals.max():.1e} in {LOOK} iterations, "
-            f"tol={tol:g}: raise max_iterations={most} or lam",
+            f"tol={tol:g}: raise max_iterations={iterations} or lam",
             stacklevel=3,
         )
     train, test = (
@@ -227,19 +227,19 @@ class _Training:
         *,
         lam: float,
         tol: float,
-        most: int,
+        max_iterations: int,
     ) -> None:
-        self.network, self.lam, self.tol, self.most = network, lam, tol, most
+        self.network, self.lam, self.tol, self.max_iterations = network, lam, tol, max_iterations
         self.width = next(network.parameters()).shape[0]
         self.start = {name: value.detach() for name, value in network.named_parameters()}
         self.X, self.Y = (torch.tensor(part, dtype=torch.float32, device="cpu") for part in (X, Y))
-        self.before = self.output(self.start, self.X)
+        self.start_outputs = self.output(self.start, self.X)
         curvature = MARGIN * self._curvature() + lam
         low, high = math.sqrt(lam), math.sqrt(curvature)
         # Polyak's heavy ball for curvatures between the two
         self.rate = (2 / (low + high)) ** 2
         self.momentum = ((high - low) / (high + low)) ** 2
-        self.first = self.fit(self.Y)
+        self.first_fit = self.fit(self.Y)
 
     def output(self, theta: dict[str, torch.Tensor], X: torch.Tensor) -> torch.Tensor:
         """f(X; theta), (n, c)."""
@@ -251,11 +251,11 @@ class _Training:
         before = self.output(self.start, new)
         train: list[torch.Tensor] = []
         test, residuals = [], []
-        theta, residual = self.first
+        theta, residual = self.first_fit
         for step in range(1, steps + 1):
             if step > 1 and alpha != 1:
                 theta, residual = self.fit(alpha * self.Y + (1 - alpha) * train[-1])
-            train.append(self.output(theta, self.X) - self.before)
+            train.append(self.output(theta, self.X) - self.start_outputs)
             test.append(self.output(theta, new) - before)
             residuals.append(residual)
         return torch.stack(train).numpy(), torch.stack(test).numpy(), np.array(residuals)
@@ -270,8 +270,8 @@ class _Training:
         start, parameters = list(self.start.values()), list(theta.values())
         size = max(float(target.norm()), 1e-30)
         last_errors, residual = torch.full_like(target, torch.inf), np.inf
-        for k in range(self.most):
-            errors = self.output(theta, self.X) - self.before - target
+        for k in range(self.max_iterations):
+            errors = self.output(theta, self.X) - self.start_outputs - target
             if k % LOOK == 0:
                 residual = float((errors.detach() - last_errors).norm()) / size
                 if residual <= self.tol:

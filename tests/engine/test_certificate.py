@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.engine.certificate import TrainingResidual, judged, probe
+from sdgpu.engine.certificate import TrainingResidual, grown_status, probe
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers.checkpoint import Checkpoint, State
 from tests.problems import refits
@@ -183,19 +183,21 @@ def test_a_contradiction_speaks_for_all_rows():
     assert_allclose(seen.expected, left, rtol=0.1)
     assert_allclose(seen.alike, np.sqrt(200) * 1e-3 / size, rtol=1e-2)
     assert_allclose(seen.largest, 1e-3 / np.abs(Y).max(), rtol=1e-6)
-    status, error = judged("converged", 1e-9, seen, 1e-6, "float64")
+    status, error = grown_status("converged", 1e-9, seen, 1e-6, "float64")
     assert status.startswith("contradicted")
     assert error == seen.alike
     # within twice the tolerance it contradicts nothing, but tiles in float32 may be what is left
     near = TrainingResidual(0.0, 1.5e-6, 1.8e-6, 2e-6)
-    assert judged("converged", 1e-9, near, 1e-6, "float64") == ("converged", 1e-9)
-    assert judged("converged", 1e-9, near, 1e-6, "mixed")[1] == 1.8e-6
-    assert judged("converged", 1.5e-6, near, 1e-5, "mixed")[1] == 1.5e-6
+    assert grown_status("converged", 1e-9, near, 1e-6, "float64") == ("converged", 1e-9)
+    assert grown_status("converged", 1e-9, near, 1e-6, "mixed")[1] == 1.8e-6
+    assert grown_status("converged", 1.5e-6, near, 1e-5, "mixed")[1] == 1.5e-6
 
 
 @pytest.mark.parametrize("error", [np.nan, np.inf])
 def test_an_error_that_is_no_number_is_infinite(error):
-    status, found = judged("converged", error, TrainingResidual(0.0, 0.0, 0.0, 0.0), 1e-6, "mixed")
+    status, found = grown_status(
+        "converged", error, TrainingResidual(0.0, 0.0, 0.0, 0.0), 1e-6, "mixed"
+    )
     assert found == np.inf
     assert status.startswith("limited by dtype='mixed'")
 

@@ -115,7 +115,7 @@ def test_solutions_of_other_lam_are_not_kept_for_ever(data):
     assert isinstance(solution, ResolventSolution)
 
     def kept():
-        return sum(map(len, solution.resolvents._kept.values()))
+        return sum(map(len, solution.resolvents._solutions.values()))
 
     assert kept() == 2 * 3
     most = []
@@ -154,7 +154,7 @@ def test_kept_tiles_survive_a_halving(rng, monkeypatch):
     wanted = kernel(X) @ V
     for _ in range(2):
         np.testing.assert_allclose(operator.matmat(V), wanted, atol=1e-10 * np.abs(wanted).max())
-    assert {tuple(tile.shape) for tile in operator._kept.values()} == {(300, 300), (100, 300), (100, 100)}  # fmt: skip
+    assert {tuple(tile.shape) for tile in operator._tile_cache.values()} == {(300, 300), (100, 300), (100, 100)}  # fmt: skip
 
 
 def test_joint_optima_that_take_minutes_are_refused_before_the_work(data):

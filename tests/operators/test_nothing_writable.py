@@ -71,7 +71,7 @@ def test_keops_has_a_folder_of_its_own():
     out = child(
         """
 from sdgpu.operators import keops
-keops._find_a_folder()
+keops._ensure_cache_folder()
 import os, pykeops
 print(os.environ["KEOPS_CACHE_FOLDER"])
 """

@@ -70,7 +70,7 @@ def test_kept_tiles_multiply_the_same(kernel, precision, arrays):
     first, again = kept.matmat(V), kept.matmat(V)
     assert_allclose(again, first, rtol=0)
     assert_allclose(first, anew.matmat(V), rtol=1e-14, atol=1e-14 * np.abs(first).max())
-    assert len(kept._kept) == 10
+    assert len(kept._tile_cache) == 10
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

@@ -47,7 +47,7 @@ def test_the_second_half_is_within_a_factor_of_two(name, monkeypatch):
         times.append(clock[0])
         decay.note(passes, errors[passes - 1])
         expected = decay.expected
-        watch.report("passes", passes, expected or 200, known=expected is not None)
+        watch.report("passes", passes, expected or 200, total_known=expected is not None)
     left = np.array([event.seconds_left for event in heard[1:]])
     truth = times[-1] - np.array(times)
     # a pass more or less; noise is that of two passes, and the first lucky one is the last
@@ -157,7 +157,7 @@ def test_unknown_totals_have_no_time_left():
     heard = []
     watch = Stopwatch(lambda: None, progress=heard.append)
     for done in range(6):
-        watch.report("probes", done, done + 1, known=False)
+        watch.report("probes", done, done + 1, total_known=False)
     assert all(math.isnan(event.seconds_left) for event in heard)
 
 
@@ -166,5 +166,5 @@ def test_many_reports_are_thinned_out():
     watch = Stopwatch(lambda: None, progress=heard.append)
     for done in range(5000):
         watch.report("train", done, 5000)
-    assert len(watch._heard["train"]) <= timing.MOST
+    assert len(watch._reports["train"]) <= timing.MOST
     assert heard[-1].seconds_left >= 0

@@ -39,7 +39,7 @@ def check(basis, problem):
     R = Q @ K - basis.T @ Q
     assert_allclose(basis.R, R[-len(basis.R) :], atol=1e-12)
     assert_allclose(np.linalg.norm(R[: k - len(basis.R)]), 0, atol=1e-11)
-    assert_allclose(basis.spread, np.sum(basis.R**2), rtol=1e-12)
+    assert_allclose(basis.squared_residual_norm, np.sum(basis.R**2), rtol=1e-12)
     values, vectors = basis.ritz()
     seen = basis.residuals(values, vectors, Y.T, LAMS, 3)
     for i, lam in enumerate(LAMS):
@@ -127,19 +127,19 @@ def test_ritz_values_of_an_indefinite_matrix_are_clamped():
 def test_an_interrupt_finds_a_whole_basis_or_none():
     problem = from_spectrum(DELTA, c=2)
     basis = grown(problem, krylov=False)
-    assert basis.whole
+    assert basis.consistent
     with pytest.raises(ValueError):  # noqa: PT011 - whatever ends it
         basis.append(problem.Y.T, problem.K[:, :5])
-    assert not basis.whole
+    assert not basis.consistent
     other = grown(problem, krylov=True)
     other.compress(np.eye(4, 6))
-    assert other.whole
+    assert other.consistent
 
 
 def test_no_room_is_made_for_rows_that_will_not_come():
     problem = from_spectrum(DELTA, c=2)
     for most, rooms in ((None, [4, 7, 11]), (6, [4, 6, 8])):
-        basis = GrowingBasis(24, 4, NumpyBackend(), krylov=False, most=most)
+        basis = GrowingBasis(24, 4, NumpyBackend(), krylov=False, max_rows=most)
         block, held = problem.Y.T, []
         for _ in range(4):
             new = basis.new_directions(block)

@@ -104,7 +104,7 @@ def test_rows_that_repeat_others_count_once():
 @pytest.mark.parametrize("enough", [5.0, 60.0])
 def test_it_stops_as_soon_as_little_enough_is_left(enough):
     K = from_spectrum(np.geomspace(1e-4, 50.0, 700)).K
-    found, pivots, _ = sketch_of(K, 600, enough=enough)
+    found, pivots, _ = sketch_of(K, 600, trace_tol=enough)
     assert found.tail <= enough
     before = np.concatenate(pivots[:-1])
     left = K - K[:, before] @ np.linalg.solve(K[np.ix_(before, before)], K[before])
@@ -118,7 +118,7 @@ def test_it_stops_as_soon_as_little_enough_is_left(enough):
 @pytest.mark.parametrize(("scale", "enough"), [(0.0, 0.0), (1.0, 1e6)])
 def test_nothing_to_precondition(backend, scale, enough):
     K = scale * from_spectrum(DELTA).K
-    found, pivots, _ = sketch_of(K, 30, backend, enough=enough)
+    found, pivots, _ = sketch_of(K, 30, backend, trace_tol=enough)
     assert pivots == []
     assert (found.rank, found.largest) == (0, 0.0)
     assert_allclose(found.tail, np.trace(K))

@@ -50,10 +50,10 @@ def grow(X, G, *, rank, tol, relative, room, lams=LAMS):
         watch=watch,
         tol=tol,
         relative=relative,
-        room=room,
+        max_size=room,
     )
     filters = forms.power_filters(found.values, lams, 3)  # (L, T, k)
-    return found, filters @ found.along**2
+    return found, filters @ found.coordinates**2
 
 
 @pytest.mark.parametrize("rank", [0, 25])
@@ -81,7 +81,7 @@ def test_vectors_are_in_the_span_to_their_last_digit(rows):
     found, values = grow(rows, G, rank=25, tol=1e-12, relative=True, room=N, lams=lams)
     wanted = explicit(Gaussian(0.5)(rows), G, 3, lams)
     assert (np.abs(values - wanted) <= found.bounds + 1e-15 * np.abs(wanted)).all()
-    assert_allclose(found.along.T @ found.along, G @ G.T, rtol=1e-5)
+    assert_allclose(found.coordinates.T @ found.coordinates, G @ G.T, rtol=1e-5)
 
 
 def test_powers_are_those_of_shrinkage():
@@ -140,7 +140,7 @@ def test_bounds_know_what_the_gram_matrix_lost_and_what_rounding_moves():
     nearly = (top @ rng.standard_normal((10, 1))).T + 1e-8 * rng.standard_normal((1, 60))
     G = np.vstack([nearly, rng.standard_normal((1, 60))])
     others = np.vstack([top.T + 1e-8 * rng.standard_normal((10, 60)), rng.standard_normal((6, 60))])
-    new = space.new_directions(np.vstack([G, others]), whole=G)
+    new = space.new_directions(np.vstack([G, others]), required=G)
     space.append(new, new @ problem.K)
     values, vectors = space.ritz()
     seen = space.residuals(values, vectors, G, lams, 4)
@@ -209,14 +209,14 @@ def test_a_space_grows_by_what_is_worst_until_the_forms_are_known(monkeypatch, r
     watch = Stopwatch(lambda: None, progress=heard)
     found = forms.grow_forms(
         DenseOperator(Precomputed(), K), NumpyBackend(), sketch if sketched else None, G, lams=lams, steps=3,
-        watch=watch, tol=1e-6, relative=relative, room=N,
+        watch=watch, tol=1e-6, relative=relative, max_size=N,
     )  # fmt: skip
     assert len(errors) > 1
     assert errors[-1] <= 1e-6
     assert min(errors[:-1]) > 1e-6
     rows = found.rows.astype(float)
     assert_allclose(rows @ K @ rows.T, np.diag(found.values), atol=1e-5)
-    assert_allclose(found.along, rows @ G.T, atol=1e-5)
+    assert_allclose(found.coordinates, rows @ G.T, atol=1e-5)
     if sketched:
         # the first pass has guesses for lam spread over the grid, the later ones the worst residuals
         guesses = 4 if relative else 6
@@ -245,7 +245,7 @@ def test_a_krylov_space_of_rows_that_are_nearly_equal_forgets_no_residual(monkey
     K = Gaussian(0.5)(X)
     forms.grow_forms(
         DenseOperator(Precomputed(), K), NumpyBackend(), None, np.eye(60)[:3], lams=LAMS, steps=3,
-        watch=Stopwatch(lambda: None), tol=0.0, relative=True, room=20,
+        watch=Stopwatch(lambda: None), tol=0.0, relative=True, max_size=20,
     )  # fmt: skip
     space = spaces[0]
     assert space.k <= 20

@@ -34,7 +34,7 @@ def make(*, kernel=1.0, targets=(1.0, 1.0), rank=0, rows=4, **named):
         sketch = pivoted_cholesky(operator, rank, backend, seed=0, watch=watch)
     space = GrowingBasis(N, 4, backend, krylov=False)
     more = np.random.default_rng(1).standard_normal((rows, N))
-    new = space.new_directions(np.vstack([Y.T, more]), whole=Y.T)
+    new = space.new_directions(np.vstack([Y.T, more]), required=Y.T)
     space.append(new, operator.matmat(new.T).T)
     named = {"tol": 1e-8, "steps": 3} | named
     return problem, Resolvents(
@@ -45,7 +45,7 @@ def make(*, kernel=1.0, targets=(1.0, 1.0), rank=0, rows=4, **named):
 @pytest.mark.parametrize("rank", [0, 20])
 @pytest.mark.parametrize(("kernel", "targets"), [(1.0, (1.0, 1.0)), (8.0, (2.0, 0.25))])
 def test_solutions_are_those_of_refits_whatever_the_units(kernel, targets, rank):
-    problem, found = make(kernel=kernel, targets=targets, rank=rank, own=frozenset(LAMS))
+    problem, found = make(kernel=kernel, targets=targets, rank=rank, kept_lams=frozenset(LAMS))
     assert_near(found.targets, problem.Y, rtol=1e-15)
     duals, fitted = found.duals(LAMS, 3), found.fitted(LAMS, 3)
     assert duals.shape == fitted.shape == (3, 3, N, 2)
@@ -176,7 +176,7 @@ def test_a_solve_starts_from_the_galerkin_solution(asked):
 
 def test_what_was_made_last_is_kept():
     """Chains take the place of chains and single solves that of single ones; the fit's own stay."""
-    _, found = make(kernel=8.0, own=frozenset([1.0]))
+    _, found = make(kernel=8.0, kept_lams=frozenset([1.0]))
 
     def costs(lam, steps):
         before = found.passes
@@ -194,7 +194,7 @@ def test_what_was_made_last_is_kept():
     assert not any(costs(lam, steps) for lam, steps in ((1.0, 3), (0.4, 2), (0.2, 1)))
     assert costs(0.1, 3)
     assert costs(0.1, 4)  # a longer chain goes on from what there is
-    assert len(found._sums) == len(found._lengths) == len(found._kept) == 3
+    assert len(found._sums) == len(found._lengths) == len(found._solutions) == 3
     found.solve(np.array([1.0, 0.6]), 3)  # one that is kept, and a new one
     assert costs(0.1, 3)
 

@@ -268,7 +268,7 @@ def test_compression_keeps_what_it_knows(problem, backend, krylov, rng):
 def test_the_rank_of_a_sketch_adapts_to_lam(problem):
     X, _ = problem
     operator, backend = DenseOperator(Gaussian(0.3), X), NumpyBackend()
-    small = pivoted_cholesky(operator, 250, backend, seed=0, watch=watch(), enough=30.0)
+    small = pivoted_cholesky(operator, 250, backend, seed=0, watch=watch(), trace_tol=30.0)
     assert small.tail <= 30
     assert len(small.F) < 250
     K, F = Gaussian(0.3)(X), small.F.astype(float)
@@ -299,7 +299,7 @@ def test_resolvents(problem, backend, rank, passes):
     units = Units(1.0, np.ones(Y.shape[1]))
     found = Resolvents(
         operator, backend, backend.asarray(Y), units, 1e-8, 4, base.space, base.sketch, watch(),
-        own=frozenset(map(float, lams)),
+        kept_lams=frozenset(map(float, lams)),
     )  # fmt: skip
     for grid in (lams, np.array([1.7e-3 * N])):
         duals, fitted = to_numpy(found.duals(grid, 4)), to_numpy(found.fitted(grid, 4))

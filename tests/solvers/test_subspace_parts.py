@@ -99,25 +99,25 @@ def test_an_error_that_does_not_fall_for_fifteen_passes_has_stalled():
     assert not progress(0.2, *[0.19] * 30).stalled  # large errors may wander
     assert not progress(0.02, *[0.015] * 14, 0.05).stalled
     assert progress(0.02, *[0.015] * 14, 0.049).stalled
-    assert progress(0.02, *[0.015] * 15).over(10)
+    assert progress(0.02, *[0.015] * 15).should_stop(10)
 
 
 def test_a_run_is_over_when_it_is_there_or_will_not_come_there_in_time():
-    assert progress(1e-6).over(10)
-    assert not progress(1.1e-6).over(10)
-    assert progress(0.5).over(100)  # the whole space
-    assert not progress(0.5).over(99)
+    assert progress(1e-6).should_stop(10)
+    assert not progress(1.1e-6).should_stop(10)
+    assert progress(0.5).should_stop(100)  # the whole space
+    assert not progress(0.5).should_stop(99)
     late = progress(1e-2, passes=20, patience=55.0)  # 60 passes in all
-    assert late.over(10)
+    assert late.should_stop(10)
     assert late.given_up
     early = progress(1e-2, passes=10, patience=55.0)
-    assert not early.over(10)
+    assert not early.should_stop(10)
     assert not early.given_up
-    assert not progress(1e-2, passes=20, patience=65.0).over(10)
-    assert not progress(1e-2, passes=7, patience=1.0).over(10)
-    assert progress(1e-2, passes=8, patience=1.0).over(10)
+    assert not progress(1e-2, passes=20, patience=65.0).should_stop(10)
+    assert not progress(1e-2, passes=7, patience=1.0).should_stop(10)
+    assert progress(1e-2, passes=8, patience=1.0).should_stop(10)
     there = progress(1e-7, passes=20, patience=1.0)
-    assert there.over(10)
+    assert there.should_stop(10)
     assert not there.given_up
 
 
@@ -152,14 +152,14 @@ def test_what_a_run_tells():
     heard = []
     watch = Stopwatch(lambda: None, progress=heard.append)
     run = progress(0.1)
-    run.tell(watch)
+    run.report(watch)
     assert heard[-1][:4] == ("passes", 1, 100, 0.1)
     assert np.isnan(heard[-1].seconds_left)
     run = progress(*(10.0 ** -(i / 2) for i in range(1, 11)))
-    run.tell(watch)
+    run.report(watch)
     assert heard[-1][:3] == ("passes", 10, 12)
     run.passes = 14
-    run.tell(watch)
+    run.report(watch)
     assert heard[-1][:3] == ("passes", 14, 14)
 
 
@@ -206,7 +206,7 @@ def grown(*, krylov=False, more=20):
     )
     rng = np.random.default_rng(1)
     new = space.new_directions(
-        np.vstack([problem.Y.T, rng.standard_normal((more, N))]), whole=problem.Y.T
+        np.vstack([problem.Y.T, rng.standard_normal((more, N))]), required=problem.Y.T
     )
     space.append(new, new @ problem.K)
     return problem, space
@@ -217,7 +217,7 @@ def test_a_full_basis_keeps_the_targets_the_solutions_and_the_largest_ritz_vecto
     rows, solver = problem.Y.T, Subspace(NumpyBackend(), 1e-6, steps=3)
     values, vectors = space.ritz()
     seen = space.residuals(values, vectors, rows, LAMS, 3)
-    own = solver._worth_keeping(space, values, vectors, seen, rows, lams=LAMS)
+    own = solver._directions_to_keep(space, values, vectors, seen, rows, lams=LAMS)
     k = space.k
     assert k == 22
     # at most half of the basis and a sixth, here 9 solutions beside 2 targets, and 3 vectors
@@ -245,7 +245,7 @@ def test_solutions_worth_keeping_are_few_where_they_depend_on_each_other():
     lams = np.array([1e6])
     seen = space.residuals(values, vectors, problem.Y.T, lams, 1)
     solver = Subspace(NumpyBackend(), 1e-6, steps=1)
-    own = solver._worth_keeping(space, values, vectors, seen, problem.Y.T, lams=lams)
+    own = solver._directions_to_keep(space, values, vectors, seen, problem.Y.T, lams=lams)
     assert len(own) == 2 + 2 + 3
 
 
@@ -256,7 +256,7 @@ def test_solutions_that_matter_less_than_a_thousandth_of_the_tolerance_go(share)
     values, vectors = space.ritz()
     seen = space.residuals(values, vectors, problem.Y.T, LAMS, 3)
     solver = Subspace(NumpyBackend(), 1e3 * share, steps=3)
-    own = solver._worth_keeping(space, values, vectors, seen, problem.Y.T, lams=LAMS)
+    own = solver._directions_to_keep(space, values, vectors, seen, problem.Y.T, lams=LAMS)
     rows = []
     for lam in LAMS:
         c = np.linalg.solve(space.T + lam * np.eye(space.k), space.Q @ problem.Y)
@@ -295,7 +295,7 @@ def test_bounds_that_the_gram_matrix_may_have_lost_are_looked_up(noise, tol, som
     rows = (top @ rng.standard_normal((10, 2))).T + 1e-8 * rng.standard_normal((2, N))
     space = GrowingBasis(N, 4, NumpyBackend(), krylov=False)
     others = np.vstack([top.T + 1e-8 * rng.standard_normal((10, N)), rng.standard_normal((6, N))])
-    new = space.new_directions(np.vstack([rows, others]), whole=rows)
+    new = space.new_directions(np.vstack([rows, others]), required=rows)
     space.append(new, new @ problem.K)
     solver = Subspace(NumpyBackend(), tol, steps=5, noise=noise)
     values, vectors = space.ritz()
@@ -310,7 +310,7 @@ def test_bounds_that_the_gram_matrix_may_have_lost_are_looked_up(noise, tol, som
         return plain(self, seen, vectors, some)
 
     monkeypatch.setattr(GrowingBasis, "certified", certified)
-    solver._seen(space, values, vectors, rows, lams, sketch=None, run=run)
+    solver._certified_residuals(space, values, vectors, rows, lams, sketch=None, run=run)
     top = values[-1]
     duals, size = seen.duals, seen.sizes
     decays = [1, 1 / 4, 4 / 27, 27 / 256, 256 / 3125]
@@ -322,7 +322,7 @@ def test_bounds_that_the_gram_matrix_may_have_lost_are_looked_up(noise, tol, som
     assert_allclose(run.rounding, rounding.max(), rtol=1e-10)
     assert_allclose(run.goal, max(tol - run.rounding, run.rounding), rtol=1e-10)
     bounds = subspace._bounds(seen)
-    lost = np.cumsum(gram_rounding(space.spread) * duals / size, axis=1)
+    lost = np.cumsum(gram_rounding(space.squared_residual_norm) * duals / size, axis=1)
     wanted = bounds + lost
     if tol < 1e-8 and noise < 1e-9:
         wanted = bounds  # it is not there yet
@@ -344,7 +344,9 @@ def test_a_larger_eigenvalue_of_the_sketch_counts():
         sketch = Echo()
         sketch.largest = largest
         runs.append(progress(max_passes=200, limit=N, n=N))
-        solver._seen(space, values, vectors, problem.Y.T, LAMS, sketch=sketch, run=runs[-1])
+        solver._certified_residuals(
+            space, values, vectors, problem.Y.T, LAMS, sketch=sketch, run=runs[-1]
+        )
     top = max(values[-1], np.diag(problem.K).max())
     assert_allclose(runs[1].rounding / runs[0].rounding, 50 / top, rtol=1e-10)
 
@@ -357,12 +359,12 @@ def test_the_worst_residuals_are_preconditioned_next():
     errors = seen.norms * np.random.default_rng(0).random(seen.norms.shape)
     worst = np.argsort(-errors.ravel())[:4]
     sketch = Echo()
-    found = solver._next(space, vectors, seen, errors, lams=LAMS, sketch=sketch)
+    found = solver._next_rows(space, vectors, seen, errors, lams=LAMS, sketch=sketch)
     assert_allclose(np.linalg.norm(found, axis=1), seen.norms.ravel()[worst], rtol=1e-6)
     assert_allclose(sketch.lams, LAMS[worst // 6])
-    assert_allclose(solver._next(space, vectors, seen, errors, lams=LAMS, sketch=None), found)
+    assert_allclose(solver._next_rows(space, vectors, seen, errors, lams=LAMS, sketch=None), found)
     krylov = grown(krylov=True)[1]
-    assert solver._next(krylov, vectors, seen, errors, lams=LAMS, sketch=None) is krylov.R
+    assert solver._next_rows(krylov, vectors, seen, errors, lams=LAMS, sketch=None) is krylov.R
 
 
 def test_a_pass_is_a_product_and_its_columns_are_few():

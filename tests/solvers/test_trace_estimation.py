@@ -77,7 +77,7 @@ def test_diagonals_are_means_over_a_group_but_for_the_rows_that_matter(sketched)
     known, each = found.diagonals(lams, 3)
     assert known.shape == (5, 3, N)
     assert each.shape == (GROUPS, 5, 3, N)
-    rows, _ = found._sharp
+    rows, _ = found._sharp_rows
     assert len(rows) == 64
     others = np.setdiff1d(np.arange(N), rows)
     for i, lam in enumerate(lams):
@@ -93,9 +93,9 @@ def test_diagonals_are_means_over_a_group_but_for_the_rows_that_matter(sketched)
 
 def test_few_rows_are_all_computed_by_themselves():
     problem, found, _ = make(sketched=False, n=20, count=8, known=3)
-    rows, own = found._sharp
+    rows, own = found._sharp_rows
     assert (rows == np.arange(20)).all()
-    assert own.along.shape[1] == 20
+    assert own.coordinates.shape[1] == 20
     known, _ = found.diagonals(np.array([0.1]), 1)
     assert_allclose(known[0, 0], np.diag(powers(problem.K, 0.1, 1)[0]), rtol=1e-9)
 
@@ -125,20 +125,20 @@ def test_influence_is_what_an_error_of_a_leverage_does(sketched):
     for row, own in zip(influence, (sharp, wanted[0], sharp, wanted[1]), strict=True):
         assert_near(row, own, rtol=1e-2)
     ranked = np.argsort(-influence, axis=1)
-    assert (found._sharp[0] == probes._in_turn(ranked, 64)).all()
+    assert (found._sharp_rows[0] == probes._round_robin(ranked, 64)).all()
 
 
 def test_rankings_take_turns():
     ranked = np.array([[3, 1, 2, 0, 4], [1, 0, 3, 2, 4]])
-    assert list(probes._in_turn(ranked, 1)) == [3]
-    assert list(probes._in_turn(ranked, 2)) == [1, 3]
-    assert list(probes._in_turn(ranked, 3)) == [0, 1, 3]
-    assert list(probes._in_turn(ranked, 5)) == [0, 1, 2, 3, 4]
+    assert list(probes._round_robin(ranked, 1)) == [3]
+    assert list(probes._round_robin(ranked, 2)) == [1, 3]
+    assert list(probes._round_robin(ranked, 3)) == [0, 1, 3]
+    assert list(probes._round_robin(ranked, 5)) == [0, 1, 2, 3, 4]
 
 
 def test_bias_is_the_mean_bound_between_the_lam_that_were_served():
     _, found, _ = make(sketched=False)
-    bounds = found._grown.bounds.mean(axis=2)  # of 0.01 and 0.5, steps 1 .. 3
+    bounds = found._probe_space.bounds.mean(axis=2)  # of 0.01 and 0.5, steps 1 .. 3
     assert bounds.shape == (2, 3)
     between = np.sqrt(0.01 * 0.5)
     bias = found.bias(np.array([0.5, 0.01, between]), 2)
@@ -156,7 +156,7 @@ def test_eigenvectors_of_a_sketch_that_float32_left_none_of_are_dropped():
     vectors = np.eye(6)[:, ::-1]
     object.__setattr__(sketch, "eigenvalues", values)
     object.__setattr__(sketch, "vectors", vectors)
-    turn, kept = found._turn
+    turn, kept = found._whitening
     assert_allclose(kept, values[3:])  # not below 1e-6 of 20
     assert_allclose(turn, (vectors[:, 3:] / np.sqrt(values[3:])).T)
 

@@ -44,11 +44,11 @@ def test_step_one_is_shared_and_ends_at_a_minimum(data, found):
     assert_near(found[0].network_test[:, 0, 0], found[0].network_test[:, 1, 0])
     X, Y = data[:2]
     network = wide_network(5, 2, width=64, depth=1, seed=0)
-    run = _Training(network, X, Y, lam=3.0, tol=1e-3, most=1000)
-    theta, _ = run.first
+    run = _Training(network, X, Y, lam=3.0, tol=1e-3, max_iterations=1000)
+    theta, _ = run.first_fit
 
     def loss(values):
-        errors = run.output(values, run.X) - run.before - run.Y
+        errors = run.output(values, run.X) - run.start_outputs - run.Y
         moved = sum(float((values[k] - run.start[k]).square().sum()) for k in values)
         return float(errors.square().sum()) + 3.0 * moved
 

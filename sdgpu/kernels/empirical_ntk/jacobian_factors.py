@@ -167,7 +167,7 @@ def _add_pairs(
 
 
 def sketch(
-    q: int, seed: int, dense: int, paired: Sequence[tuple[int, int]], like: torch.Tensor
+    q: int, seed: int, dense: int, pairs: Sequence[tuple[int, int]], like: torch.Tensor
 ) -> Callable[[Factors], torch.Tensor]:
     """A seeded random map of gradients to features (b, q) with E[Phi Phi'] = J J'.
 
@@ -181,26 +181,26 @@ def sketch(
     q, seed : int
     dense : int
         Entries of the dense gradients of a row.
-    paired : sequence of pairs
+    pairs : sequence of pairs
         Entries of the signals and of the inputs of each paired weight, at one position.
     like : tensor
         Of the dtype and on the device of the gradients.
     """
     generator = torch.Generator().manual_seed(seed)
     dense_map, *maps = (
-        _count_sketch(entries, q, generator, like) for entries in (dense, *itertools.chain(*paired))
+        _count_sketch(entries, q, generator, like) for entries in (dense, *itertools.chain(*pairs))
     )
 
     def project(factors: Factors) -> torch.Tensor:
         features = dense_map(factors.dense.flatten(1))
         for left, right, weight in zip(maps[::2], maps[1::2], factors.weights, strict=True):
-            features += _convolved(left, right, weight.signals.flatten(2), weight.inputs, q)
+            features += _convolution(left, right, weight.signals.flatten(2), weight.inputs, q)
         return features
 
     return project
 
 
-def _convolved(
+def _convolution(
     left: _Map, right: _Map, signals: torch.Tensor, inputs: torch.Tensor, q: int
 ) -> torch.Tensor:
     """Sketches of sum_p s_p a_p', (b, q), from signals (b, p, o) and inputs (b, p, i)."""
@@ -221,7 +221,7 @@ def _count_sketch(entries: int, q: int, generator: torch.Generator, like: torch.
     places = torch.randint(q, (entries,), generator=generator, device="cpu").to(like.device)
     signs = (2 * torch.randint(2, (entries,), generator=generator, device="cpu") - 1).to(like)
 
-    def counted(values: torch.Tensor) -> torch.Tensor:
+    def project(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(len(values), q).index_add_(1, places, values * signs)
 
-    return counted
+    return project

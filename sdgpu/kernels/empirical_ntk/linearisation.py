@@ -41,7 +41,7 @@ class Weight:
     ----------
     name : str
     positions, inputs, outputs : int
-    taken : int
+    input_size : int
         Numbers of its inputs as they are kept.
     form : {"pairs", "strips", "dense"}
         Signals and inputs whose products are multiplied; signals and inputs that are multiplied out in
@@ -54,7 +54,7 @@ class Weight:
     positions: int
     inputs: int
     outputs: int
-    taken: int
+    input_size: int
     form: str
     window: dict[str, Any] | None
 
@@ -101,15 +101,15 @@ class Linearised:
     def numbers(self, outputs: int) -> int:
         """Numbers of the factors of one row, for so many outputs."""
         factored_weights = (w for w in self.weights if w.form != "dense")
-        factors = sum(w.taken + w.positions * outputs * w.outputs for w in factored_weights)
+        factors = sum(w.input_size + w.positions * outputs * w.outputs for w in factored_weights)
         return self.sizes(outputs)[0] + factors
 
-    def room(self, outputs: int) -> int:
+    def peak_numbers(self, outputs: int) -> int:
         """Numbers that one row takes while its factors are made."""
         unfolded = sum(w.positions * w.inputs for w in self.weights if w.form != "strips")
         return (1 + outputs) * self.activations + unfolded + 2 * self.numbers(outputs)
 
-    def kept(self, tensors: Sequence[torch.Tensor]) -> Factors:
+    def factors_from(self, tensors: Sequence[torch.Tensor]) -> Factors:
         """Factors from their tensors: dense, then signals and inputs in turns."""
         weights = (
             WeightFactors(signals, inputs, weight.form == "strips", weight.window)
@@ -161,7 +161,7 @@ class Linearised:
                 "module gives NaN or infinity, or has gradients that are: scale the rows, or look at its "
                 "parameters"
             )
-        return self.kept([part.to(X.dtype) for part in parts])
+        return self.factors_from([part.to(X.dtype) for part in parts])
 
     def _parts(
         self, gradients: Any, general: dict[str, torch.Tensor], inputs: Any
@@ -237,7 +237,7 @@ def linearise(
     c, watch = trial(
         skeleton(module), fixed_tensors, trained, sample.reshape(-1, *row_shape), output
     )
-    uses = tuple(use for use in watch.uses if use.weight not in watch.otherwise)
+    uses = tuple(use for use in watch.uses if use.weight not in watch.used_elsewhere)
     g = c if output is None else 1
     weights = tuple(
         _weight(trained[name], name, [use for use in uses if use.weight == name], g, pair=pair)
@@ -271,28 +271,32 @@ def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in tensors.items()}
 
 
-def _weight(tensor: torch.Tensor, name: str, uses: list[Use], wanted: int, *, pair: bool) -> Weight:
-    """How the gradients of `wanted` outputs are kept, and where they are fewest multiplied."""
+def _weight(
+    tensor: torch.Tensor, name: str, uses: list[Use], outputs: int, *, pair: bool
+) -> Weight:
+    """How the gradients of so many outputs are kept, and where they are fewest multiplied."""
     o, i, p = int(tensor.shape[0]), tensor[0].numel(), sum(use.positions for use in uses)
     # multiplications for a pair of rows: of signals and inputs at all positions, or of gradients
-    if pair or p * p * (i + wanted * o) <= wanted * o * i:
+    if pair or p * p * (i + outputs * o) <= outputs * o * i:
         return Weight(
-            name=name, positions=p, inputs=i, outputs=o, taken=p * i, form="pairs", window=None
+            name=name, positions=p, inputs=i, outputs=o, input_size=p * i, form="pairs", window=None
         )
     window = uses[0].window if len(uses) == 1 else None
-    input_size = uses[0].taken if window else p * i
+    input_size = uses[0].input_size if window else p * i
     # to multiply out again for every block must not cost more than the block
-    strips = p <= BLOCK and input_size + p * wanted * o < wanted * o * i
+    strips = p <= BLOCK and input_size + p * outputs * o < outputs * o * i
     return (
         Weight(
             name=name,
             positions=p,
             inputs=i,
             outputs=o,
-            taken=input_size,
+            input_size=input_size,
             form="strips",
             window=window,
         )
         if strips
-        else Weight(name=name, positions=p, inputs=i, outputs=o, taken=0, form="dense", window=None)
+        else Weight(
+            name=name, positions=p, inputs=i, outputs=o, input_size=0, form="dense", window=None
+        )
     )

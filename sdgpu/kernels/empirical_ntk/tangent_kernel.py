@@ -117,7 +117,9 @@ class EmpiricalNTK(Kernel):
     projection: int | str | None = None
     seed: int = 0
     memory: int | float | str | None = None
-    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _linearisations: dict[Any, Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         _check_module(self.module)
@@ -159,12 +161,12 @@ class EmpiricalNTK(Kernel):
 
     def rows(self, X: Any, centre: Any) -> Rows:
         tensor = _tensor(X)
-        line, q = self._prepared(tensor)
+        line, q = self._linearise(tensor)
         if q is not None:
             return inner_rows(_like(X, self._features(line, q, tensor)))
         data = Rows(X, X)
         outputs = slice(0, len(self._cotangents(line, tensor)))
-        if not len(tensor) or outputs.stop not in self._fitting(line, tensor, len(tensor)):
+        if not len(tensor) or outputs.stop not in self._group_sizes(line, tensor, len(tensor)):
             return Rows(None, None, parts=(data,))
         factors = self._factors(line, tensor, outputs)
         return Rows(None, None, parts=(data, *(Rows(_like(X, t), None) for t in factors.tensors)))
@@ -173,17 +175,17 @@ class EmpiricalNTK(Kernel):
         if not a.parts:
             return product(a, b, out)
         if len(a.parts) > 1 and len(b.parts) > 1:
-            factors = self._held(a)
-            return _like(a.sample, factors.product(factors if same else self._held(b)))
-        return _like(a.sample, self._evaluated(a, b, same=same))
+            factors = self._row_factors(a)
+            return _like(a.sample, factors.product(factors if same else self._row_factors(b)))
+        return _like(a.sample, self._tile_in_chunks(a, b, same=same))
 
     def diagonal(self, rows: Rows) -> Any:
         if not rows.parts:
             return rows.norms
         if len(rows.parts) > 1:
-            return _like(rows.sample, self._held(rows).squares())
+            return _like(rows.sample, self._row_factors(rows).squares())
         X = _tensor(rows.sample)
-        total, (line, _) = X.new_zeros(len(X)), self._prepared(X)
+        total, (line, _) = X.new_zeros(len(X)), self._linearise(X)
         groups, step = self._chunks(line, X, len(X))
         for group in groups:
             for part in slices(len(X), step):
@@ -193,67 +195,67 @@ class EmpiricalNTK(Kernel):
     def tile_rows(self, rows: Rows, tile: int) -> int:
         return max(tile, TILE) if rows.parts else tile
 
-    def _evaluated(self, a: Rows, b: Rows, *, same: bool) -> torch.Tensor:
+    def _tile_in_chunks(self, a: Rows, b: Rows, *, same: bool) -> torch.Tensor:
         """A tile whose gradients do not all fit the memory: some outputs and chunks of rows at a time."""
         X, Z = _tensor(a.sample), _tensor(b.sample)
-        line, _ = self._prepared(Z)
+        line, _ = self._linearise(Z)
         groups, step = self._chunks(line, X, len(X) if same else len(X) + len(Z))
         # what is held is no chunk of anything
         high_step, low_step = (len(r) if len(r.parts) > 1 else step for r in (a, b))
         K = X.new_zeros(len(X), len(Z))
         for group in groups:
             for high in slices(len(X), high_step):
-                factors = self._side(line, a, X, high, group)
+                factors = self._chunk_factors(line, a, X, high, group)
                 if same:
                     K[high, high] += factors.product(factors)
                 for low in slices(high.start if same else len(Z), low_step):
-                    block = factors.product(self._side(line, b, Z, low, group))
+                    block = factors.product(self._chunk_factors(line, b, Z, low, group))
                     K[high, low] += block
                     if same:
                         K[low, high] += block.T
         return K
 
-    def _side(
+    def _chunk_factors(
         self, line: Linearised, rows: Rows, X: torch.Tensor, part: slice, group: slice
     ) -> Factors:
         """Gradients of a group of outputs at a chunk of rows."""
         if len(rows.parts) > 1:
-            return self._held(rows)[part].of_outputs(group)
+            return self._row_factors(rows)[part].of_outputs(group)
         return self._factors(line, X[part], group)
 
     def _chunks(self, line: Linearised, X: torch.Tensor, rows: int) -> tuple[list[slice], int]:
         """Groups of outputs, and rows of a chunk, so that the gradients of two chunks fit."""
-        c, size, allowed = len(self._cotangents(line, X)), X.element_size(), self._allowed(X)
-        group_sizes = self._fitting(line, X, rows)
+        c, size, allowed = len(self._cotangents(line, X)), X.element_size(), self._allowed_bytes(X)
+        group_sizes = self._group_sizes(line, X, rows)
         if group_sizes:
             return list(slices(c, group_sizes[-1])), max(rows, 1)
         least_bytes = 4 * size * line.numbers(1)
         require(least_bytes, allowed, "the gradient of one output at two rows", _REMEDY)
         return list(slices(c, 1)), allowed // least_bytes
 
-    def _fitting(self, line: Linearised, X: torch.Tensor, rows: int) -> list[int]:
+    def _group_sizes(self, line: Linearised, X: torch.Tensor, rows: int) -> list[int]:
         """Numbers of outputs whose gradients at so many rows fit half of the memory."""
-        half = self._allowed(X) // (2 * X.element_size())
+        half = self._allowed_bytes(X) // (2 * X.element_size())
         return [
             g
             for g in range(1, len(self._cotangents(line, X)) + 1)
-            if rows * line.numbers(g) <= half and line.room(g) <= half
+            if rows * line.numbers(g) <= half and line.peak_numbers(g) <= half
         ]
 
-    def _held(self, rows: Rows) -> Factors:
+    def _row_factors(self, rows: Rows) -> Factors:
         """The gradients that are kept with the rows."""
-        line, _ = self._prepared(_tensor(rows.sample))
-        return line.kept([_tensor(part.left) for part in rows.parts[1:]])
+        line, _ = self._linearise(_tensor(rows.sample))
+        return line.factors_from([_tensor(part.left) for part in rows.parts[1:]])
 
     def _factors(self, line: Linearised, X: torch.Tensor, group: slice) -> Factors:
         cotangents = self._cotangents(line, X)[group]
         full_tensors: list[torch.Tensor] = []
-        for part in slices(len(X), self._step(line, X, len(cotangents))):
+        for part in slices(len(X), self._batch_rows(line, X, len(cotangents))):
             tensors = line.factors(X[part], cotangents).tensors
             full_tensors = full_tensors or [t.new_empty(len(X), *t.shape[1:]) for t in tensors]
             for target, tensor in zip(full_tensors, tensors, strict=True):
                 target[part] = tensor
-        return line.kept(full_tensors)
+        return line.factors_from(full_tensors)
 
     def _features(self, line: Linearised, q: int, X: torch.Tensor) -> torch.Tensor:
         """Random features (n, q)."""
@@ -262,18 +264,18 @@ class EmpiricalNTK(Kernel):
         cotangents = self._cotangents(line, X)
         project = sketch(q, self.seed, *line.sizes(len(cotangents)), X)
         features = X.new_empty(len(X), q)
-        for part in slices(len(X), self._step(line, X, len(cotangents))):
+        for part in slices(len(X), self._batch_rows(line, X, len(cotangents))):
             features[part] = project(line.factors(X[part], cotangents))
         return features
 
-    def _step(self, line: Linearised, X: torch.Tensor, outputs: int) -> int:
+    def _batch_rows(self, line: Linearised, X: torch.Tensor, outputs: int) -> int:
         """Rows that are evaluated at once."""
-        allowed, room = self._allowed(X), X.element_size() * line.room(outputs)
-        require(room, allowed, f"evaluating one row for {outputs} outputs", _REMEDY)
+        allowed, row_bytes = self._allowed_bytes(X), X.element_size() * line.peak_numbers(outputs)
+        require(row_bytes, allowed, f"evaluating one row for {outputs} outputs", _REMEDY)
         share = allowed // 4 if X.device.type != "cpu" else min(allowed // 4, EVALUATION)
-        return max(1, share // room)
+        return max(1, share // row_bytes)
 
-    def _allowed(self, X: torch.Tensor) -> int:
+    def _allowed_bytes(self, X: torch.Tensor) -> int:
         if self.memory is not None:
             return parse_bytes(self.memory)
         return available(str(X.device)) // 4
@@ -285,13 +287,13 @@ class EmpiricalNTK(Kernel):
             return identity[self.output : self.output + 1]
         return identity / line.outputs**0.5
 
-    def _prepared(self, X: torch.Tensor) -> tuple[Linearised, int | None]:
+    def _linearise(self, X: torch.Tensor) -> tuple[Linearised, int | None]:
         """The module made ready for the dtype, device and features of X, and the numbers of a sketch."""
         from sdgpu.kernels.empirical_ntk.linearisation import linearise
 
         key = (int(X.shape[1]), X.dtype, X.device)
-        if key in self._made:
-            return self._made[key]
+        if key in self._linearisations:
+            return self._linearisations[key]
         q = self.projection
         line = linearise(self.module, X, self.shape, output=self.output, pair=isinstance(q, int))
         if q == "auto":
@@ -301,7 +303,7 @@ class EmpiricalNTK(Kernel):
                 line = linearise(self.module, X, self.shape, output=self.output, pair=True)
         entry = line, None if q is None else int(q)
         if len(X):  # without rows it was tried on zeros only
-            self._made[key] = entry
+            self._linearisations[key] = entry
         return entry
 
 

@@ -34,7 +34,7 @@ class Use:
     weight : str
     shape : tuple
         Of its output.
-    taken : int
+    input_size : int
         Numbers of its input.
     window : dict or None
         Kernel size, stride, padding and dilation of a convolution.
@@ -42,7 +42,7 @@ class Use:
 
     weight: str
     shape: tuple[int, ...]
-    taken: int
+    input_size: int
     window: dict[str, Any] | None
 
     @property
@@ -75,7 +75,7 @@ class Watch(TorchFunctionMode):
     ----------
     uses, inputs : list
         Linear maps of the named parameters, and what goes in.
-    seen, otherwise : set of str
+    used, used_elsewhere : set of str
         Parameters that any function was called with, and any but linear maps.
     steps : set of str
         Step functions that were called.
@@ -88,8 +88,8 @@ class Watch(TorchFunctionMode):
         self.names, self.probes = names, probes
         self.uses: list[Use] = []
         self.inputs: list[torch.Tensor] = []
-        self.seen: set[str] = set()
-        self.otherwise: set[str] = set()
+        self.used: set[str] = set()
+        self.used_elsewhere: set[str] = set()
         self.steps: set[str] = set()
         self.numbers = 0
 
@@ -105,20 +105,20 @@ class Watch(TorchFunctionMode):
             self.uses.append(Use(self.names[id(weight)], tuple(result.shape), x.numel(), window))
             self.inputs.append(x)
         if self.probes is None:
-            self._note(getattr(func, "__name__", ""), (args, kwargs), result, weight)
+            self._record(getattr(func, "__name__", ""), (args, kwargs), result, weight)
         return result
 
-    def _note(self, called: str, arguments: Any, result: Any, weight: Any) -> None:
-        if called == "__get__":  # shape, dtype, device
+    def _record(self, function_name: str, arguments: Any, result: Any, weight: Any) -> None:
+        if function_name == "__get__":  # shape, dtype, device
             return
         for tensor in _tensors(arguments):
             if id(tensor) in self.names:
-                self.seen.add(self.names[id(tensor)])
+                self.used.add(self.names[id(tensor)])
                 if tensor is not weight:
-                    self.otherwise.add(self.names[id(tensor)])
+                    self.used_elsewhere.add(self.names[id(tensor)])
         self.numbers += sum(tensor.numel() for tensor in _tensors(result))
-        if called.rstrip("_") in _STEPS:
-            self.steps.add(called)
+        if function_name.rstrip("_") in _STEPS:
+            self.steps.add(function_name)
 
 
 def _linear_map(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -239,10 +239,10 @@ def _gradients(target: torch.Tensor, trained: dict[str, torch.Tensor]) -> list[t
     return list(gradients)
 
 
-def _refuse_changes(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+def _refuse_changes(originals: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
     """Refuse a module whose outputs depend on how often it was called; counters may count."""
     for name, value in after.items():
-        current, original = value.detach(), before[name]
+        current, original = value.detach(), originals[name]
         same = (current == original) | (current.isnan() & original.isnan())
         if value.is_floating_point() and not bool(same.all()):
             raise ValueError(
@@ -272,11 +272,11 @@ def _outputs(y: Any, output: int | None) -> int:
 
 def _refuse_missing(largest: dict[str, float], watch: Watch) -> None:
     """Refuse parameters that are used but have no gradient; unused ones have no part in the kernel."""
-    if max(largest.values()) < 0 and not watch.seen:
+    if max(largest.values()) < 0 and not watch.used:
         raise ValueError(
             "module does not use any of its trainable parameters: there is no gradient"
         )
-    missing = [name for name, size in largest.items() if size < 0 and name in watch.seen]
+    missing = [name for name, size in largest.items() if size < 0 and name in watch.used]
     if missing:
         raise ValueError(
             f"the gradient of {', '.join(missing)} is missing: module uses it, but what follows has no "
