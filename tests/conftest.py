@@ -14,6 +14,8 @@ _CACHE = (
 )
 _CACHE.mkdir(parents=True, exist_ok=True)
 os.environ["KEOPS_CACHE_FOLDER"] = str(_CACHE)
+# threads of OpenMP wait by spinning, which takes the other workers' time: thrice the time of the tests
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import array_api_strict
 import hypothesis
