@@ -64,9 +64,16 @@ def test_precisions(precision: str, device: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted = sdgpu.fit(
-            X, Y, kernel, lams=lams, method="subspace", operator="tiled", dtype=precision, tol=1e-6,
+            X,
+            Y,
+            kernel,
+            lams=lams,
+            method="subspace",
+            operator="tiled",
+            dtype=precision,
+            tol=1e-6,
             device=device,
-        )  # fmt: skip
+        )
     spent = time.perf_counter() - start
     found = fitted.path(lam=lams[0], steps=1).fitted[0]
     error = np.linalg.norm(found - fit) / np.linalg.norm(fit)

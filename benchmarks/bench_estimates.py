@@ -15,9 +15,16 @@ from benchmarks.conftest import REPORT, seconds
 def fit(data: Any, probes: int, device: str) -> sdgpu.Fit:
     X, Y, kernel, lams = data
     return sdgpu.fit(
-        X, Y, kernel, lams=lams, method="subspace", operator="tiled", tol=TOL, probes=probes,
+        X,
+        Y,
+        kernel,
+        lams=lams,
+        method="subspace",
+        operator="tiled",
+        tol=TOL,
+        probes=probes,
         device=device,
-    )  # fmt: skip
+    )
 
 
 def test_gcv_from_a_grown_spectrum(device: str) -> None:

@@ -40,9 +40,16 @@ def test_the_grid_against_one_solve(race: Any) -> None:
     X, Y, kernel, lams = flights(N)
     plan = sdgpu.plan(N, X.shape[1], 1, lams, tol=TOL, operator="tiled", device="cpu")
     plan = sdgpu.plan(
-        N, X.shape[1], 1, lams, tol=TOL, operator="tiled", method="subspace", device="cpu",
+        N,
+        X.shape[1],
+        1,
+        lams,
+        tol=TOL,
+        operator="tiled",
+        method="subspace",
+        device="cpu",
         precision=plan.precision,
-    )  # fmt: skip
+    )
     seen: list[Any] = []
     passes: list[int] = []
 
@@ -73,9 +80,15 @@ def test_the_grid_against_one_solve(race: Any) -> None:
     )
     info = seen[-1]
     REPORT.rows.append(
-        (f"(passes of both; the fit was predicted to take {plan.seconds:.1f} s; its error at most "
-         f"{info.error_estimate:.1e})", str(info.passes), str(passes[-1]), "", "")
-    )  # fmt: skip
+        (
+            f"(passes of both; the fit was predicted to take {plan.seconds:.1f} s; its error at most "
+            f"{info.error_estimate:.1e})",
+            str(info.passes),
+            str(passes[-1]),
+            "",
+            "",
+        )
+    )
 
 
 @pytest.mark.parametrize("block", [4, 8, 12, 16, 24, 32])

@@ -37,12 +37,16 @@ print((resident("VmHWM:") - before) / (8 * n * n))
 @pytest.mark.parametrize(
     ("n", "d", "method", "operator", "memory"),
     [
-        (3000, 4, "eigh", "dense", "1GB"), (6000, 4, "subspace", "dense", "400MB"),
-        (6000, 4, "subspace", "tiled", "100MB"), (6000, 4, "lanczos", "tiled", "90MB"),
-        (20_000, 4, "subspace", "tiled", "300MB"), (12_000, 4, "cg", "dense", "1.2GB"),
-        (500, 20_000, "eigh", "dense", "300MB"), (3000, 1000, "subspace", "tiled", "150MB"),
+        (3000, 4, "eigh", "dense", "1GB"),
+        (6000, 4, "subspace", "dense", "400MB"),
+        (6000, 4, "subspace", "tiled", "100MB"),
+        (6000, 4, "lanczos", "tiled", "90MB"),
+        (20_000, 4, "subspace", "tiled", "300MB"),
+        (12_000, 4, "cg", "dense", "1.2GB"),
+        (500, 20_000, "eigh", "dense", "300MB"),
+        (3000, 1000, "subspace", "tiled", "150MB"),
     ],
-)  # fmt: skip
+)
 def test_memory_is_a_promise(
     n: int, d: int, method: str, operator: str, memory: str, device: str
 ) -> None:
@@ -50,8 +54,15 @@ def test_memory_is_a_promise(
     if device != "cpu":
         pytest.skip("the resident set tells nothing of a GPU")
     command = [
-        sys.executable, "-m", "benchmarks.memory_probe", str(n), str(d), method, operator, memory
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.memory_probe",
+        str(n),
+        str(d),
+        method,
+        operator,
+        memory,
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     used, planned, status = run.stdout.split(maxsplit=2)
     question = (

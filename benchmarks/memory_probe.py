@@ -35,9 +35,15 @@ def main(n: int, d: int, method: str, operator: str, memory: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     before = resident("VmRSS:")
     fitted = sdgpu.fit(
-        X, Y, sdgpu.Gaussian(0.5 / d), lams=lams, method=method, operator=operator, tol=1e-4,
+        X,
+        Y,
+        sdgpu.Gaussian(0.5 / d),
+        lams=lams,
+        method=method,
+        operator=operator,
+        tol=1e-4,
         memory=memory,
-    )  # fmt: skip
+    )
     print(resident("VmHWM:") - before, fitted.info.bytes, fitted.info.status.split(":")[0])
 
 

@@ -126,9 +126,11 @@ def spectra(draw, max_size=12):
     """Eigenvalues >= 0 over many magnitudes, with zeros and repeats."""
     size = draw(st.integers(1, max_size))
     entry = st.one_of(
-        st.just(0.0), st.just(1e-300), st.just(1.0),
+        st.just(0.0),
+        st.just(1e-300),
+        st.just(1.0),
         st.floats(-6, 3).map(lambda exponent: 10.0**exponent),
-    )  # fmt: skip
+    )
     return np.sort(np.array(draw(st.lists(entry, min_size=size, max_size=size))))
 
 

@@ -39,15 +39,31 @@ def fitted():
         ({"lams": float("nan")}, ValueError, "lams must be finite"),
         ({"lams": "small"}, TypeError, "lams='small'"),
         ({"lams": [[0.1]]}, ValueError, "one-dimensional"),
-        ({"kernel": "gausian"}, ValueError, "kernel='gausian' is not known: did you mean 'gaussian'"),
+        (
+            {"kernel": "gausian"},
+            ValueError,
+            "kernel='gausian' is not known: did you mean 'gaussian'",
+        ),
         ({"method": "eig"}, ValueError, "method='eig' is not known: did you mean 'eigh'"),
         ({"operator": "dens"}, ValueError, "did you mean 'dense'"),
         ({"device": "gpu"}, ValueError, "device='gpu' is not known"),
         ({"memory": "a lot"}, ValueError, "memory='a lot'"),
-        ({"memory": "10kB"}, MemoryError, r"n = 25 rows need at least .* but 10 kB may be used: at most about 12 rows fit"),
+        (
+            {"memory": "10kB"},
+            MemoryError,
+            r"n = 25 rows need at least .* but 10 kB may be used: at most about 12 rows fit",
+        ),
         ({"kernel": "precomputed"}, ValueError, "square"),
-        ({"kernel": "precomputed", "X": np.diag([1.0, -1.0]), "Y": np.ones(2)}, ValueError, "positive semi-definite"),
-        ({"kernel": "precomputed", "X": np.array([[1.0, 0.5], [0.0, 1.0]]), "Y": np.ones(2)}, ValueError, "symmetric"),
+        (
+            {"kernel": "precomputed", "X": np.diag([1.0, -1.0]), "Y": np.ones(2)},
+            ValueError,
+            "positive semi-definite",
+        ),
+        (
+            {"kernel": "precomputed", "X": np.array([[1.0, 0.5], [0.0, 1.0]]), "Y": np.ones(2)},
+            ValueError,
+            "symmetric",
+        ),
         ({"kernel": lambda A, B: -(A @ B.T)}, ValueError, "positive semi-definite"),
         ({"kernel": lambda A, B: (A @ B.T) * 1j}, TypeError, "complex128 numbers of numpy"),
         ({"kernel": lambda A, B: torch.ones(len(A), len(B))}, TypeError, "numbers of torch"),
@@ -57,7 +73,7 @@ def fitted():
         ({"device": "cpu:7"}, ValueError, "only cuda takes an index"),
         ({"progress": 3}, TypeError, "progress=3 must be callable"),
     ],
-)  # fmt: skip
+)
 def test_fit(change, error, words):
     arguments = {"X": X, "Y": Y, "kernel": KERNEL, "lams": [0.2, 1.0]} | change
     with pytest.raises(error, match=words):

@@ -59,9 +59,15 @@ def test_demo(run, tmp_path):
     assert "in place of" in output
     made = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert made == {
-        "appendix_d_tolerance.png", "figure2_steps.png", "figure3_diagonal.png", "figure4_ratios.png",
-        "heatmap_diabetes.png", "heatmap_digits.png", "sweep_diabetes.nc", "sweep_digits.nc",
-    }  # fmt: skip
+        "appendix_d_tolerance.png",
+        "figure2_steps.png",
+        "figure3_diagonal.png",
+        "figure4_ratios.png",
+        "heatmap_diabetes.png",
+        "heatmap_digits.png",
+        "sweep_diabetes.nc",
+        "sweep_digits.nc",
+    }
     assert sdgpu.open_sweep("pictures/sweep_digits.nc").dataset["mse"].shape == (30, 101, 3)
 
 
@@ -77,9 +83,23 @@ def test_fit(run, table):
 
 def test_sweep(run, table):
     output = run(
-        "sweep", "arrays.npz", "--lams", "1e-3:10:7", "--alphas", "0,0.5,1.5", "--steps", 4,
-        "--kernel", "matern32", "--gamma", "0.5", "--out", "s.zarr", "--figure", "heat.pdf",
-    )  # fmt: skip
+        "sweep",
+        "arrays.npz",
+        "--lams",
+        "1e-3:10:7",
+        "--alphas",
+        "0,0.5,1.5",
+        "--steps",
+        4,
+        "--kernel",
+        "matern32",
+        "--gamma",
+        "0.5",
+        "--out",
+        "s.zarr",
+        "--figure",
+        "heat.pdf",
+    )
     assert "7 lam x 3 alpha x 4 steps = 84 losses" in output
     assert sdgpu.open_sweep("s.zarr").dataset["mse"].shape == (7, 3, 4)
     assert (table / "heat.pdf").stat().st_size > 1000
@@ -87,9 +107,21 @@ def test_sweep(run, table):
 
 def test_sweep_without_the_matrix(run, table):
     output = run(
-        "sweep", "flights", "--rows", 900, "--lams", "0.5:50:5", "--steps", 3, "--method", "subspace",
-        "--operator", "tiled", "--tol", "1e-4",
-    )  # fmt: skip
+        "sweep",
+        "flights",
+        "--rows",
+        900,
+        "--lams",
+        "0.5:50:5",
+        "--steps",
+        3,
+        "--method",
+        "subspace",
+        "--operator",
+        "tiled",
+        "--tol",
+        "1e-4",
+    )
     assert "540 rows" in output
     assert "subspace, tiled: converged" in output
 
@@ -182,10 +214,12 @@ def test_errors_are_one_line_without_a_traceback(run, table, arguments, words, c
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("fit", "diabetes", "--out", "x.nc"), ("sweep", "diabetes", "--out", "x.zarr"),
-        ("sweep", "diabetes", "--figure", "x.png"), ("demo", "--out", "x"),
+        ("fit", "diabetes", "--out", "x.nc"),
+        ("sweep", "diabetes", "--out", "x.zarr"),
+        ("sweep", "diabetes", "--figure", "x.png"),
+        ("demo", "--out", "x"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_written_is_found_before_the_work(run, monkeypatch, capfd, arguments):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")

@@ -66,11 +66,41 @@ def test_a_preset_with_options(run):
 
 def test_options_without_a_preset(run):
     options = (
-        "--alphas", "0.3,algorithm1", "--clip", "--lr", 0.01, "--optimiser", "sgd", "--momentum", 0.5,
-        "--schedule", "cosine", "--loss", "cross-entropy", "--temperature", 2, "--penalty", "decoupled",
-        "--decay", 0.001, "--teacher", "online", "--batch", 10, "--accumulate", 2, "--deterministic",
-        "--channels-last", "--crop-pad", 0, "--warmup", 0.5, "--device", "cpu", "--test-as-validation",
-    )  # fmt: skip
+        "--alphas",
+        "0.3,algorithm1",
+        "--clip",
+        "--lr",
+        0.01,
+        "--optimiser",
+        "sgd",
+        "--momentum",
+        0.5,
+        "--schedule",
+        "cosine",
+        "--loss",
+        "cross-entropy",
+        "--temperature",
+        2,
+        "--penalty",
+        "decoupled",
+        "--decay",
+        0.001,
+        "--teacher",
+        "online",
+        "--batch",
+        10,
+        "--accumulate",
+        2,
+        "--deterministic",
+        "--channels-last",
+        "--crop-pad",
+        0,
+        "--warmup",
+        0.5,
+        "--device",
+        "cpu",
+        "--test-as-validation",
+    )
     output = run("digits", *QUICK, *options)
     assert "1 weight: 2 fits" in output
     assert "the validation set was the test set" in output
@@ -78,10 +108,22 @@ def test_options_without_a_preset(run):
     assert (stored["alphas"], stored["algorithm1"], stored["clip"]) == ([0.3], True, True)
     assert stored["test_as_validation"] is True
     expected = {
-        "lr": 0.01, "optimiser": "sgd", "momentum": 0.5, "schedule": "cosine", "temperature": 2.0,
-        "loss": "cross-entropy", "penalty": "decoupled", "decay": 0.001, "teacher": "online", "batch": 10,
-        "accumulate": 2, "deterministic": True, "channels_last": True, "crop_pad": 0, "warmup": 0.5,
-    }  # fmt: skip
+        "lr": 0.01,
+        "optimiser": "sgd",
+        "momentum": 0.5,
+        "schedule": "cosine",
+        "temperature": 2.0,
+        "loss": "cross-entropy",
+        "penalty": "decoupled",
+        "decay": 0.001,
+        "teacher": "online",
+        "batch": 10,
+        "accumulate": 2,
+        "deterministic": True,
+        "channels_last": True,
+        "crop_pad": 0,
+        "warmup": 0.5,
+    }
     assert {name: stored["config"][name] for name in expected} == expected
 
 
@@ -91,16 +133,39 @@ def test_every_field_of_the_configuration_has_an_option(run):
     # a chain has one seed for all three
     assert fields - options == {"init_seed", "order_seed", "augment_seed"}
     others = (
-        "--schedule", "milestones", "--milestones", "1,2", "--drop", 0.5, "--betas", "0.8,0.9", "--nesterov",
-        "--optimiser", "sgd", "--activation", "identity", "--penalty-covers", "weights", "--order",
-        "paper-script", "--eval-batch", 7,
-    )  # fmt: skip
+        "--schedule",
+        "milestones",
+        "--milestones",
+        "1,2",
+        "--drop",
+        0.5,
+        "--betas",
+        "0.8,0.9",
+        "--nesterov",
+        "--optimiser",
+        "sgd",
+        "--activation",
+        "identity",
+        "--penalty-covers",
+        "weights",
+        "--order",
+        "paper-script",
+        "--eval-batch",
+        7,
+    )
     run("digits", *QUICK[:-1], 1, "--alphas", "0", "--out", "o", *others)
     stored = experiment("o")["config"]
     expected = {
-        "schedule": "milestones", "milestones": [1, 2], "drop": 0.5, "betas": [0.8, 0.9], "nesterov": True,
-        "activation": "identity", "penalty_covers": "weights", "order": "paper-script", "eval_batch": 7,
-    }  # fmt: skip
+        "schedule": "milestones",
+        "milestones": [1, 2],
+        "drop": 0.5,
+        "betas": [0.8, 0.9],
+        "nesterov": True,
+        "activation": "identity",
+        "penalty_covers": "weights",
+        "order": "paper-script",
+        "eval_batch": 7,
+    }
     assert {name: stored[name] for name in expected} == expected
 
 
@@ -140,8 +205,25 @@ def test_garbage_in_the_environment_is_one_line(tmp_path, name):
 
 def test_a_terminated_run_saves_where_it_was(tmp_path, monkeypatch, request):
     """SIGTERM, as schedulers send it, in the middle of an epoch and long before the first interval."""
-    command = [sys.executable, "-m", "sdgpu", "train", "digits", "--alphas", "0", "--steps", "1",
-               "--epochs", "500", "--batch", "50", "--out", "cut", "--device", "cpu"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "sdgpu",
+        "train",
+        "digits",
+        "--alphas",
+        "0",
+        "--steps",
+        "1",
+        "--epochs",
+        "500",
+        "--batch",
+        "50",
+        "--out",
+        "cut",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--threads", "1"],

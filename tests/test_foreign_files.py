@@ -37,9 +37,15 @@ def test_a_planted_pickle_does_not_run(sweep, tmp_path):
         for name in names:
             (path / name).mkdir(parents=True)
             about = {
-                "zarr_format": 2, "shape": [1], "chunks": [1], "dtype": "|O", "compressor": None,
-                "fill_value": None, "filters": filters, "order": "C",
-            }  # fmt: skip
+                "zarr_format": 2,
+                "shape": [1],
+                "chunks": [1],
+                "dtype": "|O",
+                "compressor": None,
+                "fill_value": None,
+                "filters": filters,
+                "order": "C",
+            }
             (path / name / ".zarray").write_text(json.dumps(about))
             (path / name / ".zattrs").write_text('{"_ARRAY_DIMENSIONS": ["lam"]}')
             (path / name / "0").write_bytes(payload)
@@ -55,10 +61,12 @@ def test_a_planted_pickle_does_not_run(sweep, tmp_path):
 SHARDING = {
     "name": "sharding_indexed",
     "configuration": {
-        "chunk_shape": [1, 1, 1], "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-        "index_codecs": [], "index_location": "end",
+        "chunk_shape": [1, 1, 1],
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "index_codecs": [],
+        "index_location": "end",
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -176,13 +184,20 @@ def huge(file, secret):
 @pytest.mark.parametrize(
     ("plant", "word"),
     [
-        (external, "lie in another file"), (external_link, "link to another place"),
-        (soft_link, "link to another place"), (virtual, "virtual"), (compressed, "filters"),
-        (chunked, "one piece"), (group, "no array"), (named_type, "no array"),
-        (objects, "values of type"), (records, "values of type"),
-        (bytes_of_variable_length, "values of type"), (huge, "one piece"),
+        (external, "lie in another file"),
+        (external_link, "link to another place"),
+        (soft_link, "link to another place"),
+        (virtual, "virtual"),
+        (compressed, "filters"),
+        (chunked, "one piece"),
+        (group, "no array"),
+        (named_type, "no array"),
+        (objects, "values of type"),
+        (records, "values of type"),
+        (bytes_of_variable_length, "values of type"),
+        (huge, "one piece"),
     ],
-)  # fmt: skip
+)
 def test_netcdf_with_other_contents_is_refused(tmp_path, plant, word):
     secret, path = tmp_path / "secret", tmp_path / "x.nc"
     with h5py.File(secret, "w") as file:
@@ -227,12 +242,17 @@ def test_texts_in_attributes_that_share_their_bytes_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*has no checksums")
-@pytest.mark.parametrize("table", [
-    {"size": 10, "rest": "", "variables": {"a": [0, 10**9, ""], "b": [0, 10**9, ""]}},
-    {"size": 10, "rest": "", "variables": {"a": [-5, 3, ""]}},
-    {"size": 10, "rest": "", "variables": {"a": [float("inf"), 3, ""]}},
-    {"size": 10, "variables": {}}, [], {"size": 10, "rest": "", "variables": 3},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"size": 10, "rest": "", "variables": {"a": [0, 10**9, ""], "b": [0, 10**9, ""]}},
+        {"size": 10, "rest": "", "variables": {"a": [-5, 3, ""]}},
+        {"size": 10, "rest": "", "variables": {"a": [float("inf"), 3, ""]}},
+        {"size": 10, "variables": {}},
+        [],
+        {"size": 10, "rest": "", "variables": 3},
+    ],
+)
 def test_hostile_tables_of_checksums_are_damage(sweep, tmp_path, table):
     sweep.save(tmp_path / "a.nc")
     content = (tmp_path / "a.nc").read_bytes()

@@ -112,7 +112,13 @@ def test_signatures(path):
 
 
 def test_few_lines_escape_the_formatter():
-    assert sum(path.read_text().count("fmt: " + "skip") for path in FILES) <= 10
+    """Tables of data alone, tests and benchmarks included."""
+    every = [
+        path
+        for folder in ("sdgpu", "tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert sum(path.read_text().count("fmt: " + "skip") for path in every) <= 10
 
 
 def test_clocks_decide_in_one_place():

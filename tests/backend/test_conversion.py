@@ -139,8 +139,9 @@ def test_frames_of_polars():
     assert_near(
         sdgpu.fit(X, FakeSeries(Y[:, 0], "Float64"), KERNEL).path().predict(NEW), WANTED[..., 0]
     )
-    assert as_data(FakePolars({"a": [1, 2], "b": [True, False]}, ["Int64", "Boolean"]), "X").tolist() == [
-        [1, 1], [2, 0]]  # fmt: skip
+    assert as_data(
+        FakePolars({"a": [1, 2], "b": [True, False]}, ["Int64", "Boolean"]), "X"
+    ).tolist() == [[1, 1], [2, 0]]
     with pytest.raises(
         TypeError, match=r"X is a FakeLazy that is not read yet: pass X.collect\(\)"
     ):
@@ -207,7 +208,7 @@ def test_an_array_like_of_pyarrow():
         (pd.Categorical([3, 4]), "stored as objects"),
         (np.array([1 + 2j, 3]), "is complex"),
     ],
-)  # fmt: skip
+)
 def test_a_column_that_is_no_number_is_named_with_a_remedy_that_works(column, words):
     frame = pd.DataFrame({"a": [1.0, 2.0], "when": column})
     with pytest.raises(TypeError, match=f"column 'when' .*|{words}") as error:

@@ -69,8 +69,12 @@ for kind, field in (("RLIMIT_AS", "vms"), ("RLIMIT_DATA", "data")):
 def test_a_limit_on_the_process_is_seen_before_the_work():
     """``ulimit -v``: refused by name, or done; never an allocation that fails in the middle."""
     root = Path(__file__).parent.parent.parent
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", LIMITED, "eigh"],
-                         capture_output=True, text=True, cwd=root)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LIMITED, "eigh"],
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
     assert run.returncode == 0, run.stderr
     for kind in ("RLIMIT_AS", "RLIMIT_DATA"):
         found = [line for line in run.stdout.splitlines() if line.startswith(kind)]

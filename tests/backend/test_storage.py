@@ -248,8 +248,11 @@ def test_kills_while_saving(tmp_path, ending, number):
     """The target is whole after each of 12 kills, and what a kill left goes at the next occasion."""
     done = subprocess.run(
         [*alone(SAVER, tmp_path), ending, str(int(number)), "12"],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert number == signal.SIGKILL or int(done.stdout) <= 2  # between two lines of the cleaning
 
@@ -331,9 +334,19 @@ def test_a_digest_is_of_values_shape_and_type(rng):
     same = [a, a.copy(order="F"), a.astype(">f8"), np.repeat(a, 2, axis=0)[::2]]
     assert len({digest(one) for one in same}) == 1
     other = [
-        a.reshape(5, 7, 3), a.astype("f4"), a.view("i8"), a[:, :, :2], a[::-1], -a, a.tobytes(),
-        np.zeros(0), np.zeros((0, 2)), np.float64(1.0) * np.ones(()), "", b"",
-    ]  # fmt: skip
+        a.reshape(5, 7, 3),
+        a.astype("f4"),
+        a.view("i8"),
+        a[:, :, :2],
+        a[::-1],
+        -a,
+        a.tobytes(),
+        np.zeros(0),
+        np.zeros((0, 2)),
+        np.float64(1.0) * np.ones(()),
+        "",
+        b"",
+    ]
     assert len({digest(one) for one in [a, *other]}) == 1 + len(other)
     assert digest("ab", "c") != digest("a", "bc")
     assert digest(b"ab") == digest(memoryview(b"ab")) == digest(bytearray(b"ab"))

@@ -85,10 +85,13 @@ def test_a_step_minimises_the_penalty():
     root = (problem.V * np.sqrt(problem.delta)) @ problem.V.T  # f = K^(1/2) b, ||f||^2 = |b|^2
     eps = 0.5 * loss(np.zeros(3), Y, before, alpha)
     best = minimize(
-        lambda b: b @ b, np.linalg.solve(root, Y), jac=lambda b: 2 * b, method="SLSQP",
+        lambda b: b @ b,
+        np.linalg.solve(root, Y),
+        jac=lambda b: 2 * b,
+        method="SLSQP",
         constraints={"type": "ineq", "fun": lambda b: eps - loss(root @ b, Y, before, alpha)},
         options={"ftol": 1e-15, "maxiter": 500},
-    )  # fmt: skip
+    )
     # one step from `before`: a chain whose step 1 is `before` has it as the mixed target of step 2
     target = problem.V.T @ (alpha * Y + (1 - alpha) * before)
     r2 = 3 * eps - alpha * (1 - alpha) * np.sum((Y - before) ** 2)

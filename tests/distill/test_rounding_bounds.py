@@ -57,8 +57,7 @@ def test_no_small_change_of_the_matrix_moves_an_answer_further(seed):
     E = noise * DELTA[-1] * (Q * rng.choice([-1.0, 1.0], 7)) @ Q.T  # ||E|| = noise ||K||
     bound = rounding_bound(dual_lengths(DELTA, problem.V.T @ problem.Y, LAMS, 4), DELTA[-1], noise)
     for i, lam in enumerate(LAMS):
-        moved = (
-            (problem.K + E) @ weights(problem.K + E, problem.Y, lam, 4)
-            - problem.K @ weights(problem.K, problem.Y, lam, 4)
-        )  # fmt: skip
+        moved = (problem.K + E) @ weights(problem.K + E, problem.Y, lam, 4) - problem.K @ weights(
+            problem.K, problem.Y, lam, 4
+        )
         assert (np.linalg.norm(moved, axis=1) <= 1.01 * bound[i]).all()

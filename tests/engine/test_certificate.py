@@ -79,8 +79,9 @@ def test_a_krylov_space_forgets_no_residual():
     lam = 5e9
     fit = sdgpu.fit(X, Y, kernel, lams=lam, method="lanczos")
     truth = kernel(X) @ Y / lam  # to 5e-9
-    error = np.linalg.norm(fit.spectrum.basis @ (fit.spectrum.eigenvalues[:, None] * fit.spectrum.Z)
-                           - kernel(X) @ Y)  # fmt: skip
+    error = np.linalg.norm(
+        fit.spectrum.basis @ (fit.spectrum.eigenvalues[:, None] * fit.spectrum.Z) - kernel(X) @ Y
+    )
     assert error <= 1e-13 * np.linalg.norm(kernel(X) @ Y)
     assert_allclose(
         fit.path(lam, steps=1).fitted[0], truth, rtol=0, atol=1e-8 * np.abs(truth).max()

@@ -218,9 +218,13 @@ def test_mobahis_example_with_ground_truth():
         ({"X": np.where(X > 1, np.nan, X)}, ValueError, "X has .* NaN"),
         ({"device": "gpu"}, ValueError, "device='gpu' is not known"),
         ({"X": np.zeros_like(X)}, ValueError, "eps=0.5 is out of reach at step 1"),
-        ({"eps": 1e-3, "alpha": [0.0] * 4 + [0.5], "steps": 6}, ValueError, "at step 6: .* given the steps before it"),
+        (
+            {"eps": 1e-3, "alpha": [0.0] * 4 + [0.5], "steps": 6},
+            ValueError,
+            "at step 6: .* given the steps before it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(change, error, words):
     arguments = {"X": X, "Y": Y, "kernel": KERNEL, "eps": 0.5, "steps": 3} | change
     with pytest.raises(error, match=words):

@@ -24,8 +24,12 @@ KERNEL = sdgpu.Gaussian(0.3)
 
 def data(n=25, m=12, d=3, c=2, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal((n, d)), rng.standard_normal((n, c)),
-            rng.standard_normal((m, d)), rng.standard_normal((m, c)))  # fmt: skip
+    return (
+        rng.standard_normal((n, d)),
+        rng.standard_normal((n, c)),
+        rng.standard_normal((m, d)),
+        rng.standard_normal((m, c)),
+    )
 
 
 def as_problem(X, Y, X_val, Y_val):

@@ -36,8 +36,15 @@ ROOT = Path(__file__).parent.parent.parent
 )
 def test_the_peak_stays_below(n, d, method, operator, memory):
     command = [
-        sys.executable, "-m", "benchmarks.memory_probe", str(n), str(d), method, operator, memory
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.memory_probe",
+        str(n),
+        str(d),
+        method,
+        operator,
+        memory,
+    ]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     used, planned, status = run.stdout.split(maxsplit=2)
     assert float(used) <= float(planned) <= parse_bytes(memory)
@@ -154,7 +161,11 @@ def test_kept_tiles_survive_a_halving(rng, monkeypatch):
     wanted = kernel(X) @ V
     for _ in range(2):
         np.testing.assert_allclose(operator.matmat(V), wanted, atol=1e-10 * np.abs(wanted).max())
-    assert {tuple(tile.shape) for tile in operator._tile_cache.values()} == {(300, 300), (100, 300), (100, 100)}  # fmt: skip
+    assert {tuple(tile.shape) for tile in operator._tile_cache.values()} == {
+        (300, 300),
+        (100, 300),
+        (100, 100),
+    }
 
 
 def test_joint_optima_that_take_minutes_are_refused_before_the_work(data):

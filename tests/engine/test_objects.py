@@ -24,9 +24,16 @@ ARRAYS = {"ndarray", "Array", "Tensor", "Dataset", "Any"}
 ANSWERS = {"Solution", "DistillationChain", "BasisColumns", "Leverages", "Operator", "GrowingBasis"}
 # "anything" is no array there, or it is compared with care
 COMPARABLE = {
-    "Best", "EmpiricalNTK", "FunctionKernel", "Lab", "PlainBackend", "Store", "TorchBackend", "Use",
+    "Best",
+    "EmpiricalNTK",
+    "FunctionKernel",
+    "Lab",
+    "PlainBackend",
+    "Store",
+    "TorchBackend",
+    "Use",
     "Weight",
-}  # fmt: skip
+}
 
 
 def dataclasses_of_the_package():
@@ -58,8 +65,9 @@ def test_what_holds_arrays_is_compared_by_identity():
     holders, before = set(), None
     while holders != before:
         before, holders = holders, {cls for cls in classes if holds(cls, holders)}
-    wrong = [f"{cls.__module__}.{cls.__name__}" for cls in holders
-             if cls.__eq__ is not object.__eq__]  # fmt: skip
+    wrong = [
+        f"{cls.__module__}.{cls.__name__}" for cls in holders if cls.__eq__ is not object.__eq__
+    ]
     assert {Fit, Path, Sweep} <= holders
     assert not sorted(wrong)
 
@@ -121,16 +129,25 @@ def test_other_results_can_be_pickled(backend):
     assert (pickle.loads(pickle.dumps(chain)).predict(X_val) == chain.predict(X_val)).all()
     assert pickle.loads(pickle.dumps(fitted)).path(1.0).fitted.shape == (2, 150, 2)
     assert pickle.loads(pickle.dumps(sweep)).dataset.identical(sweep.dataset)
-    for one in (sweep.best("star"), fitted.info, fitted.gcv(1.0), fitted.optimal_alphas(X_val, Y_val, 1.0),
-                fitted.joint_alphas(X_val, Y_val, 1.0), fitted.path(1.0).variance(X_val), fitted.spectrum,
-                sdgpu.plan(n=100, d=2)):  # fmt: skip
+    for one in (
+        sweep.best("star"),
+        fitted.info,
+        fitted.gcv(1.0),
+        fitted.optimal_alphas(X_val, Y_val, 1.0),
+        fitted.joint_alphas(X_val, Y_val, 1.0),
+        fitted.path(1.0).variance(X_val),
+        fitted.spectrum,
+        sdgpu.plan(n=100, d=2),
+    ):
         assert type(pickle.loads(pickle.dumps(one))) is type(one)
 
 
 def test_a_pickled_operator_leaves_its_caches_behind():
     X = np.random.default_rng(1).standard_normal((400, 2))
-    for operator in (sdgpu.operators.DenseOperator(KERNEL, X),
-                     sdgpu.operators.TiledOperator(KERNEL, X, keep=True)):  # fmt: skip
+    for operator in (
+        sdgpu.operators.DenseOperator(KERNEL, X),
+        sdgpu.operators.TiledOperator(KERNEL, X, keep=True),
+    ):
         product = operator.matmat(X)
         stored = pickle.dumps(operator)
         assert len(stored) < 2 * X.nbytes
@@ -154,7 +171,11 @@ def test_later_work_does_not_change_a_result():
     assert fitted.info.seconds == before
     assert json.loads(json.dumps(fitted.info.seconds)) == before
     assert hash(fitted.info) == hash(copy.deepcopy(fitted.info))
-    for change in (lambda s: s.update(a=1), lambda s: s.pop("passes"), lambda s: s.clear(),
-                   lambda s: s.__setitem__("a", 1)):  # fmt: skip
+    for change in (
+        lambda s: s.update(a=1),
+        lambda s: s.pop("passes"),
+        lambda s: s.clear(),
+        lambda s: s.__setitem__("a", 1),
+    ):
         with pytest.raises(TypeError, match="cannot be changed"):
             change(fitted.info.seconds)

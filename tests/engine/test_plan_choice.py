@@ -139,6 +139,7 @@ sdgpu.plan(300, 4, lams=0.1)
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     root = Path(__file__).parent.parent.parent
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True,
-                         text=True, cwd=root)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, cwd=root
+    )
     assert run.returncode == 0, run.stderr

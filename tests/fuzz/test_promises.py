@@ -24,9 +24,12 @@ METHODS = ("eigh", "lanczos", "subspace", "cg")
 SHARD = 500  # cases of one test: shards run side by side, each with a seed of its own
 SHARDS = max(1, CASES // (SHARD * len(METHODS)))
 SETTINGS = settings(
-    max_examples=max(CASES // (SHARDS * len(METHODS)), 1), deadline=None, derandomize=False,
-    database=None, suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+    max_examples=max(CASES // (SHARDS * len(METHODS)), 1),
+    deadline=None,
+    derandomize=False,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 pytestmark = pytest.mark.skipif(
     np.finfo(Wide).eps > 1e-18, reason="no extended precision on this machine"
@@ -48,9 +51,14 @@ def check(problem: Problem) -> str:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit = sdgpu.fit(
-                *data, KERNELS[problem.kernel](problem.parameter), lams=lams, method=problem.method,
-                operator=problem.operator, dtype=problem.precision, steps=problem.steps,
-            )  # fmt: skip
+                *data,
+                KERNELS[problem.kernel](problem.parameter),
+                lams=lams,
+                method=problem.method,
+                operator=problem.operator,
+                dtype=problem.precision,
+                steps=problem.steps,
+            )
             path = fit.path(lam, alphas=alphas, steps=problem.steps)
             solution = (path.fitted, path.predict(data[0]), path.dual)
             fitted, at_rows, dual = (np.asarray(x) for x in solution)
@@ -203,9 +211,13 @@ def test_estimators_take_what_comes(problem, selection, over):
     other = 2.0**600 if problem.targets == "mixed" else 2.0**-600  # exact: nothing underflows
     for scale in (1.0, other):
         model = sdgpu.SelfDistillationRegressorCV(
-            KERNELS[problem.kernel](problem.parameter), over=over, steps=3, selection=selection,
-            lams=np.geomspace(1e-6, 1e2, 5) * problem.n, random_state=0,
-        )  # fmt: skip
+            KERNELS[problem.kernel](problem.parameter),
+            over=over,
+            steps=3,
+            selection=selection,
+            lams=np.geomspace(1e-6, 1e2, 5) * problem.n,
+            random_state=0,
+        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
@@ -222,17 +234,36 @@ def test_estimators_take_what_comes(problem, selection, over):
 
 
 REPEATED = Problem(
-    seed=0, n=6, d=2, c=1, kernel="gaussian", parameter=30.0, rows="repeated", targets="noise",
-    exponent=-1.0, spread=0.0, steps=1, alpha=0.0, dtype="float64", library="numpy",
-    method="lanczos", operator="dense", precision="mixed",
-)  # fmt: skip
-APART = replace(
-    REPEATED, seed=1, n=2, d=1, kernel="product", rows="plain", exponent=0.0,
-)  # fmt: skip
+    seed=0,
+    n=6,
+    d=2,
+    c=1,
+    kernel="gaussian",
+    parameter=30.0,
+    rows="repeated",
+    targets="noise",
+    exponent=-1.0,
+    spread=0.0,
+    steps=1,
+    alpha=0.0,
+    dtype="float64",
+    library="numpy",
+    method="lanczos",
+    operator="dense",
+    precision="mixed",
+)
+APART = replace(REPEATED, seed=1, n=2, d=1, kernel="product", rows="plain", exponent=0.0)
 LATTICE = replace(
-    REPEATED, seed=8, n=8, d=1, kernel="small", parameter=1.0, rows="lattice", exponent=-2.0,
+    REPEATED,
+    seed=8,
+    n=8,
+    d=1,
+    kernel="small",
+    parameter=1.0,
+    rows="lattice",
+    exponent=-2.0,
     method="subspace",
-)  # fmt: skip
+)
 
 
 def test_new_rows_have_the_digits_that_their_kernel_says():
@@ -241,13 +272,30 @@ def test_new_rows_have_the_digits_that_their_kernel_says():
 
 
 STEPS = replace(
-    REPEATED, seed=1, n=13, d=1, kernel="cubicspline", parameter=1.0, targets="classes", exponent=-4.0,
+    REPEATED,
+    seed=1,
+    n=13,
+    d=1,
+    kernel="cubicspline",
+    parameter=1.0,
+    targets="classes",
+    exponent=-4.0,
     steps=4,
-)  # fmt: skip
+)
 TINY = replace(
-    REPEATED, seed=16, n=2, d=1, c=2, kernel="arccosine0", parameter=0.001, targets="mixed",
-    exponent=-8.5, steps=2, method="cg", precision=None,
-)  # fmt: skip
+    REPEATED,
+    seed=16,
+    n=2,
+    d=1,
+    c=2,
+    kernel="arccosine0",
+    parameter=0.001,
+    targets="mixed",
+    exponent=-8.5,
+    steps=2,
+    method="cg",
+    precision=None,
+)
 
 
 def test_errors_of_kernel_values_add_up_over_steps():

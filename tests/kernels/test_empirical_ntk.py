@@ -124,10 +124,18 @@ def mlp(activation=nn.Tanh):
 def cnn():
     """Three convolutions with batch norms that have seen data."""
     net = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Softplus(),
-        nn.Conv2d(6, 8, 3, padding=(1, 0), stride=2, dilation=(1, 2)), nn.BatchNorm2d(8), nn.Softplus(),
-        nn.Conv2d(8, 8, 2), nn.BatchNorm2d(8), nn.Softplus(), nn.Flatten(), nn.Linear(24, 4),
-    )  # fmt: skip
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.Softplus(),
+        nn.Conv2d(6, 8, 3, padding=(1, 0), stride=2, dilation=(1, 2)),
+        nn.BatchNorm2d(8),
+        nn.Softplus(),
+        nn.Conv2d(8, 8, 2),
+        nn.BatchNorm2d(8),
+        nn.Softplus(),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    )
     net(torch.randn(40, 1, 8, 8))
     return net.eval()
 
@@ -148,26 +156,44 @@ CASES = {
     "own function": (OwnFunction, (5,)),
     "frozen": (frozen, (5,)),
     "groups": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Tanh(), nn.Conv2d(4, 4, 3, padding="same"),
-                              nn.Flatten(), nn.Linear(16, 2)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, groups=2),
+            nn.Tanh(),
+            nn.Conv2d(4, 4, 3, padding="same"),
+            nn.Flatten(),
+            nn.Linear(16, 2),
+        ),
         (2, 4, 4),
     ),
     "reflect": (
-        lambda: nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1, padding_mode="reflect"), nn.Flatten(),
-                              nn.Linear(16, 1)),
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, 2, 1, padding_mode="reflect"), nn.Flatten(), nn.Linear(16, 1)
+        ),
         (2, 4, 4),
     ),
     "tokens": (
-        lambda: nn.Sequential(nn.Linear(4, 9), nn.LayerNorm(9), nn.Tanh(), nn.Linear(9, 9), nn.Flatten(),
-                              nn.Linear(27, 2)),
+        lambda: nn.Sequential(
+            nn.Linear(4, 9),
+            nn.LayerNorm(9),
+            nn.Tanh(),
+            nn.Linear(9, 9),
+            nn.Flatten(),
+            nn.Linear(27, 2),
+        ),
         (3, 4),
     ),
     "other layers": (
-        lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.GroupNorm(1, 3), nn.Flatten(2),
-                              nn.Conv1d(3, 2, 3), nn.Flatten(), nn.Linear(46, 2)),
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(2, 3, 2),
+            nn.GroupNorm(1, 3),
+            nn.Flatten(2),
+            nn.Conv1d(3, 2, 3),
+            nn.Flatten(),
+            nn.Linear(46, 2),
+        ),
         (2, 4, 4),
     ),
-}  # fmt: skip
+}
 
 
 def case(name, n=9):
@@ -313,9 +339,9 @@ def test_projection_is_unbiased_with_the_error_it_states(name):
     K = EmpiricalNTK(module, shape=shape)(X)
     length = np.sqrt(np.outer(K.diagonal(), K.diagonal()))
     q, seeds = 256, 200
-    draws = np.array([
-        EmpiricalNTK(module, shape=shape, projection=q, seed=seed)(X) for seed in range(seeds)
-    ])  # fmt: skip
+    draws = np.array(
+        [EmpiricalNTK(module, shape=shape, projection=q, seed=seed)(X) for seed in range(seeds)]
+    )
     errors = (draws - K) / length
     assert np.abs(errors.mean(axis=0)).max() < 5 * math.sqrt(6 / q / seeds)
     spread = errors.std(axis=0)
@@ -349,11 +375,16 @@ def test_projection_only_where_it_is_needed():
 @pytest.mark.parametrize(
     ("method", "operator", "options"),
     [
-        ("eigh", "dense", {}), ("lanczos", "tiled", {}), ("subspace", "dense", {}), ("cg", "tiled", {}),
-        ("eigh", "dense", {"memory": "1MB"}), ("lanczos", "dense", {"memory": "1MB"}),
-        ("eigh", "dense", {"projection": 64}), ("lanczos", "tiled", {"projection": 64}),
+        ("eigh", "dense", {}),
+        ("lanczos", "tiled", {}),
+        ("subspace", "dense", {}),
+        ("cg", "tiled", {}),
+        ("eigh", "dense", {"memory": "1MB"}),
+        ("lanczos", "dense", {"memory": "1MB"}),
+        ("eigh", "dense", {"projection": 64}),
+        ("lanczos", "tiled", {"projection": 64}),
     ],
-)  # fmt: skip
+)
 def test_fit_equals_a_fit_to_the_matrix(method, operator, options, rng):
     module, X, shape = case("cnn", n=60)
     Y, X_new = rng.standard_normal((60, 2)), X[:7] + 0.1
@@ -435,9 +466,21 @@ def no_gradients():
         (lambda: EmpiricalNTK(nn.LazyLinear(2)), ValueError, "weight of module has no values yet"),
         (lambda: EmpiricalNTK(Weights(torch.ones(3, dtype=torch.complex64))), TypeError, "complex"),
         (lambda: EmpiricalNTK(uncopied()), TypeError, "cannot be copied"),
-        (lambda: EmpiricalNTK(training(nn.BatchNorm1d(5))), ValueError, r"1 \(BatchNorm1d\) .* module.eval"),
-        (lambda: EmpiricalNTK(training(nn.Dropout(0.2))), ValueError, r"1 \(Dropout, p=0.2\) .* module.eval"),
-        (lambda: EmpiricalNTK(nn.BatchNorm1d(5, track_running_stats=False).eval()), ValueError, "no running statistics"),
+        (
+            lambda: EmpiricalNTK(training(nn.BatchNorm1d(5))),
+            ValueError,
+            r"1 \(BatchNorm1d\) .* module.eval",
+        ),
+        (
+            lambda: EmpiricalNTK(training(nn.Dropout(0.2))),
+            ValueError,
+            r"1 \(Dropout, p=0.2\) .* module.eval",
+        ),
+        (
+            lambda: EmpiricalNTK(nn.BatchNorm1d(5, track_running_stats=False).eval()),
+            ValueError,
+            "no running statistics",
+        ),
         (lambda: EmpiricalNTK(mlp(), form="full"), ValueError, "form='full'"),
         (lambda: EmpiricalNTK(mlp(), form="output"), ValueError, "give output=j"),
         (lambda: EmpiricalNTK(mlp(), output=1), ValueError, "give output=j"),
@@ -450,7 +493,7 @@ def no_gradients():
         (lambda: EmpiricalNTK(mlp(), shape=5), TypeError, "shape=5"),
         (lambda: EmpiricalNTK(mlp(), shape=(0, 5)), ValueError, "shape=0"),
     ],
-)  # fmt: skip
+)
 def test_bad_kernels(make, error, words):
     with pytest.raises(error, match=words):
         make()
@@ -460,24 +503,49 @@ def test_bad_kernels(make, error, words):
     ("module", "options", "error", "words"),
     [
         (mlp(), {"shape": (2, 2)}, ValueError, r"takes 4 numbers, but the data have 5 features"),
-        (mlp(), {"shape": (1, 5, 1)}, ValueError, r"fails on one row, an input of shape \(1, 1, 5, 1\)"),
-        (nn.Sequential(mlp(), nn.Flatten(0)), {}, ValueError, r"must return \(rows, c\), got shape \(3,\)"),
+        (
+            mlp(),
+            {"shape": (1, 5, 1)},
+            ValueError,
+            r"fails on one row, an input of shape \(1, 1, 5, 1\)",
+        ),
+        (
+            nn.Sequential(mlp(), nn.Flatten(0)),
+            {},
+            ValueError,
+            r"must return \(rows, c\), got shape \(3,\)",
+        ),
         (nn.Linear(5, 3), {"shape": (1, 5)}, ValueError, r"got shape \(1, 1, 3\)"),
         (nn.LSTM(5, 3), {}, TypeError, "must return a tensor .* tuple"),
         (Broken(torch.tanh, lambda y: y.argmax(1, True)), {}, TypeError, "torch.int64"),
         (mlp(), {"form": "output", "output": 3}, ValueError, "output=3, but module has 3 outputs"),
-        (Broken(torch.round), {}, ValueError, r"first.weight, first.bias is 0 everywhere, as round\(\)"),
+        (
+            Broken(torch.round),
+            {},
+            ValueError,
+            r"first.weight, first.bias is 0 everywhere, as round\(\)",
+        ),
         (Broken(torch.Tensor.sign), {}, ValueError, r"first.weight, first.bias is 0 .* sign\(\)"),
         (Broken(torch.Tensor.detach), {}, ValueError, "first.weight, first.bias is missing"),
         (Broken(lambda y: (y > 0).to(y)), {}, ValueError, "first.weight, first.bias is missing"),
-        (Broken(torch.tanh, torch.Tensor.detach), {}, ValueError, "second.weight, second.bias is missing"),
+        (
+            Broken(torch.tanh, torch.Tensor.detach),
+            {},
+            ValueError,
+            "second.weight, second.bias is missing",
+        ),
         (Broken(torch.tanh, lambda y: y.argmax(1, True) * 1.0), {}, ValueError, "is missing"),
         (Broken(torch.tanh, lambda y: y / 0), {}, ValueError, "NaN or infinity"),
         (Broken(lambda y: y if y.sum() > 0 else -y), {}, ValueError, "torch.func.vmap"),
         (Broken(lambda y: nn.functional.dropout(y, 0.5)), {}, ValueError, "torch.func.vmap"),
-        (Broken(lambda y: torch.zeros_like(y), lambda y: torch.ones_like(y)), {}, ValueError, "is missing"),
+        (
+            Broken(lambda y: torch.zeros_like(y), lambda y: torch.ones_like(y)),
+            {},
+            ValueError,
+            "is missing",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_modules(module, options, error, words):
     X = np.random.default_rng(0).standard_normal((6, 5))
     with pytest.raises(error, match=words):

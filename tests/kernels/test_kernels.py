@@ -131,7 +131,12 @@ def test_values(name, d, rng, backend):
         pytest.skip("length scales are for six features")
     A, B = rng.standard_normal((9, d)), rng.standard_normal((4, d))
     wanted = by_pairs(value, A, B)
-    assert_allclose(to_numpy(kernel(backend.asarray(A), backend.asarray(B))), wanted, rtol=1e-12, atol=rough(name, 3e-8, 1e-13))  # fmt: skip
+    assert_allclose(
+        to_numpy(kernel(backend.asarray(A), backend.asarray(B))),
+        wanted,
+        rtol=1e-12,
+        atol=rough(name, 3e-8, 1e-13),
+    )
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -181,16 +181,32 @@ def test_arithmetic_names_and_empty_rows():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: CubicGreen()(np.ones((3, 2))), ValueError, "CubicGreen is a kernel of one feature, the data have 2"),
-        (lambda: CubicGreen()(np.array([[0.5], [1.2]])), ValueError, r"on \[0, 1\], the data reach from 0.5 to 1.2: rescale"),
+        (
+            lambda: CubicGreen()(np.ones((3, 2))),
+            ValueError,
+            "CubicGreen is a kernel of one feature, the data have 2",
+        ),
+        (
+            lambda: CubicGreen()(np.array([[0.5], [1.2]])),
+            ValueError,
+            r"on \[0, 1\], the data reach from 0.5 to 1.2: rescale",
+        ),
         (lambda: BrownianBridge()(np.array([[-0.1]])), ValueError, "BrownianBridge .* from -0.1"),
-        (lambda: CubicSpline()(np.array([[0.5]]), np.array([[2.0]])), ValueError, "CubicSpline .* to 2"),
+        (
+            lambda: CubicSpline()(np.array([[0.5]]), np.array([[2.0]])),
+            ValueError,
+            "CubicSpline .* to 2",
+        ),
         (lambda: CubicSpline(0.0), ValueError, "line=0.0 must be > 0"),
         (lambda: CubicSpline("1"), TypeError, "line='1'"),
         (lambda: sdgpu.fit(np.ones((3, 2)), np.ones(3), CubicGreen()), ValueError, "one feature"),
-        (lambda: sdgpu.fit(np.array([[0.5]]), np.ones(1), CubicGreen()).path().predict([[1.5]]), ValueError, "rescale"),
+        (
+            lambda: sdgpu.fit(np.array([[0.5]]), np.ones(1), CubicGreen()).path().predict([[1.5]]),
+            ValueError,
+            "rescale",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(call, error, words):
     with pytest.raises(error, match=words):
         call()

@@ -99,10 +99,21 @@ def test_draws_cover_all_crops_evenly():
 
 def test_streams_are_a_function_of_their_position():
     positions = [
-        (0, "init"), (0, "order"), (0, "augment"), (0, "augment", 0), (0, "augment", 0, 0),
-        (0, "augment", 0, 1), (0, "augment", 1, 0), (1, "augment", 0, 0), (2**32, "augment", 0, 0),
-        (2**32 + 1, "augment", 0, 0), (1, "init", 0), (1, "init"), (1, "order", 2), (1, "order", 3),
-    ]  # fmt: skip
+        (0, "init"),
+        (0, "order"),
+        (0, "augment"),
+        (0, "augment", 0),
+        (0, "augment", 0, 0),
+        (0, "augment", 0, 1),
+        (0, "augment", 1, 0),
+        (1, "augment", 0, 0),
+        (2**32, "augment", 0, 0),
+        (2**32 + 1, "augment", 0, 0),
+        (1, "init", 0),
+        (1, "init"),
+        (1, "order", 2),
+        (1, "order", 3),
+    ]
     first = [torch.rand(4, generator=stream(*position)) for position in positions]
     again = [torch.rand(4, generator=stream(*position)) for position in reversed(positions)]
     for i, draw in enumerate(first):

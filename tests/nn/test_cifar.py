@@ -265,7 +265,7 @@ GOOD = np.zeros((2, 3072), np.uint8)
             "the labels are no list of whole numbers",
         ),
     ],
-)  # fmt: skip
+)
 def test_contents_that_are_no_images(content, message):
     if message is None:
         assert loads(content)[0].shape == (2, 3, 32, 32)  # a harmless detour of opcodes

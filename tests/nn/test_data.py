@@ -230,22 +230,42 @@ PIXELS, LABELS = np.zeros((8, 3, 4, 4), np.uint8), np.arange(8) % 2
     ("pixels", "labels", "error", "message"),
     [
         (PIXELS / 255, LABELS, TypeError, r"float64; if they lie in \[0, 1\]: \(255 \* pixels\)"),
-        (PIXELS.astype(np.int64), LABELS, TypeError, "pixels must be uint8, 0 to 255, got torch.int64$"),
+        (
+            PIXELS.astype(np.int64),
+            LABELS,
+            TypeError,
+            "pixels must be uint8, 0 to 255, got torch.int64$",
+        ),
         (PIXELS.astype(object), LABELS, TypeError, "pixels must be numbers, got dtype object"),
         (PIXELS[0, 0], LABELS, ValueError, r"pixels must be \(n, H, W\) or \(n, C, H, W\)"),
         (PIXELS[:0], LABELS[:0], ValueError, r"none of them 0, got shape \(0, 3, 4, 4\)"),
         (PIXELS[:, :, :0], LABELS, ValueError, r"none of them 0, got shape \(8, 3, 0, 4\)"),
-        (np.zeros((8, 9, 9, 3), np.uint8), LABELS, ValueError, "9 channels.* set channels_last=True"),
+        (
+            np.zeros((8, 9, 9, 3), np.uint8),
+            LABELS,
+            ValueError,
+            "9 channels.* set channels_last=True",
+        ),
         (PIXELS, LABELS[:7], ValueError, r"labels must be \(8,\), one per image, got \(7,\)"),
-        (PIXELS, LABELS[:, None], ValueError, r"labels must be \(8,\), one per image, got \(8, 1\)"),
-        (PIXELS, LABELS / 1, TypeError, "labels must be whole numbers from 0 on, got torch.float64"),
+        (
+            PIXELS,
+            LABELS[:, None],
+            ValueError,
+            r"labels must be \(8,\), one per image, got \(8, 1\)",
+        ),
+        (
+            PIXELS,
+            LABELS / 1,
+            TypeError,
+            "labels must be whole numbers from 0 on, got torch.float64",
+        ),
         (PIXELS, LABELS > 0, TypeError, "labels must be whole numbers from 0 on, got torch.bool"),
         (PIXELS, np.array(list("abababab")), TypeError, "labels must be numbers, got dtype <U1"),
         (PIXELS, LABELS - 1, ValueError, "label -1 is out of range: .*classes are 0 to"),
         (PIXELS, 2 * LABELS, ValueError, "no image of class 1 among 8: give more images, number"),
         (PIXELS, 0 * LABELS, ValueError, "all labels are 0"),
     ],
-)  # fmt: skip
+)
 def test_bad_arrays(pixels, labels, error, message):
     with pytest.raises(error, match=f"photos: .*{message}"):
         images_from_arrays(pixels, labels, name="photos")

@@ -184,8 +184,14 @@ def test_an_interrupt_saves_the_batch_that_was_done(tmp_path, done):
 
 def test_a_second_interrupt_does_not_wait(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(mlp(), data(), None, dataclasses.replace(CONFIG, save_seconds=1e6), folder=tmp_path,
-              progress=interrupt_at(2, times=2))  # fmt: skip
+        train(
+            mlp(),
+            data(),
+            None,
+            dataclasses.replace(CONFIG, save_seconds=1e6),
+            folder=tmp_path,
+            progress=interrupt_at(2, times=2),
+        )
     assert not (tmp_path / "checkpoint.pt").exists()
 
 

@@ -78,11 +78,20 @@ def test_training_without_validation_images():
         ({"mean": (0.0,)}, r"has mean \(0.0,\), but train \("),
         ({"std": (2.0,)}, r"has std \(2.0,\), but train \("),
         ({"classes": CLASSES + 1}, "has classes 4, but train 3"),
-        ({"labels": torch.zeros(4, dtype=torch.int64)}, r"has labels \(4,\) for pixels \(1[25], 1, "),
-        ({"labels": torch.full((12,), 7), "pixels": images(12, 0).pixels}, "has labels from 7 to 7"),
-        ({"pixels": torch.zeros(12, 1, 9, 4), "labels": torch.zeros(12).long()}, r"has images of shape \(1, 9, 4\)"),
+        (
+            {"labels": torch.zeros(4, dtype=torch.int64)},
+            r"has labels \(4,\) for pixels \(1[25], 1, ",
+        ),
+        (
+            {"labels": torch.full((12,), 7), "pixels": images(12, 0).pixels},
+            "has labels from 7 to 7",
+        ),
+        (
+            {"pixels": torch.zeros(12, 1, 9, 4), "labels": torch.zeros(12).long()},
+            r"has images of shape \(1, 9, 4\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_parts_that_do_not_belong_together(name, change, message):
     parts = data()
     with pytest.raises(ValueError, match=f"{name} {message}"):

@@ -135,9 +135,13 @@ def test_it_compiles_for_hopper(d, c, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     size = fused_cuda._blocks(d, c)
     constants = {
-        "ROWS": size.i, "STEP": size.j, "DEPTH": size.k, "COLS": size.c, "WHOLE": d <= size.k,
+        "ROWS": size.i,
+        "STEP": size.j,
+        "DEPTH": size.k,
+        "COLS": size.c,
+        "WHOLE": d <= size.k,
         "SPLIT": "tf32x3",
-    }  # fmt: skip
+    }
     types = {"n": "i32", "features": "i32", "out": "*fp64", **dict.fromkeys(constants, "constexpr")}
     source = compiler.ASTSource(
         fn=kernel,

@@ -44,13 +44,13 @@ def test_probabilities_are_clipped_and_add_up_to_one(axis):
 
 def test_the_class_is_that_of_the_values_and_the_first_of_equal_ones(backend):
     #               row 0  1    2    3    4
-    values = np.array([[2.0, 0.1, 0.5, 0.3, 0.0],
-                       [0.3, 3.0, 0.5, 0.3, 0.0],
-                       [0.1, 0.2, 0.1, 0.4, 0.0]])  # fmt: skip
+    values = np.array(
+        [[2.0, 0.1, 0.5, 0.3, 0.0], [0.3, 3.0, 0.5, 0.3, 0.0], [0.1, 0.2, 0.1, 0.4, 0.0]]
+    )
     # of the probabilities row 0 would be class 2
-    P = np.array([[0.2, 0.1, 0.4, 0.3, 1 / 3],
-                  [0.2, 0.8, 0.4, 0.3, 1 / 3],
-                  [0.6, 0.1, 0.2, 0.4, 1 / 3]])  # fmt: skip
+    P = np.array(
+        [[0.2, 0.1, 0.4, 0.3, 1 / 3], [0.2, 0.8, 0.4, 0.3, 1 / 3], [0.6, 0.1, 0.2, 0.4, 1 / 3]]
+    )
     for labels, wanted in (
         ([0, 1, 0, 2, 0], [1, 1, 1, 1, 1]),
         ([2, 0, 1, 0, 1], [0, 0, 0, 0, 0]),

@@ -27,10 +27,15 @@ def test_leave_one_out_scores_are_those_of_refits(data, method):
     fitted = sdgpu.fit(X, Y, KERNEL, lams=[0.3, 2.0], method=method, probes=64)
     found = fitted.sweep(**GRID, classes=True).dataset
     rows = np.arange(60)
-    refits = np.stack([
-        sdgpu.fit(X[rows != i], Y[rows != i], KERNEL, lams=2.0).path(2.0, 0.4, 3).predict(X[[i]])[:, 0]
-        for i in rows
-    ], axis=1)  # fmt: skip
+    refits = np.stack(
+        [
+            sdgpu.fit(X[rows != i], Y[rows != i], KERNEL, lams=2.0)
+            .path(2.0, 0.4, 3)
+            .predict(X[[i]])[:, 0]
+            for i in rows
+        ],
+        axis=1,
+    )
     wanted = class_scores(probabilities(refits), Y.argmax(axis=1))
     close = 1e-9 if method == "eigh" else 0.01
     for name in SCORES:
@@ -46,8 +51,11 @@ def test_best_by_score_and_file(data, tmp_path):
         at = values.sel(lam=best.lam, alpha=best.alpha if best.step > 1 else 0.0, step=best.step)
         assert float(at) == float(values.max() if name == "accuracy" else values.min())
         assert (best.criterion, best.value) == (name, float(at))
-        assert best.mse == float(sweep.dataset["mse"].sel(lam=best.lam, step=best.step).sel(
-            alpha=best.alpha if best.step > 1 else 0.0))  # fmt: skip
+        assert best.mse == float(
+            sweep.dataset["mse"]
+            .sel(lam=best.lam, step=best.step)
+            .sel(alpha=best.alpha if best.step > 1 else 0.0)
+        )
     sweep.save(tmp_path / "own.nc")
     assert sdgpu.open_sweep(tmp_path / "own.nc").best("nll") == sweep.best("nll")
     plain = sdgpu.fit(X, Y, KERNEL, lams=[0.1, 1.0]).sweep(new, truth, **GRID)

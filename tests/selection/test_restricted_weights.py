@@ -30,11 +30,18 @@ def test_a_box_against_a_general_optimiser(problem, box):
     for t in range(2, 6):
         own = u[:, :t]
         wanted = minimize(
-            lambda c, own=own: np.sum((own @ c - y) ** 2), np.full(t, 1 / t), method="SLSQP",
-            jac=lambda c, own=own: 2 * own.T @ (own @ c - y), bounds=[box] * t,
-            constraints={"type": "eq", "fun": lambda c: c.sum() - 1, "jac": lambda c: np.ones_like(c)},
+            lambda c, own=own: np.sum((own @ c - y) ** 2),
+            np.full(t, 1 / t),
+            method="SLSQP",
+            jac=lambda c, own=own: 2 * own.T @ (own @ c - y),
+            bounds=[box] * t,
+            constraints={
+                "type": "eq",
+                "fun": lambda c: c.sum() - 1,
+                "jac": lambda c: np.ones_like(c),
+            },
             options={"ftol": 1e-15, "maxiter": 1000},
-        )  # fmt: skip
+        )
         assert found.losses[t - 1] <= wanted.fun * (1 + 1e-6)
         assert_allclose(found.losses[t - 1], wanted.fun, rtol=1e-5)
     assert_allclose(found.coefficients.sum(), 1)

@@ -234,8 +234,10 @@ def test_a_full_disk_is_an_error_and_no_crash(tmp_path, how):
     try:
         done = subprocess.run(
             [sys.executable, "-c", FULL, str(tmp_path), how],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         reported = done.stdout.splitlines()
         for ending, line in zip(ENDINGS, reported, strict=True):
@@ -313,9 +315,18 @@ print("whole")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_kills_while_saving(tmp_path, ending):
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / f"a{ending}"), "25" if os.environ.get("CI") else "8"],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            str(tmp_path / f"a{ending}"),
+            "25" if os.environ.get("CI") else "8",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.stdout == "whole\n", done.stderr
 
 

@@ -65,17 +65,24 @@ def test_goals_and_known_residuals(problem, backend):
     start = wanted + 1e-3
     goals = np.array([1e-2, 1e-6, 1e-9, 1e-3])
     found = CG(backend, 1e-30).solve(
-        matmat, backend.asarray(B), LAMS, goals=goals, start=backend.asarray(start),
+        matmat,
+        backend.asarray(B),
+        LAMS,
+        goals=goals,
+        start=backend.asarray(start),
         residual=backend.asarray(residuals(K, B, start)),
-    )  # fmt: skip
+    )
     left = np.linalg.norm(residuals(K, B, to_numpy(found.W)), axis=1)
     assert (left <= goals * (1 + 1e-6)).all()
     assert found.status.startswith("converged")
     assert found.passes == len(calls) == found.iterations + 1 + found.iterations // 20
     done = CG(backend, 1e-3).solve(
-        matmat, backend.asarray(B), LAMS, start=backend.asarray(wanted),
+        matmat,
+        backend.asarray(B),
+        LAMS,
+        start=backend.asarray(wanted),
         residual=backend.asarray(residuals(K, B, wanted)),
-    )  # fmt: skip
+    )
     assert (done.iterations, done.passes) == (0, 0)
 
 
@@ -108,10 +115,12 @@ def test_the_error_of_conjugate_gradients_is_the_least(problem, backend, precond
     for m in (1, 2, 5):
         heard: list = []
         found = CG(backend, 1e-14, max_iterations=m).solve(
-            lambda V: V @ backend.asarray(K), backend.asarray(b[None]), 0.05,
+            lambda V: V @ backend.asarray(K),
+            backend.asarray(b[None]),
+            0.05,
             precondition=(lambda R, _: R * scale) if preconditioned else None,
             progress=lambda *now, heard=heard: heard.append(now),
-        )  # fmt: skip
+        )
         assert found.iterations == m
         assert found.status.startswith("not converged")
         assert [done for done, _ in heard] == list(range(1, m + 1))

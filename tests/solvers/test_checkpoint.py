@@ -76,11 +76,14 @@ def test_a_checkpoint_of_all_passes_that_are_allowed_is_a_fit(arrays, tmp_path, 
     solver = Subspace(NumpyBackend(), 1e-12, block=4, rank=rank, max_passes=3)
     first, again = (
         solver.decompose(
-            DenseOperator(KERNEL, X), y[:, None], np.array([1e-6]), Stopwatch(lambda: None),
+            DenseOperator(KERNEL, X),
+            y[:, None],
+            np.array([1e-6]),
+            Stopwatch(lambda: None),
             Checkpoint(tmp_path / "basis.safetensors", {}),
         )
         for _ in range(2)
-    )  # fmt: skip
+    )
     assert (again.passes, again.status) == (first.passes, first.status)
     assert "3 passes" in again.status
     assert_allclose(again.error, first.error, rtol=1e-9)
@@ -151,11 +154,15 @@ def test_a_killed_process_loses_at_most_one_interval(arrays, tmp_path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"X": 1}, "X"), ({"Y": 1}, "Y"), ({"kernel": sdgpu.Gaussian(0.4)}, "kernel"),
-        ({"lams": 0.4}, "lams"), ({"method": "subspace"}, "method"), ({"dtype": "float32"}, "dtype"),
+        ({"X": 1}, "X"),
+        ({"Y": 1}, "Y"),
+        ({"kernel": sdgpu.Gaussian(0.4)}, "kernel"),
+        ({"lams": 0.4}, "lams"),
+        ({"method": "subspace"}, "method"),
+        ({"dtype": "float32"}, "dtype"),
         ({"seed": 3}, "seed"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_checkpoint_of_something_else_is_refused(arrays, tmp_path, change, word):
     X, Y = arrays
@@ -283,9 +290,13 @@ def test_what_cannot_be_written_is_found_before_the_work(arrays, tmp_path, monke
     heard = []
     with pytest.raises(PermissionError, match=r"basis.safetensors cannot be written"):
         sdgpu.fit(
-            *arrays, KERNEL, method="lanczos", checkpoint=tmp_path / "basis.safetensors",
-            progress=heard.append, **OPTIONS,
-        )  # fmt: skip
+            *arrays,
+            KERNEL,
+            method="lanczos",
+            checkpoint=tmp_path / "basis.safetensors",
+            progress=heard.append,
+            **OPTIONS,
+        )
     assert not heard
 
 
@@ -342,8 +353,11 @@ def test_many_kills_of_a_fit(arrays, tmp_path):
     path = tmp_path / "basis.safetensors"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), str(times)],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= times // 4  # those by SIGTERM save
     fitted = sdgpu.fit(*arrays, KERNEL, method="lanczos", checkpoint=path, **OPTIONS)

@@ -23,9 +23,14 @@ def features(rng):
     Z = V.T @ Y
     outside = (Y**2).sum(axis=0) - (Z**2).sum(axis=0)
     spectrum = Spectrum(
-        eigenvalues=delta, basis=V, Z=Z, below_rounding=0, most_negative=0.0, method="features",
+        eigenvalues=delta,
+        basis=V,
+        Z=Z,
+        below_rounding=0,
+        most_negative=0.0,
+        method="features",
         outside=outside,
-    )  # fmt: skip
+    )
     return phi @ phi.T, Y, SpectralSolution(spectrum, Y=Y)
 
 

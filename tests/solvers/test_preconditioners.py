@@ -40,8 +40,9 @@ def test_a_sketch_is_what_its_columns_say(backend):
     chosen = np.concatenate(pivots)
     assert len(set(chosen)) == 150 == found.rank
     assert [(e.stage, e.done, e.total) for e in heard] == [
-        ("sketch", BLOCK, 150), ("sketch", 150, 150)
-    ]  # fmt: skip
+        ("sketch", BLOCK, 150),
+        ("sketch", 150, 150),
+    ]
     F = to_numpy(found.F).astype(float)
     wanted = K[:, chosen] @ np.linalg.solve(K[np.ix_(chosen, chosen)], K[chosen])
     assert_near(F.T @ F, wanted, rtol=1e-4)

@@ -208,9 +208,17 @@ def test_a_space_grows_by_what_is_worst_until_the_forms_are_known(monkeypatch, r
     monkeypatch.setattr(forms, "GrowingBasis", Seen)
     watch = Stopwatch(lambda: None, progress=heard)
     found = forms.grow_forms(
-        DenseOperator(Precomputed(), K), NumpyBackend(), sketch if sketched else None, G, lams=lams, steps=3,
-        watch=watch, tol=1e-6, relative=relative, max_size=N,
-    )  # fmt: skip
+        DenseOperator(Precomputed(), K),
+        NumpyBackend(),
+        sketch if sketched else None,
+        G,
+        lams=lams,
+        steps=3,
+        watch=watch,
+        tol=1e-6,
+        relative=relative,
+        max_size=N,
+    )
     assert len(errors) > 1
     assert errors[-1] <= 1e-6
     assert min(errors[:-1]) > 1e-6
@@ -244,9 +252,17 @@ def test_a_krylov_space_of_rows_that_are_nearly_equal_forgets_no_residual(monkey
     monkeypatch.setattr(forms, "GrowingBasis", Seen)
     K = Gaussian(0.5)(X)
     forms.grow_forms(
-        DenseOperator(Precomputed(), K), NumpyBackend(), None, np.eye(60)[:3], lams=LAMS, steps=3,
-        watch=Stopwatch(lambda: None), tol=0.0, relative=True, max_size=20,
-    )  # fmt: skip
+        DenseOperator(Precomputed(), K),
+        NumpyBackend(),
+        None,
+        np.eye(60)[:3],
+        lams=LAMS,
+        steps=3,
+        watch=Stopwatch(lambda: None),
+        tol=0.0,
+        relative=True,
+        max_size=20,
+    )
     space = spaces[0]
     assert space.k <= 20
     R = space.Q @ K - space.T @ space.Q

@@ -208,9 +208,16 @@ def test_lam_asked_for_twice_are_solved_once_and_32_rows_at_a_time(asked):
     assert found.passes > found.iterations > 0
     asked.clear()
     wide = Resolvents(
-        found.operator, found.backend, np.tile(found.Y, (1, 20)), Units(1.0, np.ones(40)), 1e-8, 3,
-        found.space, None, found.watch,
-    )  # fmt: skip
+        found.operator,
+        found.backend,
+        np.tile(found.Y, (1, 20)),
+        Units(1.0, np.ones(40)),
+        1e-8,
+        3,
+        found.space,
+        None,
+        found.watch,
+    )
     wide.solve(LAMS[:2], 1)
     assert [len(args[2]) for args, _, _ in asked] == [40, 40]
 

@@ -298,9 +298,17 @@ def test_resolvents(problem, backend, rank, passes):
     base = grown.decompose(operator, backend.asarray(Y), lams, watch())
     units = Units(1.0, np.ones(Y.shape[1]))
     found = Resolvents(
-        operator, backend, backend.asarray(Y), units, 1e-8, 4, base.space, base.sketch, watch(),
+        operator,
+        backend,
+        backend.asarray(Y),
+        units,
+        1e-8,
+        4,
+        base.space,
+        base.sketch,
+        watch(),
         kept_lams=frozenset(map(float, lams)),
-    )  # fmt: skip
+    )
     for grid in (lams, np.array([1.7e-3 * N])):
         duals, fitted = to_numpy(found.duals(grid, 4)), to_numpy(found.fitted(grid, 4))
         for i, lam in enumerate(grid):

@@ -77,10 +77,16 @@ def test_chains_of_something_else_are_named(folder, tmp_path):
     """Chains of another rate and of other rows, laid into the folder."""
     for number, (other, message) in enumerate(
         (
-            (FASTER, r"alpha-0\.0\.json belongs to another .* \(config\.lr: 0\.03 there, 0\.02 here\)"),
-            (dataclasses.replace(ONE, rows=61), r"alpha-0\.0\.json belongs to another .* \(images: "),
+            (
+                FASTER,
+                r"alpha-0\.0\.json belongs to another .* \(config\.lr: 0\.03 there, 0\.02 here\)",
+            ),
+            (
+                dataclasses.replace(ONE, rows=61),
+                r"alpha-0\.0\.json belongs to another .* \(images: ",
+            ),
         )
-    ):  # fmt: skip
+    ):
         place = tmp_path / str(number)
         run_experiment(dataclasses.replace(other, alphas=(0.0,), steps=1), place, device="cpu")
         shutil.copy(place / CHAIN, folder / CHAIN)
@@ -139,9 +145,15 @@ def test_chains_without_an_experiment(folder):
 
 
 FOREIGN = (
-    "notes.txt", "chains/notes.json", "chains/sub/seed-0-alpha-0.0.json", "fits/mine.txt",
-    "fits/seed-0/mine.bin", "fits/seed-0/step-1/mine.pt", "fits/other/checkpoint.pt", "sub/results.nc",
-)  # fmt: skip
+    "notes.txt",
+    "chains/notes.json",
+    "chains/sub/seed-0-alpha-0.0.json",
+    "fits/mine.txt",
+    "fits/seed-0/mine.bin",
+    "fits/seed-0/step-1/mine.pt",
+    "fits/other/checkpoint.pt",
+    "sub/results.nc",
+)
 
 
 def test_fresh_removes_what_an_experiment_makes_and_nothing_else(folder):
@@ -155,9 +167,13 @@ def test_fresh_removes_what_an_experiment_makes_and_nothing_else(folder):
         assert (folder / name).read_text() == f"mine: {name}"
     ours = contents(folder).keys() - {*FOREIGN}
     assert ours == {
-        "experiment.json", "results.nc", "results.csv", CHAIN, "fits/seed-0/alpha-0.0/chain.json",
+        "experiment.json",
+        "results.nc",
+        "results.csv",
+        CHAIN,
+        "fits/seed-0/alpha-0.0/chain.json",
         *(f"fits/seed-0/step-1/{name}" for name in ("checkpoint.pt", "config.json", "log.csv")),
-    }  # fmt: skip
+    }
     assert not list(folder.rglob("*.sdgpu-tmp"))
 
 
@@ -247,21 +263,44 @@ def test_without_validation_images(tmp_path):
 
 def test_numbers_of_numpy_can_be_written():
     config = Config(
-        epochs=np.int64(3), batch=np.int32(25), lr=np.float32(0.5), flip=np.bool_(True),
-        betas=np.array([0.8, 0.9]), milestones=np.array([1, 2]), schedule="milestones",
-        decay=torch.tensor(0.25), warmup=np.float64(1), accumulate=np.uint8(5),
-    )  # fmt: skip
+        epochs=np.int64(3),
+        batch=np.int32(25),
+        lr=np.float32(0.5),
+        flip=np.bool_(True),
+        betas=np.array([0.8, 0.9]),
+        milestones=np.array([1, 2]),
+        schedule="milestones",
+        decay=torch.tensor(0.25),
+        warmup=np.float64(1),
+        accumulate=np.uint8(5),
+    )
     assert Config.from_json(config.to_json()) == config
     plain = Config(
-        epochs=3, batch=25, lr=0.5, flip=True, betas=(0.8, 0.9), milestones=(1, 2), decay=0.25,
-        schedule="milestones", warmup=1.0, accumulate=5,
-    )  # fmt: skip
+        epochs=3,
+        batch=25,
+        lr=0.5,
+        flip=True,
+        betas=(0.8, 0.9),
+        milestones=(1, 2),
+        decay=0.25,
+        schedule="milestones",
+        warmup=1.0,
+        accumulate=5,
+    )
     assert config == plain
     assert config.to_json() == plain.to_json()
     experiment = dataclasses.replace(
-        ONE, config=config, steps=np.int64(2), alphas=np.array([0.0, 0.5]), seeds=np.arange(2),
-        rows=np.int64(60), val=np.int64(20), split_seed=np.int16(0), clip=np.bool_(False), threads=np.int8(1),
-    )  # fmt: skip
+        ONE,
+        config=config,
+        steps=np.int64(2),
+        alphas=np.array([0.0, 0.5]),
+        seeds=np.arange(2),
+        rows=np.int64(60),
+        val=np.int64(20),
+        split_seed=np.int16(0),
+        clip=np.bool_(False),
+        threads=np.int8(1),
+    )
     assert Experiment.from_json(experiment.to_json()) == experiment
     assert experiment.seeds == (0, 1)
     for change in ({"val": "20"}, {"clip": 1}, {"name": None}, {"val": True}):

@@ -72,8 +72,10 @@ def test_the_dataset_is_what_the_chains_say(done):
         for number, record in enumerate(chain.records):
             point = own.isel(step=number)
             for part, score in (
-                ("train", record.train), ("validation", record.val), ("test", record.test),
-            ):  # fmt: skip
+                ("train", record.train),
+                ("validation", record.val),
+                ("test", record.test),
+            ):
                 assert float(point[f"{part}_accuracy"]) == score.accuracy
                 assert float(point[f"{part}_loss"]) == score.loss
             assert int(point["fits"]) == record.fits

@@ -159,9 +159,21 @@ def test_gaussian_noise_has_its_level(rng):
         (lambda Y: symmetric(np.eye(5)[Y] / 2, 0.1), ValueError, "row 0 of Y is not one-hot"),
         (lambda Y: symmetric(np.eye(5)[Y], 0.1, classes=4), ValueError, "classes=4, but Y has 5"),
         (lambda Y: symmetric(np.zeros((2, 2, 2)), 0.1), ValueError, "got shape"),
-        (lambda Y: hierarchical(Y, 0.1, [[0, 1], [2, 3]]), ValueError, r"groups miss classes \[4\]"),
-        (lambda Y: hierarchical(Y, 0.1, [[0, 1], [2, 3, 4, 9]]), ValueError, r"unknown classes \[9\]"),
-        (lambda Y: hierarchical(Y, 0.1, [[0, 1], [1, 2, 3, 4]]), ValueError, r"repeat classes \[1\]"),
+        (
+            lambda Y: hierarchical(Y, 0.1, [[0, 1], [2, 3]]),
+            ValueError,
+            r"groups miss classes \[4\]",
+        ),
+        (
+            lambda Y: hierarchical(Y, 0.1, [[0, 1], [2, 3, 4, 9]]),
+            ValueError,
+            r"unknown classes \[9\]",
+        ),
+        (
+            lambda Y: hierarchical(Y, 0.1, [[0, 1], [1, 2, 3, 4]]),
+            ValueError,
+            r"repeat classes \[1\]",
+        ),
         (lambda Y: hierarchical(Y, 0.1, [[0], [1, 2, 3, 4]]), ValueError, r"\(0,\) on its own"),
         (lambda Y: adversarial(Y, 0.1, np.zeros((3, 5))), ValueError, "scores have shape"),
         (lambda Y: adversarial(Y, 0.1, np.full((400, 5), np.nan)), ValueError, "scores has"),
@@ -172,9 +184,13 @@ def test_gaussian_noise_has_its_level(rng):
         (lambda Y: gaussian(0 * Y, snr=1), ValueError, "no signal"),
         (lambda Y: class_groups(np.zeros((3, 2)), Y, 2), ValueError, "X has 3 rows, but Y has 400"),
         (lambda Y: class_groups(np.zeros((400, 2)), 2 * Y, 2), ValueError, "class 1 has no rows"),
-        (lambda Y: class_groups(np.zeros((400, 2)), Y, 0), ValueError, "count=0 must be at least 1"),
+        (
+            lambda Y: class_groups(np.zeros((400, 2)), Y, 0),
+            ValueError,
+            "count=0 must be at least 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(labels, call, error, message):
     with pytest.raises(error, match=message):
         call(labels)

@@ -74,8 +74,11 @@ def test_without_noise_every_draw_is_the_expectation(curves):
 def test_freer_rules_have_less_risk_and_oracles_less_still(curves):
     risk = {rule: curves["expected"].sel(rule=rule).values for rule in RULES}
     for freer, than in (
-        ("one step", "ridge"), ("fixed alpha", "ridge"), ("alpha*", "one step"), ("joint", "one step"),
-    ):  # fmt: skip
+        ("one step", "ridge"),
+        ("fixed alpha", "ridge"),
+        ("alpha*", "one step"),
+        ("joint", "one step"),
+    ):
         assert (risk[freer] <= risk[than] + 1e-12).all()
     assert (curves["oracle"] <= curves["measured"] + 1e-3 * curves["measured"].max()).all()
     # without noise there is one draw: what the sweep finds is what the expectation finds

@@ -28,5 +28,10 @@ def test_each_rule_minimises_its_own_loss(found):
     assert found["GCV"].best.value <= found["one-shot"].best.value * 1.01
     assert found["one-shot"].best.step == 2
     assert set(found) == {
-        "oracle", "validation rows", "leave-one-out", "ridge by leave-one-out", "GCV", "one-shot",
-    }  # fmt: skip
+        "oracle",
+        "validation rows",
+        "leave-one-out",
+        "ridge by leave-one-out",
+        "GCV",
+        "one-shot",
+    }
