@@ -138,13 +138,14 @@ def test_replicates_leave_one_group_out(problem, unit):
     assert_allclose(estimated.rests(LAMS * unit), mean.rest)
 
 
-def test_leverages_stay_where_they_must_be(problem):
+@pytest.mark.parametrize("unit", [1.0, 1e-9])
+def test_leverages_stay_where_they_must_be(problem, unit):
     """Between 0 and K_ii / (K_ii + lam), whatever the probes say."""
     probes = FakeProbes(problem.K)
     bound = np.diag(problem.K) / (np.diag(problem.K) + LAMS[:, None])
     for shift, value in ((5.0, bound), (-5.0, 0 * bound)):
         probes.spread = np.full((GROUPS, 1, STEPS, N), shift)
-        mean, _ = Estimated(probes, NumpyBackend()).diagonals(LAMS, STEPS)
+        mean, _ = Estimated(probes, NumpyBackend(), unit).diagonals(LAMS * unit, STEPS)
         assert_allclose(mean.powers[:, 1, :, 0], value, rtol=1e-12)
         assert_allclose(mean.rest[..., 0], 1 - value, rtol=1e-12)
 
