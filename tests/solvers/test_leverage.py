@@ -158,6 +158,7 @@ def test_what_estimates_take(problem):
     assert estimated.numbers(N, STEPS) == few
     many = 1000 + 2 * N * 30 * FakeProbes.count + 2 * N * 30 * GROUPS
     assert estimated.numbers(N, 30) == many
+    assert left_out_numbers(estimated, N, 2, 30) == many + 3 * N * 2 * 30 * (GROUPS + 1)
 
 
 def test_rows_left_out_are_those_of_the_recursion(problem, exact):

@@ -201,6 +201,17 @@ def test_training_triangles_know_the_loss_of_every_schedule(case):
                 assert_allclose(step_losses(R, tails[step]), losses[step], rtol=1e-7)
 
 
+@pytest.mark.parametrize("size", [2.0**600, 2.0**-600])
+def test_training_triangles_of_targets_whose_squares_leave_float64(size):
+    own = spectrum(slice(0, None), PROBLEM.Y)
+    large = Spectrum(own.eigenvalues, own.basis, own.Z * size, 0, 0.0, "eigh")
+    assert_allclose(
+        SpectralSolution(large).training(LAMS, T) / size,
+        SpectralSolution(own).training(LAMS, T),
+        rtol=1e-14,
+    )
+
+
 def test_leverages_are_those_of_all_eigenvectors(case):
     solution, _ = case
     H = [PROBLEM.K @ np.linalg.inv(PROBLEM.K + lam * np.eye(N)) for lam in LAMS]
