@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from pathlib import Path
 
 # KeOps compiles into its cache, which has no lock: one inside the build folder for each worker
@@ -16,6 +17,8 @@ _CACHE.mkdir(parents=True, exist_ok=True)
 os.environ["KEOPS_CACHE_FOLDER"] = str(_CACHE)
 # threads of OpenMP wait by spinning, which takes the other workers' time: thrice the time of the tests
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# a shell that starts the tests in the background has them ignore Ctrl-C, which some of them send
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import array_api_strict
 import hypothesis
