@@ -57,7 +57,7 @@ def test_packages_have_one_home(package, home):
         # what reads files of others looks at sizes and types first, and has a line in test_planted.py
         (r"np\.load\(|joblib\.load|fromfile|memmap\(|loadtxt\(", set()),
         (r"torch\.load\(", {"pretrained.py", "training_files.py"}),
-        (r"load_file\(|safe_open\(", {"pretrained.py", "checkpoint.py"}),
+        (r"load_file\(|safe_open\(", {"pretrained.py", "sealed_tensors.py"}),
         (r"tarfile\.open\(", {"cifar.py"}),
         (r"ZipFile\(", {"untrusted_files.py", "pretrained.py", "training_files.py"}),
         (r"read_csv\(", {"datasets.py"}),

@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.backend import progress
+from sdgpu.backend import progress, sealed_tensors
 from sdgpu.backend.backends import NumpyBackend
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.operators import DenseOperator
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_all_passes_that_are_allowed_is_a_fit(arrays, tmp_path, 
 
 @pytest.mark.parametrize(("cost", "wait"), [(1.0, 30.0), (5.0, 50.0)])
 def test_saves_come_twice_a_minute_or_take_a_tenth_of_the_time(tmp_path, monkeypatch, cost, wait):
-    now, saved, plain = [100.0], [], module.save_file
+    now, saved, plain = [100.0], [], sealed_tensors.save_file
 
     def slow(*args, **named):
         now[0] += cost
@@ -100,7 +100,7 @@ def test_saves_come_twice_a_minute_or_take_a_tenth_of_the_time(tmp_path, monkeyp
         plain(*args, **named)
 
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module, "save_file", slow)
+    monkeypatch.setattr(sealed_tensors, "save_file", slow)
     checkpoint = Checkpoint(tmp_path / "basis.safetensors", {})
     state = State(np.eye(2), np.eye(2), np.eye(2), 1)
     for after in (29.5, 0.5):
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(arrays, tmp_path, always, monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(sealed_tensors, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         kept.save(State(np.ones((3, 2)), np.eye(2), np.eye(2), 4))
     state = Checkpoint(path, {"a": "b"}).load()
