@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdgpu import kernels, operators
+from sdgpu.backend import rows
 from sdgpu.engine.constrained import ConstrainedPath, constrain, constrained_path
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
@@ -82,6 +83,7 @@ __all__ = [
     "operators",
     "plan",
     "refit_path",
+    "rows",
 ]
 
 

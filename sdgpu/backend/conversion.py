@@ -90,7 +90,12 @@ def column_names(value: Any) -> tuple[str, ...] | None:
     columns = getattr(value, "column_names", None)  # pyarrow
     if columns is None:
         columns = getattr(value, "columns", None)
-    if columns is None and hasattr(value, "dims") and len(value.dims) == 2:  # xarray
+    if (
+        columns is None
+        and hasattr(value, "dims")
+        and hasattr(value, "coords")
+        and len(value.dims) == 2
+    ):  # xarray
         columns = value.coords[value.dims[1]].values if value.dims[1] in value.coords else None
     if columns is None or callable(columns):
         return None

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -93,7 +94,7 @@ def read_npz(
 # what zipfile, zlib and NumPy make of bytes that are no archive of arrays; MemoryError: of a false size
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError, KeyError, IndexError,
-    OverflowError, AttributeError, NotImplementedError, RuntimeError, SyntaxError, MemoryError,
+    OverflowError, AttributeError, NotImplementedError, RuntimeError, SyntaxError, MemoryError, TokenError,
 )  # fmt: skip
 
 

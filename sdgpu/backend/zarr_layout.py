@@ -20,7 +20,7 @@ import numpy as np
 from sdgpu.backend.storage import digest
 from sdgpu.backend.untrusted_files import read_file
 
-__all__ = ["SEAL", "check_ours", "check_store", "seal_store"]
+__all__ = ["SEAL", "check_ours", "check_store", "seal_store", "zstd_size"]
 
 #: Attribute of the store that holds the checksums.
 SEAL = "sdgpu"
@@ -192,7 +192,7 @@ def _check_array(folder: Path, name: str, files: set[str], *, sealed: bool) -> i
     if variable_files != {meta_file, values_file}:
         raise ValueError(f"{folder} is damaged: {name} needs {values_file} and nothing more")
     content = read_file(folder / values_file)
-    stored_bytes = _zstd_size(content) if compressed else len(content)
+    stored_bytes = zstd_size(content) if compressed else len(content)
     if stored_bytes != size:
         raise ValueError(
             f"{folder} is damaged: {values_file} holds {stored_bytes} bytes, not {size}"
@@ -204,7 +204,7 @@ def _is_zstd(codec: Any) -> bool:
     return isinstance(codec, dict) and codec.get("name") == "zstd"
 
 
-def _zstd_size(content: bytes) -> int:
+def zstd_size(content: bytes) -> int:
     """How many bytes a frame of Zstandard says that it unpacks to (RFC 8878, 3.1.1.1); -1: unknown."""
     if content[:4] != b"\x28\xb5\x2f\xfd" or len(content) < 6:
         return -1

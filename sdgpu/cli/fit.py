@@ -32,10 +32,23 @@ if TYPE_CHECKING:
 
 __all__ = ["demo", "fit", "sweep"]
 
-Data = Annotated[str, typer.Argument(help="diabetes, digits, flights, or a .csv or .npz file")]
+Data = Annotated[
+    str,
+    typer.Argument(help="diabetes, digits, flights, or a .csv, .tsv, .txt (.gz, ..) or .npz file"),
+]
 Rows = Annotated[int | None, typer.Option(help="take a random sample of so many rows; 60 % train")]
-Target = Annotated[str | None, typer.Option(help="column of a csv to predict (default: the last)")]
+Target = Annotated[str | None, typer.Option(help="column of a table to predict (default: last)")]
 Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
+Encode = Annotated[
+    bool, typer.Option("--encode", help="make columns of zeros and ones of columns of words")
+]
+Impute = Annotated[
+    str | None, typer.Option(help="for missing cells: mean or median of all rows, or a number")
+]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="whether the first row of a table holds names"),
+]
 KernelName = Annotated[str, typer.Option(help="rbf, laplacian, matern12/32/52, poly, linear, ...")]
 Gamma = Annotated[
     str, typer.Option(help="width: a number, or 'median' for 0.5 / median distance^2")
@@ -92,6 +105,9 @@ def fit(
     steps: Annotated[int, typer.Option(help="distillation steps")] = 5,
     target: Target = None,
     classify: Classify = False,
+    encode: Encode = False,
+    impute: Impute = None,
+    header: Header = None,
     kernel: KernelName = "rbf",
     gamma: Gamma = "median",
     seed: Seed = 0,
@@ -118,7 +134,16 @@ def fit(
         check_target(out)
     positive("lam", lam)
     weights = numbers("alpha", alpha)
-    parts = _parts(data, target, classify=classify, seed=seed, rows=rows)
+    parts = _parts(
+        data,
+        target,
+        classify=classify,
+        encode=encode,
+        impute=impute,
+        header=header,
+        rows=rows,
+        seed=seed,
+    )
     kappa = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         fitted = sdgpu.fit(
@@ -157,6 +182,9 @@ def sweep(
     steps: Annotated[int, typer.Option(help="largest number of steps")] = 10,
     target: Target = None,
     classify: Classify = False,
+    encode: Encode = False,
+    impute: Impute = None,
+    header: Header = None,
     kernel: KernelName = "rbf",
     gamma: Gamma = "median",
     seed: Seed = 0,
@@ -186,7 +214,16 @@ def sweep(
         check_figure(figure)
     lam_values = None if lams is None else numbers("lams", lams, geometric=True)
     weights = numbers("alphas", alphas)
-    parts = _parts(data, target, classify=classify, seed=seed, rows=rows)
+    parts = _parts(
+        data,
+        target,
+        classify=classify,
+        encode=encode,
+        impute=impute,
+        header=header,
+        rows=rows,
+        seed=seed,
+    )
     kappa = _kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         comparison = compare(
@@ -213,11 +250,37 @@ def sweep(
 
 
 def _parts(
-    source: str, target: str | None, *, classify: bool, seed: int, rows: int | None
+    source: str,
+    target: str | None,
+    *,
+    classify: bool,
+    encode: bool,
+    impute: str | None,
+    header: bool | None,
+    rows: int | None,
+    seed: int,
 ) -> Split:
     from sdgpu.study.datasets import load, split
 
-    return split(load(source, target, classify=classify, rows=rows, seed=seed), seed=seed)
+    data = load(
+        source,
+        target,
+        classify=classify,
+        encode=encode,
+        impute=_imputation(impute),
+        header=header,
+        rows=rows,
+        seed=seed,
+    )
+    return split(data, seed=seed)
+
+
+def _imputation(text: str | None) -> float | str | None:
+    """A number, or what the library makes of a word."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:

@@ -11,13 +11,16 @@ import numpy as np
 from sdgpu.backend.arrays import inputs, targets
 from sdgpu.backend.checks import integer, number
 from sdgpu.backend.rounding import mean_and_spread
+from sdgpu.backend.rows.text_lines import is_text_table, table_name
+from sdgpu.backend.rows.text_tables import TextTable, open_table
 from sdgpu.backend.untrusted_files import read_npz
 
 __all__ = ["Dataset", "Split", "load", "split"]
 
 SHIPPED = ("diabetes", "digits")
 NAMES = (*SHIPPED, "flights")
-ENDINGS = (".csv", ".npz")
+ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".npz")  # and what else open_table reads
+BLOCK = 8192  # rows of a table that are read together
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,9 @@ def load(
     target: str | None = None,
     *,
     classify: bool = False,
+    encode: bool = False,
+    impute: float | str | None = None,
+    header: bool | None = None,
     rows: int | None = None,
     seed: int = 0,
 ) -> Dataset:
@@ -78,13 +84,21 @@ def load(
     ----------
     source : str
         "diabetes" or "digits" (shipped with scikit-learn), "flights" (extra ``data``: arrival delay of
-        291,140 flights from schedule, departure delay and weather), a ``.csv`` file with a header, or
-        an ``.npz`` file with arrays X and Y (or y).
+        291,140 flights from schedule, departure delay and weather), a table of text (``.csv``, ``.tsv`` or
+        ``.txt``, perhaps packed: ``.gz``, ``.bz2``, ``.xz``, ``.zst``) as
+        :func:`sdgpu.backend.rows.text_tables.open_table` reads it, or an ``.npz`` file with arrays X and Y
+        (or y).
     target : str, optional
-        Column of a csv file to predict; the last one by default. All others are inputs; text columns
-        are refused.
+        Column of a table to predict; the last one by default. All others are inputs.
     classify : bool, default False
         Read the target of a file as labels and make one-hot rows of it.
+    encode : bool, default False
+        Make one-hot columns of the columns of a table that hold words; without it they are refused.
+    impute : {"mean", "median"} or float, optional
+        What stands for missing cells of a table; without it they are refused. Mean and median are those of
+        all rows, those for testing included.
+    header : bool, optional
+        Whether the first row of a table holds names; needed where that is not clear.
     rows : int, optional
         Take a random sample of so many rows.
     seed : int, default 0
@@ -93,17 +107,34 @@ def load(
     Raises
     ------
     ValueError
-        For an unknown name or ending, a missing column or array, or a column that is no number.
+        For an unknown name or ending, a missing column or array, or cells that are no numbers.
     FileNotFoundError
         If there is no such file.
     ImportError
         If "flights" is asked for without the extra.
     """
+    if source in NAMES and (target is not None or classify):
+        raise ValueError(f"{source} has its own target: target and classify are for files")
+    if is_text_table(source):
+        if not Path(source).exists():
+            raise FileNotFoundError(f"there is no file {source}")
+        table = open_table(
+            source, target, classify=classify, encode=encode, impute=impute, header=header
+        )
+        return _sample(_read(table, table_name(source)), rows, seed)
+    for name, value in (("encode", encode or None), ("impute", impute), ("header", header)):
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is for tables of text, not for {source}")
     if source in NAMES:
-        if target is not None or classify:
-            raise ValueError(f"{source} has its own target: target and classify are for files")
         return _sample(_flights() if source == "flights" else _shipped(source), rows, seed)
     return _sample(_file(source, target, classify=classify), rows, seed)
+
+
+def _read(table: TextTable, name: str) -> Dataset:
+    """All rows of a table in memory."""
+    blocks = list(table.blocks(BLOCK))
+    X, Y = (np.concatenate([getattr(block, part) for block in blocks]) for part in "XY")
+    return Dataset(name, X, Y, table.classes)
 
 
 def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
@@ -118,16 +149,16 @@ def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
 
 def _file(source: str, target: str | None, *, classify: bool) -> Dataset:
     path = Path(source)
-    if path.suffix not in ENDINGS:
+    if path.suffix != ".npz":
         raise ValueError(
             f"data {source!r} is not known: give {', '.join(NAMES)}, or a file ending in "
-            f"{' or '.join(ENDINGS)}"
+            f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
         )
     if not path.exists():
         raise FileNotFoundError(f"there is no file {source}")
-    if target is not None and path.suffix == ".npz":
+    if target is not None:
         raise ValueError(f"target={target!r}: an npz file has arrays X and Y, not columns")
-    X, Y = _csv(path, target, classify=classify) if path.suffix == ".csv" else _npz(path)
+    X, Y = _npz(path)
     X = inputs(X, f"X of {path}").astype(np.float64)
     if classify:
         if np.ndim(Y) != 1 or len(Y) != len(X):
@@ -225,35 +256,6 @@ def _one_hot(name: str, X: np.ndarray, labels: np.ndarray) -> Dataset:
     if len(classes) < 2:
         raise ValueError(f"data {name!r} hold only one class, {classes[0]}")
     return replace(Dataset(name, X, np.eye(len(classes))[codes]), classes=tuple(classes.tolist()))
-
-
-def _csv(path: Path, target: str | None, *, classify: bool) -> tuple[np.ndarray, np.ndarray]:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise ValueError(f"{path} cannot be read as csv: {error}") from error
-    if table.shape[1] < 2 or table.shape[0] < 1:
-        raise ValueError(f"{path} has {table.shape[0]} rows of {table.shape[1]} columns: too few")
-    column = target if target is not None else str(table.columns[-1])
-    if column not in table.columns:
-        raise ValueError(f"target={column!r} is no column of {path}: {', '.join(table.columns)}")
-    missing = table.isna().sum()
-    gaps = [f"{name} ({count})" for name, count in missing.items() if count]
-    if gaps:
-        raise ValueError(
-            f"{path} has missing cells in {', '.join(gaps)}: drop or impute them first"
-        )
-    text_columns = [str(name) for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    if column in text_columns and not classify:
-        raise ValueError(f"target={column!r} of {path} is text: pass --classify if they are labels")
-    text_columns = [name for name in text_columns if name != column]
-    if text_columns:
-        raise ValueError(
-            f"{path} has text columns {', '.join(text_columns)}: encode them as numbers first"
-        )
-    return table.drop(columns=column).to_numpy(dtype=np.float64), np.asarray(table[column])
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """Splits that cannot leak, and files that are checked."""
 
+import gzip
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -37,6 +39,38 @@ def test_test_rows_leave_no_trace_in_the_scaling():
     changed[order[:88]] = 1e6  # the test rows
     again = split(type(data)(data.name, changed, data.Y), seed=0)
     assert_near(again.X_train, parts.X_train)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv", ".txt", ".tsv.gz"])
+def test_tables(tmp_path, rng, ending):
+    values = rng.standard_normal((9000, 3))
+    separator = "\t" if "tsv" in ending else ","
+    text = "\n".join(separator.join(map(repr, row)) for row in [["a", "b", "c"], *values.tolist()])
+    text = text.replace("'", "")
+    path = tmp_path / f"some.table{ending}"
+    path.write_bytes(gzip.compress(text.encode()) if ending.endswith("gz") else text.encode())
+    data = load(str(path), "b")
+    assert data.name == "some.table"
+    assert np.array_equal(data.X, values[:, [0, 2]])
+    assert np.array_equal(data.Y, values[:, [1]])
+    assert load(str(path), rows=10, seed=1).X.shape == (10, 2)
+    assert load(str(path), header=True).X.shape == (9000, 2)
+    bare = tmp_path / "bare.csv"
+    bare.write_text(text.split("\n", 1)[1])
+    assert load(str(bare), header=False).X.shape == (9000, 2)
+
+
+def test_tables_of_words(tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text("size,colour,label\n1,red,x\nNA,blue,y\n3,red,x\n")
+    data = load(str(path), classify=True, encode=True, impute="mean")
+    assert data.X.tolist() == [[1, 0, 1], [2, 1, 0], [3, 0, 1]]
+    assert data.Y.tolist() == [[1, 0], [0, 1], [1, 0]]
+    assert data.classes == ("x", "y")
+    for options in ({"encode": True}, {"impute": 0.0}, {"header": True}):
+        for source in ("digits", str(tmp_path / "any.npz")):
+            with pytest.raises(ValueError, match="is for tables of text"):
+                load(source, **options)
 
 
 def test_flights():
