@@ -18,6 +18,7 @@ from sdgpu.backend import rows
 from sdgpu.engine.constrained import ConstrainedPath, constrain, constrained_path
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
+from sdgpu.engine.moments import Moments, open_moments
 from sdgpu.engine.planner import Plan, plan
 from sdgpu.engine.refit import refit_path
 from sdgpu.kernels import (
@@ -38,6 +39,7 @@ from sdgpu.kernels import (
     Precomputed,
     median_distance,
 )
+from sdgpu.kernels.feature_maps import Explicit, Nystrom, RandomFourier
 from sdgpu.selection.sweep import Sweep, open_sweep
 
 if TYPE_CHECKING:
@@ -60,15 +62,19 @@ __all__ = [
     "CubicGreen",
     "CubicSpline",
     "EmpiricalNTK",
+    "Explicit",
     "Fit",
     "FunctionKernel",
     "Gaussian",
     "Laplacian",
     "Linear",
     "Matern",
+    "Moments",
+    "Nystrom",
     "Plan",
     "Polynomial",
     "Precomputed",
+    "RandomFourier",
     "SelfDistillationClassifier",
     "SelfDistillationClassifierCV",
     "SelfDistillationRegressor",
@@ -79,6 +85,7 @@ __all__ = [
     "fit",
     "kernels",
     "median_distance",
+    "open_moments",
     "open_sweep",
     "operators",
     "plan",

@@ -1,5 +1,6 @@
 """The command line as a user types it: output, files, and one-line errors."""
 
+import gzip
 import io
 import signal
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import sdgpu
 from sdgpu.cli import app
+from sdgpu.study.datasets import split
 
 
 @pytest.fixture
@@ -48,6 +50,13 @@ def table(tmp_path, rng):
         (tmp_path / name).touch()
     (tmp_path / "head.csv").write_text("a,b,c\n")
     (tmp_path / "nothing.csv").write_text("")
+    frame.drop(columns="label").to_csv(tmp_path / "bare.csv", index=False, header=False)
+    (tmp_path / "leak.csv").write_text("a,y,b,y\n1,2,3,2\n4,5,6,5\n")
+    packed = gzip.compress((tmp_path / "numbers.csv").read_bytes())
+    (tmp_path / "numbers.csv.gz").write_bytes(packed)
+    (tmp_path / "cut.csv.gz").write_bytes(packed[:-9])
+    german = frame.assign(label=frame["label"].where(frame["c"] < 1))
+    german.to_csv(tmp_path / "german.tsv", index=False, sep="\t", decimal=",")
     return tmp_path
 
 
@@ -79,6 +88,30 @@ def test_fit(run, table):
     with xr.open_dataset("p.nc", engine="h5netcdf") as stored:
         assert stored["test_prediction"].shape == (3, 12, 1)
         assert stored["alpha"].values[1:].tolist() == [0.2, 0.4]
+
+
+@pytest.mark.parametrize("command", ["fit", "sweep"])
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        (("numbers.csv.gz",), (60, 3)),
+        (("bare.csv", "--no-header"), (60, 3)),
+        (("bare.csv", "--header"), (59, 3)),
+        (("gaps.csv", "--impute", "median"), (60, 3)),
+        (("gaps.csv", "--impute", "0.5"), (60, 3)),
+        (("german.tsv", "--target", "target", "--encode", "--impute", "mean"), (60, 6)),
+    ],
+)
+def test_tables_as_they_come(run, table, monkeypatch, command, arguments, shape):
+    shapes = []
+
+    def watched(data, *, seed):
+        shapes.append(data.X.shape)
+        return split(data, seed=seed)
+
+    monkeypatch.setattr("sdgpu.study.datasets.split", watched)
+    run(command, *arguments, "--steps", 2)
+    assert shapes == [shape]
 
 
 def test_sweep(run, table):
@@ -171,8 +204,15 @@ def test_help_shows_an_example(run, command):
         (("sweep", "gaps.csv"), "gaps.csv has missing cells in b (1)"),
         (("sweep", "labels.csv"), "pass --classify if they are labels"),
         (("sweep", "head.csv"), "head.csv has 0 rows of 3 columns"),
-        (("sweep", "nothing.csv"), "nothing.csv cannot be read as csv"),
+        (("sweep", "nothing.csv"), "nothing.csv is empty"),
         (("sweep", "diabetes", "--classify"), "has its own target"),
+        (("sweep", "diabetes", "--encode"), "encode=True is for tables of text, not for diabetes"),
+        (("sweep", "arrays.npz", "--no-header"), "header=False is for tables of text"),
+        (("fit", "gaps.csv", "--impute", "men"), "impute='men' is not known: did you mean 'mean'"),
+        (("fit", "gaps.csv", "--impute", "nan"), "impute=nan must be finite"),
+        (("fit", "bare.csv"), "bare.csv has nothing but numbers in its first row"),
+        (("fit", "leak.csv"), "leak.csv has the name 'y' twice or more, of columns 2, 4"),
+        (("fit", "cut.csv.gz"), "cut.csv.gz is damaged or cut off after line"),
         (("sweep", "diabetes", "--lams", "0:1:3"), "both ends must be finite and > 0"),
         (("sweep", "diabetes", "--figure", "h.xyz"), "figure ending='.xyz'"),
         (("sweep", "diabetes", "--memory", "1kB"), "may be used"),

@@ -8,6 +8,7 @@ from torch import nn
 
 import sdgpu
 from sdgpu.backend.datafiles import read_dataset
+from sdgpu.backend.rows import checked_blocks
 from sdgpu.backend.zarr_layout import check_store
 from sdgpu.nn.data import load_images
 from sdgpu.nn.pretrained import load_weights
@@ -29,6 +30,22 @@ def training(path):
     Store(path.parent, {}).load(World(), torch.device("cpu"))
 
 
+def read_rows(path):
+    """All rows of a source."""
+    list(checked_blocks(sdgpu.rows.open(path), 100))
+
+
+ROWS = (
+    "rows.parquet",
+    "rows.feather",
+    "rows.arrow",
+    "rows.npy",
+    "rows.npz",
+    "rows.csv",
+    "rows.tsv",
+    "rows.csv.gz",
+    "rows.csv.zst",
+)
 READERS = {
     "sweep.nc": sdgpu.open_sweep,
     "any.nc": read_dataset,
@@ -38,6 +55,9 @@ READERS = {
     "basis.safetensors": lambda path: Checkpoint(path, {}).load(),
     "table.npz": lambda path: load(str(path)),
     "table.csv": lambda path: load(str(path)),
+    "moments.safetensors": sdgpu.open_moments,
+    **{name: lambda path: read_rows(path) for name in ROWS},
+    "rows.zarr/zarr.json": lambda path: read_rows(path.parent),
     "images.npz": lambda path: load_images(str(path)),
     "weights.pth": weights,
     "weights.safetensors": weights,

@@ -13,8 +13,10 @@ __all__ = ["plan"]
 
 
 def plan(
-    n: Annotated[int, typer.Argument(help="training rows")],
-    d: Annotated[int, typer.Argument(help="features")],
+    n: Annotated[str | None, typer.Argument(help="training rows")] = None,
+    d: Annotated[int | None, typer.Argument(help="features")] = None,
+    rows: Annotated[str | None, typer.Option("--n", help="training rows: 1e9")] = None,
+    features: Annotated[int | None, typer.Option("--d", help="features of a row (10)")] = None,
     c: Annotated[int, typer.Option(help="outputs")] = 1,
     lam: Annotated[float | None, typer.Option(help="smallest ridge (default: 1e-4 n)")] = None,
     steps: Annotated[int, typer.Option(help="distillation steps")] = 10,
@@ -31,10 +33,11 @@ def plan(
     import sdgpu
     from sdgpu.backend.memory import show
 
-    ridge = 1e-4 * n if lam is None else lam
+    count = _count("n", rows if n is None else n)
+    ridge = 1e-4 * count if lam is None else lam
     fit_plan = sdgpu.plan(
-        n,
-        d,
+        count,
+        (features or 10) if d is None else d,
         c,
         ridge,
         steps,
@@ -44,7 +47,7 @@ def plan(
         method=method,
         operator=operator,
     )
-    table = new_table("what", "chosen", title=f"{n:,} rows, lam >= {ridge:g}")
+    table = new_table("what", "chosen", title=f"{count:,} rows, lam >= {ridge:g}")
     for name in ("method", "operator", "precision", "block", "rank", "max_size"):
         table.add_row(name, str(getattr(fit_plan, name)))
     table.add_row("seconds", f"about {fit_plan.seconds:.3g}")
@@ -52,3 +55,14 @@ def plan(
     console.print(table)
     for reason in fit_plan.reasons:
         console.print(f"- {escape(reason)}", highlight=False)
+
+
+def _count(name: str, text: str | None) -> int:
+    """A whole number, also as 1e9."""
+    try:
+        value = float(text or "")
+    except ValueError as error:
+        raise ValueError(f"{name}={text!r}: write a number of rows, 100000 or 1e9") from error
+    if not value.is_integer():
+        raise ValueError(f"{name}={text} must be a whole number")
+    return int(value)

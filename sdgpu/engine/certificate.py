@@ -16,6 +16,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.memory import show
 from sdgpu.backend.scaling import column_units
 from sdgpu.distill.rounding_bounds import decay, dual_lengths, rounding_bound
+from sdgpu.engine.planner import EXACT_METHODS
 from sdgpu.engine.solving import Problem, Solved, one_pool
 from sdgpu.engine.training_data import rounding_noise
 from sdgpu.kernels.precomputed import NEGATIVE
@@ -75,7 +76,7 @@ def certify(problem: Problem, solved: Solved) -> Certificate:
     dense, Y = data.dense(data.home), data.home.asarray(data.Y)
     if problem.solver is not None:
         return _residual_certificate(probe(solved.solution, dense, Y, lam), plan.tol)
-    if plan.method == "eigh":
+    if plan.method in EXACT_METHODS:
         assert solved.spectrum is not None
         residual = probe(solved.solution, dense, Y, lam)
         # dual coefficients beyond float64

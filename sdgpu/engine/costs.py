@@ -13,14 +13,16 @@ import numpy as np
 
 from sdgpu.backend.memory import largest_rows, library_addresses, show
 from sdgpu.backend.rates import Rates
+from sdgpu.engine.streaming import block_rows, feature_bytes
 from sdgpu.operators import KeOpsOperator, TiledOperator
 from sdgpu.solvers.cg import CG
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.preconditioners import Sketch
+from sdgpu.solvers.primal import Primal
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import WIDE, Subspace
 
-__all__ = ["Option", "Task", "Work"]
+__all__ = ["Option", "Task", "Work", "features_option"]
 
 BLOCK = 16  # columns of a pass of block Lanczos
 GREEDY_BLOCK = 8  # columns of a preconditioned pass: 12 save no pass, 4 take half as many more
@@ -52,11 +54,17 @@ class Task:
     copies: int
     cores: int
     compiled: bool = False
+    own: int = 0  # features that the kernel has of its own
 
     def options(self, rates: Rates, method: str = "auto") -> list[Option]:
         """Every way to fit, or by one method alone, with its price."""
+        if method == "primal":
+            return [_primal(self, rates)]
         exact = [] if method not in ("auto", "eigh") else [_eigh(self, rates)]
-        return exact if method == "eigh" else [*exact, *_krylov(self, rates)]
+        if method == "eigh":
+            return exact
+        primal = [_primal(self, rates)] if self.own and method == "auto" else []
+        return [*exact, *primal, *_krylov(self, rates)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +123,47 @@ def _eigh(task: Task, rates: Rates) -> Option:
         bytes=peak_bytes,
         threads=1,
         reason=reason,
+    )
+
+
+def _primal(task: Task, rates: Rates) -> Option:
+    n, k = task.n, task.own
+    rows = 8 * n * (task.d * (1 + task.copies) + 3 * task.c)
+    return Option(
+        method="primal",
+        operator="dense",
+        precision="float64",
+        block=0,
+        rank=0,
+        size=k,
+        seconds=Primal.seconds(n, k, rates),
+        bytes=Primal.peak_bytes(n, k, task.c) + rows + _packed(8 * n * k),
+        threads=1,
+        reason=f"exact from the {k:,} features that the kernel has of its own: n k^2 operations",
+    )
+
+
+def features_option(task: Task, rates: Rates, k: int) -> Option:
+    """A model of k Nystrom features: one pass over the rows, whatever n is, and another answer."""
+    n, k = task.n, min(k, task.n)
+    precision = "float64" if task.precision in (None, "float64") else "float32"
+    products = rates.products if precision == "float64" else rates.products32
+    powers = rates.powers if precision == "float64" else rates.powers32
+    # the picking of landmarks, the pass (whitening, and half of Phi'Phi) and the decomposition
+    candidates = min(n, max(20_000, 10 * k))
+    setup = candidates * k * (k + 1.0) / rates.products + candidates * k / rates.powers
+    passes = n * (1.5 * k * k / products + k / powers)
+    return Option(
+        method="features",
+        operator="nystrom",
+        precision=precision,
+        block=block_rows(k),
+        rank=k,
+        size=k,
+        seconds=setup + passes + 9.0 * k**3 / rates.products,
+        bytes=feature_bytes(k, task.c, precision),
+        threads=1,
+        reason=f"features=sdgpu.Nystrom({k:,}): one pass, and the answer of these features",
     )
 
 

@@ -20,8 +20,10 @@ from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
-from sdgpu.engine.path import Path
+from sdgpu.engine.partial_fits import PartialClassification, PartialRegression
+from sdgpu.engine.path import Path, Predictor
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
+from sdgpu.kernels.feature_maps import Features
 from sdgpu.selection.sweep import Best, Sweep
 
 __all__ = [
@@ -41,6 +43,8 @@ _FLOATS = (np.float64, np.float32, np.float16)
 class _Distiller(BaseEstimator):
     """What the four estimators share: the kernel, the fit and the prediction of one step."""
 
+    _predictor: Predictor | None
+
     def _kernel(self, X: np.ndarray) -> Kernel:
         gamma = self.gamma
         if isinstance(gamma, str):
@@ -51,7 +55,9 @@ class _Distiller(BaseEstimator):
         return as_kernel(self.kernel, gamma=gamma, degree=self.degree, coef0=self.coef0)
 
     def _decompose(self, X: np.ndarray, Y: np.ndarray, lams: Any, kernel: Kernel) -> Fit:
-        return fit(X, Y, kernel, lams=lams, method=self.method, device=self.device)
+        return fit(
+            X, Y, kernel, lams=lams, method=self.method, device=self.device, features=self.features
+        )
 
     def _scaled(self, Y: np.ndarray) -> np.ndarray:
         """Y, or Y by a power of two where its squares leave float64: losses are in that unit then."""
@@ -60,12 +66,15 @@ class _Distiller(BaseEstimator):
 
     def _keep(self, path: Path) -> None:
         """Keep the last step of a path: what a prediction needs, without the spectrum."""
-        self._predictor = path.predictor()
-        self.dual_coef_ = self._predictor.dual * self._unit
+        predictor = self._predictor = path.predictor()
+        self.dual_coef_ = predictor.dual * self._unit
 
     def _raw(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
+        if self._predictor is None:
+            self._refit()
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        assert self._predictor is not None
         predictions = self._predictor.predict(X.astype(self._dtype, copy=False))
         return predictions if self._unit == 1 else predictions * self._unit
 
@@ -92,6 +101,7 @@ class _FixedParameters(_Distiller):
         coef0: float = 1.0,
         method: str = "auto",
         device: str = "auto",
+        features: Features | None = None,
     ) -> None:
         self.kernel = kernel
         self.gamma = gamma
@@ -102,8 +112,14 @@ class _FixedParameters(_Distiller):
         self.coef0 = coef0
         self.method = method
         self.device = device
+        self.features = features
 
     def _learn(self, X: np.ndarray, Y: np.ndarray) -> None:
+        if self.features is not None:
+            self._restart()
+            self._add(X, Y)
+            self._refit()
+            return
         self._dtype = np.result_type(X.dtype, np.float32)
         fitted = self._decompose(X, self._scaled(Y), positive("lam", self.lam), self._kernel(X))
         self.info_ = fitted.info
@@ -129,6 +145,7 @@ class _ParameterSearch(_Distiller):
         method: str = "auto",
         device: str = "auto",
         random_state: Any = None,
+        features: Features | None = None,
     ) -> None:
         self.kernel = kernel
         self.gamma = gamma
@@ -142,6 +159,7 @@ class _ParameterSearch(_Distiller):
         self.coef0 = coef0
         self.method = method
         self.device = device
+        self.features = features
         self.random_state = random_state
 
     def _learn(self, X: np.ndarray, Y: np.ndarray, labels: np.ndarray | None = None) -> None:
@@ -189,7 +207,10 @@ class _ParameterSearch(_Distiller):
         kernel: Kernel,
     ) -> None:
         """Choose on the training rows themselves: one decomposition chooses and predicts."""
-        fitted = fit(X, Y, kernel, lams=lams, method="eigh", device=self.device)
+        method = "eigh" if self.features is None else "auto"
+        fitted = fit(
+            X, Y, kernel, lams=lams, method=method, device=self.device, features=self.features
+        )
         self.sweep_ = fitted.sweep(alphas=alphas, steps=steps)
         self._choose("gcv" if self.selection == "gcv" else self.over)
         self._finish(fitted)
@@ -208,6 +229,7 @@ class _ParameterSearch(_Distiller):
         """
         pairwise = self.__sklearn_tags__().input_tags.pairwise
         rows = X[validation][:, : len(X)] if pairwise else X[validation]
+        assert self._predictor is not None
         predictions = self._predictor.predict(rows).reshape(len(validation), -1)
         loss = float(np.mean((predictions - Y[validation].reshape(len(validation), -1)) ** 2))
         negligible = 1e-10 * float(np.mean(Y[validation] ** 2))
@@ -287,7 +309,7 @@ class _Classification(ClassifierMixin):
         return self.classes_[raw.argmax(axis=1)]
 
 
-class SelfDistillationRegressor(_Regression, _FixedParameters):
+class SelfDistillationRegressor(_Regression, _FixedParameters, PartialRegression):
     """Kernel ridge regression distilled from itself, with given lam, alpha and steps.
 
     Parameters
@@ -306,6 +328,8 @@ class SelfDistillationRegressor(_Regression, _FixedParameters):
         Parameters of the polynomial kernel.
     method, device : str
         As in :func:`sdgpu.fit`.
+    features : Nystrom, RandomFourier or Explicit, optional
+        Finitely many features in place of the kernel; then there is a `partial_fit` too.
 
     Attributes
     ----------
@@ -354,6 +378,8 @@ class SelfDistillationRegressorCV(_Regression, _ParameterSearch):
         Share of the rows to choose on.
     random_state : int, RandomState or None
         Seed of the split.
+    features : Nystrom, RandomFourier or Explicit, optional
+        Finitely many features in place of the kernel.
 
     Attributes
     ----------
@@ -367,7 +393,7 @@ class SelfDistillationRegressorCV(_Regression, _ParameterSearch):
     """
 
 
-class SelfDistillationClassifier(_Classification, _FixedParameters):
+class SelfDistillationClassifier(_Classification, _FixedParameters, PartialClassification):
     """Self-distilled kernel regression on one-hot labels; predicts the largest value.
 
     Parameters and attributes as :class:`SelfDistillationRegressor`, with `classes_`.

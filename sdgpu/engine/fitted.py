@@ -20,13 +20,13 @@ from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.engine.path import Limit, Model, Path, limit_of
 from sdgpu.engine.requests import (
     afford_joint,
-    afford_left_out,
     afford_steps,
     checked_grid,
+    judge,
+    left_out_steps,
     schedule_losses,
     spectrum_for,
     spectrum_given_back,
-    validation_rows,
 )
 from sdgpu.engine.results import Info, labelled
 from sdgpu.kernels import Kernel
@@ -130,7 +130,8 @@ class Fit:
         n k T c multiplications, when the result is asked for.
         """
         steps, lam = integer("steps", steps, 1), self._lam(lam)
-        self._model.afford(2 * self.info.n * self.info.c * steps, f"a path of {steps} steps")
+        numbers = 2 * self._model.operator.n * self.info.c * steps
+        self._model.afford(numbers, f"a path of {steps} steps")
         alphas = schedule(alphas, steps, outputs=self.info.c)
         return Path(lam, alphas, self._solution.chain(lam, alphas), self._model)
 
@@ -192,9 +193,8 @@ class Fit:
             If a row determines itself.
         """
         steps, lam = integer("steps", steps, 1), self._lam(lam)
-        afford_left_out(self._solution, self._model, steps)
         alphas = schedule(alphas, steps, outputs=self.info.c)
-        left_out = self._solution.left_out(np.array([lam]), steps)
+        left_out = left_out_steps(self._solution, self._model, lam, steps)
         predictions, *replicates = (
             combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)
         )
@@ -423,21 +423,17 @@ class Fit:
             variables=8 + sum(2 * metric.size + 1 for metric in all_metrics),  # sums, means, itself
         )
         afford_joint(len(lams), steps)
-        if X_val is None and Y_val is None:
-            afford_left_out(self._solution, self._model, steps)
-            cross, truth = None, self._solution.targets
-        else:
-            cross, truth = validation_rows(self._model, X_val, Y_val, self.info.c)
+        rows = judge(self._solution, self._model, X_val, Y_val, steps)
         for metric in all_metrics:
-            metric.check("Y" if cross is None else "Y_val", truth)
+            metric.check("Y" if rows.left_out else "Y_val", rows.truth)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(
             self._solution,
-            cross,
-            truth,
+            rows.losses,
             lams,
             alphas,
-            steps=steps,
+            steps,
+            left_out=rows.left_out,
             watch=watch,
             metrics=all_metrics,
             accuracy=self.info.error_estimate,

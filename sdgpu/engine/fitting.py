@@ -11,20 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.backend.arrays import pair
+from sdgpu.backend.arrays import Template, pair
 from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import integer, lam_grid
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.rows import RowSource
 from sdgpu.engine.certificate import Certificate, certify
+from sdgpu.engine.feature_fitting import StreamOptions, fit_features, refuse_options
 from sdgpu.engine.fitted import Fit
+from sdgpu.engine.moments import Moments
 from sdgpu.engine.path import Model
-from sdgpu.engine.planner import Plan, decide, follow
+from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
 from sdgpu.engine.training_data import TrainingData, own_memory, value_precision
 from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.kernels.feature_maps import Features
 from sdgpu.operators import Operator
 from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.solver import Solver
@@ -32,7 +36,7 @@ from sdgpu.solvers.trace_estimation import GROUPS
 
 __all__ = ["fit"]
 
-FORMAT = 1  # of checkpoints
+FORMAT = 2  # of checkpoints
 # arguments of `fit` that a plan decides
 _DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "steps": 10}
 
@@ -40,10 +44,13 @@ _DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "
 @underflow_is_zero
 def fit(
     X: Any,
-    Y: Any,
+    Y: Any = None,
     kernel: Kernel | str | Any = "rbf",
     lams: Any = 1.0,
     *,
+    features: Features | None = None,
+    sample_weight: Any = None,
+    intercept: bool = False,
     method: str | Solver = "auto",
     operator: str | Callable[[Kernel, Any], Operator] = "auto",
     device: str | Backend = "auto",
@@ -67,18 +74,29 @@ def fit(
     X : array_like (n, d)
         Training inputs: NumPy, torch (any device), CuPy, any array API or DLPack array; lists, pandas,
         polars, JAX and dask are read into NumPy. Columns of a table that have names are remembered: new
-        tables must have them in this order. With kernel="precomputed", K itself (n, n).
+        tables must have them in this order. With kernel="precomputed", K itself (n, n). With `features`
+        also a :class:`sdgpu.backend.rows.RowSource`, whatever :func:`sdgpu.rows.as_source` takes, or a
+        :class:`sdgpu.Moments`, which needs neither Y nor kernel.
     Y : array_like (n,) or (n, c)
-        Targets, in the same library and on the same device.
+        Targets, in the same library and on the same device; of a source none.
     kernel : Kernel, str or callable, default "rbf"
         See :func:`sdgpu.kernels.as_kernel`.
     lams : number or array_like (L,), default 1
         The regularisations that will be asked for, absolute numbers in K + lam I.
-    method : {"auto", "eigh", "lanczos", "subspace", "cg"}, default "auto"
-        "eigh" finds all n eigenvalues. "lanczos" and "subspace" grow a basis from Y that serves every
-        lam >= min(lams), every weight and `steps` steps to `tol`, from products with K alone; the
-        second with a preconditioner, for small lam. "cg" makes `steps` solves for each lam by
-        preconditioned conjugate gradients, which serve every weight, and a few more for each other
+    features : Nystrom, RandomFourier or Explicit, optional
+        Finitely many features in place of the kernel: one pass over the rows and k x k numbers, whatever n
+        is. `dtype` is then that of the features, by default that of the rows; see
+        :mod:`sdgpu.engine.feature_fitting`.
+    sample_weight : array_like (n,), optional
+        Weights of the rows, with `features`.
+    intercept : bool, default False
+        Whether a mean is fitted too that no penalty holds down, with `features`.
+    method : {"auto", "eigh", "primal", "lanczos", "subspace", "cg"}, default "auto"
+        "eigh" finds all n eigenvalues; "primal" those that are not 0, of a kernel with few features of
+        its own (linear, polynomial, cosine, their sums and products). "lanczos" and "subspace" grow a basis
+        from Y that serves every lam >= min(lams), every weight and `steps` steps to `tol`, from products
+        with K alone; the second with a preconditioner, for small lam. "cg" makes `steps` solves for each
+        lam by preconditioned conjugate gradients, which serve every weight, and a few more for each other
         lam or limit that is asked for; it has no spectrum. See :func:`sdgpu.plan`. A value with the methods
         of :class:`sdgpu.solvers.Solver` is a method too.
     operator : {"auto", "dense", "tiled", "keops"}, default "auto"
@@ -105,8 +123,9 @@ def fit(
         From :func:`sdgpu.plan` for n, d, c of these data and lams as small; says method, operator,
         dtype, tol and steps, which are left out then.
     checkpoint : path, optional
-        A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, and on
-        an interrupt; the same call goes on from it. It stays when the fit is done.
+        A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, a pass
+        with `features` its sums, and both on an interrupt; the same call goes on from it. It stays when the
+        fit is done.
     progress : callable, optional
         Called with an :class:`sdgpu.backend.progress.Event`: stage, done, total, error, seconds_left.
 
@@ -147,7 +166,17 @@ def fit(
     """
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
-    kernel, lams = as_kernel(kernel), lam_grid("lams", lams)
+    lams, wishes = lam_grid("lams", lams), dict[str, Any]()
+    if features is not None or isinstance(X, (RowSource, Moments)):
+        exact = {"method": method, "operator": operator, "plan": plan}
+        refuse_options("features=", exact, {"method": "auto", "operator": "auto"})
+        wishes = {"precision": dtype, "intercept": intercept, "memory": memory, "seed": seed}
+        options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
+        parts = (X, Y, sample_weight)
+        return fit_features(parts, kernel, lams, features, device=device, options=options)
+    others = {"sample_weight": sample_weight, "intercept": intercept or None}
+    refuse_options("fits without features=", others, {})
+    kernel = as_kernel(kernel)
     if integer("probes", probes, GROUPS) % GROUPS:
         raise ValueError(
             f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
@@ -160,7 +189,7 @@ def fit(
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
     context["precomputed"] = kernel.is_precomputed
     if plan is None:
-        wishes: dict[str, Any] = {"method": method, "operator": operator, "precision": dtype}
+        wishes = {"method": method, "operator": operator, "precision": dtype}
         plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)
     else:
         args = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
@@ -185,18 +214,27 @@ def fit(
         checkpoint=_checkpoint(checkpoint, plan, data, lams, seed),
         solver=None if isinstance(method, str) else method,
     )
-    solved = _solve(problem)
+    return _decompose(problem, template, context, progress)
+
+
+def _decompose(
+    problem: Problem, template: Template, context: dict[str, Any], progress: Progress | None
+) -> Fit:
+    """Solve, certify, describe."""
+    solved, plan, lams = _solve(problem), problem.plan, problem.lams
     if solved is None:
+        (n, d), c = problem.data.X.shape, int(problem.data.Y.shape[1])
         problem.watch.report("eigh instead, the basis would take longer", 0, 1)
         plan = decide(n, d, c, lams, plan.steps, tol=plan.tol, method="eigh", **context)
         problem = replace(problem, plan=plan)
         solved = solve_all(problem)
     certificate = certify(problem, solved)
     if not certificate.status.startswith(("exact", "converged")):
-        warnings.warn(certificate.status, stacklevel=3)  # the caller of the decorated function
-    model = Model(data.hold(plan, backend), backend, template, allowed)
+        warnings.warn(certificate.status, stacklevel=4)  # the caller of the decorated function
+    backend = problem.data.home
+    model = Model(problem.data.hold(plan, backend), backend, template, context["memory"])
     return Fit(
-        kernel=kernel,
+        kernel=problem.data.kernel,
         lams=lams,
         info=describe(problem, solved, certificate),
         _solution=solved.solution,
@@ -209,7 +247,8 @@ def _solve(problem: Problem) -> Solved | None:
     """By the solver of the plan; None where it gives way to the eigendecomposition."""
     if problem.solver is not None:
         return solve_elsewhere(problem)
-    return solve_all(problem) if problem.plan.method == "eigh" else solve_by_basis(problem)
+    exact = problem.plan.method in EXACT_METHODS
+    return solve_all(problem) if exact else solve_by_basis(problem)
 
 
 def describe(problem: Problem, solved: Solved, certificate: Certificate) -> Info:

@@ -14,9 +14,9 @@ from sdgpu.backend.backends import Backend, give_back
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.rows import RowSource
 from sdgpu.distill.filters import dual_filter, flat_product, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
-from sdgpu.operators import Operator
 from sdgpu.solvers.solution import DistillationChain, Solution
 
 __all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
@@ -24,12 +24,27 @@ __all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What predictions need: the kernel between rows, where to compute, and how to give back."""
+    """What predictions need: the kernel between rows, where to compute, and how to give back.
 
-    operator: Operator
+    Attributes
+    ----------
+    operator : Operator or FeatureOperator
+    backend : Backend
+    template : Template
+    memory : int
+        Bytes.
+    offset : array (c,) or None
+        Added to all predictions: the intercept.
+    source : RowSource or None
+        The training rows, where they can be read again.
+    """
+
+    operator: Any
     backend: Backend
     template: Template
     memory: int
+    offset: Any = None
+    source: RowSource | None = None
 
     def afford(self, numbers: int, what: str) -> None:
         """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
@@ -41,8 +56,8 @@ class Model:
         rows = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
-        cross = self.operator.cross(self.backend.asarray(rows))
-        return give_back(self.template, _product(cross, dual))
+        values = _product(self.operator.cross(self.backend.asarray(rows)), dual)
+        return give_back(self.template, values if self.offset is None else values + self.offset)
 
 
 def _product(cross: Any, dual: Any) -> Any:
@@ -230,7 +245,7 @@ def _variance(
     prior: Any,
 ) -> Variance:
     spectrum = chain.spectrum
-    if spectrum is None or spectrum.basis.shape[1] < model.operator.n:
+    if spectrum is None or not spectrum.holds_kernel:
         raise ValueError(
             "predictive variances need all eigenvalues, kappa(X, x) is not in a grown basis: fit with "
             "method='eigh'"

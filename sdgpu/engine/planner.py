@@ -18,19 +18,34 @@ from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.backend.rates import Rates, nominal
 from sdgpu.engine.calibration import calibrate, with_compiled_loop
-from sdgpu.engine.costs import Option, Task
+from sdgpu.engine.costs import Option, Task, features_option
 from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.kernels.kernel import row_copies
 from sdgpu.operators import Operator
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.solver import Solver
 
-__all__ = ["METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide", "follow", "plan"]
+__all__ = [
+    "EXACT_METHODS",
+    "METHODS",
+    "OPERATORS",
+    "Plan",
+    "Rates",
+    "calibrate",
+    "decide",
+    "follow",
+    "plan",
+]
 
-METHODS = ("auto", "eigh", "lanczos", "subspace", "cg")
+METHODS = ("auto", "eigh", "primal", "lanczos", "subspace", "cg")
+EXACT_METHODS = ("eigh", "primal")  # that know every eigenvalue but those that are 0
 OPERATORS = ("auto", "dense", "tiled", "keops")
 
+DAYS = 3 * 86_400.0  # seconds of a fit that nobody waits for
+FEATURES = 2000  # k of the feature model that a plan offers
+FEWER, MANY = 4, 500  # rows for each feature, and in all, from which the plan looks at features
 EXACT = 0.05  # seconds that all eigenvalues may take before a grown basis is considered
 
 
@@ -44,8 +59,9 @@ class Plan:
 
     Attributes
     ----------
-    method : {"eigh", "lanczos", "subspace", "cg"}
-    operator : {"dense", "tiled", "keops"}
+    method : {"eigh", "primal", "lanczos", "subspace", "cg", "features"}
+        The last where nothing else ends: `fit(.., features=)`, which is another model.
+    operator : {"dense", "tiled", "keops", "nystrom"}
     precision : {"float64", "mixed", "float32"}
     block, rank : int
         Columns of a pass; rank of the sketch, 0 for none.
@@ -197,8 +213,8 @@ def decide(
     choice("operator", operator, OPERATORS)
     if precision is not None:
         choice("dtype", precision, PRECISIONS)
-    if method == "eigh" and operator in ("tiled", "keops"):
-        raise ValueError(f"operator={operator!r} has no matrix for method='eigh': use 'dense'")
+    if method in EXACT_METHODS and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} has no matrix for method={method!r}: use 'dense'")
     if precomputed and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
     backend, resolved = resolve(device), as_kernel(kernel)
@@ -215,20 +231,47 @@ def decide(
         precomputed=precomputed,
         copies=row_copies(resolved),
         cores=os.cpu_count() or 1,
+        own=own_features(resolved, n, d, method=method),
         compiled=n >= FUSED_ROWS and resolved.has_compiled_loop and not precomputed,
     )
     # a fit has no use for the prices of what was not asked for
     priced_method = "auto" if measured else method
     options = _options(task, nominal(backend), backend, priced_method)
-    best, patience = _best(task, options, method, operator)
+    left = (
+        features_option(task, nominal(backend), FEATURES) if measured and not precomputed else None
+    )
+    best, patience = _best(task, options, method, operator, otherwise=left)
+    if best is left:
+        rivals = tuple(option.line(task.allowed) for option in options)
+        return _plan(task, best, np.inf, (best.reason, *rivals))
     if measured and n > SMALL and task.allowed >= MEASURED:
         index = options.index(best)
         options = _options(task, calibrate(backend), backend, priced_method)
         best = options[index]
     wishes = {"method": method, "operator": operator}
     reasons = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
-    alternatives = [option.line(task.allowed) for option in options if option is not best]
+    others = options if left is None else [*options, left]
+    alternatives = [option.line(task.allowed) for option in others if option is not best]
     return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
+
+
+def own_features(kernel: Kernel, n: int, d: int, *, method: str) -> int:
+    """k of the kernel's own features, 0 where they are no way to fit n rows: not fewer than n.
+
+    Raises
+    ------
+    ValueError
+        If they are asked for and there are none, or too many.
+    """
+    k = 0 if kernel.is_precomputed else own_size(kernel, d) or 0
+    if method != "primal":
+        return k if 0 < FEWER * k <= n and n >= MANY else 0
+    if not 0 < k < n:
+        raise ValueError(
+            f"method='primal' is for kernels with fewer features of their own than the {n:,} rows, and "
+            f"{kernel!r} has {k or 'no finite number'} of them: use method='auto'"
+        )
+    return k
 
 
 def _elsewhere(
@@ -263,16 +306,31 @@ def _options(task: Task, rates: Rates, backend: Backend, method: str) -> list[Op
     return task.options(with_compiled_loop(rates, backend) if task.compiled else rates, method)
 
 
-def _best(task: Task, options: list[Option], method: str, operator: str) -> tuple[Option, float]:
-    """The option to take, and after how many passes the eigendecomposition would have been done."""
+def _best(
+    task: Task,
+    options: list[Option],
+    method: str,
+    operator: str,
+    *,
+    otherwise: Option | None = None,
+) -> tuple[Option, float]:
+    """The option to take, and after how many passes the eigendecomposition would have been done.
+
+    `otherwise` is taken where nothing fits the memory or the DAYS that anybody waits, and nothing was
+    named.
+    """
     # KeOps compiles and has yet to win anywhere that was measured: only when asked for
     operators = ("dense", "tiled") if operator == "auto" else (operator,)
     # without a spectrum a fit has no answer to some questions: only when asked for
-    methods = ("eigh", "lanczos", "subspace") if method == "auto" else (method,)
+    methods = ("eigh", "primal", "lanczos", "subspace") if method == "auto" else (method,)
     candidates = [
         option for option in options if option.method in methods and option.operator in operators
     ]
     affordable = [option for option in candidates if option.bytes <= task.allowed]
+    if otherwise is not None and method == operator == "auto" and otherwise.bytes <= task.allowed:
+        quickest = min((option.seconds for option in affordable), default=np.inf)
+        if quickest > DAYS and otherwise.seconds < quickest:
+            return otherwise, np.inf
     if not affordable:
         smallest = min(candidates, key=lambda option: option.bytes)
         raise MemoryError(_too_much(task.n, smallest, task.allowed))
@@ -322,6 +380,10 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
+    if plan.method == "features":
+        raise ValueError(
+            f"plan= says features: leave it out and pass features=sdgpu.Nystrom({plan.rank})"
+        )
     for name, size in problem.items():
         if getattr(plan, name) != size:
             what = {"n": "rows", "d": "features", "c": "outputs"}[name]
@@ -347,7 +409,7 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict
 
 def _worth(option: Option) -> float:
     """Seconds, but an exact answer within EXACT seconds comes before an approximate one in fewer."""
-    exact = option.method == "eigh" and option.seconds <= EXACT
+    exact = option.method in EXACT_METHODS and option.seconds <= EXACT
     return option.seconds - EXACT if exact else option.seconds
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,15 @@ from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.memory import require
+from sdgpu.backend.rows import Block, RowSource
+from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.engine.path import Model
-from sdgpu.operators import Cross
+from sdgpu.selection.left_out_blocks import ENTRIES, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
-from sdgpu.solvers.leverage import left_out_numbers
+from sdgpu.selection.validation_rows import HeldRows, StreamedRows
+from sdgpu.solvers.block_leverage import BlockLeverage
+from sdgpu.solvers.leverage import LeftOut, left_out_numbers
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectrum import Spectrum
 
@@ -25,12 +32,14 @@ __all__ = [
     "afford_left_out",
     "afford_steps",
     "checked_grid",
+    "judge",
+    "left_out_steps",
     "schedule_losses",
     "spectrum_for",
     "spectrum_given_back",
-    "validation_rows",
 ]
 
+PROBED = 2000  # rows of a source whose targets metrics look at first
 JOINT = 1e11  # operations in units of T^4: a minute or two (T = 200: 1.4 s)
 
 
@@ -143,6 +152,73 @@ def afford_left_out(solution: Solution, model: Model, steps: int) -> None:
     model.afford(numbers, f"leave-one-out of {n:,} rows")
 
 
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Rows that schedules are judged on: validation rows, or training rows left out one by one.
+
+    Attributes
+    ----------
+    losses : callable
+        (lams, steps, ..) -> Validation.
+    left_out : bool
+        Whether these are the training rows.
+    rows : int or None
+        How many, if known.
+    truth : array (m, c) or None
+        Their targets, for metrics to look at first; of a stream those of its first block.
+    """
+
+    losses: Callable[..., Validation]
+    left_out: bool
+    rows: int | None
+    truth: Any
+
+
+def judge(solution: Solution, model: Model, X_val: Any, Y_val: Any, steps: int) -> Judge:
+    """Check what to judge on, before any work.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+    """
+    if X_val is None and Y_val is None:
+        if model.source is not None:  # a feature model: one more pass
+            data, truth = _first(streamed_rows(model, model.source, solution))
+            return Judge(partial(leave_blocks_out, solution, data), True, data.rows, truth)
+        afford_left_out(solution, model, steps)
+        losses = partial(leave_one_out, solution)
+        return Judge(losses, True, solution.rows, solution.targets)
+    if isinstance(X_val, RowSource):
+        if Y_val is not None:
+            raise ValueError("Y_val: a source brings its own targets")
+        stream, truth = _first(streamed_rows(model, X_val, solution))
+        return Judge(partial(validate, solution, stream), False, stream.rows, truth)
+    held = validation_rows(model, X_val, Y_val, solution.outputs)
+    truth = held.targets if held.offset is None else held.targets + held.offset
+    return Judge(partial(validate, solution, held), False, held.rows, truth)
+
+
+def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> LeftOut:
+    """Leave-one-out predictions of u_1 .. u_T at one lam, (1, T, n, c).
+
+    Raises
+    ------
+    ValueError, MemoryError
+    """
+    if model.source is None:
+        afford_left_out(solution, model, steps)
+        return solution.left_out(np.array([lam]), steps)
+    n, c = solution.rows, solution.outputs
+    model.afford(n * c * (steps + 1), f"leave-one-out of {n:,} rows")
+    data = streamed_rows(model, model.source, solution)
+    xp, predictions, truth = model.backend.xp, [], []
+    for _, phi, targets in data.blocks(ENTRIES):
+        left = BlockLeverage.of(solution, phi, targets).steps(np.array([lam]), steps)
+        predictions.append(left if model.offset is None else left + model.offset)
+        truth.append(targets if model.offset is None else targets + model.offset)
+    return LeftOut(xp.concat(predictions, axis=2), xp.concat(truth, axis=0), [])
+
+
 def schedule_losses(
     solution: Solution,
     model: Model,
@@ -155,18 +231,72 @@ def schedule_losses(
     folds: int = 1,
 ) -> Validation:
     """What validation data, or the training rows left out one by one, say of every schedule."""
-    options: dict[str, Any] = {"per_output": per_output}
-    if X_val is None and Y_val is None:
-        afford_left_out(solution, model, steps)
-        options["folds"] = folds if solution.rows >= 2 * folds else 1
-        return leave_one_out(solution, lams, steps, **options)
-    cross, truth = validation_rows(model, X_val, Y_val, solution.outputs)
-    options["folds"] = folds if cross.shape[0] >= 2 * folds else 1
-    return validate(solution, cross, truth, lams, steps, **options)
+    rows = judge(solution, model, X_val, Y_val, steps)
+    enough = rows.rows is None or rows.rows >= 2 * folds
+    return rows.losses(lams, steps, per_output=per_output, folds=folds if enough else 1)
 
 
-def validation_rows(model: Model, X_val: Any, Y_val: Any, outputs: int) -> tuple[Cross, Any]:
+def validation_rows(model: Model, X_val: Any, Y_val: Any, outputs: int) -> HeldRows:
     """Check validation data and bring them to the device: kappa(X_val, X), and Y_val (m, c)."""
     rows = model.template.rows(X_val, "X_val", model.operator.d)
     truth, _ = model.template.truth(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=outputs)
-    return model.operator.cross(model.backend.asarray(rows)), model.backend.asarray(truth)
+    cross = model.operator.cross(model.backend.asarray(rows))
+    targets = model.backend.asarray(truth)
+    if model.offset is not None:
+        targets = targets - model.offset
+    return HeldRows(cross, targets, model.offset)
+
+
+def streamed_rows(model: Model, source: RowSource, solution: Any) -> StreamedRows:
+    """Rows of a source as the fit sees them.
+
+    Raises
+    ------
+    ValueError
+        For a fit without features, or a source with other numbers of features or outputs.
+    """
+    operator = model.operator
+    if not hasattr(operator, "features"):
+        raise ValueError(
+            "rows of a source are judged by fits with features=: pass X_val and Y_val as arrays"
+        )
+    if (source.d, source.c) != (operator.d, solution.outputs):
+        raise ValueError(
+            f"X_val has {source.d} features and {source.c} outputs, but the fit has {operator.d} and "
+            f"{solution.outputs}"
+        )
+    return StreamedRows(source, operator, safe_unit(solution.target_rms), model.offset)
+
+
+@dataclass(frozen=True, eq=False)
+class _Resumed:
+    """A source that can be read once, of which a block was read."""
+
+    source: RowSource
+    first: Block
+    rest: Iterator[Block]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def blocks(self, rows: int) -> Iterator[Block]:
+        """The block that was read, and the rest."""
+        return chain([self.first], self.rest)
+
+
+def _first(data: StreamedRows) -> tuple[StreamedRows, Any]:
+    """The rows, none of them lost, and the targets of their first block as they are.
+
+    Raises
+    ------
+    ValueError
+        Without rows.
+    """
+    blocks = data.source.blocks(PROBED)
+    first = next((block for block in blocks if len(block.X)), None)
+    if first is None:
+        raise ValueError("X_val has no rows: at least one is needed")
+    if not data.source.rereadable:
+        data = replace(data, source=_Resumed(data.source, first, blocks))
+    truth = None if first.Y is None else data.operator.backend.asarray(first.Y)
+    return data, truth

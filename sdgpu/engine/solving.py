@@ -17,6 +17,7 @@ from sdgpu.engine.training_data import OperatorRemade, TrainingData, rounding_no
 from sdgpu.solvers.checkpoint import Checkpoint
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.leverage import Estimated
+from sdgpu.solvers.primal import Primal
 from sdgpu.solvers.resolvent_solution import ResolventSolution
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.solution import Solution
@@ -98,7 +99,8 @@ def solve_all(problem: Problem) -> Solved:
     """All eigenvalues."""
     backend = problem.data.home
     dense, Y = problem.data.dense(backend), backend.asarray(problem.data.Y)
-    spectrum = Eigh(backend).decompose(dense, Y, problem.watch)
+    solver = Primal(backend) if problem.plan.method == "primal" else Eigh(backend)
+    spectrum = solver.decompose(dense, Y, problem.watch)
     return Solved(
         solution=SpectralSolution(spectrum),
         spectrum=spectrum,

@@ -13,7 +13,7 @@ from sdgpu.backend.backends import Backend
 from sdgpu.backend.conversion import rounded_to
 from sdgpu.backend.copying import without_caches
 from sdgpu.distill.rounding_bounds import backward_error
-from sdgpu.engine.planner import Plan
+from sdgpu.engine.planner import EXACT_METHODS, Plan
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators import DenseOperator, KeOpsOperator, Operator, TiledOperator
@@ -58,7 +58,7 @@ class TrainingData:
             return self.make(dense.kernel, dense.X)
         if plan.operator == "keops":
             return KeOpsOperator(dense.kernel, dense.X, plan.precision)
-        if dense.is_precomputed or plan.method == "eigh":
+        if dense.is_precomputed or plan.method in EXACT_METHODS:
             return dense
         # a stored K for products alone is half of its tiles, in the precision that was asked for
         return TiledOperator(

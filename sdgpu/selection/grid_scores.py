@@ -45,7 +45,14 @@ class GridScores:
         self.rows = 0
 
     def add(
-        self, lams: slice, basis: Any, truth: Any, *, new_rows: bool, unit: float = 1.0
+        self,
+        lams: slice,
+        basis: Any,
+        truth: Any,
+        *,
+        new_rows: bool,
+        unit: float = 1.0,
+        offset: Any = None,
     ) -> None:
         """Count some rows for some lam.
 
@@ -59,10 +66,14 @@ class GridScores:
             Whether these rows come for the first time (once for all slices of lam).
         unit : float, default 1
             What both were divided by: metrics see the targets as they are.
+        offset : array (c,), optional
+            What was taken off both before.
         """
         xp = compat.array_namespace(basis)
         T, b, c = basis.shape[1:]
         truth = (truth if unit == 1 else truth * unit).T  # (c, b)
+        if offset is not None:
+            truth = truth + offset[:, None]
         self.rows += b if new_rows else 0
         chunk = max(1, _CHUNK // (T * b * c))
         for i, lam_index in enumerate(range(*lams.indices(len(self._sums[0])))):
@@ -71,6 +82,8 @@ class GridScores:
             for part in slices(len(self._mix), chunk):
                 mix = xp.asarray(self._mix[part], dtype=flat.dtype, device=compat.device(flat))
                 values = xp.reshape(xp.reshape(mix, (-1, T)) @ flat, (-1, T, c, b))
+                if offset is not None:
+                    values = values + offset[:, None]
                 predicted = PredictedRows(values, truth)
                 for sums, metric in zip(self._sums, self.metrics, strict=True):
                     sums[lam_index, part] += metric.update(predicted)

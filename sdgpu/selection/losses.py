@@ -19,11 +19,11 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
-from sdgpu.operators.cross import Cross
 from sdgpu.selection.grid_scores import GridScores
+from sdgpu.selection.validation_rows import ValidationRows
 from sdgpu.solvers.solution import Solution, differences
 
-__all__ = ["Validation", "leave_one_out", "validate"]
+__all__ = ["Validation", "leave_one_out", "loss_columns", "merged_folds", "validate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,7 @@ class Validation:
 
 def validate(
     solution: Solution,
-    cross: Cross,
-    targets: Any,
+    data: ValidationRows,
     lams: np.ndarray,
     steps: int,
     *,
@@ -120,9 +119,8 @@ def validate(
     Parameters
     ----------
     solution : Solution
-    cross : Cross
-        kappa(X_val, X), (m, n).
-    targets : array (m, c)
+    data : ValidationRows
+        kappa(X_val, X), or features, in blocks, and targets.
     lams : array (L,)
     steps : int
         T.
@@ -141,7 +139,7 @@ def validate(
     -----
     m n k + m k L T c multiplications; about n^2 / 2 doubles beside the basis.
     """
-    n, c = cross.shape[1], int(targets.shape[1])
+    n, c, unit = data.width, data.outputs, data.unit
     limit_grid = limits if limits is not None else (np.zeros(0), np.zeros(0))
     expansion = solution.expand(lams, steps, limit_grid)
     k = int(expansion.columns.shape[1])
@@ -151,27 +149,29 @@ def validate(
     lam_slices = list(slices(len(lams), lam_rows))
     parts: list[list[Any]] = [[None] * len(lam_slices) for _ in range(folds)]
     sums, zero, done = np.zeros(len(limit_grid[0])), 0.0, 0
-    unit = _unit(targets)
     width = n + k + min(lam_rows, len(lams)) * steps * c
-    for rows, block in cross.blocks(max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)):
+    entries = max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)
+    for start, block, targets in data.blocks(entries):
         projected = block @ expansion.columns  # (b, k)
-        truth = _divided(targets[rows, :], unit)  # (b, c)
+        truth = _divided(targets, unit)  # (b, c)
         zero += float(compat.array_namespace(truth).sum(truth * truth))
         for i, part in enumerate(lam_slices):
             basis = _divided(expansion.steps(projected, part), unit)  # (l, T, b, c)
             if scores is not None:
-                scores.add(part, basis, truth, new_rows=i == 0, unit=unit)
+                scores.add(part, basis, truth, new_rows=i == 0, unit=unit, offset=data.offset)
             for f in range(folds):
-                fold = slice((f - rows.start) % folds, None, folds)
-                columns = _columns(basis[:, :, fold, :], truth[fold, :], per_output=per_output)
+                fold = slice((f - start) % folds, None, folds)
+                columns = loss_columns(basis[:, :, fold, :], truth[fold, :], per_output=per_output)
                 parts[f][i] = merge_rows(parts[f][i], columns)
         for part in slices(len(sums), max(1, chunk)):
             sums[part] += _squared_errors(_divided(expansion.limits(projected, part), unit), truth)
         done += int(truth.shape[0])
         if watch is not None:
-            watch.report("validation", done, cross.shape[0])
+            watch.report("validation", done, data.rows or done, total_known=data.rows is not None)
+    if not done:
+        raise ValueError("X_val has no rows: at least one is needed")
     triangles = np.stack([np.concatenate([to_numpy(part) for part in fold]) for fold in parts])
-    return Validation(_merged(triangles), sums, zero, cross.shape[0], c, folds=triangles, unit=unit)
+    return Validation(merged_folds(triangles), sums, zero, done, c, folds=triangles, unit=unit)
 
 
 def leave_one_out(
@@ -183,6 +183,7 @@ def leave_one_out(
     per_output: bool = False,
     folds: int = 1,
     scores: GridScores | None = None,
+    watch: Stopwatch | None = None,
 ) -> Validation:
     """The same with every training row judged by the fit without it, and without a refit.
 
@@ -230,7 +231,7 @@ def leave_one_out(
     replicates = np.concatenate(replicate_triangles, axis=1) if replicate_triangles else None
     triangles = np.concatenate(parts, axis=1)
     return Validation(
-        triangles=_merged(triangles),
+        triangles=merged_folds(triangles),
         limits=sums,
         zero=zero,
         rows=n,
@@ -241,7 +242,7 @@ def leave_one_out(
     )
 
 
-def _merged(folds: np.ndarray) -> np.ndarray:
+def merged_folds(folds: np.ndarray) -> np.ndarray:
     """Triangles of all rows from those of their parts (F, .., T, T)."""
     if len(folds) == 1:
         return folds[0]
@@ -251,10 +252,10 @@ def _merged(folds: np.ndarray) -> np.ndarray:
 
 def _triangles(u: Any, truth: Any, *, per_output: bool) -> np.ndarray:
     """Triangles of predictions u_1 .. u_T (L, T, n, c)."""
-    return to_numpy(merge_rows(None, _columns(differences(u), truth, per_output=per_output)))
+    return to_numpy(merge_rows(None, loss_columns(differences(u), truth, per_output=per_output)))
 
 
-def _columns(basis: Any, truth: Any, *, per_output: bool) -> Any:
+def loss_columns(basis: Any, truth: Any, *, per_output: bool) -> Any:
     """Columns of the loss from predictions (l, T, b, c): (l, b c, T), or (l, c, b, T)."""
     xp = compat.array_namespace(basis)
     rows, c = truth.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
-from sdgpu.operators.cross import Cross
 from sdgpu.selection.grid_scores import GridScores
-from sdgpu.selection.losses import Validation, leave_one_out, validate
+from sdgpu.selection.losses import Validation
 from sdgpu.selection.metrics import Metric
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.training_error import training_losses
@@ -27,32 +27,28 @@ __all__ = ["run_sweep", "training_dataset"]
 
 def run_sweep(
     solution: Solution,
-    cross: Cross | None,
-    targets: Any,
+    judge: Callable[..., Validation],
     lams: np.ndarray,
     alphas: np.ndarray,
-    *,
     steps: int,
+    *,
+    left_out: bool,
     watch: Stopwatch,
     metrics: tuple[Metric, ...] = (),
     accuracy: float = 0.0,
 ) -> Sweep:
-    """Losses of the grid (L, A, T): one pass over the validation rows, then small algebra.
+    """Losses of the grid (L, A, T): one pass over the rows to judge on, then small algebra.
 
-    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device; without `cross` each
-    training row is judged by the fit without it. `accuracy` is the relative error of the predictions.
+    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device. `judge` makes the losses of
+    some rows: (lams, steps, ..) -> Validation; `left_out` says that these are the training rows, each
+    judged by the fit without it. `accuracy` is the relative error of the predictions.
     """
     largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
         limit_grid, tails = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
         scores = GridScores(tails, len(lams), metrics) if metrics else None
-        if cross is None:
-            validation = leave_one_out(solution, lams, steps, limits=limit_grid, scores=scores)
-        else:
-            validation = validate(
-                solution, cross, targets, lams, steps, limits=limit_grid, scores=scores, watch=watch
-            )
+        validation = judge(lams, steps, limits=limit_grid, scores=scores, watch=watch)
         scale = validation.scale
         mse = scale * grid_losses(validation.triangles, tails)
         error = np.zeros_like(mse)
@@ -63,7 +59,7 @@ def run_sweep(
             residual_dof = solution.rows - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
             bias = 2 * mse * (leverages.bias(lams, steps) / residual_dof)[:, None, :]
             error = np.hypot(jackknife_error(replicate_mse, mse), bias)
-        estimate = solution.leverages.exact or cross is None
+        estimate = solution.leverages.exact or left_out
         train = training_losses(solution, lams, alphas, steps, estimate=estimate, accuracy=accuracy)
         limit = scale * nodes.spread(validation.limits, validation.zero)
         variables = {"mse_error": error, **train, **(scores.scores() if scores is not None else {})}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.scaling import safe_unit
@@ -28,9 +27,8 @@ def training_losses(
     the predictions, which counts where residuals are small.
     """
     n, tails = solution.rows, grid_tails(alphas, steps)
-    targets = solution.targets
-    xp = compat.array_namespace(targets)
-    unit = safe_unit(float(xp.max(xp.abs(targets))))
+    size = solution.target_rms
+    unit = safe_unit(size)
     with np.errstate(over="ignore", under="ignore"):  # squares that leave float64: the sweep warns
         train = grid_losses(solution.training(lams, steps) / unit, tails) / (n * solution.outputs)
         train = train * unit * unit
@@ -51,7 +49,6 @@ def training_losses(
         bias = solution.leverages.bias(lams, steps)[:, None, :]
         error = np.sqrt(squares / (p * (p - 1)) + bias**2)
         gcv_error = _gcv_error(train, residual_dof / n, error / n)
-        size = unit * float(xp.mean((targets / unit) ** 2)) ** 0.5
         gcv_error += _residual_error(size, train, alphas, accuracy) / (residual_dof / n) ** 2
     return {
         "train_mse": train,

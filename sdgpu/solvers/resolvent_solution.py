@@ -19,6 +19,7 @@ from sdgpu.solvers.solution import (
     Solution,
     combine_steps,
     differences,
+    root_mean_square,
 )
 
 __all__ = ["ResolventSolution"]
@@ -86,6 +87,11 @@ class ResolventSolution:
     def targets(self) -> Any:
         """As they were given."""
         return self.backend.asarray(self.resolvents.targets)
+
+    @property
+    def target_rms(self) -> float:
+        """Root mean square of the targets."""
+        return root_mean_square(self.targets)
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """The first solve, equation (3)."""

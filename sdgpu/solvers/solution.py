@@ -14,11 +14,19 @@ from typing import Any, Protocol
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.scaling import unit
 from sdgpu.distill.schedules import all_tails
 from sdgpu.solvers.leverage import LeftOut, Leverages
 from sdgpu.solvers.spectrum import Spectrum
 
-__all__ = ["BasisColumns", "DistillationChain", "Solution", "combine_steps", "differences"]
+__all__ = [
+    "BasisColumns",
+    "DistillationChain",
+    "Solution",
+    "combine_steps",
+    "differences",
+    "root_mean_square",
+]
 
 
 class DistillationChain(Protocol):
@@ -86,6 +94,10 @@ class Solution(Protocol):
     def targets(self) -> Any:
         """Y (n, c)."""
 
+    @property
+    def target_rms(self) -> float:
+        """Root mean square of the targets."""
+
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Dual coefficients and training predictions (n, c') of the ordinary fit, of some outputs."""
 
@@ -122,6 +134,13 @@ def combine_steps(u: Any, alphas: np.ndarray) -> Any:
     if tails.ndim == 2:
         return xp.reshape(tails @ xp.reshape(basis, (T, -1)), basis.shape)
     return sum(tails[:, j, None, :] * basis[None, j, ...] for j in range(T))
+
+
+def root_mean_square(Y: Any) -> float:
+    """Of all entries of Y, whatever their size."""
+    xp = compat.array_namespace(Y)
+    scale = unit(float(xp.max(xp.abs(Y))))
+    return scale * float(xp.mean((Y / scale) ** 2)) ** 0.5
 
 
 def differences(u: Any) -> Any:

@@ -23,7 +23,7 @@ from sdgpu.distill.filters import (
 from sdgpu.distill.leave_one_out import powers, ridge_errors
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
-from sdgpu.solvers.solution import BasisColumns, DistillationChain
+from sdgpu.solvers.solution import BasisColumns, DistillationChain, root_mean_square
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["SpectralChain", "SpectralSolution"]
@@ -81,6 +81,11 @@ class SpectralSolution:
     def targets(self) -> Any:
         """V Z where the basis holds them."""
         return self.spectrum.basis @ self.spectrum.Z if self.Y is None else self.Y
+
+    @property
+    def target_rms(self) -> float:
+        """Root mean square of the targets."""
+        return root_mean_square(self.targets)
 
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Step 1, equation (3)."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import array_api_compat as compat
+
 from sdgpu.distill.filters import flat_product
 
-__all__ = ["Spectrum"]
+__all__ = ["PRIMAL", "Spectrum", "with_null_part"]
+
+ROUNDED = 1e-14  # share of an output that rounding leaves of it
+PRIMAL = "primal"  # the method that knows all eigenvalues but those that are 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +55,21 @@ class Spectrum:
             If the basis was grown from its targets: it says little of others.
         """
         n, k = self.basis.shape
+        if self.method == PRIMAL:
+            xp = compat.array_namespace(self.eigenvalues)
+            nullity = int(xp.sum(xp.astype(self.eigenvalues == 0, xp.int64)))
+            return with_null_part(self.eigenvalues[nullity:], self.basis[:, nullity:], Y)
         if k < n:
             raise ValueError(
                 f"a {self.method} basis of {k} vectors grew from its own targets and serves no others: fit "
                 "again with the new Y, or once with method='eigh'"
             )
         return replace(self, Z=self.basis.T @ Y)
+
+    @property
+    def holds_kernel(self) -> bool:
+        """Whether K is 0 outside of the basis."""
+        return self.method == PRIMAL or self.basis.shape[0] == self.basis.shape[1]
 
     def combine(self, filters: Any) -> Any:
         """V diag(filter) Z for each filter, in one product of (n, k) by (k, everything else).
@@ -70,3 +84,38 @@ class Spectrum:
         array (..., n, c)
         """
         return flat_product(self.basis, filters * self.Z)
+
+
+def with_null_part(eigenvalues: Any, basis: Any, Y: Any) -> Spectrum:
+    """The spectrum of a K that is 0 outside of its basis, for targets that are not.
+
+    What the basis does not hold of Y becomes eigenvectors of the eigenvalue 0, one for each output at most.
+
+    Parameters
+    ----------
+    eigenvalues : array (k,)
+        > 0, ascending.
+    basis : array (n, k)
+    Y : array (n, c)
+    """
+    xp = compat.array_namespace(Y)
+    left = Y
+    for _ in range(2):  # once more: what rounding leaves of the basis
+        left = left - basis @ (basis.T @ left)
+    n, k = basis.shape
+    if k < n:
+        Q, R = xp.linalg.qr(left[:, : min(n - k, int(left.shape[1]))])
+        # outputs that the basis holds, or that are combinations of others, leave rounding alone
+        sizes = xp.abs(xp.linalg.diagonal(R))
+        norms = xp.sqrt(xp.sum(Y * Y, axis=0))[: sizes.shape[0]]
+        Q = xp.take(Q, xp.nonzero(sizes > ROUNDED * norms)[0], axis=1)
+        basis = xp.concat([Q, basis], axis=1)
+        eigenvalues = xp.concat([xp.zeros_like(Q[0, :]), eigenvalues], axis=0)
+    return Spectrum(
+        eigenvalues=eigenvalues,
+        basis=basis,
+        Z=basis.T @ Y,
+        below_rounding=int(basis.shape[1]) - k,
+        most_negative=0.0,
+        method=PRIMAL,
+    )

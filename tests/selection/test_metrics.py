@@ -11,6 +11,7 @@ from sdgpu.distill.schedules import grid_tails
 from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.losses import validate
 from sdgpu.selection.metrics import CLASSES, METRICS, as_metrics
+from sdgpu.selection.validation_rows import HeldRows
 
 KERNEL = sdgpu.Gaussian(0.5)
 LAMS, ALPHAS, STEPS = np.array([0.1, 1.0]), np.array([-0.2, 0.4, 1.0]), 3
@@ -97,7 +98,7 @@ def test_blocks_of_rows_merge_to_the_whole(data):
         scores = GridScores(tails, len(LAMS), as_metrics(["mae"]))
         cross = operator.cross(X_val[part])
         how = {"limits": limits, "folds": 2, "scores": scores}
-        return validate(solution, cross, Y_val[part], LAMS, STEPS, **how), scores
+        return validate(solution, HeldRows(cross, Y_val[part]), LAMS, STEPS, **how), scores
 
     (one, few), (two, more), (whole, all_) = (
         seen(slice(*part)) for part in ((0, 12), (12, 25), (0, 25))

@@ -1,0 +1,349 @@
+"""`fit(.., features=)`: one pass over the rows, then k x k numbers answer everything.
+
+K ~ Phi Phi' for the features of a map; see :mod:`sdgpu.solvers.feature_solution` for the algebra and
+:mod:`sdgpu.solvers.moment_sums` for what is kept of the rows.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.backend.arrays import Template, dtype_name
+from sdgpu.backend.backends import Backend, resolve, to_numpy
+from sdgpu.backend.checks import choice
+from sdgpu.backend.memory import budget, require
+from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.rows import ArraySource, RowSource, as_source, checked_blocks
+from sdgpu.engine.cluster_sums import active_client, sum_partitions
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.moments import Moments
+from sdgpu.engine.pass_checkpoint import PassCheckpoint
+from sdgpu.engine.path import Model
+from sdgpu.engine.results import Info, Seconds
+from sdgpu.engine.streaming import block_rows, feature_bytes, sample_rows, sum_rows
+from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.kernels.feature_maps import FeatureMap, Features
+from sdgpu.kernels.feature_maps.feature_map import as_features
+from sdgpu.operators.feature_rows import FeatureOperator
+from sdgpu.solvers.feature_solution import FeatureSolution, decompose_moments
+from sdgpu.solvers.moment_sums import MomentSums
+from sdgpu.solvers.spectrum import Spectrum
+
+__all__ = ["StreamOptions", "fit_features", "refuse_options"]
+
+PROBED = 2000  # rows from which the offset of targets is taken
+CERTIFIED = 8  # lam at which the error is looked at
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a feature model is made.
+
+    Attributes
+    ----------
+    precision : {"float32", "mixed", "float64"} or None
+        Of features and products within a block; None follows the rows.
+    intercept : bool
+        Whether a mean is fitted that no penalty holds down.
+    memory : int, str or None
+        Bytes that may be used, as in :func:`sdgpu.fit`.
+    seed : int
+    tol : float
+    progress : callable or None
+    checkpoint : path, optional
+        Where the sums of the pass are saved.
+    """
+
+    precision: str | None
+    intercept: bool
+    memory: int | float | str | None
+    seed: int
+    tol: float
+    progress: Progress | None
+    checkpoint: str | os.PathLike[str] | None = None
+
+
+def refuse_options(what: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Refuse options that do not go with the kind of fit.
+
+    Raises
+    ------
+    ValueError
+        Names them.
+    """
+    others = [
+        name
+        for name, value in options.items()
+        if value is not None and not (isinstance(value, str) and value == defaults.get(name))
+    ]
+    if others:
+        raise ValueError(f"{', '.join(others)}: not for {what}; leave that out")
+
+
+def fit_features(
+    data: tuple[Any, Any, Any],
+    kernel: Any,
+    lams: np.ndarray,
+    features: Features | None,
+    *,
+    device: str | Backend,
+    options: StreamOptions,
+) -> Fit:
+    """A feature model of arrays, a source or moments: choose the features, read the rows once, decompose.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a source without targets or without `features`, and for what
+        :func:`sdgpu.backend.rows.checked_blocks` finds in it.
+    MemoryError
+        Before the pass, if it does not fit.
+    """
+    X, Y, sample_weight = data
+    if isinstance(X, Moments):
+        others = {"Y": Y, "kernel": kernel, "features": features, "sample_weight": sample_weight}
+        return _of_moments(X, lams, others, options)
+    if features is None:
+        raise ValueError(
+            "features= is missing: rows of a source are fitted by sdgpu.Nystrom, sdgpu.RandomFourier or "
+            "sdgpu.Explicit"
+        )
+    features = as_features(features)
+    source, template = _source(X, Y, sample_weight)
+    kernel, backend = as_kernel(kernel), resolve(device, getattr(source, "X", None))
+    watch = Stopwatch(backend.synchronize, progress=options.progress)
+    with watch.stage("features"):
+        sample = None
+        if features.sample_rows:
+            sample = sample_rows(source, features.sample_rows, options.seed)
+        feature_map = features.prepare(kernel, sample, source.d, options.seed)
+    precision, k = _precision(options.precision, source), feature_map.size
+    allowed = budget(options.memory, backend.name)
+    require(
+        feature_bytes(k, source.c, precision), allowed, f"{k:,} features", "take fewer features"
+    )
+    sums = MomentSums.zeros(k, source.c)
+    how: dict[str, Any] = {"precision": precision, "rows": block_rows(k), "watch": watch}
+    with watch.stage("rows"):
+        sums = _pass(source, feature_map, sums, backend, checkpoint=options.checkpoint, how=how)
+    model = FeatureModel(feature_map, kernel, template, backend, precision)
+    fitted = fit_moments(sums, model, lams, watch, options)
+    again = source if source.rereadable else None
+    return replace(fitted, _model=replace(fitted._model, source=again))
+
+
+def _pass(
+    source: RowSource,
+    feature_map: FeatureMap,
+    sums: MomentSums,
+    backend: Backend,
+    *,
+    checkpoint: str | os.PathLike[str] | None,
+    how: dict[str, Any],
+) -> MomentSums:
+    """All rows of a source: here, or where its partitions lie; from where a checkpoint left off."""
+    client = active_client() if hasattr(source, "partitions") else None
+    if client is not None:
+        if checkpoint is not None:
+            raise ValueError(
+                "checkpoint= is for rows that are read here: the cluster keeps its own sums"
+            )
+        sums = sums.shifted(_offset(source))
+        sum_partitions(source, feature_map, sums, client=client, **how)
+        return sums
+    if checkpoint is None:
+        sum_rows(source, feature_map, sums, backend, **how)
+        return sums
+    kept = PassCheckpoint.of(
+        checkpoint, source, feature_map, precision=how["precision"], rows=how["rows"]
+    )
+    sums = kept.load(sums.size, sums.outputs) or sums
+    try:
+        sum_rows(source, feature_map, sums, backend, skip=sums.rows, saved=kept.offer, **how)
+    finally:
+        if sums.rows:
+            kept.save(sums)
+    return sums
+
+
+def _of_moments(
+    moments: Moments, lams: np.ndarray, others: dict[str, Any], options: StreamOptions
+) -> Fit:
+    others = {**others, "dtype": options.precision, "checkpoint": options.checkpoint}
+    refuse_options("moments, which have their own", others, {"kernel": "rbf"})
+    sample = np.zeros((0, moments.d), dtype=moments.dtype)
+    # targets may have had more digits than features have
+    template = Template(sample, "float64", flat=moments.c == 1)
+    model = FeatureModel(moments.map, moments.kernel, template, moments.backend, moments.dtype)
+    watch = Stopwatch(moments.backend.synchronize, progress=options.progress)
+    return fit_moments(moments.sums, model, lams, watch, options)
+
+
+def _source(X: Any, Y: Any, sample_weight: Any) -> tuple[RowSource, Template]:
+    """What the rows come from, and where results go; nothing is read yet."""
+    source = as_source(X, Y, sample_weight)
+    if not source.c:
+        raise ValueError("the source has no targets: name a target, or pass Y")
+    dtype, flat = source.dtype, source.c == 1
+    sample: Any = np.zeros((0, source.d), dtype=source.dtype)
+    if isinstance(source, ArraySource):
+        flat = len(source.Y.shape) == 1
+        dtype = "float32" if {source.dtype, dtype_name(source.Y)} == {"float32"} else "float64"
+        if compat.is_torch_array(source.X):
+            import torch
+
+            sample = torch.zeros(
+                (0, source.d), dtype=getattr(torch, source.dtype), device=source.X.device
+            )
+    return source, Template(sample, dtype, flat, source.columns, source.outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureModel:
+    """Features of a kernel, and where they are made.
+
+    Attributes
+    ----------
+    map : FeatureMap
+    kernel : Kernel
+    template : Template
+    backend : Backend
+    precision : {"float32", "float64"}
+    """
+
+    map: FeatureMap
+    kernel: Kernel
+    template: Template
+    backend: Backend
+    precision: str
+
+
+def fit_moments(
+    sums: MomentSums,
+    model: FeatureModel,
+    lams: np.ndarray,
+    watch: Stopwatch,
+    options: StreamOptions,
+) -> Fit:
+    """The fit that sums over rows make, without the rows.
+
+    Raises
+    ------
+    ValueError
+        Without rows, or with weights that are all 0.
+    """
+    if not sums.weight > 0:
+        raise ValueError(f"moments of {sums.rows} rows of weight {sums.weight:g}: add rows first")
+    backend, precision, k = model.backend, model.precision, model.map.size
+    with watch.stage("eigh"):
+        spectrum = decompose_moments(sums, backend, intercept=options.intercept)
+    squares = float(sums.centred(intercept=options.intercept)[2].sum())
+    solution = FeatureSolution(spectrum, sums.rows, squares, options.intercept)
+    error, status = _certificate(sums, solution, lams, precision, options)
+    if not status.startswith("exact"):
+        warnings.warn(status, stacklevel=5)
+    mean = sums.feature_mean if options.intercept else np.zeros(k)
+    operator = FeatureOperator(model.map, backend, backend.asarray(mean), precision)
+    offset = backend.asarray(sums.target_mean) if options.intercept else None
+    info = Info(
+        method="features",
+        operator=type(model.map).__name__,
+        precision=precision,
+        backend=backend.name,
+        n=sums.rows,
+        d=model.map.d,
+        c=sums.outputs,
+        k=k,
+        passes=1,
+        iterations=0,
+        error_estimate=float(error),
+        residual=float("nan"),
+        below_rounding=spectrum.below_rounding,
+        seconds=Seconds(watch.seconds),
+        bytes=feature_bytes(k, sums.outputs, precision),
+        status=status,
+    )
+    return Fit(
+        kernel=model.kernel,
+        lams=lams,
+        info=info,
+        _solution=solution,
+        _model=Model(
+            operator, backend, model.template, budget(options.memory, backend.name), offset
+        ),
+        _progress=options.progress,
+    )
+
+
+def _precision(asked: str | None, source: RowSource) -> str:
+    """Of the features: "mixed" is float32 with sums in float64, which is what float32 means here."""
+    if asked is None:
+        return source.dtype
+    choice("dtype", asked, ("float32", "mixed", "float64"))
+    return "float64" if asked == "float64" else "float32"
+
+
+def _offset(source: RowSource) -> np.ndarray:
+    """The mean of the targets over the first rows: less it they are near 0 and keep their digits."""
+    for _, block in checked_blocks(source, PROBED):
+        return to_numpy(block.Y).mean(axis=0)
+    return np.zeros(source.c)
+
+
+def _certificate(
+    sums: MomentSums,
+    solution: FeatureSolution,
+    lams: np.ndarray,
+    precision: str,
+    options: StreamOptions,
+) -> tuple[float, str]:
+    """Relative error of the predictions at the training rows, the largest of some lam, and a sentence."""
+    G, _, _ = sums.centred(intercept=options.intercept)
+    errors = sums.centred_errors(intercept=options.intercept) if precision == "float32" else None
+    k, spectrum = len(G), solution.spectrum
+    some = np.unique(lams)
+    some = some[np.unique(np.linspace(0, len(some) - 1, CERTIFIED).round().astype(int))]
+    found = {float(lam): _relative_error(sums, spectrum, G, float(lam), errors) for lam in some}
+    lam = max(found, key=lambda lam: found[lam])
+    error = found[lam]
+    text = f"relative error about {error:.1e} at lam = {lam:g} against the same features in float64"
+    if error <= max(options.tol, 1e-3 if precision == "float32" else 0.0):
+        below = f"{spectrum.below_rounding} of {k} are below rounding"
+        return error, f"exact for these features: {text}; {below}"
+    remedy = "dtype='float64'" if precision == "float32" else "a larger smallest lam"
+    return error, f"inaccurate: {text}; take {remedy}"
+
+
+def _relative_error(
+    sums: MomentSums,
+    spectrum: Spectrum,
+    G: np.ndarray,
+    lam: float,
+    errors: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+) -> float:
+    """Of step 1 at one lam, of the output that has the largest.
+
+    With beta = (G + lam)^-1 B a change dG, dB of the sums moves it by (G + lam)^-1 (dB - dG beta), and the
+    predictions by the G-norm of that; they are made of features that are off by E, which moves them by
+    E beta.
+    """
+    delta, Z, W = (to_numpy(x) for x in (spectrum.eigenvalues, spectrum.Z, spectrum.basis))
+    beta = W @ (Z / (delta + lam)[:, None])
+    size = np.sqrt(np.maximum(np.einsum("kc,kc->c", beta, G @ beta), 0.0))
+    if not (size > 0).any():
+        return 0.0
+    error = float(np.finfo(float).eps) * (len(G) + np.sqrt(sums.rows)) * float(delta[-1]) / lam
+    if errors is not None:
+        dG, dB, squares = errors
+        coordinates = (W.T @ (dB - dG @ beta)) / (delta + lam)[:, None]  # of V sqrt(delta)
+        change = np.linalg.norm(coordinates, axis=0)
+        change += np.sqrt(np.maximum(np.einsum("kc,kc->c", beta, squares @ beta), 0.0))
+        relative = np.divide(change, size, out=np.zeros_like(change), where=size > 0)
+        error += float(relative.max(initial=0.0))
+    return float(error)

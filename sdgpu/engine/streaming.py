@@ -1,0 +1,184 @@
+"""One pass over a source: features of each block, their sums, and these added up in a fixed order.
+
+Blocks are cut at the same rows whatever the source holds together, worked on side by side with one thread
+each, and added in the order of the rows: the number of workers changes no bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sdgpu.backend.backends import Backend, NumpyBackend, to_numpy
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.rows import Block, RowSource, checked_blocks
+from sdgpu.backend.rows.prefetch import prefetched
+from sdgpu.backend.threads import only_torch
+from sdgpu.kernels.feature_maps import FeatureMap
+from sdgpu.solvers.moment_sums import MomentSums
+
+__all__ = ["block_rows", "feature_bytes", "in_order", "read_rows", "sample_rows", "sum_rows"]
+
+AUDIT = 64  # every 64th block of a float32 stream is summed in float64 too
+NUMBERS = 2**22  # features of a block: 16 MiB in float32
+MOST_ROWS, FEWEST_ROWS = 8192, 256
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def block_rows(k: int) -> int:
+    """Rows of a block: what keeps its features small, and enough that sums of k x k numbers pay."""
+    return int(np.clip(NUMBERS // max(k, 1), FEWEST_ROWS, MOST_ROWS))
+
+
+def feature_bytes(k: int, c: int, precision: str) -> int:
+    """Sums, those of the blocks in flight, the decomposition, and blocks of features."""
+    size = 4 if precision == "float32" else 8
+    squares = 8 * k * k * (2 + 4 + 3) + (32 * k * k if precision == "float32" else 0)
+    return squares + 4 * block_rows(k) * k * size * 3 + 64 * k * c
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """work(item) of each item, some at a time, in the order of the items.
+
+    At most two results for each worker wait; an error ends it where its result would have come.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_rows(source: RowSource, rows: int) -> Generator[tuple[int, Block], None, None]:
+    """Checked blocks of exactly so many rows; the next is read while the last is worked on."""
+    return prefetched(checked_blocks(source, rows))
+
+
+def sum_rows(
+    source: RowSource,
+    features: FeatureMap,
+    sums: MomentSums,
+    backend: Backend,
+    *,
+    precision: str,
+    rows: int,
+    watch: Stopwatch,
+    skip: int = 0,
+    saved: Callable[[MomentSums], None] | None = None,
+) -> None:
+    """Add all rows of a source to `sums`.
+
+    Parameters
+    ----------
+    source : RowSource
+        With targets.
+    features : FeatureMap
+    sums : MomentSums
+        Grows in place.
+    backend : Backend
+        Where features are made.
+    precision : {"float32", "float64"}
+        Of the features and of the products within a block.
+    rows : int
+        Of a block.
+    watch : Stopwatch
+        Hears of the progress under "rows".
+    skip : int, default 0
+        Rows that the sums hold already, a multiple of `rows`.
+    saved : callable, optional
+        Called with the sums after each block, to save them if it is time.
+
+    Notes
+    -----
+    n (2 m k + k^2) multiplications for m landmarks, in `precision`.
+    """
+
+    def block_sums(item: tuple[int, Block]) -> MomentSums:
+        start, block = item
+        X = _brought(block.X, backend)
+        phi = features.transform(X, precision)
+        audited = precision == "float32" and (start // rows) % AUDIT == 0
+        exact = features.transform(X, "float64") if audited else None
+        # of targets far from 0 (dates, energies) little would be left in float32
+        offset = to_numpy(block.Y).mean(axis=0)
+        return MomentSums.of_block(phi, block.Y, block.weights, offset, exact=exact)
+
+    # one thread of BLAS for each block: two blocks side by side are faster than two threads in turn
+    with closing(read_rows(source, rows)) as reader, only_torch():
+        items = (item for item in reader if item[0] >= skip)
+        for block in in_order(block_sums, items, _workers(backend)):
+            sums.merge(block)
+            watch.report("rows", sums.rows, source.n or sums.rows, total_known=source.n is not None)
+            if saved is not None:
+                saved(sums)
+
+
+def _brought(X: Any, backend: Backend) -> Any:
+    """Rows where features are made, in the precision in which they came."""
+    if isinstance(backend, NumpyBackend):
+        return to_numpy(X)
+    precise = str(X.dtype).endswith("float64")
+    array = backend.asarray(X)
+    return array if precise else backend.xp.astype(array, backend.xp.float32)
+
+
+def _workers(backend: Backend) -> int:
+    """Blocks side by side: one for each core, one on a device that is parallel itself."""
+    if not isinstance(backend, NumpyBackend):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def sample_rows(source: RowSource, count: int, seed: int) -> np.ndarray:
+    """At most `count` rows of a source, each as likely as any other, in their order; float64 (s, d).
+
+    Each row draws a number by its place, and the smallest are kept: blocks of any size give the same rows.
+
+    Raises
+    ------
+    ValueError
+        For a source that can be read once: it would be spent.
+    """
+    if not source.rereadable:
+        raise ValueError(
+            "this source can be read once, and landmarks are picked from its rows first: pass "
+            "landmarks=array, sdgpu.RandomFourier, or the kernel's own features"
+        )
+    kept, keys = np.empty((0, source.d)), np.empty(0)
+    order = np.empty(0, dtype=np.int64)
+    for start, block in read_rows(source, MOST_ROWS):
+        rng = np.random.default_rng([seed, start])
+        X = to_numpy(block.X).astype(np.float64)
+        draws = rng.random(len(X))
+        if len(keys) == count:
+            few = draws < keys.max()
+            X, draws = X[few], draws[few]
+            numbers = start + np.flatnonzero(few)
+        else:
+            numbers = np.arange(start, start + len(X))
+        kept, keys = np.concatenate([kept, X]), np.concatenate([keys, draws])
+        order = np.concatenate([order, numbers])
+        if len(keys) > count:
+            best = np.argpartition(keys, count - 1)[:count]
+            kept, keys, order = kept[best], keys[best], order[best]
+    return kept[np.argsort(order)]

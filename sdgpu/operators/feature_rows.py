@@ -1,0 +1,95 @@
+"""Features of new rows in blocks: what takes the place of kappa(X_new, X) in a feature model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat as compat
+
+from sdgpu.backend.arrays import slices
+from sdgpu.backend.backends import Backend
+from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.kernels.feature_maps import FeatureMap
+
+__all__ = ["FeatureOperator", "FeatureRows"]
+
+_BLOCK = 2**22  # entries of one row block: 32 MiB of doubles
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureOperator:
+    """Makes features where other fits make kernel values.
+
+    Attributes
+    ----------
+    map : FeatureMap
+    backend : Backend
+    mean : array (k,)
+        Of the training features, taken off where the fit has an intercept; else 0.
+    precision : str
+        "float32" or "float64", in which features are evaluated.
+    """
+
+    map: FeatureMap
+    backend: Backend
+    mean: Any
+    precision: str
+    is_precomputed: bool = False
+
+    @property
+    def n(self) -> int:
+        """k, the numbers of a row of :meth:`cross`."""
+        return self.map.size
+
+    @property
+    def d(self) -> int:
+        """Features of a row before the map."""
+        return self.map.d
+
+    def cross(self, X_new: Any) -> FeatureRows:
+        """phi(X_new) less its mean as something that multiplies (m, k); X_new (m, d)."""
+        return FeatureRows(self, X_new)
+
+    @underflow_is_zero
+    def features(self, X: Any) -> Any:
+        """phi(X) less its mean, (b, k) in float64."""
+        phi = self.backend.asarray(self.map.transform(X, self.precision))
+        return phi - self.mean
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRows:
+    """phi(X_new) less its mean, (m, k), in row blocks of bounded memory."""
+
+    operator: FeatureOperator
+    X: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, k)."""
+        return int(self.X.shape[0]), self.operator.n
+
+    def blocks(self, entries: int = _BLOCK) -> Iterator[tuple[slice, Any]]:
+        """Row blocks (b, k) of at most `entries` numbers, with the rows they stand for."""
+        m, k = self.shape
+        for rows in slices(m, max(1, min(m, entries // max(k, 1)))):
+            yield rows, self.operator.features(self.X[rows, :])
+
+    def matmat(self, V: Any) -> Any:
+        """phi V: (k, c) -> (m, c)."""
+        xp = compat.array_namespace(V)
+        parts = [block @ V for _, block in self.blocks()]
+        if not parts:
+            return xp.zeros((0, V.shape[1]), dtype=V.dtype, device=compat.device(V))
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+    def diag(self) -> Any:
+        """|phi(x)|^2 of the new rows, (m,): what the features have of kappa(x, x)."""
+        squares = [(phi * phi).sum(axis=1) for _, phi in self.blocks()]
+        xp = compat.array_namespace(self.operator.mean)
+        return xp.concat(squares, axis=0) if squares else xp.zeros((0,), dtype=xp.float64)
+
+    def __matmul__(self, V: Any) -> Any:
+        return self.matmat(V)

@@ -1,0 +1,149 @@
+"""Rows to judge on: held in memory, or read in blocks as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import array_api_compat as compat
+
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.rows import RowSource, checked_blocks
+from sdgpu.backend.rows.prefetch import prefetched
+from sdgpu.backend.scaling import safe_unit
+from sdgpu.operators.cross import Cross
+from sdgpu.operators.feature_rows import FeatureOperator
+
+__all__ = ["HeldRows", "StreamedRows", "ValidationRows"]
+
+
+class ValidationRows(Protocol):
+    """Blocks of kappa(X_val, X), or of features, with the targets beside them.
+
+    Attributes
+    ----------
+    width : int
+        Numbers of a row of a block: n, or k features.
+    outputs : int
+        c.
+    rows : int or None
+        m, where that is known before they were read.
+    unit : float
+        What predictions and targets are divided by, so that their squares stay in float64.
+    offset : array (c,) or None
+        Taken off the targets, as the fit takes it off: its intercept. Metrics see both with it.
+    """
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def rows(self) -> int | None: ...
+    @property
+    def unit(self) -> float: ...
+    @property
+    def offset(self) -> Any: ...
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
+        """Number of the first row, block (b, width) of at most `entries` numbers, and targets (b, c)."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldRows:
+    """Validation rows in memory.
+
+    Attributes
+    ----------
+    cross : Cross
+        kappa(X_val, X), (m, n).
+    targets : array (m, c)
+        Less the offset.
+    offset : array (c,) or None
+    """
+
+    cross: Cross
+    targets: Any
+    offset: Any = None
+
+    @property
+    def width(self) -> int:
+        """n."""
+        return self.cross.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """c."""
+        return int(self.targets.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """m."""
+        return self.cross.shape[0]
+
+    @property
+    def unit(self) -> float:
+        """A power of two if squares of the targets leave float64, else 1."""
+        xp = compat.array_namespace(self.targets)
+        return safe_unit(float(xp.max(xp.abs(self.targets))))
+
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
+        """Of kernel values, evaluated block by block."""
+        for rows, block in self.cross.blocks(entries):
+            yield rows.start, block, self.targets[rows, :]
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedRows:
+    """Rows of a source, as features.
+
+    Attributes
+    ----------
+    source : RowSource
+        With targets.
+    operator : FeatureOperator
+    unit : float
+    offset : array (c,) or None
+    """
+
+    source: RowSource
+    operator: FeatureOperator
+    unit: float
+    offset: Any = None
+
+    @property
+    def width(self) -> int:
+        """k."""
+        return self.operator.n
+
+    @property
+    def outputs(self) -> int:
+        """c."""
+        return self.source.c
+
+    @property
+    def rows(self) -> int | None:
+        """m, if the source knows."""
+        return self.source.n
+
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
+        """Features block by block; the next rows are read meanwhile.
+
+        Raises
+        ------
+        ValueError
+            For rows with weights.
+        """
+        backend = self.operator.backend
+        height = max(1, entries // self.width)
+        for start, block in prefetched(checked_blocks(self.source, height)):
+            if block.weights is not None:
+                raise ValueError(
+                    f"the rows at {block.place} have weights: losses of rows are not weighted; leave the "
+                    "weights out of the source"
+                )
+            X = to_numpy(block.X) if backend.device == "cpu" else backend.asarray(block.X)
+            targets = backend.asarray(block.Y)
+            if self.offset is not None:
+                targets = targets - self.offset
+            yield start, self.operator.features(X), targets
