@@ -57,7 +57,10 @@ PROBLEMS = {
 
 def largest_error(single, double, lam, rows, centre):
     """Of three steps, over the size of the first less the intercept."""
-    found, wanted = (one.path(lam, steps=3).predict(rows) - centre for one in (single, double))
+    found, wanted = (
+        np.reshape(one.path(lam, steps=3).predict(rows), (3, len(rows), -1)) - centre
+        for one in (single, double)
+    )
     return (np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted[0], axis=0)).max()
 
 
@@ -90,6 +93,41 @@ def test_errors_are_as_stated_at_every_lam(name, intercept, height, monkeypatch)
             assert double.info.error_estimate <= stated
             assert single.info.status.startswith("exact" if stated <= 1e-3 else "inaccurate")
             assert f"relative error about {stated:.1e} at lam = " in single.info.status
+
+
+def test_the_largest_lam_may_have_the_largest_error():
+    """Targets that large features know nothing of: float32 finds a little there, for large lam too much."""
+    a, b = np.random.default_rng(1).standard_normal((2, 1000)).astype(np.float32)
+    rows = np.stack([30 * a, 0.3 * b], axis=1)
+    targets = b - a * (rows[:, 0].astype(float) @ b) / (rows[:, 0].astype(float) @ a)
+    lams = np.array([1.0, 1e7])
+    single, double = (
+        sdgpu.fit(rows, targets, sdgpu.Linear(), lams, features=sdgpu.Explicit(), dtype=dtype)
+        for dtype in ("float32", "float64")
+    )
+    errors = [largest_error(single, double, lam, rows, 0.0) for lam in lams]
+    assert errors[1] > 10 * errors[0]
+    assert errors[1] < 1.2 * single.info.error_estimate
+    assert "at lam = 1e+07" in single.info.status
+
+
+@pytest.mark.parametrize("name", ["nystrom", "polynomial", "linear"])
+@pytest.mark.parametrize("left", [500, 50])
+def test_errors_of_rows_that_are_left(name, left):
+    """What float32 made of the rows that were taken away stays."""
+    kernel, features = PROBLEMS[name]
+    rows = np.random.default_rng(2).standard_normal((2000, 4)).astype(np.float32)
+    targets = np.sin(rows[:, 0].astype(float))
+    single = sdgpu.Moments(kernel, features, d=4, dtype="float32").add(rows, targets)
+    for start in range(left, 2000, 150):
+        part = slice(start, start + 150)
+        single.subtract(rows[part], targets[part])
+    if name == "nystrom":
+        features = sdgpu.Nystrom(landmarks=single.map.landmarks)
+    double = sdgpu.Moments(kernel, features, d=4).add(rows[:left].astype(float), targets[:left])
+    fits = [sdgpu.fit(m, lams=1e-2 * left) for m in (single, double)]
+    error = largest_error(*fits, None, rows[:left], 0.0)
+    assert 0.2 * fits[0].info.error_estimate < error < 2 * fits[0].info.error_estimate
 
 
 def test_errors_are_no_idle_worry():

@@ -266,6 +266,9 @@ def test_random_samples_of_a_stream(small):
     ]
     share = np.bincount(np.concatenate(drawn), minlength=20) / 300
     assert np.abs(share - 0.25).max() < 5 * np.sqrt(0.1875 / 300)
+    pairs = np.mean([[{i, i + 7} <= set(rows) for i in range(13)] for rows in drawn], axis=0)
+    wanted = 5 * 4 / (20 * 19)  # rows of neighbouring blocks have nothing to do with each other
+    assert np.abs(pairs - wanted).max() < 5 * np.sqrt(wanted / 300)
 
 
 @pytest.mark.parametrize("landmarks", ["rpcholesky", "uniform", "kmeans"])

@@ -275,6 +275,19 @@ def test_an_error_in_the_middle_changes_nothing(first, features, failure, error,
     )
 
 
+def test_an_error_after_the_landmarks_were_picked_changes_nothing():
+    """The source fails when it is read for the second time."""
+    found, passes = moments((KERNEL, sdgpu.Nystrom(8))), iter([X, X * np.nan])
+    source = sdgpu.rows.blocks(lambda: iter([(next(passes), Y)]), d=D, c=C)
+    with pytest.raises(ValueError, match="X at block 0, row 0 of the block, is NaN"):
+        found.add(source)
+    assert found.rows == 0
+    with pytest.raises(ValueError, match="the landmarks are picked from the first rows: add some"):
+        _ = found.map
+    found.add(X[30:], Y[30:])
+    assert all((row == X[30:]).all(axis=1).any() for row in found.map.landmarks)
+
+
 @pytest.mark.parametrize("part", cut(1, 40))
 def test_rows_that_are_taken_away_were_never_there(kind, part):
     found = moments(kind, cut(7, 50))

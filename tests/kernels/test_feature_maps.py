@@ -286,6 +286,14 @@ def test_orthogonal_blocks(size):
         assert_near(gram, np.diag(np.diag(gram)), rtol=1e-13)
 
 
+def test_random_features_are_cosines_and_sines(X):
+    phi = prepared(sdgpu.RandomFourier(20), 3.0 * sdgpu.Laplacian(0.5, [1.0, 0.1, 2.0]))
+    angles = X @ phi.frequencies.T
+    wanted = math.sqrt(3.0 * 2 / 20) * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    assert_near(phi.transform(X), wanted, rtol=1e-11)
+    assert phi.frequencies.shape == (10, 3)
+
+
 def test_large_angles_keep_their_digits_in_float32(X):
     phi = prepared(sdgpu.RandomFourier(20), sdgpu.Gaussian(0.4))
     far = (X + 1e4).astype(np.float32)
