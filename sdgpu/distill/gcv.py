@@ -54,6 +54,7 @@ def one_shot(
     *,
     per_output: bool = False,
     outside: np.ndarray | None = None,
+    unpenalised: int = 0,
 ) -> OneShot:
     """One-shot weights of every lam.
 
@@ -75,6 +76,8 @@ def one_shot(
         One weight for each output instead of a shared one.
     outside : array (c,), optional
         ||Y||^2 - ||Z||^2 where the basis does not hold the targets: a residual of both fits.
+    unpenalised : int, default 0
+        Functions that no penalty holds down, an intercept: a degree of freedom of both fits each.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def one_shot(
     if not per_output:
         sums = [total.mean(axis=1) for total in sums]
     if traces is None:
-        null_count = n - len(eigenvalues)  # eigenvalues of 0
+        null_count = n - len(eigenvalues) - unpenalised  # eigenvalues of 0
         complements = (
             np.stack([part.sum(axis=1) + null_count for part in (r_filter, q_filter)]) / n
         )  # 1 - t1, 1 - t2

@@ -131,7 +131,8 @@ def fit_features(
     sums = MomentSums.zeros(k, source.c)
     how: dict[str, Any] = {"precision": precision, "rows": block_rows(k), "watch": watch}
     with watch.stage("rows"):
-        sums = _pass(source, feature_map, sums, backend, checkpoint=options.checkpoint, how=how)
+        kept: dict[str, Any] = {"kernel": kernel, "checkpoint": options.checkpoint}
+        sums = _pass(source, feature_map, sums, backend, how=how, **kept)
     model = FeatureModel(feature_map, kernel, template, backend, precision)
     fitted = fit_moments(sums, model, lams, watch, options)
     again = source if source.rereadable else None
@@ -144,6 +145,7 @@ def _pass(
     sums: MomentSums,
     backend: Backend,
     *,
+    kernel: Kernel,
     checkpoint: str | os.PathLike[str] | None,
     how: dict[str, Any],
 ) -> MomentSums:
@@ -161,13 +163,15 @@ def _pass(
         sum_rows(source, feature_map, sums, backend, **how)
         return sums
     kept = PassCheckpoint.of(
-        checkpoint, source, feature_map, precision=how["precision"], rows=how["rows"]
+        checkpoint, source, feature_map, kernel=kernel, precision=how["precision"], rows=how["rows"]
     )
-    sums = kept.load(sums.size, sums.outputs) or sums
+    restored = kept.load(sums.size, sums.outputs)
+    done = 0 if restored is None else restored.rows
+    sums = sums if restored is None else restored
     try:
-        sum_rows(source, feature_map, sums, backend, skip=sums.rows, saved=kept.offer, **how)
+        sum_rows(source, feature_map, sums, backend, kept=kept, **how)
     finally:
-        if sums.rows:
+        if sums.rows > done:
             kept.save(sums)
     return sums
 

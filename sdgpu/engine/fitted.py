@@ -238,7 +238,14 @@ class Fit:
         self._model.afford(leverages.trace_numbers(self.info.n), "generalised cross-validation")
         traces = None if leverages.exact else leverages.traces(lams, 2)
         estimates = one_shot(
-            delta, Z, lams, self.info.n, traces, per_output=per_output, outside=spectrum.outside
+            delta,
+            Z,
+            lams,
+            self.info.n,
+            traces,
+            per_output=per_output,
+            outside=spectrum.outside,
+            unpenalised=leverages.unpenalised,
         )
         if curve:
             return estimates

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import SavePace
-from sdgpu.backend.rows import RowSource
+from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
 from sdgpu.backend.storage import check_writable, digest
+from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
 
@@ -31,12 +34,19 @@ class PassCheckpoint:
     path : Path
         Of a ``.safetensors`` file.
     owner : str
-        What decides the sums: features, precision, blocks and the source's description.
+        What decides the sums beside the rows: kernel, features, precision, blocks, sizes.
+
+    Notes
+    -----
+    Rows are recognised by a digest that goes from block to block: a pass that goes on reads those that are
+    done once more, and is refused where they are others.
     """
 
     path: Path
     owner: str
     _pace: SavePace = field(default_factory=lambda: SavePace(INTERVAL, SHARE))
+    _digests: dict[int, str] = field(default_factory=dict)  # of the rows up to each block's end
+    _resumed: tuple[int, str] = (0, "")
 
     @classmethod
     def of(
@@ -45,6 +55,7 @@ class PassCheckpoint:
         source: RowSource,
         features: FeatureMap,
         *,
+        kernel: Kernel,
         precision: str,
         rows: int,
     ) -> PassCheckpoint:
@@ -53,7 +64,7 @@ class PassCheckpoint:
         Raises
         ------
         ValueError
-            For another ending.
+            For another ending, and a kernel that is a function: it cannot be recognised.
         TypeError
             For features that are a function: they cannot be recognised.
         OSError
@@ -64,9 +75,13 @@ class PassCheckpoint:
             raise ValueError(f"checkpoint={str(target)!r} must end in .safetensors")
         if not target.absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of checkpoint={str(target)!r} does not exist")
+        if " at 0x" in repr(kernel):
+            raise ValueError(
+                f"checkpoint= cannot recognise the function in {kernel!r}: use a kernel with a formula"
+            )
         check_writable(target)
         description, arrays = features.state()
-        facts = [FORMAT, description, source.d, source.c, source.n, precision, rows]
+        facts = [FORMAT, repr(kernel), description, source.d, source.c, source.n, precision, rows]
         parts: list[Any] = [json.dumps(facts)]
         for name in sorted(arrays):
             parts += [name, arrays[name]]
@@ -89,11 +104,42 @@ class PassCheckpoint:
                 "another file, or remove it to start again"
             )
         try:
-            return MomentSums.restored(arrays, metadata, k, c)
+            sums = MomentSums.restored(arrays, metadata, k, c)
+            self._resumed = (sums.rows, str(metadata["digest"]))
+            self._digests[sums.rows] = self._resumed[1]
+            return sums
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"checkpoint {self.path} is damaged ({error}): remove it to start again"
             ) from error
+
+    def trail(self, blocks: Iterable[tuple[int, Block]]) -> Iterator[tuple[int, Block]]:
+        """The blocks that are still to be summed; those that are summed already are recognised.
+
+        Raises
+        ------
+        ValueError
+            If the rows that are done are others, or fewer.
+        """
+        done, wanted = self._resumed
+        seen, recognised = "", not done
+        for start, block in blocks:
+            parts = (part for part in (block.X, block.Y, block.weights) if part is not None)
+            seen, end = digest(seen, *(to_numpy(part) for part in parts)), start + len(block.X)
+            if end <= done:
+                recognised = end == done and seen == wanted
+                if end == done and not recognised:
+                    break
+                continue
+            if not recognised:
+                break
+            self._digests[end] = seen
+            yield start, block
+        if not recognised:
+            raise ValueError(
+                f"checkpoint {self.path} belongs to a pass over other rows: name another file, or remove "
+                "it to start again"
+            )
 
     def offer(self, sums: MomentSums) -> None:
         """Save if it is time: every 30 s, or less often where saving takes long."""
@@ -109,5 +155,8 @@ class PassCheckpoint:
             If the disk is full: names the file; the previous one is untouched.
         """
         arrays, numbers = sums.state()
+        digests = {end: text for end, text in self._digests.items() if end >= sums.rows}
+        metadata = {"owner": self.owner, "digest": digests[sums.rows], **numbers}
         with self._pace.saving():
-            write_tensors(self.path, arrays, {"owner": self.owner, **numbers})
+            write_tensors(self.path, arrays, metadata)
+        self._digests = digests

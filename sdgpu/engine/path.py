@@ -217,7 +217,12 @@ class Limit:
     @underflow_is_zero
     def fitted(self) -> Any:
         """y(inf) at the training points, (n, c); equation (17)."""
-        return give_back(self._model.template, self._dual_and_fitted[1], copy=True)
+        fitted = self._dual_and_fitted[1]
+        if fitted is None:
+            raise ValueError(
+                "limit.fitted: a feature model keeps no training rows; use limit.predict(X)"
+            )
+        return give_back(self._model.template, fitted, copy=True)
 
     @cached_property
     @underflow_is_zero

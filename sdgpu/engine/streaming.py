@@ -20,6 +20,7 @@ from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import Block, RowSource, checked_blocks
 from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.threads import only_torch
+from sdgpu.engine.pass_checkpoint import PassCheckpoint
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
 
@@ -83,8 +84,7 @@ def sum_rows(
     precision: str,
     rows: int,
     watch: Stopwatch,
-    skip: int = 0,
-    saved: Callable[[MomentSums], None] | None = None,
+    kept: PassCheckpoint | None = None,
 ) -> None:
     """Add all rows of a source to `sums`.
 
@@ -103,10 +103,8 @@ def sum_rows(
         Of a block.
     watch : Stopwatch
         Hears of the progress under "rows".
-    skip : int, default 0
-        Rows that the sums hold already, a multiple of `rows`.
-    saved : callable, optional
-        Called with the sums after each block, to save them if it is time.
+    kept : PassCheckpoint, optional
+        Leaves out the rows that the sums hold already, and saves them now and then.
 
     Notes
     -----
@@ -125,12 +123,12 @@ def sum_rows(
 
     # one thread of BLAS for each block: two blocks side by side are faster than two threads in turn
     with closing(read_rows(source, rows)) as reader, only_torch():
-        items = (item for item in reader if item[0] >= skip)
+        items = reader if kept is None else kept.trail(reader)
         for block in in_order(block_sums, items, _workers(backend)):
             sums.merge(block)
             watch.report("rows", sums.rows, source.n or sums.rows, total_known=source.n is not None)
-            if saved is not None:
-                saved(sums)
+            if kept is not None:
+                kept.offer(sums)
 
 
 def _brought(X: Any, backend: Backend) -> Any:

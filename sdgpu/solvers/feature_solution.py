@@ -104,6 +104,11 @@ class FeatureLeverages:
     exact: ClassVar[bool] = True
     copies: ClassVar[int] = 1
 
+    @property
+    def unpenalised(self) -> int:
+        """1 with an intercept."""
+        return int(self.intercept)
+
     def numbers(self, n: int, steps: int) -> int:
         """Nothing of size n."""
         return 0

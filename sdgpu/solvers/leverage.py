@@ -42,6 +42,10 @@ class Leverages(Protocol):
     @property
     def exact(self) -> bool: ...
     @property
+    def unpenalised(self) -> int:
+        """Functions that no penalty holds down, an intercept: degrees of freedom beside the eigenvalues."""
+
+    @property
     def copies(self) -> int:
         """Sets of diagonals: one, and one without each group of probes."""
 
@@ -73,6 +77,7 @@ class Exact:
 
     spectrum: Spectrum
     exact: ClassVar[bool] = True
+    unpenalised: ClassVar[int] = 0
     copies: ClassVar[int] = 1
 
     def numbers(self, n: int, steps: int) -> int:
@@ -136,6 +141,7 @@ class Estimated:
     backend: Backend
     unit: float = 1.0
     exact: ClassVar[bool] = False
+    unpenalised: ClassVar[int] = 0
     copies: ClassVar[int] = GROUPS + 1
 
     def numbers(self, n: int, steps: int) -> int:

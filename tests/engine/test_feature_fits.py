@@ -202,9 +202,6 @@ def test_the_best_weights_of_all_steps(fitted, exact, how):
 
 @pytest.mark.parametrize("per_output", [False, True])
 def test_one_shot_weights(fitted, dense, per_output, request):
-    if dense.intercept:
-        reason = "the mean is no degree of freedom of `Fit.gcv`: it counts n - k eigenvalues of 0"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     S = dense.smoothers(0.3, 0.0)[:2]
     left = [(Y - s @ Y) / (1 - np.trace(s) / N) for s in S]
 
@@ -399,11 +396,6 @@ def test_questions_that_are_refused(fitted, call, words):
         call(fitted)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="Limit.fitted of a feature model does not say that it is none",
-)
 def test_limits_have_no_predictions_at_the_training_rows(fitted):
     with pytest.raises(ValueError, match="keeps no training rows"):
         _ = fitted.limit(0.3).fitted

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -117,6 +119,39 @@ def test_another_pass_is_refused(tmp_path, change):
         ValueError, match="belongs to a pass with other rows, features or precision"
     ):
         fit(checkpoint=path, **change)
+
+
+def shifted(shift):
+    for X, Y in blocks():
+        yield X + shift, Y
+
+
+@pytest.mark.parametrize("stop", [17, PARTS])
+@pytest.mark.parametrize(
+    "make", [lambda: shifted(0.1), lambda: islice(blocks(), 5), lambda: islice(blocks(), 1, None)]
+)
+def test_a_pass_over_other_rows_is_refused(tmp_path, make, stop):
+    """Of the same shape, or fewer: they were taken for the rows that had been summed."""
+    path = tmp_path / "pass.safetensors"
+    with suppress(OSError):
+        fit(lambda: blocks(stop=stop, error=OSError("gone")), checkpoint=path)
+    content = path.read_bytes()
+
+    with pytest.raises(ValueError, match="belongs to a pass over other rows"):
+        fit(make, checkpoint=path)
+    assert path.read_bytes() == content
+
+
+def test_another_kernel_is_refused(tmp_path):
+    """The kernel's own features have no parameters in their description but the kernel."""
+    path = tmp_path / "pass.safetensors"
+    source = sdgpu.rows.blocks(blocks, d=3, c=1)
+    options = {"features": sdgpu.Explicit(), "checkpoint": path}
+    sdgpu.fit(source, None, sdgpu.Polynomial(2, 1.0), [0.1], **options)
+    with pytest.raises(
+        ValueError, match="belongs to a pass with other rows, features or precision"
+    ):
+        sdgpu.fit(source, None, sdgpu.Polynomial(2, 2.0), [0.1], **options)
 
 
 def test_damage_and_bad_names(tmp_path):
