@@ -11,8 +11,8 @@ import sdgpu
 from benchmarks.conftest import REPORT, seconds
 from sdgpu.backend.backends import NumpyBackend
 from sdgpu.backend.progress import Stopwatch
-from sdgpu.backend.threads import only_torch
-from sdgpu.engine.streaming import block_rows, in_order, sum_rows
+from sdgpu.backend.threads import in_order, only_torch
+from sdgpu.engine.streaming import block_rows, sum_rows
 from sdgpu.kernels.feature_maps.nystrom import NystromMap
 from sdgpu.solvers.moment_sums import MomentSums
 

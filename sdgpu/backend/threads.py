@@ -17,15 +17,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["count", "only_torch", "side_by_side"]
+__all__ = ["block_workers", "count", "in_order", "only_torch", "side_by_side"]
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _LOCK = threading.Lock()
@@ -67,6 +69,37 @@ def side_by_side(work: Callable[[int, np.ndarray], Result], workers: int) -> lis
             return [future.result() for future in [pool.submit(guarded, k) for k in range(workers)]]
         finally:
             flag[0] = True
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """work(item) of each item, some at a time, in the order of the items.
+
+    At most two results for each worker wait; an error ends it where its result would have come.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def block_workers(backend: Any) -> int:
+    """Blocks side by side: one for each core, one on a device that is parallel itself."""
+    if not backend.name.startswith("numpy"):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

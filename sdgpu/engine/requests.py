@@ -19,10 +19,9 @@ from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.engine.path import Model
-from sdgpu.selection.left_out_blocks import ENTRIES, leave_blocks_out
+from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.selection.validation_rows import HeldRows, StreamedRows
-from sdgpu.solvers.block_leverage import BlockLeverage
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectrum import Spectrum
@@ -212,8 +211,9 @@ def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> 
     model.afford(n * c * (steps + 1), f"leave-one-out of {n:,} rows")
     data = streamed_rows(model, model.source, solution)
     xp, predictions, truth = model.backend.xp, [], []
-    for _, phi, targets in data.blocks(ENTRIES):
-        left = BlockLeverage.of(solution, phi, targets).steps(np.array([lam]), steps)
+    rows = LeftOutRows.of(solution, data)
+    for _, X, targets in data.inputs(ENTRIES):
+        left = rows.leverages(X, targets).steps(np.array([lam]), steps)
         predictions.append(left if model.offset is None else left + model.offset)
         truth.append(targets if model.offset is None else targets + model.offset)
     return LeftOut(xp.concat(predictions, axis=2), xp.concat(truth, axis=0), [])

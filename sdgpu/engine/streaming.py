@@ -6,12 +6,9 @@ each, and added in the order of the rows: the number of workers changes no bit.
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +16,16 @@ from sdgpu.backend.backends import Backend, NumpyBackend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import Block, RowSource, checked_blocks
 from sdgpu.backend.rows.prefetch import prefetched
-from sdgpu.backend.threads import only_torch
+from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
 
-__all__ = ["block_rows", "feature_bytes", "in_order", "read_rows", "sample_rows", "sum_rows"]
+__all__ = ["block_rows", "feature_bytes", "read_rows", "sample_rows", "sum_rows"]
 
 AUDIT = 64  # every 64th block of a float32 stream is summed in float64 too
 NUMBERS = 2**22  # features of a block: 16 MiB in float32
 MOST_ROWS, FEWEST_ROWS = 8192, 256
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def block_rows(k: int) -> int:
@@ -44,30 +38,6 @@ def feature_bytes(k: int, c: int, precision: str) -> int:
     size = 4 if precision == "float32" else 8
     squares = 8 * k * k * (2 + 4 + 3) + (32 * k * k if precision == "float32" else 0)
     return squares + 4 * block_rows(k) * k * size * 3 + 64 * k * c
-
-
-def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
-    """work(item) of each item, some at a time, in the order of the items.
-
-    At most two results for each worker wait; an error ends it where its result would have come.
-    """
-    if workers == 1:
-        yield from map(work, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) >= 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def read_rows(source: RowSource, rows: int) -> Generator[tuple[int, Block], None, None]:
@@ -124,7 +94,7 @@ def sum_rows(
     # one thread of BLAS for each block: two blocks side by side are faster than two threads in turn
     with closing(read_rows(source, rows)) as reader, only_torch():
         items = reader if kept is None else kept.trail(reader)
-        for block in in_order(block_sums, items, _workers(backend)):
+        for block in in_order(block_sums, items, block_workers(backend)):
             sums.merge(block)
             watch.report("rows", sums.rows, source.n or sums.rows, total_known=source.n is not None)
             if kept is not None:
@@ -138,13 +108,6 @@ def _brought(X: Any, backend: Backend) -> Any:
     precise = str(X.dtype).endswith("float64")
     array = backend.asarray(X)
     return array if precise else backend.xp.astype(array, backend.xp.float32)
-
-
-def _workers(backend: Backend) -> int:
-    """Blocks side by side: one for each core, one on a device that is parallel itself."""
-    if not isinstance(backend, NumpyBackend):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sample_rows(source: RowSource, count: int, seed: int) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat as compat
 
 from sdgpu.backend.arrays import slices
-from sdgpu.backend.backends import Backend
+from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels.feature_maps import FeatureMap
 
@@ -51,6 +51,11 @@ class FeatureOperator:
     def cross(self, X_new: Any) -> FeatureRows:
         """phi(X_new) less its mean as something that multiplies (m, k); X_new (m, d)."""
         return FeatureRows(self, X_new)
+
+    def turned(self, columns: Any) -> FeatureOperator:
+        """The same for phi(X)' columns (k, r)."""
+        feature_map = self.map.turned(to_numpy(columns))
+        return replace(self, map=feature_map, mean=self.mean @ columns)
 
     @underflow_is_zero
     def features(self, X: Any) -> Any:

@@ -1,7 +1,12 @@
-"""Leave-one-out of a feature model: one more pass over its rows, triangles merged block by block."""
+"""Leave-one-out of a feature model: one more pass over its rows, triangles merged block by block.
+
+Rows come as U = phi V diag(delta)^-1/2, whose product with the whitening is taken once: a block costs the
+same kernel values and one product of (b, k) by (k, k), as in the pass that fitted.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat as compat
@@ -10,21 +15,70 @@ import numpy as np
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.losses import Validation, loss_columns, merged_folds
-from sdgpu.selection.validation_rows import ValidationRows
-from sdgpu.solvers.block_leverage import BlockLeverage
+from sdgpu.selection.validation_rows import StreamedRows
+from sdgpu.solvers.block_leverage import BlockLeverage, to_eigenvectors
 from sdgpu.solvers.solution import differences
 
-__all__ = ["ENTRIES", "leave_blocks_out"]
+__all__ = ["ENTRIES", "LeftOutRows", "leave_blocks_out"]
 
 ENTRIES = 2**22  # numbers of a block of features, and of its predictions
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOutRows:
+    """Training rows of a feature model as rows of its eigenvectors.
+
+    Attributes
+    ----------
+    solution : FeatureSolution
+    data : StreamedRows
+        With features turned to U.
+    """
+
+    solution: Any
+    data: StreamedRows
+
+    @classmethod
+    def of(cls, solution: Any, data: StreamedRows) -> LeftOutRows:
+        """Of training rows with the features of the fit."""
+        return cls(solution, data.turned(to_eigenvectors(solution.spectrum)))
+
+    def leverages(self, X: Any, targets: Any) -> BlockLeverage:
+        """Of a block of rows (b, d) and targets (b, c)."""
+        return BlockLeverage.of(self.solution, self.data.operator.features(X), targets)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What :func:`leave_blocks_out` is asked of every block."""
+
+    lams: np.ndarray
+    steps: int
+    ridges: np.ndarray  # lam / alpha of the limits
+    per_output: bool
+    folds: int
+    scored: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a block says."""
+
+    rows: int
+    triangles: list[Any]  # of each fold, (L, T, T) or (L, c, T, T)
+    squares: np.ndarray  # of the limits
+    zero: float
+    basis: list[tuple[slice, Any]]  # for the metrics: u_1, D_1, .. of some lam
+    truth: Any
+
+
 def leave_blocks_out(
     solution: Any,
-    data: ValidationRows,
+    data: StreamedRows,
     lams: np.ndarray,
     steps: int,
     *,
@@ -41,45 +95,46 @@ def leave_blocks_out(
 
     Notes
     -----
-    n k (k + L T c) multiplications, and n k L for the leverages.
+    n k (k + L T (c + 1)) multiplications beside the features.
     """
     limit_grid = limits if limits is not None else (np.zeros(0), np.zeros(0))
     nonzero, c = np.flatnonzero(limit_grid[1]), data.outputs
     ridges = limit_grid[0][nonzero] / limit_grid[1][nonzero]
+    asked = _Asked(lams, steps, ridges, per_output, folds, scores is not None)
     sums, zero, done = np.zeros(len(limit_grid[0])), 0.0, 0
-    triangles: list[list[Any]] = [[None] * len(lams) for _ in range(folds)]
-    for start, phi, targets in data.blocks(ENTRIES):
-        leverage = BlockLeverage.of(solution, phi, targets)
-        truth = targets / data.unit
-        xp, b = compat.array_namespace(truth), int(truth.shape[0])
-        for i in range(len(lams)):
-            u = leverage.steps(lams[i : i + 1], steps) / data.unit
-            if scores is not None:
+    triangles: list[Any] = [None] * folds
+    rows = LeftOutRows.of(solution, data)
+
+    def block(item: tuple[int, Any, Any]) -> _Found:
+        start, X, targets = item
+        return _block_losses(rows.leverages(X, targets), start, data.unit, asked)
+
+    with only_torch():
+        workers = block_workers(data.operator.backend)
+        for found in in_order(block, data.inputs(ENTRIES), workers):
+            triangles = [
+                one if before is None else merge_rows(before, one)
+                for before, one in zip(triangles, found.triangles, strict=True)
+            ]
+            sums[nonzero] += found.squares
+            zero += found.zero
+            done += found.rows
+            for part, basis in found.basis:
+                assert scores is not None
                 scores.add(
-                    slice(i, i + 1),
-                    differences(u),
-                    truth,
-                    new_rows=i == 0,
+                    part,
+                    basis,
+                    found.truth,
+                    new_rows=part.start == 0,
                     unit=data.unit,
                     offset=data.offset,
                 )
-            for f in range(folds):
-                fold = slice((f - start) % folds, None, folds)
-                basis = differences(u[:, :, fold, :])
-                columns = loss_columns(basis, truth[fold, :], per_output=per_output)
-                triangles[f][i] = merge_rows(triangles[f][i], columns)
-        for part in slices(len(ridges), max(1, ENTRIES // max(b * c, 1))):
-            errors = truth - leverage.steps(ridges[part], 1)[:, 0, ...] / data.unit
-            sums[nonzero[part]] += to_numpy(xp.sum(errors * errors, axis=(1, 2)))
-        collapsed = truth / (1 - leverage.constant)[:, None]  # from the mean of the other rows
-        zero += float(xp.sum(collapsed * collapsed))
-        done += b
-        if watch is not None:
-            watch.report(
-                "leave-one-out", done, data.rows or done, total_known=data.rows is not None
-            )
+            if watch is not None:
+                watch.report(
+                    "leave-one-out", done, data.rows or done, total_known=data.rows is not None
+                )
     sums[limit_grid[1] == 0] = zero  # the collapse
-    parts = np.stack([np.concatenate([to_numpy(R) for R in fold]) for fold in triangles])
+    parts = np.stack([to_numpy(fold) for fold in triangles])
     return Validation(
         triangles=merged_folds(parts),
         limits=sums,
@@ -88,4 +143,36 @@ def leave_blocks_out(
         outputs=c,
         folds=parts,
         unit=data.unit,
+    )
+
+
+def _block_losses(leverage: BlockLeverage, start: int, unit: float, asked: _Asked) -> _Found:
+    """Triangles, limits and predictions of one block; `start` is the number of its first row."""
+    truth = leverage.targets / unit
+    xp, (b, c) = compat.array_namespace(truth), truth.shape
+    height = max(1, ENTRIES // (4 * (asked.steps + 1) * b * c))  # lam that share a product
+    folds: list[list[Any]] = [[] for _ in range(asked.folds)]
+    kept = []
+    for part in slices(len(asked.lams), height):
+        basis = differences(leverage.steps(asked.lams[part], asked.steps) / unit)
+        for f in range(asked.folds):
+            fold = slice((f - start) % asked.folds, None, asked.folds)
+            columns = loss_columns(
+                basis[:, :, fold, :], truth[fold, :], per_output=asked.per_output
+            )
+            folds[f].append(merge_rows(None, columns))
+        if asked.scored:
+            kept.append((part, basis))
+    squares = np.zeros(len(asked.ridges))
+    for part in slices(len(asked.ridges), height):
+        errors = truth - leverage.steps(asked.ridges[part], 1)[:, 0, ...] / unit
+        squares[part] = to_numpy(xp.sum(errors * errors, axis=(1, 2)))
+    collapsed = truth / (1 - leverage.constant)[:, None]  # from the mean of the other rows
+    return _Found(
+        rows=int(b),
+        triangles=[xp.concat(fold) for fold in folds],
+        squares=squares,
+        zero=float(xp.sum(collapsed * collapsed)),
+        basis=kept,
+        truth=truth,
     )

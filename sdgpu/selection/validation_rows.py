@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import array_api_compat as compat
@@ -126,6 +126,10 @@ class StreamedRows:
         """m, if the source knows."""
         return self.source.n
 
+    def turned(self, columns: Any) -> StreamedRows:
+        """The same rows with phi(X)' columns (k, r) for features."""
+        return replace(self, operator=self.operator.turned(columns))
+
     def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
         """Features block by block; the next rows are read meanwhile.
 
@@ -134,6 +138,11 @@ class StreamedRows:
         ValueError
             For rows with weights.
         """
+        for start, X, targets in self.inputs(entries):
+            yield start, self.operator.features(X), targets
+
+    def inputs(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
+        """The same before their features are made: rows (b, d) in the place of the block."""
         backend = self.operator.backend
         height = max(1, entries // self.width)
         for start, block in prefetched(checked_blocks(self.source, height)):
@@ -146,4 +155,4 @@ class StreamedRows:
             targets = backend.asarray(block.Y)
             if self.offset is not None:
                 targets = targets - self.offset
-            yield start, self.operator.features(X), targets
+            yield start, X, targets

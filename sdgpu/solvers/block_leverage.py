@@ -19,7 +19,7 @@ from sdgpu.distill.filters import flat_product
 from sdgpu.distill.leave_one_out import leave_one_out
 from sdgpu.solvers.spectrum import Spectrum
 
-__all__ = ["BlockLeverage"]
+__all__ = ["BlockLeverage", "to_eigenvectors"]
 
 NOISE = 1e-8  # by which the squares of a row of orthonormal vectors may be beyond 1 in float64
 
@@ -45,20 +45,13 @@ class BlockLeverage:
     constant: Any
 
     @classmethod
-    def of(cls, solution: Any, phi: Any, Y: Any) -> BlockLeverage:
-        """Of a :class:`~sdgpu.solvers.feature_solution.FeatureSolution`, from features and targets.
+    def of(cls, solution: Any, U: Any, Y: Any) -> BlockLeverage:
+        """Of a :class:`~sdgpu.solvers.feature_solution.FeatureSolution`, from rows of U and targets.
 
-        Both less their means with an intercept.
-
-        b k^2 multiplications.
+        Both less their means with an intercept; U is phi times :func:`to_eigenvectors`.
         """
-        spectrum, xp = solution.spectrum, compat.array_namespace(phi)
-        delta = spectrum.eigenvalues
-        ones = xp.ones_like(delta)
-        inverse = xp.where(delta > 0, ones / xp.where(delta > 0, delta, ones), 0 * ones)
-        U = phi @ (spectrum.basis * inverse[None, :])
         share = 1 / solution.rows if solution.intercept else 0.0
-        return cls(spectrum, U, Y, share + 0 * U[:, 0])
+        return cls(solution.spectrum, U, Y, share + 0 * Y[:, 0])
 
     @cached_property
     def squares(self) -> Any:
@@ -84,13 +77,13 @@ class BlockLeverage:
         powers = [a]
         for _ in range(steps - 1):
             powers.append(powers[-1] * a)
-        filters = xp.stack(powers, axis=1)  # (L, T, k)
-        fitted = flat_product(self.rows, filters[..., None] * spectrum.Z)
-        diagonal = flat_product(squares, filters[..., None]) + self.constant[:, None]
+        filters = xp.stack(powers, axis=1)[..., None]  # (L, T, k, 1)
+        fitted = flat_product(self.rows, filters * spectrum.Z)
+        diagonal = flat_product(squares, filters) + self.constant[:, None]
         outside = 1 - xp.sum(squares, axis=1) - self.constant
         # 0 to rounding; of float32 features eigenvectors below their rounding may add up to more than 1
         outside = xp.where(outside < -NOISE, outside, xp.clip(outside, 0.0, None))
-        rest = (lam / (delta + lam)) @ squares.T + outside
+        rest = flat_product(squares, (lam / (delta + lam))[..., None])[..., 0] + outside
         lowest = float(xp.min(rest))
         if not lowest > 1e-14:
             row = int(xp.argmin(rest)) % int(squares.shape[0])
@@ -102,3 +95,11 @@ class BlockLeverage:
         fitted = xp.concat([truth, fitted], axis=1)
         diagonal = xp.concat([xp.ones_like(diagonal[:, :1, ...]), diagonal], axis=1)
         return leave_one_out(fitted, diagonal, rest[..., None])
+
+
+def to_eigenvectors(spectrum: Spectrum) -> Any:
+    """V diag(delta)^-1/2 (k, k): features times it are rows of the eigenvectors; 0 where delta is."""
+    delta = spectrum.eigenvalues
+    xp = compat.array_namespace(delta)
+    ones = xp.ones_like(delta)
+    return spectrum.basis * xp.where(delta > 0, ones / xp.where(delta > 0, delta, ones), 0 * ones)

@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.backend.rows.prefetch import prefetched
+from sdgpu.backend.threads import in_order
 from sdgpu.engine import requests, streaming
-from sdgpu.engine.streaming import block_rows, in_order, sample_rows
+from sdgpu.engine.streaming import block_rows, sample_rows
 from sdgpu.selection import left_out_blocks
 from sdgpu.selection.validation_rows import StreamedRows
 from tests.problems import assert_near
@@ -205,7 +206,7 @@ def delayed(weights):
 def test_workers_change_no_bit(features, dtype, small, monkeypatch):
     found = []
     for workers in (1, 2, 7):
-        monkeypatch.setattr(streaming, "_workers", lambda backend, workers=workers: workers)
+        monkeypatch.setattr(streaming, "block_workers", lambda backend, workers=workers: workers)
         fitted = fit(once(*range(5, 90, 5)), features=features, dtype=dtype, intercept=True)
         found.append(
             (fitted.spectrum, fitted.path(0.05).predict(X_NEW), fitted.info.error_estimate)
@@ -317,7 +318,7 @@ class BrokenError(Exception):
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("number", [0, 1, 6])
 def test_an_interrupt_of_the_reader_ends_cleanly(failure, workers, number, small, monkeypatch):
-    monkeypatch.setattr(streaming, "_workers", lambda backend: workers)
+    monkeypatch.setattr(streaming, "block_workers", lambda backend: workers)
 
     def broken():
         for i, parts in enumerate(pieces(*range(10, 90, 10))):
@@ -340,7 +341,7 @@ def endless():
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, BrokenError])
 @pytest.mark.parametrize("where", ["progress", "features"])
 def test_an_interrupt_of_the_work_ends_the_reader(where, failure, workers, monkeypatch):
-    monkeypatch.setattr(streaming, "_workers", lambda backend: workers)
+    monkeypatch.setattr(streaming, "block_workers", lambda backend: workers)
     before, calls = threading.active_count(), []
 
     def fail(_):

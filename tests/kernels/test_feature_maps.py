@@ -161,6 +161,18 @@ def test_tensors_give_tensors(phi, X, dtype):
     )
 
 
+@pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+def test_combined_features(phi, X, library, rng):
+    columns, more = rng.standard_normal((phi.size, 4)), rng.standard_normal((4, 2))
+    turned = pickle.loads(pickle.dumps(phi.turned(columns)))
+    assert (turned.size, turned.d) == (4, phi.d)
+    assert_near(np.asarray(turned.transform(library(X))), phi.transform(X) @ columns, rtol=1e-9)
+    twice = turned.turned(more)
+    assert_near(np.asarray(twice.transform(library(X))), phi.transform(X) @ columns @ more, rtol=1e-9)
+    assert_near(turned.transform(X, "float32"), phi.transform(X) @ columns, rtol=1e-4)
+    assert np.asarray(turned.transform(library(X), "float32")).dtype == np.float32
+
+
 @pytest.mark.parametrize("height", [1, 7, 59, 60])
 def test_blocks_give_the_same_rows(phi, X, height, monkeypatch):
     whole = phi.transform(X)

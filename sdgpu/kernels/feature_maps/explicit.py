@@ -27,6 +27,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.kernels.dot_product import Cosine, Linear, Polynomial
+from sdgpu.kernels.feature_maps.feature_map import TurnedMap
 from sdgpu.kernels.kernel import Kernel, Product, Scaled, Sum, lengthscales, scaled_rows
 
 __all__ = ["CallableMap", "Explicit", "OwnMap", "own_size"]
@@ -82,6 +83,10 @@ class OwnMap:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The kernel says it all."""
         return {"kind": "own", "d": self.d}, {}
+
+    def turned(self, columns: np.ndarray) -> TurnedMap:
+        """Combined after they are made."""
+        return TurnedMap(self, columns)
 
 
 def _own(kernel: Kernel, X: Any) -> Any:
@@ -179,6 +184,10 @@ class CallableMap:
             "features= is a function: it cannot be saved; use sdgpu.Nystrom, sdgpu.RandomFourier or the "
             "kernel's own features"
         )
+
+    def turned(self, columns: np.ndarray) -> TurnedMap:
+        """Combined after they are made."""
+        return TurnedMap(self, columns)
 
 
 def _called(function: Callable[[Any], Any], X: Any) -> Any:

@@ -6,13 +6,16 @@ A recipe (:class:`Features`: `Nystrom`, `RandomFourier`, `Explicit`) is what a c
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.copying import without_caches
 from sdgpu.kernels.kernel import Kernel
 
-__all__ = ["FeatureMap", "Features", "as_features"]
+__all__ = ["FeatureMap", "Features", "TurnedMap", "as_features"]
 
 
 class FeatureMap(Protocol):
@@ -35,6 +38,58 @@ class FeatureMap(Protocol):
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What rebuilds the map: plain values and arrays, nothing that is code."""
+
+    def turned(self, columns: np.ndarray) -> FeatureMap:
+        """The map of phi(x)' columns (k, r)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TurnedMap:
+    """Combinations of the features of another map.
+
+    Attributes
+    ----------
+    map : FeatureMap
+    columns : array (k, r)
+    """
+
+    map: FeatureMap
+    columns: np.ndarray
+    _ready: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**without_caches(self), "_ready": {}}
+
+    @property
+    def size(self) -> int:
+        """r."""
+        return int(self.columns.shape[1])
+
+    @property
+    def d(self) -> int:
+        """Features of a row."""
+        return self.map.d
+
+    def transform(self, X: Any, dtype: str = "float64") -> Any:
+        """b k r multiplications beside the features."""
+        xp, device = compat.array_namespace(X), compat.device(X)
+        key = f"{xp.__name__} {device} {dtype}"
+        if key not in self._ready:
+            self._ready[key] = xp.asarray(self.columns, dtype=getattr(xp, dtype), device=device)
+        return self.map.transform(X, dtype) @ self._ready[key]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """It is made when it is needed, and not stored.
+
+        Raises
+        ------
+        TypeError
+        """
+        raise TypeError("combined features are not stored: store the map and its columns")
+
+    def turned(self, columns: np.ndarray) -> TurnedMap:
+        """Once more."""
+        return TurnedMap(self.map, self.columns @ columns)
 
 
 @runtime_checkable

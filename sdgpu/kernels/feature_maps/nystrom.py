@@ -97,6 +97,10 @@ class NystromMap:
         """Landmarks, and the whitening: eigenvectors of another machine may have other signs."""
         return {"kind": "nystrom"}, {"landmarks": self.landmarks, "whitening": self.whitening}
 
+    def turned(self, columns: np.ndarray) -> NystromMap:
+        """One product whitens and combines: W columns."""
+        return NystromMap(self.kernel, self.landmarks, self.whitening @ columns)
+
     def _in(self, X: Any, dtype: str) -> tuple[Rows, Any, Any]:
         """Ready landmarks, whitening and centre beside X, made once for each place and precision."""
         xp, device = compat.array_namespace(X), compat.device(X)

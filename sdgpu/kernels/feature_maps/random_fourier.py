@@ -26,6 +26,7 @@ import numpy as np
 
 from sdgpu.backend.checks import integer
 from sdgpu.backend.copying import without_caches
+from sdgpu.kernels.feature_maps.feature_map import TurnedMap
 from sdgpu.kernels.kernel import Kernel, Scaled
 from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern
 
@@ -76,6 +77,10 @@ class FourierMap:
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The frequencies and one number."""
         return {"kind": "fourier", "scale": self.scale}, {"frequencies": self.frequencies}
+
+    def turned(self, columns: np.ndarray) -> TurnedMap:
+        """Combined after they are made."""
+        return TurnedMap(self, columns)
 
 
 @dataclass(frozen=True)
