@@ -16,6 +16,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.conversion import as_array, column_names, same_columns
+from sdgpu.backend.sparse_rows import csr_rows, is_sparse
 
 __all__ = [
     "Array",
@@ -188,6 +189,8 @@ class Template:
         Whether the targets were 1-D: then the axis c is dropped from every result.
     columns, outputs : tuple of str, optional
         Names of the columns of X and Y where these were tables.
+    takes_sparse : bool
+        Whether new inputs may be sparse.
     """
 
     sample: Array
@@ -195,6 +198,7 @@ class Template:
     flat: bool
     columns: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
+    takes_sparse: bool = False
 
     @classmethod
     def of(cls, X: Array, Y: Array, *, flat: bool) -> Template:
@@ -209,11 +213,20 @@ class Template:
     def rows(self, value: object, name: str, features: int, *, empty: bool = False) -> Array:
         """Check new inputs (m, d): numbers, features, names of columns, library and device.
 
+        Sparse rows come back as CSR of SciPy.
+
         Raises
         ------
         TypeError, ValueError
             As :func:`inputs`, and for other columns or another order, another library or device.
         """
+        if self.takes_sparse and is_sparse(value):
+            sparse = csr_rows(value, name, features=features)
+            if not (sparse.shape[0] or empty):
+                raise ValueError(
+                    f"{name} has no rows (shape {sparse.shape}): at least one is needed"
+                )
+            return sparse
         return new_rows(
             value, name, self.sample, columns=self.columns, features=features, empty=empty
         )

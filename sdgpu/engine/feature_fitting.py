@@ -19,23 +19,25 @@ from sdgpu.backend.backends import Backend, resolve, to_numpy
 from sdgpu.backend.checks import choice
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
-from sdgpu.backend.rows import ArraySource, RowSource, as_source, checked_blocks
+from sdgpu.backend.rows import ArraySource, RowSource, SparseSource, as_source, checked_blocks
+from sdgpu.backend.scaling import column_units
 from sdgpu.engine.cluster_sums import active_client, sum_partitions
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
 from sdgpu.engine.path import Model
 from sdgpu.engine.results import Info, Seconds
-from sdgpu.engine.streaming import block_rows, feature_bytes, sample_rows, sum_rows
+from sdgpu.engine.streaming import block_rows, feature_bytes, sample_rows, sum_rows, takes_sparse
 from sdgpu.kernels import Kernel, as_kernel
-from sdgpu.kernels.feature_maps import FeatureMap, Features
+from sdgpu.kernels.feature_maps import Explicit, FeatureMap, Features
+from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.kernels.feature_maps.feature_map import as_features
 from sdgpu.operators.feature_rows import FeatureOperator
 from sdgpu.solvers.feature_solution import FeatureSolution, decompose_moments
 from sdgpu.solvers.moment_sums import MomentSums
 from sdgpu.solvers.spectrum import Spectrum
 
-__all__ = ["StreamOptions", "fit_features", "refuse_options"]
+__all__ = ["StreamOptions", "features_for_sparse", "fit_features", "refuse_options"]
 
 PROBED = 2000  # rows from which the offset of targets is taken
 CERTIFIED = 8  # lam at which the error is looked at
@@ -116,20 +118,28 @@ def fit_features(
         )
     features = as_features(features)
     source, template = _source(X, Y, sample_weight)
-    kernel, backend = as_kernel(kernel), resolve(device, getattr(source, "X", None))
+    sparse = isinstance(source, SparseSource)
+    template = replace(template, takes_sparse=takes_sparse(features, wanted=sparse))
+    kernel = as_kernel(kernel)
+    # sparse rows are summed on the host
+    backend = resolve("cpu") if sparse else resolve(device, getattr(source, "X", None))
     watch = Stopwatch(backend.synchronize, progress=options.progress)
     with watch.stage("features"):
         sample = None
         if features.sample_rows:
             sample = sample_rows(source, features.sample_rows, options.seed)
         feature_map = features.prepare(kernel, sample, source.d, options.seed)
-    precision, k = _precision(options.precision, source), feature_map.size
+    precision, k = _precision(options.precision, source, sparse=sparse), feature_map.size
     allowed = budget(options.memory, backend.name)
     require(
         feature_bytes(k, source.c, precision), allowed, f"{k:,} features", "take fewer features"
     )
     sums = MomentSums.zeros(k, source.c)
-    how: dict[str, Any] = {"precision": precision, "rows": block_rows(k), "watch": watch}
+    how: dict[str, Any] = {
+        "precision": precision,
+        "rows": block_rows(k, sparse=sparse),
+        "watch": watch,
+    }
     with watch.stage("rows"):
         kept: dict[str, Any] = {"kernel": kernel, "checkpoint": options.checkpoint}
         sums = _pass(source, feature_map, sums, backend, how=how, **kept)
@@ -137,6 +147,29 @@ def fit_features(
     fitted = fit_moments(sums, model, lams, watch, options)
     again = source if source.rereadable else None
     return replace(fitted, _model=replace(fitted._model, source=again))
+
+
+def features_for_sparse(X: Any, kernel: Any) -> Explicit:
+    """What a fit takes for rows that are sparse: the kernel's own features.
+
+    Raises
+    ------
+    TypeError
+        For a kernel without, and for fewer rows than features, whose n x n problem is the smaller one.
+    """
+    kernel, (n, d) = as_kernel(kernel), X.shape
+    size = None if kernel.is_precomputed else own_size(kernel, int(d))
+    if size is None:
+        raise TypeError(
+            f"X is sparse ({type(X).__name__}), and {kernel!r} has no features of its own: use "
+            "sdgpu.Linear, Cosine or Polynomial, or pass X.toarray() (of torch: X.to_dense())"
+        )
+    if size > n:
+        raise TypeError(
+            f"X is sparse with {n:,} rows and {size:,} features: pass X.toarray() (of torch: "
+            "X.to_dense()), its kernel matrix is the smaller problem"
+        )
+    return Explicit()
 
 
 def _pass(
@@ -183,7 +216,9 @@ def _of_moments(
     refuse_options("moments, which have their own", others, {"kernel": "rbf"})
     sample = np.zeros((0, moments.d), dtype=moments.dtype)
     # targets may have had more digits than features have
-    template = Template(sample, "float64", flat=moments.c == 1)
+    template = Template(
+        sample, "float64", flat=moments.c == 1, takes_sparse=takes_sparse(moments.map)
+    )
     model = FeatureModel(moments.map, moments.kernel, template, moments.backend, moments.dtype)
     watch = Stopwatch(moments.backend.synchronize, progress=options.progress)
     return fit_moments(moments.sums, model, lams, watch, options)
@@ -194,6 +229,8 @@ def _source(X: Any, Y: Any, sample_weight: Any) -> tuple[RowSource, Template]:
     source = as_source(X, Y, sample_weight)
     if not source.c:
         raise ValueError("the source has no targets: name a target, or pass Y")
+    if isinstance(source, SparseSource):
+        return source, source.template
     dtype, flat = source.dtype, source.c == 1
     sample: Any = np.zeros((0, source.d), dtype=source.dtype)
     if isinstance(source, ArraySource):
@@ -285,12 +322,15 @@ def fit_moments(
     )
 
 
-def _precision(asked: str | None, source: RowSource) -> str:
-    """Of the features: "mixed" is float32 with sums in float64, which is what float32 means here."""
+def _precision(asked: str | None, source: RowSource, *, sparse: bool) -> str:
+    """Of the features: "mixed" is float32 with sums in float64, which is what float32 means here.
+
+    Of sparse rows float64: their entries are few.
+    """
     if asked is None:
         return source.dtype
     choice("dtype", asked, ("float32", "mixed", "float64"))
-    return "float64" if asked == "float64" else "float32"
+    return "float64" if sparse or asked == "float64" else "float32"
 
 
 def _offset(source: RowSource) -> np.ndarray:
@@ -338,14 +378,15 @@ def _relative_error(
     E beta.
     """
     delta, Z, W = (to_numpy(x) for x in (spectrum.eigenvalues, spectrum.Z, spectrum.basis))
-    beta = W @ (Z / (delta + lam)[:, None])
+    units = column_units(Z)  # squares of any targets stay inside float64
+    beta = W @ ((Z / units) / (delta + lam)[:, None])
     size = np.sqrt(np.maximum(np.einsum("kc,kc->c", beta, G @ beta), 0.0))
     if not (size > 0).any():
         return 0.0
     error = float(np.finfo(float).eps) * (len(G) + np.sqrt(sums.rows)) * float(delta[-1]) / lam
     if errors is not None:
         dG, dB, squares = errors
-        coordinates = (W.T @ (dB - dG @ beta)) / (delta + lam)[:, None]  # of V sqrt(delta)
+        coordinates = (W.T @ (dB / units - dG @ beta)) / (delta + lam)[:, None]  # of V sqrt(delta)
         change = np.linalg.norm(coordinates, axis=0)
         change += np.sqrt(np.maximum(np.einsum("kc,kc->c", beta, squares @ beta), 0.0))
         relative = np.divide(change, size, out=np.zeros_like(change), where=size > 0)

@@ -18,8 +18,14 @@ from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
+from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.certificate import Certificate, certify
-from sdgpu.engine.feature_fitting import StreamOptions, fit_features, refuse_options
+from sdgpu.engine.feature_fitting import (
+    StreamOptions,
+    features_for_sparse,
+    fit_features,
+    refuse_options,
+)
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.path import Model
@@ -76,7 +82,8 @@ def fit(
         polars, JAX and dask are read into NumPy. Columns of a table that have names are remembered: new
         tables must have them in this order. With kernel="precomputed", K itself (n, n). With `features`
         also a :class:`sdgpu.backend.rows.RowSource`, whatever :func:`sdgpu.rows.as_source` takes, or a
-        :class:`sdgpu.Moments`, which needs neither Y nor kernel.
+        :class:`sdgpu.Moments`, which needs neither Y nor kernel. Sparse matrices of SciPy and sparse tensors
+        for kernels with features of their own (linear, cosine, polynomial), which are taken then.
     Y : array_like (n,) or (n, c)
         Targets, in the same library and on the same device; of a source none.
     kernel : Kernel, str or callable, default "rbf"
@@ -141,7 +148,7 @@ def fit(
     Raises
     ------
     TypeError
-        For sparse, complex, object or string input.
+        For complex, object or string input, and sparse rows of other kernels.
     ValueError
         For NaN, wrong shapes, lam <= 0, unknown names, arrays of two libraries or devices, or a
         kernel that is not positive semi-definite.
@@ -167,9 +174,12 @@ def fit(
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
     lams, wishes = lam_grid("lams", lams), dict[str, Any]()
+    kind = "features="
+    if features is None and is_sparse(X):
+        features, kind = features_for_sparse(X, kernel), "sparse rows"
     if features is not None or isinstance(X, (RowSource, Moments)):
         exact = {"method": method, "operator": operator, "plan": plan}
-        refuse_options("features=", exact, {"method": "auto", "operator": "auto"})
+        refuse_options(kind, exact, {"method": "auto", "operator": "auto"})
         wishes = {"precision": dtype, "intercept": intercept, "memory": memory, "seed": seed}
         options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
         parts = (X, Y, sample_weight)

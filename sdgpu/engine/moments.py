@@ -12,10 +12,11 @@ from sdgpu.backend.arrays import inputs, targets
 from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.progress import Stopwatch
-from sdgpu.backend.rows import ArraySource, RowSource
+from sdgpu.backend.rows import ArraySource, RowSource, SparseSource
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
+from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.backend.storage import check_writable
-from sdgpu.engine.streaming import block_rows, sample_rows, sum_rows
+from sdgpu.engine.streaming import block_rows, sample_rows, sum_rows, takes_sparse
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.description import describe_kernel, described_kernel
 from sdgpu.kernels.feature_maps import FeatureMap, Features
@@ -122,7 +123,7 @@ class Moments:
 
         Parameters
         ----------
-        X : array_like (b, d), or RowSource
+        X : array_like (b, d), sparse for Explicit features, or RowSource
             A source brings its own targets and weights.
         Y : array_like (b,) or (b, c)
         sample_weight : array_like (b,), optional
@@ -215,6 +216,8 @@ class Moments:
             if Y is not None or weights is not None:
                 raise ValueError("Y and sample_weight: a source brings its own")
             source: RowSource = X
+        elif is_sparse(X):
+            source = SparseSource.of(X, Y, weights)
         else:
             rows = inputs(X, "X", features=self.d)
             truth, _ = targets(Y, "Y", rows=int(rows.shape[0]), outputs=self.c)
@@ -223,6 +226,7 @@ class Moments:
                     :, 0
                 ]
             source = ArraySource(rows, truth, weights)
+        takes_sparse(self._map or self._features, wanted=isinstance(source, SparseSource))
         if (source.d, source.c) != (self.d, self.c):
             raise ValueError(
                 f"rows of {source.d} features and {source.c} outputs do not go with d={self.d}, c={self.c}"

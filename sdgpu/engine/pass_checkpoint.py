@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import SavePace
 from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.storage import check_writable, digest
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import FeatureMap
@@ -124,8 +127,7 @@ class PassCheckpoint:
         done, wanted = self._resumed
         seen, recognised = "", not done
         for start, block in blocks:
-            parts = (part for part in (block.X, block.Y, block.weights) if part is not None)
-            seen, end = digest(seen, *(to_numpy(part) for part in parts)), start + len(block.X)
+            seen, end = digest(seen, *_host_arrays(block)), start + block.rows
             if end <= done:
                 recognised = end == done and seen == wanted
                 if end == done and not recognised:
@@ -160,3 +162,12 @@ class PassCheckpoint:
         with self._pace.saving():
             write_tensors(self.path, arrays, metadata)
         self._digests = digests
+
+
+def _host_arrays(block: Block) -> Iterator[np.ndarray]:
+    """Everything that decides what a block adds."""
+    if is_csr(block.X):
+        yield from (block.X.data, block.X.indices, block.X.indptr)
+    else:
+        yield to_numpy(block.X)
+    yield from (to_numpy(part) for part in (block.Y, block.weights) if part is not None)

@@ -15,6 +15,7 @@ from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.distill.filters import dual_filter, flat_product, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.solvers.solution import DistillationChain, Solution
@@ -50,13 +51,17 @@ class Model:
         """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
         require(16 * numbers, self.memory, what, "ask for fewer steps, rows or outputs at once")
 
+    def on_device(self, rows: Any) -> Any:
+        """Checked rows where features or kernel values are made of them."""
+        return rows if is_csr(rows) else self.backend.asarray(rows)
+
     @underflow_is_zero
     def predict(self, dual: Any, X_new: Any) -> Any:
         """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
         rows = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
-        values = _product(self.operator.cross(self.backend.asarray(rows)), dual)
+        values = _product(self.operator.cross(self.on_device(rows)), dual)
         return give_back(self.template, values if self.offset is None else values + self.offset)
 
 
@@ -257,7 +262,7 @@ def _variance(
         )
     nu = path.lam if noise is None else positive("noise", noise)
     rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
-    cross = model.operator.cross(model.backend.asarray(rows))
+    cross = model.operator.cross(model.on_device(rows))
     if prior is None and model.operator.is_precomputed:
         raise ValueError(
             "prior is missing: a precomputed kernel does not say kappa(x, x) of new rows"

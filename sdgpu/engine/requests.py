@@ -240,7 +240,7 @@ def validation_rows(model: Model, X_val: Any, Y_val: Any, outputs: int) -> HeldR
     """Check validation data and bring them to the device: kappa(X_val, X), and Y_val (m, c)."""
     rows = model.template.rows(X_val, "X_val", model.operator.d)
     truth, _ = model.template.truth(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=outputs)
-    cross = model.operator.cross(model.backend.asarray(rows))
+    cross = model.operator.cross(model.on_device(rows))
     targets = model.backend.asarray(truth)
     if model.offset is not None:
         targets = targets - model.offset
@@ -293,7 +293,7 @@ def _first(data: StreamedRows) -> tuple[StreamedRows, Any]:
         Without rows.
     """
     blocks = data.source.blocks(PROBED)
-    first = next((block for block in blocks if len(block.X)), None)
+    first = next((block for block in blocks if block.rows), None)
     if first is None:
         raise ValueError("X_val has no rows: at least one is needed")
     if not data.source.rereadable:

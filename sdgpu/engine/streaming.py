@@ -16,20 +16,24 @@ from sdgpu.backend.backends import Backend, NumpyBackend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import Block, RowSource, checked_blocks
 from sdgpu.backend.rows.prefetch import prefetched
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
-from sdgpu.kernels.feature_maps import FeatureMap
+from sdgpu.kernels.feature_maps import FeatureMap, Features
 from sdgpu.solvers.moment_sums import MomentSums
 
-__all__ = ["block_rows", "feature_bytes", "read_rows", "sample_rows", "sum_rows"]
+__all__ = ["block_rows", "feature_bytes", "read_rows", "sample_rows", "sum_rows", "takes_sparse"]
 
 AUDIT = 64  # every 64th block of a float32 stream is summed in float64 too
 NUMBERS = 2**22  # features of a block: 16 MiB in float32
 MOST_ROWS, FEWEST_ROWS = 8192, 256
+SPARSE_ROWS = 2**16  # k x k numbers of a block cost more than its rows
 
 
-def block_rows(k: int) -> int:
+def block_rows(k: int, *, sparse: bool = False) -> int:
     """Rows of a block: what keeps its features small, and enough that sums of k x k numbers pay."""
+    if sparse:
+        return SPARSE_ROWS
     return int(np.clip(NUMBERS // max(k, 1), FEWEST_ROWS, MOST_ROWS))
 
 
@@ -38,6 +42,23 @@ def feature_bytes(k: int, c: int, precision: str) -> int:
     size = 4 if precision == "float32" else 8
     squares = 8 * k * k * (2 + 4 + 3) + (32 * k * k if precision == "float32" else 0)
     return squares + 4 * block_rows(k) * k * size * 3 + 64 * k * c
+
+
+def takes_sparse(features: Features | FeatureMap, *, wanted: bool = False) -> bool:
+    """Whether rows may be sparse.
+
+    Raises
+    ------
+    TypeError
+        If they are and may not.
+    """
+    takes = bool(getattr(features, "takes_sparse", False))
+    if wanted and not takes:
+        raise TypeError(
+            f"X is sparse, which {type(features).__name__} does not take: use sdgpu.Explicit() with a "
+            "kernel that has features of its own, or pass X.toarray()"
+        )
+    return takes
 
 
 def read_rows(source: RowSource, rows: int) -> Generator[tuple[int, Block], None, None]:
@@ -85,7 +106,7 @@ def sum_rows(
         start, block = item
         X = _brought(block.X, backend)
         phi = features.transform(X, precision)
-        audited = precision == "float32" and (start // rows) % AUDIT == 0
+        audited = precision == "float32" and not is_csr(X) and (start // rows) % AUDIT == 0
         exact = features.transform(X, "float64") if audited else None
         # of targets far from 0 (dates, energies) little would be left in float32
         offset = to_numpy(block.Y).mean(axis=0)
@@ -102,7 +123,9 @@ def sum_rows(
 
 
 def _brought(X: Any, backend: Backend) -> Any:
-    """Rows where features are made, in the precision in which they came."""
+    """Rows where features are made, in the precision in which they came; sparse rows stay on the host."""
+    if is_csr(X):
+        return X
     if isinstance(backend, NumpyBackend):
         return to_numpy(X)
     precise = str(X.dtype).endswith("float64")

@@ -11,6 +11,7 @@ import array_api_compat as compat
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels.feature_maps import FeatureMap
 
 __all__ = ["FeatureOperator", "FeatureRows"]
@@ -58,10 +59,12 @@ class FeatureOperator:
         return replace(self, map=feature_map, mean=self.mean @ columns)
 
     @underflow_is_zero
-    def features(self, X: Any) -> Any:
-        """phi(X) less its mean, (b, k) in float64."""
-        phi = self.backend.asarray(self.map.transform(X, self.precision))
-        return phi - self.mean
+    def features(self, X: Any, dtype: str = "float64") -> Any:
+        """phi(X) less its mean, (b, k), evaluated in `precision` and given as `dtype`."""
+        phi, xp = self.map.transform(X, self.precision), self.backend.xp
+        if dtype == "float32":
+            return phi - xp.astype(self.mean, xp.float32)
+        return self.backend.asarray(phi.toarray() if is_csr(phi) else phi) - self.mean
 
 
 @dataclass(frozen=True, eq=False)

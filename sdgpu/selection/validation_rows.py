@@ -12,6 +12,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.rows import RowSource, checked_blocks
 from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.scaling import safe_unit
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.operators.cross import Cross
 from sdgpu.operators.feature_rows import FeatureOperator
 
@@ -151,7 +152,9 @@ class StreamedRows:
                     f"the rows at {block.place} have weights: losses of rows are not weighted; leave the "
                     "weights out of the source"
                 )
-            X = to_numpy(block.X) if backend.device == "cpu" else backend.asarray(block.X)
+            X = block.X
+            if not is_csr(X):
+                X = to_numpy(X) if backend.device == "cpu" else backend.asarray(X)
             targets = backend.asarray(block.Y)
             if self.offset is not None:
                 targets = targets - self.offset

@@ -24,6 +24,8 @@ import numpy as np
 
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import integer, positive
+from sdgpu.backend.scaling import column_units
+from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = ["MomentSums"]
 
@@ -114,7 +116,8 @@ class MomentSums:
         w = None if weights is None else to_numpy(weights).astype(np.float64)
         weighted = residual if w is None else residual * w[:, None]
         self.target_sum += weighted.sum(axis=0)
-        self.target_squares += (weighted * residual).sum(axis=0)
+        with np.errstate(over="ignore"):  # infinite: training errors are said to leave float64
+            self.target_squares += (weighted * residual).sum(axis=0)
         self.weight += float(len(residual) if w is None else w.sum())
         self.rows += len(residual)
         if exact is not None:
@@ -132,13 +135,22 @@ class MomentSums:
         self, phi: Any, Y: Any, weights: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """G, B and s of a block in float64 on the host, and its targets less the offset."""
-        xp, device = compat.array_namespace(phi), compat.device(phi)
         residual = to_numpy(Y).astype(np.float64) - self.offset
-        right = xp.asarray(residual, dtype=phi.dtype, device=device)
-        left = phi if weights is None else phi * xp.asarray(weights, dtype=phi.dtype)[:, None]
+        if is_csr(phi):
+            left = phi if weights is None else phi.multiply(weights[:, None]).tocsr()
+            return (left.T @ phi).toarray(), left.T @ residual, left.sum(axis=0), residual
+        xp, device = compat.array_namespace(phi), compat.device(phi)
+        # powers of two: targets and weights of any size are of size 1 in float32
+        units = column_units(residual)
+        right = xp.asarray(residual / units, dtype=phi.dtype, device=device)
+        left, scale = phi, 1.0
+        if weights is not None:
+            w = to_numpy(weights).astype(np.float64)
+            scale = float(column_units(w[:, None])[0])
+            left = phi * xp.asarray(w / scale, dtype=phi.dtype, device=device)[:, None]
         products = (left.T @ phi, left.T @ right, xp.sum(left, axis=0, dtype=xp.float64))
-        G, B, s = (to_numpy(product).astype(np.float64) for product in products)
-        return G, B, s, residual
+        G, B, s = (to_numpy(product).astype(np.float64) * scale for product in products)
+        return G, B * units, s, residual
 
     def merge(self, other: MomentSums) -> None:
         """Add the sums of other rows of the same features; without rows yet, the offset is theirs.
@@ -203,7 +215,8 @@ class MomentSums:
         if np.array_equal(offset, self.offset):
             return self
         step = self.offset - offset  # y - offset = (y - y0) + step
-        squares = self.target_squares + step * (2 * self.target_sum + self.weight * step)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = self.target_squares + step * (2 * self.target_sum + self.weight * step)
         cross_error = self.cross_error
         if cross_error is not None and self.sum_error is not None:
             cross_error = cross_error + np.outer(self.sum_error, step)
@@ -234,7 +247,8 @@ class MomentSums:
             return plain.gram, plain.cross, plain.target_squares
         s, t = self.feature_sum, self.target_sum / self.weight
         G = self.gram - np.outer(s, s / self.weight)
-        squares = np.maximum(self.target_squares - self.weight * t * t, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.maximum(self.target_squares - self.weight * t * t, 0.0)
         return G, self.cross - np.outer(s, t), squares
 
     def centred_errors(

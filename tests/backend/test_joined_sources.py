@@ -182,7 +182,7 @@ def test_names_of_frames():
         ((X, Y, WEIGHTS[:, None]), ValueError, r"weights must be \(rows,\)"),
         ((X, "y"), TypeError, r"Y='y' names columns, but X \(ndarray\) has no names"),
         ((X, Y, "w"), TypeError, "weights='w' is the name of a column"),
-        ((sparse.csr_array(X),), TypeError, r"X is sparse .*pass X.toarray\(\)"),
+        ((sparse.csr_array(X * 1j),), TypeError, "X has dtype complex128"),
         ((np.ma.masked_array(X),), TypeError, "X is a masked array"),
         ((np.array([["a"]]),), TypeError, "X has dtype <U1"),
         ((None,), TypeError, "X must be an array of numbers, got NoneType"),

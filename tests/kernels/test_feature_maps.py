@@ -168,7 +168,9 @@ def test_combined_features(phi, X, library, rng):
     assert (turned.size, turned.d) == (4, phi.d)
     assert_near(np.asarray(turned.transform(library(X))), phi.transform(X) @ columns, rtol=1e-9)
     twice = turned.turned(more)
-    assert_near(np.asarray(twice.transform(library(X))), phi.transform(X) @ columns @ more, rtol=1e-9)
+    assert_near(
+        np.asarray(twice.transform(library(X))), phi.transform(X) @ columns @ more, rtol=1e-9
+    )
     assert_near(turned.transform(X, "float32"), phi.transform(X) @ columns, rtol=1e-4)
     assert np.asarray(turned.transform(library(X), "float32")).dtype == np.float32
 

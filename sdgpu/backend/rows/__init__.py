@@ -3,7 +3,7 @@
 >>> import numpy as np
 >>> import sdgpu
 >>> source = sdgpu.rows.blocks(lambda: iter([(np.ones((3, 2)), np.zeros(3))] * 4), d=2, c=1)
->>> sum(len(block.X) for block in source.blocks(5))
+>>> sum(block.rows for block in source.blocks(5))
 12
 """
 
@@ -18,12 +18,15 @@ from sdgpu.backend.rows.array_source import ArraySource, CallableSource
 from sdgpu.backend.rows.file_patterns import ending, is_path, matching_files
 from sdgpu.backend.rows.joined import JoinedSource
 from sdgpu.backend.rows.source import Block, RowSource, checked_blocks
+from sdgpu.backend.rows.sparse_source import SparseSource
 from sdgpu.backend.rows.text_lines import is_text_table
+from sdgpu.backend.sparse_rows import is_sparse
 
 __all__ = [
     "ArraySource",
     "Block",
     "RowSource",
+    "SparseSource",
     "arrays",
     "as_source",
     "blocks",
@@ -32,16 +35,17 @@ __all__ = [
 ]
 
 
-def arrays(X: Any, Y: Any = None, weights: Any = None) -> ArraySource:
-    """A source from arrays that can be sliced by rows: NumPy, memory maps, torch, zarr.
+def arrays(X: Any, Y: Any = None, weights: Any = None) -> ArraySource | SparseSource:
+    """A source from arrays that can be sliced by rows: NumPy, memory maps, torch, zarr, sparse matrices.
 
     Parameters
     ----------
     X : array (n, d)
+        Sparse (SciPy, torch) too.
     Y : array (n,) or (n, c), optional
     weights : array (n,), optional
     """
-    return ArraySource(X, Y, weights)
+    return SparseSource.of(X, Y, weights) if is_sparse(X) else ArraySource(X, Y, weights)
 
 
 def blocks(

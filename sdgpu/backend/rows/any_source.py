@@ -12,6 +12,8 @@ from sdgpu.backend.rows.array_source import ArraySource
 from sdgpu.backend.rows.column_choice import by_name
 from sdgpu.backend.rows.dask_partitions import is_dask, is_delayed
 from sdgpu.backend.rows.source import RowSource
+from sdgpu.backend.rows.sparse_source import SparseSource
+from sdgpu.backend.sparse_rows import is_sparse
 
 __all__ = ["source_of"]
 
@@ -35,6 +37,8 @@ def source_of(X: Any, Y: Any = None, weights: Any = None) -> RowSource:
                 "X is a list of delayed blocks, (X, Y, weights) each: leave Y and weights out"
             )
         return dask_blocks(X, name="X")
+    if is_sparse(X) and not _is_names(Y):
+        return SparseSource.of(X, Y, weights)
     for name, value in (("Y", Y), ("weights", weights)):
         if is_dask(value):
             raise TypeError(f"{name} is of dask and X is not: pass {name}.compute()")

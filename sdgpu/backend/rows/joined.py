@@ -100,14 +100,14 @@ class JoinedSource:
         for number, source in enumerate(self.sources):
             label, count = _label(self.sources, number), 0
             for block in source.blocks(rows):
-                if weighted is None and len(block.X):
+                if weighted is None and block.rows:
                     weighted = (block.weights is not None, label)
-                if weighted and len(block.X) and weighted[0] != (block.weights is not None):
+                if weighted and block.rows and weighted[0] != (block.weights is not None):
                     names = (weighted[1], label) if weighted[0] else (label, weighted[1])
                     raise ValueError(
                         f"{names[0]} has weights, {names[1]} has none: give both or neither some"
                     )
-                count += len(block.X)
+                count += block.rows
                 yield block
             if source.n is not None and count != source.n:
                 raise ValueError(

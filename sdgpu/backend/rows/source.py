@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sdgpu.backend.checks import integer
+from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = ["Block", "RowSource", "checked_blocks"]
 
@@ -25,7 +26,7 @@ class Block:
     Attributes
     ----------
     X : array (b, d)
-        NumPy, of any real dtype, or a torch tensor on any device.
+        NumPy, of any real dtype, a torch tensor on any device, or CSR of SciPy.
     Y : array (b, c) or None
         Targets, where the source has some.
     weights : array (b,) or None
@@ -38,6 +39,11 @@ class Block:
     Y: Any = None
     weights: Any = None
     place: str = ""
+
+    @property
+    def rows(self) -> int:
+        """b."""
+        return int(self.X.shape[0])
 
 
 @runtime_checkable
@@ -97,18 +103,18 @@ def checked_blocks(source: RowSource, rows: int) -> Iterator[tuple[int, Block]]:
     kind: tuple[bool, bool] | None = None
     for block in source.blocks(rows):
         block = _checked(source, block, start + waiting)
-        if not len(block.X):
+        if not block.rows:
             continue
         kind = _same_kind(block, kind)
-        if source.n is not None and start + waiting + len(block.X) > source.n:
-            raise _changed(source.n, start + waiting + len(block.X))
-        while waiting + len(block.X) >= rows:
+        if source.n is not None and start + waiting + block.rows > source.n:
+            raise _changed(source.n, start + waiting + block.rows)
+        while waiting + block.rows >= rows:
             head, block = _cut(block, rows - waiting)
             yield start, _joined([*parts, head])
             start, parts, waiting = start + rows, [], 0
-        if len(block.X):
+        if block.rows:
             parts.append(block)
-            waiting += len(block.X)
+            waiting += block.rows
     if source.n is not None and start + waiting != source.n:
         raise _changed(source.n, start + waiting)
     if parts:
@@ -142,9 +148,9 @@ def _checked(source: RowSource, block: Block, first: int) -> Block:
     if block.weights is not None:
         weights = _weights(block.weights, place)
     for name, part in (("Y", Y), ("weights", weights)):
-        if part is not None and len(part) != len(X):
+        if part is not None and len(part) != X.shape[0]:
             raise ValueError(
-                f"the block at {place} has {len(X)} rows of X and {len(part)} of {name}"
+                f"the block at {place} has {X.shape[0]} rows of X and {len(part)} of {name}"
             )
     return Block(X, Y, weights, place)
 
@@ -162,7 +168,9 @@ def _weights(values: Any, place: str) -> np.ndarray:
 
 
 def _numbers(values: Any, name: str, width: int, dtype: str, place: str) -> Any:
-    """Finite floats of one dtype, (b, width); torch stays where it is."""
+    """Finite floats of one dtype, (b, width); torch stays where it is, and sparse rows were checked."""
+    if is_csr(values):
+        return values
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} at {place} is a masked array: drop the masked rows, or fill them")
     array, finite = (_torch_numbers if hasattr(values, "detach") else _host_numbers)(

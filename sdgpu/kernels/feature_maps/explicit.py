@@ -21,13 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations_with_replacement
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels.dot_product import Cosine, Linear, Polynomial
 from sdgpu.kernels.feature_maps.feature_map import TurnedMap
+from sdgpu.kernels.feature_maps.sparse_features import sparse_features
 from sdgpu.kernels.kernel import Kernel, Product, Scaled, Sum, lengthscales, scaled_rows
 
 __all__ = ["CallableMap", "Explicit", "OwnMap", "own_size"]
@@ -67,6 +69,7 @@ class OwnMap:
 
     kernel: Kernel
     d: int
+    takes_sparse: ClassVar[bool] = True
 
     @property
     def size(self) -> int:
@@ -76,7 +79,9 @@ class OwnMap:
         return size
 
     def transform(self, X: Any, dtype: str = "float64") -> Any:
-        """b k multiplications and less."""
+        """b k multiplications and less; of sparse rows one for each entry, and sparse."""
+        if is_csr(X):
+            return sparse_features(self.kernel, X, _own)
         xp = compat.array_namespace(X)
         return _own(self.kernel, xp.astype(X, getattr(xp, dtype), copy=False))
 
@@ -230,6 +235,11 @@ class Explicit:
     def __post_init__(self) -> None:
         if self.function is not None and not callable(self.function):
             raise TypeError(f"function={self.function!r} must be callable: rows (b, d) to (b, k)")
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether rows may be sparse: of a kernel's own features."""
+        return self.function is None
 
     @property
     def sample_rows(self) -> int:

@@ -13,6 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.copying import without_caches
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels.kernel import Kernel
 
 __all__ = ["FeatureMap", "Features", "TurnedMap", "as_features"]
@@ -72,6 +73,8 @@ class TurnedMap:
 
     def transform(self, X: Any, dtype: str = "float64") -> Any:
         """b k r multiplications beside the features."""
+        if is_csr(X):
+            return self.map.transform(X, dtype) @ self.columns
         xp, device = compat.array_namespace(X), compat.device(X)
         key = f"{xp.__name__} {device} {dtype}"
         if key not in self._ready:

@@ -1,0 +1,81 @@
+"""Sparse rows at the door: matrices of SciPy and tensors of torch become CSR of SciPy.
+
+Only feature models of kernels with features of their own take them: there a row costs the square of its
+entries rather than of its features. They are summed on the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+import scipy.sparse
+
+__all__ = ["csr_rows", "is_csr", "is_sparse"]
+
+
+def is_sparse(value: object) -> bool:
+    """Whether a caller's value is a sparse matrix of SciPy or a sparse tensor of torch."""
+    if compat.is_torch_array(value):
+        tensor: Any = value
+        return tensor.is_sparse or "sparse" in str(tensor.layout)
+    return scipy.sparse.issparse(value)
+
+
+def is_csr(array: object) -> bool:
+    """Whether an array behind the door is sparse."""
+    return isinstance(array, scipy.sparse.csr_array)
+
+
+def csr_rows(value: Any, name: str, *, features: int | None = None) -> scipy.sparse.csr_array:
+    """Sparse rows (n, d) as CSR of floats on the host; float32 and float64 stay, others become float64.
+
+    Raises
+    ------
+    TypeError
+        For complex numbers or objects.
+    ValueError
+        For another number of axes or features, and for NaN or infinity among the entries.
+    """
+    if compat.is_torch_array(value):
+        value = _from_torch(value, name)
+    if value.ndim != 2 or not value.shape[1]:
+        raise ValueError(f"{name} must be (rows, features), got shape {tuple(value.shape)}")
+    if features is not None and value.shape[1] != features:
+        raise ValueError(f"{name} has {value.shape[1]} features, but the fit has {features}")
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {value.dtype}: it must hold real numbers")
+    rows = scipy.sparse.csr_array(value)
+    if rows.dtype not in (np.float32, np.float64):
+        rows = rows.astype(np.float64)
+    if not rows.has_canonical_format:
+        rows = rows.copy()  # the caller's entries stay as they are
+        rows.sum_duplicates()
+    wrong = np.flatnonzero(~np.isfinite(rows.data))
+    if len(wrong):
+        row = int(np.searchsorted(rows.indptr, wrong[0], side="right")) - 1
+        raise ValueError(
+            f"{name} has {len(wrong)} entries that are NaN or infinite, the first in row {row:,}: remove "
+            "or impute them first"
+        )
+    return rows
+
+
+def _from_torch(tensor: Any, name: str) -> scipy.sparse.csr_array:
+    """Of any layout but those of blocks."""
+    tensor = tensor.detach().cpu()
+    if tensor.ndim != 2 or tensor.dense_dim():
+        raise ValueError(f"{name} must be (rows, features), got shape {tuple(tensor.shape)}")
+    layout = str(tensor.layout)
+    if "bsr" in layout or "bsc" in layout:
+        raise TypeError(f"{name} is sparse in blocks: pass {name}.to_sparse_csr()")
+    coo = tensor.to_sparse_coo().coalesce()
+    values = coo.values()
+    if not values.dtype.is_complex:
+        wide = values.dtype.is_floating_point and values.element_size() < 4
+        values = values.float() if wide else values
+    places = coo.indices().numpy()
+    return scipy.sparse.csr_array(
+        (values.numpy(), (places[0], places[1])), shape=tuple(tensor.shape)
+    )
