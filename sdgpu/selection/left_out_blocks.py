@@ -26,6 +26,7 @@ from sdgpu.solvers.solution import differences
 __all__ = ["ENTRIES", "LeftOutRows", "leave_blocks_out"]
 
 ENTRIES = 2**22  # numbers of a block of features, and of its predictions
+MANY = 20  # rows for each feature, from which leverages are small: 1 - H_ii keeps its digits in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,10 @@ class LeftOutRows:
 
     def leverages(self, X: Any, targets: Any) -> BlockLeverage:
         """Of a block of rows (b, d) and targets (b, c)."""
-        return BlockLeverage.of(self.solution, self.data.operator.features(X), targets)
+        operator, n = self.data.operator, self.solution.rows
+        single = operator.precision == "float32" and n >= MANY * operator.n
+        U = operator.features(X, "float32" if single else "float64")
+        return BlockLeverage.of(self.solution, U, targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +169,7 @@ def _block_losses(leverage: BlockLeverage, start: int, unit: float, asked: _Aske
             kept.append((part, basis))
     squares = np.zeros(len(asked.ridges))
     for part in slices(len(asked.ridges), height):
-        errors = truth - leverage.steps(asked.ridges[part], 1)[:, 0, ...] / unit
+        errors = leverage.ridge_errors(asked.ridges[part]) / unit
         squares[part] = to_numpy(xp.sum(errors * errors, axis=(1, 2)))
     collapsed = truth / (1 - leverage.constant)[:, None]  # from the mean of the other rows
     return _Found(

@@ -33,7 +33,7 @@ class BlockLeverage:
     spectrum : Spectrum
         Of the feature model.
     rows : array (b, k)
-        U.
+        U, float32 or float64: products are in that precision.
     targets : array (b, c)
     constant : array (b,)
         The part of H_ii that an intercept has, at every power.
@@ -70,31 +70,60 @@ class BlockLeverage:
         -----
         2 b k L T (c + 1) multiplications.
         """
-        spectrum, xp = self.spectrum, compat.array_namespace(self.rows)
-        delta, squares = spectrum.eigenvalues, self.squares
-        lam = xp.asarray(lams, dtype=delta.dtype, device=compat.device(delta))[:, None]
+        delta, Z = self.spectrum.eigenvalues, self.spectrum.Z
+        xp, lam = compat.array_namespace(delta), self._column(lams)
         a = delta / (delta + lam)  # (L, k)
         powers = [a]
         for _ in range(steps - 1):
             powers.append(powers[-1] * a)
         filters = xp.stack(powers, axis=1)[..., None]  # (L, T, k, 1)
-        fitted = flat_product(self.rows, filters * spectrum.Z)
-        diagonal = flat_product(squares, filters) + self.constant[:, None]
-        outside = 1 - xp.sum(squares, axis=1) - self.constant
+        fitted = _product(self.rows, filters * Z)
+        rest = self.rests(lams)
+        first = (1 - rest)[:, None, :, None]  # H_ii
+        higher = _product(self.squares, filters[:, 1:, ...]) + self.constant[:, None]
+        diagonal = xp.concat([xp.ones_like(first), first, higher], axis=1)
+        truth = xp.broadcast_to(self.targets, (len(lams), 1, *self.targets.shape))
+        return leave_one_out(xp.concat([truth, fitted], axis=1), diagonal, rest[..., None])
+
+    def ridge_errors(self, lams: np.ndarray) -> Any:
+        """y - f of ridge alone at the rows, each without itself, (L, b, c); b k L (c + 1) multiplications.
+
+        Raises
+        ------
+        ValueError
+            If a row determines itself.
+        """
+        delta = self.spectrum.eigenvalues
+        filters = (delta / (delta + self._column(lams)))[..., None]
+        fitted = _product(self.rows, filters * self.spectrum.Z)
+        return (self.targets - fitted) / self.rests(lams)[..., None]
+
+    def rests(self, lams: np.ndarray) -> Any:
+        """1 - H_ii, (L, b), by its own sum.
+
+        Raises
+        ------
+        ValueError
+            If a row determines itself.
+        """
+        delta, squares = self.spectrum.eigenvalues, self.squares
+        xp, lam = compat.array_namespace(delta), self._column(lams)
+        outside = 1 - xp.sum(squares, axis=1, dtype=delta.dtype) - self.constant
         # 0 to rounding; of float32 features eigenvectors below their rounding may add up to more than 1
         outside = xp.where(outside < -NOISE, outside, xp.clip(outside, 0.0, None))
-        rest = flat_product(squares, (lam / (delta + lam))[..., None])[..., 0] + outside
-        lowest = float(xp.min(rest))
-        if not lowest > 1e-14:
+        rest = _product(squares, (lam / (delta + lam))[..., None])[..., 0] + outside
+        if not float(xp.min(rest)) > 1e-14:
             row = int(xp.argmin(rest)) % int(squares.shape[0])
             raise ValueError(
                 f"row {row} of a block determines itself (leverage 1): without it nothing is known of it; "
                 "raise lam or remove the row"
             )
-        truth = xp.broadcast_to(self.targets, (len(lams), 1, *self.targets.shape))
-        fitted = xp.concat([truth, fitted], axis=1)
-        diagonal = xp.concat([xp.ones_like(diagonal[:, :1, ...]), diagonal], axis=1)
-        return leave_one_out(fitted, diagonal, rest[..., None])
+        return rest
+
+    def _column(self, lams: np.ndarray) -> Any:
+        delta = self.spectrum.eigenvalues
+        xp = compat.array_namespace(delta)
+        return xp.asarray(lams, dtype=delta.dtype, device=compat.device(delta))[:, None]
 
 
 def to_eigenvectors(spectrum: Spectrum) -> Any:
@@ -103,3 +132,17 @@ def to_eigenvectors(spectrum: Spectrum) -> Any:
     xp = compat.array_namespace(delta)
     ones = xp.ones_like(delta)
     return spectrum.basis * xp.where(delta > 0, ones / xp.where(delta > 0, delta, ones), 0 * ones)
+
+
+def _product(rows: Any, columns: Any) -> Any:
+    """rows (b, k) times columns (.., k, c) in the precision of the rows, (.., b, c) in that of the columns.
+
+    Columns are brought to a size of 1 before: high powers of small shrinkages would leave float32.
+    """
+    xp = compat.array_namespace(columns)
+    if rows.dtype == columns.dtype:
+        return flat_product(rows, columns)
+    size = xp.max(xp.abs(columns), axis=-2, keepdims=True)
+    size = xp.where(size > 0, size, xp.ones_like(size))
+    product = flat_product(rows, xp.astype(columns / size, rows.dtype))
+    return xp.astype(product, columns.dtype) * size

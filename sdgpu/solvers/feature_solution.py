@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.scaling import unit
 from sdgpu.solvers.leverage import Diagonals, LeftOut
 from sdgpu.solvers.moment_sums import MomentSums
 from sdgpu.solvers.solution import BasisColumns
@@ -45,7 +46,10 @@ def decompose_moments(moments: MomentSums, backend: Backend, *, intercept: bool)
     zero = xp.zeros_like(delta)
     Z = (V.T @ backend.asarray(B)) / roots[:, None]
     Z = xp.where(reliable[:, None], Z, zero[:, None])
-    outside = xp.clip(backend.asarray(squares) - xp.sum(Z * Z, axis=0), 0.0, None)
+    with np.errstate(over="ignore", invalid="ignore"):
+        outside = xp.clip(backend.asarray(squares) - xp.sum(Z * Z, axis=0), 0.0, None)
+    # squares that leave float64 are infinite: so are training errors, and sweeps say so
+    outside = xp.where(xp.isfinite(outside), outside, xp.full_like(outside, np.inf))
     return Spectrum(
         eigenvalues=xp.where(reliable, delta, zero),
         basis=V * xp.where(reliable, roots, zero)[None, :],
@@ -192,8 +196,13 @@ class FeatureSolution:
 
     @property
     def target_rms(self) -> float:
-        """Root mean square of the targets."""
-        return float(np.sqrt(self.target_squares / (self.rows * self.outputs)))
+        """Root mean square of the targets; of what the features hold where their squares leave float64."""
+        numbers = self.rows * self.outputs
+        if 0 < self.target_squares < np.inf:
+            return float(np.sqrt(self.target_squares / numbers))
+        Z = to_numpy(self.spectrum.Z)
+        size = unit(float(np.abs(Z).max(initial=0.0)))
+        return size * float(np.linalg.norm(Z / size)) / float(np.sqrt(numbers))
 
     @property
     def targets(self) -> Any:

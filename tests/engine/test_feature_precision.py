@@ -166,6 +166,44 @@ def test_rows_left_out_in_float32(size, intercept):
         assert_near(single.loo(lam, 0.3, 3), double.loo(lam, 0.3, 3), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-160, 1e160])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.filterwarnings("ignore:the joint optimum", "ignore:squared errors of targets of size")
+def test_many_rows_left_out_in_float32(size, intercept):
+    """Products of single precision: few features, lam from nothing to far beyond the eigenvalues."""
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((600, D)).astype(np.float32)
+    truth = np.sin(rows[:, :C]) + 0.2 * rng.standard_normal((600, C)) + 3
+    lams = 600 * np.array([1e-4, 1e-2, 1e12])
+    features = sdgpu.Nystrom(landmarks=rows[:20])
+
+    def losses(dtype, unit):
+        fitted = sdgpu.fit(
+            rows, unit * truth, KERNEL, lams, features=features, intercept=intercept, dtype=dtype
+        )
+        found = fitted.sweep(alphas=[0.0, 0.5], steps=4, metrics=["mae"]).dataset
+        path = fitted.path(lams[1], 0.5, 3).predict(rows[:30])
+        weights = fitted.joint_alphas(lam=lams[1], steps=3).alphas
+        return found["mae"].values / unit, path / unit, weights
+
+    tolerances = (1e-4, 1e-4, 1e-2)  # optima are flat
+    pairs = zip(losses("float32", size), losses("float64", 1.0), tolerances, strict=True)
+    for one, other, rtol in pairs:
+        assert_near(one, other, rtol)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-60, 1e60])
+def test_weights_of_any_size(size):
+    """Only their ratios count, with lam in their unit."""
+    weights = np.random.default_rng(1).uniform(0, 2, N)
+    for dtype in ("float32", "float64"):
+        one, other = (
+            fit(X, Y, unit * LAMS, dtype=dtype, sample_weight=unit * weights).path(unit * LAMS[0])
+            for unit in (size, 1.0)
+        )
+        assert_near(one.predict(X), other.predict(X), 1e-4 if dtype == "float32" else 1e-9)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
 def test_targets_far_from_zero_keep_their_digits(dtype, library):
