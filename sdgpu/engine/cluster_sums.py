@@ -15,13 +15,13 @@ import numpy as np
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import ArraySource, checked_blocks
 from sdgpu.backend.threads import only_torch
+from sdgpu.engine.streaming import AUDIT, block_moments
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
 
 __all__ = ["active_client", "sum_partitions"]
 
 FAN = 8  # sums that one task adds up: a partition of k = 2,000 makes 32 MB of them
-AUDIT = 64  # every 64th block of a float32 stream is summed in float64 too
 
 
 def active_client() -> Any:
@@ -120,10 +120,9 @@ def _partition_sums(
         )
     with only_torch():
         for start, block in checked_blocks(source, rows):
-            audited = precision == "float32" and (number + start // rows) % AUDIT == 0
-            phi = features.transform(block.X, precision)
-            exact = features.transform(block.X, "float64") if audited else None
-            sums.merge(MomentSums.of_block(phi, block.Y, block.weights, offset, exact=exact))
+            audited = (number + start // rows) % AUDIT == 0
+            found = block_moments(block, features, offset, precision=precision, audited=audited)
+            sums.merge(found)
     return sums
 
 

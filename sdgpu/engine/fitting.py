@@ -82,8 +82,8 @@ def fit(
         polars, JAX and dask are read into NumPy. Columns of a table that have names are remembered: new
         tables must have them in this order. With kernel="precomputed", K itself (n, n). With `features`
         also a :class:`sdgpu.backend.rows.RowSource`, whatever :func:`sdgpu.rows.as_source` takes, or a
-        :class:`sdgpu.Moments`, which needs neither Y nor kernel. Sparse matrices of SciPy and sparse tensors
-        for kernels with features of their own (linear, cosine, polynomial), which are taken then.
+        :class:`sdgpu.Moments`, which needs neither Y nor kernel. Sparse matrices of SciPy and tensors of
+        torch for kernels with features of their own (linear, cosine, polynomial), which are taken then.
     Y : array_like (n,) or (n, c)
         Targets, in the same library and on the same device; of a source none.
     kernel : Kernel, str or callable, default "rbf"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,18 @@ from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
 from sdgpu.kernels.feature_maps import FeatureMap, Features
+from sdgpu.kernels.feature_maps.nystrom import before_whitening
 from sdgpu.solvers.moment_sums import MomentSums
 
-__all__ = ["block_rows", "feature_bytes", "read_rows", "sample_rows", "sum_rows", "takes_sparse"]
+__all__ = [
+    "block_moments",
+    "block_rows",
+    "feature_bytes",
+    "read_rows",
+    "sample_rows",
+    "sum_rows",
+    "takes_sparse",
+]
 
 AUDIT = 64  # every 64th block of a float32 stream is summed in float64 too
 NUMBERS = 2**22  # features of a block: 16 MiB in float32
@@ -104,13 +114,11 @@ def sum_rows(
 
     def block_sums(item: tuple[int, Block]) -> MomentSums:
         start, block = item
-        X = _brought(block.X, backend)
-        phi = features.transform(X, precision)
-        audited = precision == "float32" and not is_csr(X) and (start // rows) % AUDIT == 0
-        exact = features.transform(X, "float64") if audited else None
         # of targets far from 0 (dates, energies) little would be left in float32
         offset = to_numpy(block.Y).mean(axis=0)
-        return MomentSums.of_block(phi, block.Y, block.weights, offset, exact=exact)
+        block = replace(block, X=_brought(block.X, backend))
+        audited = (start // rows) % AUDIT == 0
+        return block_moments(block, features, offset, precision=precision, audited=audited)
 
     # one thread of BLAS for each block: two blocks side by side are faster than two threads in turn
     with closing(read_rows(source, rows)) as reader, only_torch():
@@ -120,6 +128,19 @@ def sum_rows(
             watch.report("rows", sums.rows, source.n or sums.rows, total_known=source.n is not None)
             if kept is not None:
                 kept.offer(sums)
+
+
+def block_moments(
+    block: Block, features: FeatureMap, offset: np.ndarray, *, precision: str, audited: bool
+) -> MomentSums:
+    """Sums of one block: of its features, or of kernel values whose sums are whitened."""
+    split = before_whitening(features, precision=precision, rows=block.rows)
+    values: Any = features if split is None else split[0]
+    phi, exact = values.transform(block.X, precision), None
+    if audited and precision == "float32" and not is_csr(block.X):
+        exact = values.transform(block.X, "float64")
+    sums = MomentSums.of_block(phi, block.Y, block.weights, offset, exact=exact)
+    return sums if split is None else sums.turned(split[1])
 
 
 def _brought(X: Any, backend: Backend) -> Any:

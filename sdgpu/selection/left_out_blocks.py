@@ -168,7 +168,7 @@ def _block_losses(leverage: BlockLeverage, start: int, unit: float, asked: _Aske
         if asked.scored:
             kept.append((part, basis))
     squares = np.zeros(len(asked.ridges))
-    for part in slices(len(asked.ridges), height):
+    for part in slices(len(asked.ridges), max(1, ENTRIES // (4 * b * c))):
         errors = leverage.ridge_errors(asked.ridges[part]) / unit
         squares[part] = to_numpy(xp.sum(errors * errors, axis=(1, 2)))
     collapsed = truth / (1 - leverage.constant)[:, None]  # from the mean of the other rows

@@ -58,6 +58,15 @@ class BlockLeverage:
         """U_ij^2."""
         return self.rows * self.rows
 
+    @cached_property
+    def outside(self) -> Any:
+        """1 - sum_j U_ij^2 less the constant, (b,): what no feature reaches."""
+        delta, squares = self.spectrum.eigenvalues, self.squares
+        xp = compat.array_namespace(delta)
+        outside = 1 - xp.sum(squares, axis=1, dtype=delta.dtype) - self.constant
+        # 0 to rounding; of float32 features eigenvectors below their rounding may add up to more than 1
+        return xp.where(outside < -NOISE, outside, xp.clip(outside, 0.0, None))
+
     def steps(self, lams: np.ndarray, steps: int) -> Any:
         """Leave-one-out predictions of u_1 .. u_T at the rows, (L, T, b, c).
 
@@ -108,10 +117,7 @@ class BlockLeverage:
         """
         delta, squares = self.spectrum.eigenvalues, self.squares
         xp, lam = compat.array_namespace(delta), self._column(lams)
-        outside = 1 - xp.sum(squares, axis=1, dtype=delta.dtype) - self.constant
-        # 0 to rounding; of float32 features eigenvectors below their rounding may add up to more than 1
-        outside = xp.where(outside < -NOISE, outside, xp.clip(outside, 0.0, None))
-        rest = _product(squares, (lam / (delta + lam))[..., None])[..., 0] + outside
+        rest = _product(squares, (lam / (delta + lam))[..., None])[..., 0] + self.outside
         if not float(xp.min(rest)) > 1e-14:
             row = int(xp.argmin(rest)) % int(squares.shape[0])
             raise ValueError(

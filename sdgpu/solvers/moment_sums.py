@@ -16,7 +16,7 @@ and ds, and E of the features themselves) says how far the rest is off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import array_api_compat as compat
@@ -142,15 +142,17 @@ class MomentSums:
         xp, device = compat.array_namespace(phi), compat.device(phi)
         # powers of two: targets and weights of any size are of size 1 in float32
         units = column_units(residual)
-        right = xp.asarray(residual / units, dtype=phi.dtype, device=device)
-        left, scale = phi, 1.0
+        right, scale = np.column_stack([residual / units, np.ones(len(residual))]), 1.0
         if weights is not None:
+            # the root on both sides: a product of a matrix with itself costs half
             w = to_numpy(weights).astype(np.float64)
             scale = float(column_units(w[:, None])[0])
-            left = phi * xp.asarray(w / scale, dtype=phi.dtype, device=device)[:, None]
-        products = (left.T @ phi, left.T @ right, xp.sum(left, axis=0, dtype=xp.float64))
-        G, B, s = (to_numpy(product).astype(np.float64) * scale for product in products)
-        return G, B * units, s, residual
+            root = np.sqrt(w / scale)[:, None]
+            right *= root
+            phi = phi * xp.asarray(root, dtype=phi.dtype, device=device)
+        sums = phi.T @ xp.asarray(right, dtype=phi.dtype, device=device)
+        G, sums = (to_numpy(x).astype(np.float64) * scale for x in (phi.T @ phi, sums))
+        return G, sums[:, :-1] * units, sums[:, -1], residual
 
     def merge(self, other: MomentSums) -> None:
         """Add the sums of other rows of the same features; without rows yet, the offset is theirs.
@@ -234,6 +236,26 @@ class MomentSums:
             cross_error=cross_error,
             sum_error=self.sum_error,
             square_error=self.square_error,
+        )
+
+    def turned(self, columns: np.ndarray) -> MomentSums:
+        """The sums of phi(x)' columns (k, r) in the place of phi(x); 2 k^2 r multiplications and less."""
+
+        def turn(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else columns.T @ array
+
+        def turn_twice(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else columns.T @ array @ columns
+
+        return replace(
+            self,
+            gram=columns.T @ self.gram @ columns,
+            cross=columns.T @ self.cross,
+            feature_sum=columns.T @ self.feature_sum,
+            gram_error=turn_twice(self.gram_error),
+            cross_error=turn(self.cross_error),
+            sum_error=turn(self.sum_error),
+            square_error=turn_twice(self.square_error),
         )
 
     def centred(self, *, intercept: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

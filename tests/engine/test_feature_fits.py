@@ -399,3 +399,14 @@ def test_questions_that_are_refused(fitted, call, words):
 def test_limits_have_no_predictions_at_the_training_rows(fitted):
     with pytest.raises(ValueError, match="keeps no training rows"):
         _ = fitted.limit(0.3).fitted
+
+
+@pytest.mark.parametrize("library", [np.array, torch.tensor])
+@pytest.mark.parametrize("features", [sdgpu.Explicit(), sdgpu.Explicit(lambda rows: rows)])
+def test_the_callers_rows_stay_as_they_are(library, features):
+    """Features that are the rows themselves are not weighted in place."""
+    rows, truth = library(X), library(Y)
+    weights = np.linspace(0, 2, N)
+    sdgpu.fit(rows, truth, sdgpu.Linear(), LAMS, features=features, sample_weight=weights)
+    np.testing.assert_array_equal(np.asarray(rows), X)
+    np.testing.assert_array_equal(np.asarray(truth), Y)

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.engine import streaming
+from sdgpu.kernels.feature_maps import nystrom
 from tests.problems import assert_near
 
 N, D, C = 90, 3, 2
@@ -190,6 +191,42 @@ def test_many_rows_left_out_in_float32(size, intercept):
     pairs = zip(losses("float32", size), losses("float64", 1.0), tolerances, strict=True)
     for one, other, rtol in pairs:
         assert_near(one, other, rtol)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("kernel", [sdgpu.Matern(0.5, 1.0), sdgpu.Gaussian(2.0)], ids=repr)
+def test_sums_that_are_whitened_afterwards(kernel, intercept, monkeypatch):
+    """Where K_SS is far from singular; errors are as stated, and those of blocks that are whitened."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((4000, D))
+    truth = np.sin(rows[:, :C]) + 0.2 * rng.standard_normal((4000, C)) + 3
+    features, weights = sdgpu.Nystrom(landmarks=rows[:60]), rng.uniform(0, 2, 4000)
+    feature_map = features.prepare(kernel, None, D, 0)
+    assert nystrom.before_whitening(feature_map, precision="float32", rows=960) is not None
+    assert nystrom.before_whitening(feature_map, precision="float32", rows=959) is None
+    assert nystrom.before_whitening(feature_map, precision="float64", rows=960) is None
+    lams = 4000 * np.array([1e-8, 1e-5, 1e-2])
+
+    def predictions(dtype):
+        how = {"dtype": dtype, "sample_weight": weights, "intercept": intercept}
+        fitted = sdgpu.fit(rows.astype(np.float32), truth, kernel, lams, features=features, **how)
+        found = [fitted.path(lam, 0.3, 3).predict(rows[:300].astype(np.float32)) for lam in lams]
+        return fitted.info.error_estimate, np.stack(found)
+
+    error, after = predictions("float32")
+    _, exact = predictions("float64")
+    size = np.linalg.norm(exact - intercept * truth.mean())
+    assert np.linalg.norm(after - exact) < 3 * error * size
+    assert error < 1e-4
+    monkeypatch.setattr(nystrom, "CONDITION", 0.0)
+    assert nystrom.before_whitening(feature_map, precision="float32", rows=960) is None
+    assert_near(predictions("float32")[1], after, rtol=1e-4)
+
+
+def test_near_singular_landmarks_are_whitened_block_by_block():
+    feature_map = sdgpu.Nystrom(landmarks=X[:20]).prepare(sdgpu.Gaussian(0.01), None, D, 0)
+    assert feature_map.condition > 1e6
+    assert nystrom.before_whitening(feature_map, precision="float32", rows=8192) is None
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-60, 1e60])

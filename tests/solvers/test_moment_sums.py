@@ -369,3 +369,19 @@ def test_no_features_at_all():
     assert not spectrum.Z.any()
     assert spectrum.below_rounding == K
     assert_near(spectrum.outside, (Y**2).sum(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("audited", [False, True])
+def test_turned_sums_are_those_of_turned_features(audited):
+    rng = np.random.default_rng(3)
+    phi, Y, w = rng.standard_normal((30, 5)), rng.standard_normal((30, 2)), rng.uniform(0, 2, 30)
+    columns = rng.standard_normal((5, 4))
+    exact = (phi + 1e-3 * rng.standard_normal(phi.shape)) if audited else None
+    found = MomentSums.of_block(phi, Y, w, np.ones(2), exact=exact).turned(columns)
+    turned = exact @ columns if audited else None
+    wanted = MomentSums.of_block(phi @ columns, Y, w, np.ones(2), exact=turned)
+    (arrays, numbers), (others, same) = found.state(), wanted.state()
+    assert numbers == same
+    assert arrays.keys() == others.keys()
+    for name in arrays:
+        np.testing.assert_allclose(arrays[name], others[name], rtol=1e-9, atol=1e-12, err_msg=name)
