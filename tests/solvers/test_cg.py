@@ -179,3 +179,29 @@ def test_rows_that_do_not_fall_for_forty_iterations_end_it(falling):
     assert found.status.startswith("stagnated")
     # the first is better than nothing, and 40 more are not
     assert found.iterations == (45 if falling else 41)
+
+
+def test_a_good_start_is_taken_at_its_word(problem, backend):
+    """Its residual is found by one product; from the solution nothing is left to do."""
+    K, B, wanted = problem
+    inside = backend.asarray(K)
+    found = CG(backend, 1e-10).solve(
+        lambda V: V @ inside, backend.asarray(B), LAMS, start=backend.asarray(wanted)
+    )
+    assert found.iterations == 0
+    assert_allclose(to_numpy(found.W), wanted)
+    cold = CG(backend, 1e-10).solve(lambda V: V @ inside, backend.asarray(B), LAMS)
+    near = CG(backend, 1e-10).solve(
+        lambda V: V @ inside, backend.asarray(B), LAMS, start=backend.asarray(wanted * (1 + 1e-6))
+    )
+    assert 0 < near.iterations < cold.iterations
+
+
+def test_an_indefinite_operator_is_refused():
+    K = np.diag(np.concatenate([np.full(59, 1.0), [-30.0]]))
+    B = np.ones((2, 60))
+    for lam in (1.0, np.array([1.0, 50.0])):  # one of the rows is enough
+        with pytest.raises(ValueError, match="the operator is not positive definite: x'"):
+            CG(NumpyBackend(), 1e-8).solve(lambda V: V @ K, B, lam)
+    fine = CG(NumpyBackend(), 1e-8).solve(lambda V: V @ K, B, 50.0)
+    assert fine.status.startswith("converged")

@@ -279,3 +279,19 @@ def test_solutions_and_vectors_of_a_solve_take_what_was_said(c, lams, steps, ran
     used = most_bytes(lambda: found.solve(np.geomspace(10.0, 20.0, lams), steps))
     said = Resolvents.peak_bytes(n, c, lams, steps)
     assert 0.75 * said <= used <= 1.01 * said
+
+
+def test_a_sketch_saves_iterations():
+    lams = np.array([1e-3])
+    counts = {}
+    for rank in (0, 40):
+        _, found = make(rank=rank, steps=1)
+        found.duals(lams, 1)
+        counts[rank] = found.iterations
+    assert 0 < counts[40] < counts[0] / 2
+
+
+def test_targets_with_zeros_have_a_size():
+    _, found = make(steps=1)
+    found.Y[:3] = 0.0
+    assert_allclose(found._norms, np.linalg.norm(found.Y, axis=0), rtol=1e-12)
