@@ -122,6 +122,7 @@ def constrained_steps(
     alphas: np.ndarray,
     *,
     smallest_lam: float = 0.0,
+    rows: int | None = None,
 ) -> ConstrainedSteps:
     """Solve (22) for steps 1..T, the first with y(0) = Y.
 
@@ -138,6 +139,8 @@ def constrained_steps(
     smallest_lam : float, default 0
         A step that needs less than this is impossible: the rounding of the eigenvalues, below which
         functions cannot be told apart.
+    rows : int, optional
+        n, where eigenvalues that are 0 are left out but for those that targets need.
 
     Returns
     -------
@@ -163,7 +166,8 @@ def constrained_steps(
     array([0.3158, 0.4615, 0.8571, 6.    ,    inf,    inf])
     """
     squares = np.einsum("kc,kc->k", Z, Z)
-    budget, total = len(eigenvalues) * eps, float(squares.sum())
+    n = len(eigenvalues) if rows is None else rows
+    budget, total = n * eps, float(squares.sum())
     out_of_reach = _least_residual(eigenvalues, smallest_lam) ** 2
     B, residual = np.ones_like(squares), np.zeros_like(squares)  # 1 - B, without cancellation
     lams, losses, train, dual = [], [], [], []
@@ -178,14 +182,14 @@ def constrained_steps(
         else:
             least_loss = discrepancy + float(out_of_reach @ weights)
             if budget - least_loss <= 2 * ROUNDING * budget:
-                _refuse(step, eps, least_loss / len(squares))
+                _refuse(step, eps, least_loss / n)
             r2 = budget - discrepancy
             zero = _zero(eigenvalues)
             null = float(weights[zero].sum())
             lam = ridge_of_residual(eigenvalues[~zero], weights[~zero], r2 - null, excess)
             a, complement = shrinkage(eigenvalues, lam), lam / (eigenvalues + lam)
         lams.append(lam)
-        losses.append((float(complement * complement @ weights) + discrepancy) / len(squares))
+        losses.append((float(complement * complement @ weights) + discrepancy) / n)
         dual.append(target_filter / (eigenvalues + lam))
         B, residual = a * target_filter, complement + (1 - alpha) * a * residual  # (12)
         train.append(B)
@@ -199,6 +203,7 @@ def constrained_regime(
     alphas: float | np.ndarray,
     *,
     smallest_lam: float = 0.0,
+    rows: int | None = None,
 ) -> Regime:
     """Say how a chain will end without making a step, Appendix D.1.
 
@@ -207,7 +212,7 @@ def constrained_regime(
 
     Parameters
     ----------
-    eigenvalues, Z, eps, smallest_lam
+    eigenvalues, Z, eps, smallest_lam, rows
         As for :func:`constrained_steps`.
     alphas : float or array (T - 1,)
         One weight, or the weights of steps 2..T.
@@ -230,7 +235,7 @@ def constrained_regime(
     ('converging to collapse', 4, 1.58)
     """
     squares = np.einsum("kc,kc->k", Z, Z)
-    n, total = len(squares), float(squares.sum())
+    n, total = len(squares) if rows is None else rows, float(squares.sum())
     weights = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
     low, high = (float(weights.min()), float(weights.max())) if weights.size else (1.0, 1.0)
     smallest_eps = float(_least_residual(eigenvalues, smallest_lam) ** 2 @ squares) / n

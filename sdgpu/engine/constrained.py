@@ -22,6 +22,7 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.path import Functions, Model
 from sdgpu.kernels import Kernel
+from sdgpu.solvers.feature_solution import FeatureChain
 from sdgpu.solvers.solution import DistillationChain
 from sdgpu.solvers.spectrum import Spectrum
 
@@ -88,6 +89,7 @@ class _Filters:
         return self._combine(self.filters.dual)
 
     def _combine(self, filters: np.ndarray) -> Any:
+        filters = filters[:, -int(self.spectrum.eigenvalues.shape[0]) :]
         return self.spectrum.combine(self.model.backend.asarray(filters[..., None]))
 
 
@@ -182,7 +184,7 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     Parameters
     ----------
     fitted : Fit
-        Made with method="eigh"; its own lams do not matter.
+        Made with method="eigh" or "primal", or with `features`; its own lams do not matter.
     eps, alpha, steps
         As for :func:`constrained_path`.
 
@@ -201,20 +203,27 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     """
     tolerance, alphas, steps = _question(eps, alpha, steps)
     spectrum, model = fitted._spectrum_for("a constrained path"), fitted._model
-    if spectrum.basis.shape[1] < spectrum.basis.shape[0]:
+    if not spectrum.holds_kernel:
         raise ValueError(
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "
             f"{fitted.info.k:,}: fit with method='eigh'"
         )
-    model.afford(2 * fitted.info.n * (fitted.info.c + 1) * steps, f"a path of {steps} steps")
+    size, n = int(spectrum.basis.shape[0]), fitted.info.n
+    model.afford(2 * size * (fitted.info.c + 1) * steps, f"a path of {steps} steps")
     weights = np.broadcast_to(alphas, (steps - 1,)).copy()
     delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
+    if spectrum.outside is not None:  # of no features: one eigenvalue more that is 0
+        delta = np.concatenate([[0.0], delta])
+        Z = np.concatenate([np.sqrt(to_numpy(spectrum.outside))[None], Z])
     # an eigenvalue is known to this much, so functions with less ridge cannot be told apart
     rounding = max(len(delta) * EPS * float(delta[-1]), -spectrum.most_negative)
-    regime = constrained_regime(delta, Z, tolerance, alphas, smallest_lam=rounding)
-    constrained = constrained_steps(delta, Z, tolerance, weights, smallest_lam=rounding)
+    how: dict[str, Any] = {"smallest_lam": rounding, "rows": n}
+    regime = constrained_regime(delta, Z, tolerance, alphas, **how)
+    constrained = constrained_steps(delta, Z, tolerance, weights, **how)
     status = _status(constrained.lams, regime, rounding)
-    chain = _Filters(constrained, spectrum, model)
+    chain: DistillationChain = _Filters(constrained, spectrum, model)
+    if fitted.info.method == "features":  # which have no rows to predict at
+        chain = FeatureChain(spectrum, chain.dual)
     return ConstrainedPath(
         eps=tolerance,
         alphas=weights,

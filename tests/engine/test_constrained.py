@@ -237,3 +237,17 @@ def test_predictions_refuse_other_data():
         path.predict(X_NEW[:, :2])
     with pytest.raises(ValueError, match="X_new is torch"):
         path.predict(torch.tensor(X_NEW))
+
+
+def test_a_kernel_of_few_features_needs_no_other_method(rng):
+    """method="primal" knows that all other eigenvalues are 0."""
+    X, Y = rng.standard_normal((700, 3)), rng.standard_normal((700, 2))
+    exact, primal = (sdgpu.fit(X, Y, sdgpu.Linear(), 1.0, method=m) for m in ("eigh", "primal"))
+    assert primal.info.method == "primal"
+    for eps in (0.999 * np.mean(Y * Y) * 2, 3.0):
+        paths = [sdgpu.constrain(fit, eps=eps, alpha=0.4, steps=3) for fit in (exact, primal)]
+        left, right = (np.nan_to_num(path.lams, posinf=-1.0) for path in paths)
+        assert_near(left, right, rtol=1e-6)
+        assert_near(paths[0].losses, paths[1].losses, rtol=1e-9)
+        assert_near(paths[0].fitted, paths[1].fitted, rtol=1e-6)
+        assert_near(paths[0].predict(X[:5]), paths[1].predict(X[:5]), rtol=1e-6)

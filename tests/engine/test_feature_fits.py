@@ -365,6 +365,31 @@ def test_variances_are_those_of_the_matrix(fitted, dense, exact):
     assert_near(found.sampling, wanted.sampling, rtol=1e-7)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.4, np.clip(SCHEDULE, 0, 1)], ids=str)
+@pytest.mark.parametrize("share", [0.1, 0.6, 2.0])
+def test_a_tolerance_is_that_of_the_matrix(fitted, dense, exact, alpha, share):
+    exact_fit, K_new, _ = exact
+    targets, Phi = Y - dense.mean, dense.centred(dense.Phi)
+    left = targets - Phi @ np.linalg.lstsq(Phi, targets, rcond=1e-10)[0]
+    total, least = (targets**2).sum() / N, (left**2).sum() / N
+    eps = least + share * (total - least)
+    found, wanted = (
+        sdgpu.constrain(fit, eps=eps, alpha=alpha, steps=T) for fit in (fitted, exact_fit)
+    )
+    lams = [np.nan_to_num(path.lams, posinf=-1.0) for path in (found, wanted)]
+    assert_near(*lams, rtol=1e-6)
+    assert_near(found.losses, wanted.losses, rtol=1e-8)
+    assert found.regime.name == wanted.regime.name
+    assert_allclose(found.regime.ratio, wanted.regime.ratio, rtol=1e-9)
+    assert_allclose(found.regime.smallest_eps, least, rtol=1e-6, atol=1e-9)
+    assert_near(found.predict(X_NEW), wanted.predict(K_new) + dense.mean, rtol=1e-6)
+    with pytest.raises(ValueError, match="keeps no training rows"):
+        _ = found.fitted
+    if least > 1e-3:
+        with pytest.raises(ValueError, match="out of reach at step 1"):
+            sdgpu.constrain(fitted, eps=0.9 * least)
+
+
 def test_the_spectrum_is_that_of_the_matrix(fitted, dense, exact):
     delta, k = np.zeros(max(N, fitted.info.k)), fitted.info.k
     delta[-N:] = np.maximum(np.linalg.eigvalsh(dense.gram), 0)
