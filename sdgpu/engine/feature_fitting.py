@@ -23,10 +23,12 @@ from sdgpu.backend.rows import ArraySource, RowSource, SparseSource, as_source, 
 from sdgpu.backend.scaling import column_units
 from sdgpu.engine.cluster_sums import active_client, sum_partitions
 from sdgpu.engine.fitted import Fit
+from sdgpu.engine.kernel_sample import SAMPLE, kernel_difference
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
 from sdgpu.engine.path import Model
 from sdgpu.engine.results import Info, Seconds
+from sdgpu.engine.row_reservoir import RowReservoir
 from sdgpu.engine.streaming import block_rows, feature_bytes, sample_rows, sum_rows, takes_sparse
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps import Explicit, FeatureMap, Features
@@ -125,10 +127,10 @@ def fit_features(
     backend = resolve("cpu") if sparse else resolve(device, getattr(source, "X", None))
     watch = Stopwatch(backend.synchronize, progress=options.progress)
     with watch.stage("features"):
-        sample = None
+        rows = None
         if features.sample_rows:
-            sample = sample_rows(source, features.sample_rows, options.seed)
-        feature_map = features.prepare(kernel, sample, source.d, options.seed)
+            rows = sample_rows(source, features.sample_rows, options.seed)
+        feature_map = features.prepare(kernel, rows, source.d, options.seed)
     precision, k = _precision(options.precision, source, sparse=sparse), feature_map.size
     allowed = budget(options.memory, backend.name)
     require(
@@ -140,13 +142,36 @@ def fit_features(
         "rows": block_rows(k, sparse=sparse),
         "watch": watch,
     }
+    model = FeatureModel(feature_map, kernel, template, backend, precision)
+    sample = _sample(model, options.seed)
     with watch.stage("rows"):
         kept: dict[str, Any] = {"kernel": kernel, "checkpoint": options.checkpoint}
-        sums = _pass(source, feature_map, sums, backend, how=how, **kept)
-    model = FeatureModel(feature_map, kernel, template, backend, precision)
-    fitted = fit_moments(sums, model, lams, watch, options)
+        sums = _pass(source, feature_map, sums, backend, how={**how, "sample": sample}, **kept)
+    fitted = _compared(fit_moments(sums, model, lams, watch, options), sums, sample, options)
     again = source if source.rereadable else None
     return replace(fitted, _model=replace(fitted._model, source=again))
+
+
+def _sample(model: FeatureModel, seed: int) -> RowReservoir | None:
+    """Rows to compare features and kernel on, if these features stand for one."""
+    if not getattr(model.map, "approximates", False):
+        return None
+    return RowReservoir(SAMPLE, seed, targets=True)
+
+
+def _compared(
+    fitted: Fit, sums: MomentSums, sample: RowReservoir | None, options: StreamOptions
+) -> Fit:
+    """The fit, and what its features leave out of the kernel."""
+    if sample is None or not sample.rows:
+        return fitted
+    operator, kernel, shares = fitted._model.operator, fitted.kernel, fitted.lams / sums.weight
+    error = kernel_difference(
+        sample, kernel, operator.map, _some(shares), intercept=options.intercept
+    )
+    rows = len(sample.rows[0])
+    status = f"{fitted.info.status}; on {rows} rows the kernel itself differs by {error:.1e}"
+    return replace(fitted, info=replace(fitted.info, kernel_difference=error, status=status))
 
 
 def features_for_sparse(X: Any, kernel: Any) -> Explicit:
@@ -190,6 +215,7 @@ def _pass(
                 "checkpoint= is for rows that are read here: the cluster keeps its own sums"
             )
         sums = sums.shifted(_offset(source))
+        how = {name: value for name, value in how.items() if name != "sample"}
         sum_partitions(source, feature_map, sums, client=client, **how)
         return sums
     if checkpoint is None:
@@ -351,9 +377,9 @@ def _certificate(
     G, _, _ = sums.centred(intercept=options.intercept)
     errors = sums.centred_errors(intercept=options.intercept) if precision == "float32" else None
     k, spectrum = len(G), solution.spectrum
-    some = np.unique(lams)
-    some = some[np.unique(np.linspace(0, len(some) - 1, CERTIFIED).round().astype(int))]
-    found = {float(lam): _relative_error(sums, spectrum, G, float(lam), errors) for lam in some}
+    found = {
+        float(lam): _relative_error(sums, spectrum, G, float(lam), errors) for lam in _some(lams)
+    }
     lam = max(found, key=lambda lam: found[lam])
     error = found[lam]
     text = f"relative error about {error:.1e} at lam = {lam:g} against the same features in float64"
@@ -362,6 +388,12 @@ def _certificate(
         return error, f"exact for these features: {text}; {below}"
     remedy = "dtype='float64'" if precision == "float32" else "a larger smallest lam"
     return error, f"inaccurate: {text}; take {remedy}"
+
+
+def _some(lams: np.ndarray) -> np.ndarray:
+    """A few of many lam, the smallest and the largest among them."""
+    some = np.unique(lams)
+    return some[np.unique(np.linspace(0, len(some) - 1, CERTIFIED).round().astype(int))]
 
 
 def _relative_error(

@@ -6,7 +6,7 @@ each, and added in the order of the rows: the number of workers changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
+from sdgpu.engine.row_reservoir import RowReservoir
 from sdgpu.kernels.feature_maps import FeatureMap, Features
 from sdgpu.kernels.feature_maps.nystrom import before_whitening
 from sdgpu.solvers.moment_sums import MomentSums
@@ -86,6 +87,7 @@ def sum_rows(
     rows: int,
     watch: Stopwatch,
     kept: PassCheckpoint | None = None,
+    sample: RowReservoir | None = None,
 ) -> None:
     """Add all rows of a source to `sums`.
 
@@ -106,6 +108,8 @@ def sum_rows(
         Hears of the progress under "rows".
     kept : PassCheckpoint, optional
         Leaves out the rows that the sums hold already, and saves them now and then.
+    sample : RowReservoir, optional
+        Looks at every row.
 
     Notes
     -----
@@ -122,7 +126,8 @@ def sum_rows(
 
     # one thread of BLAS for each block: two blocks side by side are faster than two threads in turn
     with closing(read_rows(source, rows)) as reader, only_torch():
-        items = reader if kept is None else kept.trail(reader)
+        items: Iterator[tuple[int, Block]] = reader if sample is None else sample.trail(reader)
+        items = items if kept is None else kept.trail(items)
         for block in in_order(block_sums, items, block_workers(backend)):
             sums.merge(block)
             watch.report("rows", sums.rows, source.n or sums.rows, total_known=source.n is not None)
@@ -169,21 +174,7 @@ def sample_rows(source: RowSource, count: int, seed: int) -> np.ndarray:
             "this source can be read once, and landmarks are picked from its rows first: pass "
             "landmarks=array, sdgpu.RandomFourier, or the kernel's own features"
         )
-    kept, keys = np.empty((0, source.d)), np.empty(0)
-    order = np.empty(0, dtype=np.int64)
+    reservoir = RowReservoir(count, seed)
     for start, block in read_rows(source, MOST_ROWS):
-        rng = np.random.default_rng([seed, start])
-        X = to_numpy(block.X).astype(np.float64)
-        draws = rng.random(len(X))
-        if len(keys) == count:
-            few = draws < keys.max()
-            X, draws = X[few], draws[few]
-            numbers = start + np.flatnonzero(few)
-        else:
-            numbers = np.arange(start, start + len(X))
-        kept, keys = np.concatenate([kept, X]), np.concatenate([keys, draws])
-        order = np.concatenate([order, numbers])
-        if len(keys) > count:
-            best = np.argpartition(keys, count - 1)[:count]
-            kept, keys, order = kept[best], keys[best], order[best]
-    return kept[np.argsort(order)]
+        reservoir.add(start, block)
+    return reservoir.rows[0]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 import numpy as np
@@ -58,6 +58,7 @@ class NystromMap:
     kernel: Kernel
     landmarks: np.ndarray
     whitening: np.ndarray
+    approximates: ClassVar[bool] = True
     _ready: dict[str, tuple[Rows, Any, Any]] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Rahimi and Recht (2007); Yu et al. (2016) for orthogonal frequencies.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import array_api_compat as compat
 import numpy as np
@@ -47,6 +47,7 @@ class FourierMap:
 
     frequencies: np.ndarray
     scale: float = 1.0
+    approximates: ClassVar[bool] = True
     _ready: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
