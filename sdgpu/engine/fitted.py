@@ -21,6 +21,7 @@ from sdgpu.engine.path import Limit, Model, Path, limit_of
 from sdgpu.engine.requests import (
     afford_joint,
     afford_steps,
+    check_metrics,
     checked_grid,
     judge,
     left_out_steps,
@@ -431,8 +432,7 @@ class Fit:
         )
         afford_joint(len(lams), steps)
         rows = judge(self._solution, self._model, X_val, Y_val, steps)
-        for metric in all_metrics:
-            metric.check("Y" if rows.left_out else "Y_val", rows.truth)
+        check_metrics(rows, all_metrics)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(
             self._solution,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -19,8 +19,10 @@ from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.engine.path import Model
+from sdgpu.selection.class_scores import several_classes
 from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
+from sdgpu.selection.metrics import CLASSES, Metric
 from sdgpu.selection.validation_rows import HeldRows, StreamedRows
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
 from sdgpu.solvers.solution import Solution
@@ -30,6 +32,7 @@ __all__ = [
     "afford_joint",
     "afford_left_out",
     "afford_steps",
+    "check_metrics",
     "checked_grid",
     "judge",
     "left_out_steps",
@@ -165,12 +168,15 @@ class Judge:
         How many, if known.
     truth : array (m, c) or None
         Their targets, for metrics to look at first; of a stream those of its first block.
+    streamed : bool
+        Whether they are.
     """
 
     losses: Callable[..., Validation]
     left_out: bool
     rows: int | None
     truth: Any
+    streamed: bool = False
 
 
 def judge(solution: Solution, model: Model, X_val: Any, Y_val: Any, steps: int) -> Judge:
@@ -183,7 +189,7 @@ def judge(solution: Solution, model: Model, X_val: Any, Y_val: Any, steps: int) 
     if X_val is None and Y_val is None:
         if model.source is not None:  # a feature model: one more pass
             data, truth = _first(streamed_rows(model, model.source, solution))
-            return Judge(partial(leave_blocks_out, solution, data), True, data.rows, truth)
+            return Judge(partial(leave_blocks_out, solution, data), True, data.rows, truth, True)
         afford_left_out(solution, model, steps)
         losses = partial(leave_one_out, solution)
         return Judge(losses, True, solution.rows, solution.targets)
@@ -191,10 +197,25 @@ def judge(solution: Solution, model: Model, X_val: Any, Y_val: Any, steps: int) 
         if Y_val is not None:
             raise ValueError("Y_val: a source brings its own targets")
         stream, truth = _first(streamed_rows(model, X_val, solution))
-        return Judge(partial(validate, solution, stream), False, stream.rows, truth)
+        return Judge(partial(validate, solution, stream), False, stream.rows, truth, True)
     held = validation_rows(model, X_val, Y_val, solution.outputs)
     truth = held.targets if held.offset is None else held.targets + held.offset
     return Judge(partial(validate, solution, held), False, held.rows, truth)
+
+
+def check_metrics(rows: Judge, metrics: Sequence[Metric]) -> None:
+    """Look at the targets, as far as they are known.
+
+    Raises
+    ------
+    ValueError
+        For targets that a metric is not made for, and for one class alone where all are known.
+    """
+    name = "Y" if rows.left_out else "Y_val"
+    for metric in metrics:
+        metric.check(name, rows.truth)
+    if not rows.streamed and set(metrics) & set(CLASSES):
+        several_classes(name, rows.truth)
 
 
 def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> LeftOut:

@@ -21,6 +21,7 @@ __all__ = [
     "one_hot_rows",
     "probabilities",
     "score_terms",
+    "several_classes",
 ]
 
 #: Names of the scores: share of right classes, mean -log p of the right class, mean ||p - e||^2, and the
@@ -93,7 +94,7 @@ def bin_gaps(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
 
 
 def one_hot_rows(name: str, Y: Any) -> None:
-    """Raise ValueError unless Y (m, c), c >= 2, holds one-hot rows, within rounding, of several classes."""
+    """Raise ValueError unless Y (m, c), c >= 2, holds one-hot rows, within rounding."""
     xp = compat.array_namespace(Y)
     if int(Y.shape[1]) < 2:
         raise ValueError(
@@ -105,5 +106,10 @@ def one_hot_rows(name: str, Y: Any) -> None:
         raise ValueError(
             f"{name} is not one-hot: classes=True needs a single 1 in each row, else 0"
         )
-    if int(xp.sum(xp.astype(xp.any(rounded == 1, axis=0), xp.int64))) < 2:
+
+
+def several_classes(name: str, Y: Any) -> None:
+    """Raise ValueError if the one-hot rows of Y (m, c) are all of one class."""
+    xp = compat.array_namespace(Y)
+    if int(xp.sum(xp.astype(xp.any(xp.round(Y) == 1, axis=0), xp.int64))) < 2:
         raise ValueError(f"{name} holds one class only: there is nothing to tell apart")

@@ -97,7 +97,7 @@ class _ClassMetric:
     larger_is_better: ClassVar[bool] = False
 
     def check(self, name: str, Y: Any) -> None:
-        """One-hot rows of several classes."""
+        """One-hot rows."""
         one_hot_rows(name, Y)
 
     def result(self, sums: np.ndarray, count: int) -> np.ndarray:
