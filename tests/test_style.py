@@ -59,8 +59,8 @@ def test_packages_have_one_home(package, home):
         (r"torch\.load\(", {"pretrained.py", "training_files.py"}),
         (r"load_file\(|safe_open\(", {"pretrained.py", "sealed_tensors.py"}),
         (r"tarfile\.open\(", {"cifar.py"}),
-        (r"ZipFile\(", {"untrusted_files.py", "pretrained.py", "training_files.py"}),
-        (r"read_csv\(", {"datasets.py"}),
+        (r"ZipFile\(", {"untrusted_files.py", "pretrained.py", "training_files.py", "globe.py"}),
+        (r"read_csv\(", {"datasets.py", "large_data.py"}),
     ],
 )
 def test_files_are_opened_in_few_places(call, homes):

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from sdgpu.cli.doctor import doctor
-from sdgpu.cli.fit import demo, fit, sweep
+from sdgpu.cli.fit import demo, fit
 from sdgpu.cli.plan import plan
+from sdgpu.cli.sweeping import sweep
 from sdgpu.cli.terminal import Friendly, console
 from sdgpu.cli.train import train
 

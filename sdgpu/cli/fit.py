@@ -1,4 +1,4 @@
-"""Commands of the kernel engine: ``demo``, ``fit`` and ``sweep``."""
+"""Commands of the kernel engine: ``demo`` and ``fit``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import typer
 from rich.markup import escape
 
+from sdgpu.cli.comparison_table import print_comparison
 from sdgpu.cli.terminal import (
     Device,
     Memory,
@@ -16,7 +17,6 @@ from sdgpu.cli.terminal import (
     OperatorName,
     Tol,
     bars,
-    check_figure,
     console,
     home,
     new_table,
@@ -26,15 +26,30 @@ from sdgpu.cli.terminal import (
 
 if TYPE_CHECKING:
     from sdgpu.kernels import Kernel
-    from sdgpu.selection.sweep import Sweep
-    from sdgpu.study.compare import Comparison
     from sdgpu.study.datasets import Split
 
-__all__ = ["demo", "fit", "sweep"]
+__all__ = [
+    "Classify",
+    "Data",
+    "Encode",
+    "Header",
+    "Impute",
+    "KernelName",
+    "Rows",
+    "Seed",
+    "Target",
+    "demo",
+    "fit",
+    "named_kernel",
+    "split_data",
+]
 
 Data = Annotated[
     str,
-    typer.Argument(help="diabetes, digits, flights, or a .csv, .tsv, .txt (.gz, ..) or .npz file"),
+    typer.Argument(
+        help="diabetes, digits, flights, or a .csv, .tsv, .txt (.gz, ..) or .npz file; of sweep also "
+        "earth, marble, power"
+    ),
 ]
 Rows = Annotated[int | None, typer.Option(help="take a random sample of so many rows; 60 % train")]
 Target = Annotated[str | None, typer.Option(help="column of a table to predict (default: last)")]
@@ -88,9 +103,9 @@ def demo(
         data = split(load(name))
         with bars() as hook:
             comparison = compare(
-                data, _kernel("rbf", "median", data.X_train), steps=steps, progress=hook
+                data, named_kernel("rbf", "median", data.X_train), steps=steps, progress=hook
             )
-        _print_comparison(comparison)
+        print_comparison(comparison)
         write_figure(plots.loss_heatmap(comparison.sweep, title=name), out / f"heatmap_{name}.png")
         comparison.sweep.save(out / f"sweep_{name}.nc")
         console.print(f"wrote {out / f'sweep_{name}.nc'}")
@@ -134,7 +149,7 @@ def fit(
         check_target(out)
     positive("lam", lam)
     weights = numbers("alpha", alpha)
-    parts = _parts(
+    parts = split_data(
         data,
         target,
         classify=classify,
@@ -144,7 +159,7 @@ def fit(
         rows=rows,
         seed=seed,
     )
-    kappa = _kernel(kernel, gamma, parts.X_train)
+    kappa = named_kernel(kernel, gamma, parts.X_train)
     with bars() as hook:
         fitted = sdgpu.fit(
             parts.X_train,
@@ -171,85 +186,7 @@ def fit(
         console.print(f"wrote {escape(str(out))}")
 
 
-def sweep(
-    data: Data,
-    lams: Annotated[
-        str | None, typer.Option(help="low:high:count (geometric) or numbers by commas")
-    ] = None,
-    alphas: Annotated[
-        str, typer.Option(help="low:high:count (even) or numbers by commas")
-    ] = "0:1:101",
-    steps: Annotated[int, typer.Option(help="largest number of steps")] = 10,
-    target: Target = None,
-    classify: Classify = False,
-    encode: Encode = False,
-    impute: Impute = None,
-    header: Header = None,
-    kernel: KernelName = "rbf",
-    gamma: Gamma = "median",
-    seed: Seed = 0,
-    device: Device = "auto",
-    memory: Memory = None,
-    rows: Rows = None,
-    method: Method = "auto",
-    operator: OperatorName = "auto",
-    tol: Tol = 1e-6,
-    out: Annotated[
-        Path | None, typer.Option(callback=home, help="write the sweep (.nc or .zarr)")
-    ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(callback=home, help="write the heat map (.png, .pdf, .svg)")
-    ] = None,
-) -> None:
-    """Evaluate every lam, weight and step from one decomposition, and compare four ways to choose.
-
-    [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --out sweep.nc --figure heat.png
-    """
-    from sdgpu.selection.sweep import check_target
-    from sdgpu.study.compare import compare
-
-    if out is not None:
-        check_target(out)
-    if figure is not None:
-        check_figure(figure)
-    lam_values = None if lams is None else numbers("lams", lams, geometric=True)
-    weights = numbers("alphas", alphas)
-    parts = _parts(
-        data,
-        target,
-        classify=classify,
-        encode=encode,
-        impute=impute,
-        header=header,
-        rows=rows,
-        seed=seed,
-    )
-    kappa = _kernel(kernel, gamma, parts.X_train)
-    with bars() as hook:
-        comparison = compare(
-            parts,
-            kappa,
-            lams=lam_values,
-            alphas=weights,
-            steps=steps,
-            device=device,
-            memory=memory,
-            method=method,
-            operator=operator,
-            tol=tol,
-            progress=hook,
-        )
-    _print_comparison(comparison)
-    if out is not None:
-        comparison.sweep.save(out)
-        console.print(f"wrote {escape(str(out))}")
-    if figure is not None:
-        from sdgpu.study.plots import loss_heatmap
-
-        write_figure(loss_heatmap(comparison.sweep, title=data), figure)
-
-
-def _parts(
+def split_data(
     source: str,
     target: str | None,
     *,
@@ -260,6 +197,7 @@ def _parts(
     rows: int | None,
     seed: int,
 ) -> Split:
+    """Load a data set and split it."""
     from sdgpu.study.datasets import load, split
 
     data = load(
@@ -283,7 +221,8 @@ def _imputation(text: str | None) -> float | str | None:
         return text
 
 
-def _kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:
+def named_kernel(name: str, gamma: str, X: np.ndarray) -> Kernel:
+    """A kernel by its name, with its width as a number or that of the rows."""
     from sdgpu.kernels import as_kernel, median_distance
 
     if gamma == "median":
@@ -318,61 +257,6 @@ def _print_example(example: Any) -> None:
             weight = f"{chain.alphas[step - 2]:.5f}" if step > 1 else "-"
             cells += [weight, f"{chain.mse[step - 1]:.5f}"]
         table.add_row(str(step), *cells)
-    console.print(table)
-
-
-def _print_comparison(comparison: Comparison) -> None:
-    classes = bool(np.isfinite(comparison.rows[0].test_accuracy))
-    columns = ["choice", "lam", "alpha", "step", "val. mse", "test mse"]
-    table = new_table(*columns, *(["accuracy"] if classes else []), title=comparison.name)
-    for row in comparison.rows:
-        alpha = np.atleast_1d(row.best.alpha)
-        if row.best.step == 1:
-            alpha_text = "-"
-        elif alpha.size == 1:
-            alpha_text = f"{alpha[0]:.4g}"
-        else:
-            alpha_text = f"{alpha.min():.3g} .. {alpha.max():.3g}"
-        cells = [
-            row.name,
-            f"{row.best.lam:.3g}",
-            alpha_text,
-            f"{row.best.step}",
-            f"{row.best.mse:.6f}",
-            f"{row.test_mse:.6f}",
-        ]
-        table.add_row(*cells, *([f"{row.test_accuracy:.4f}"] if classes else []))
-    console.print(table)
-    for note in filter(None, (row.note for row in comparison.rows)):
-        console.print(f"[yellow]{escape(note)}[/]", highlight=False)
-    if "accuracy" in comparison.sweep.dataset:
-        _print_scores(comparison.sweep)
-    sizes = comparison.sweep.dataset["mse"].sizes
-    console.print(
-        f"{sizes['lam']} lam x {sizes['alpha']} alpha x {sizes['step']} steps = "
-        f"{comparison.sweep.dataset['mse'].size:,} losses from one decomposition of "
-        f"{comparison.fit.info.n:,} rows in {comparison.seconds:.2f} s, in place of "
-        f"{comparison.refits:,} refits",
-        highlight=False,
-    )
-    info = comparison.fit.info
-    console.print(f"{info.method}, {info.operator}: {escape(info.status)}", highlight=False)
-
-
-def _print_scores(sweep: Sweep) -> None:
-    """Where each score of classes is best on the validation rows, and what the others are there."""
-    from sdgpu.selection.class_scores import SCORES
-
-    # the best calibrated one may know nothing: the share of each class for every row has no such error
-    criteria = [name for name in SCORES if name != "ece"]
-    table = new_table("best", "lam", "alpha", "step", *SCORES, title="classes, validation rows")
-    for name in criteria:
-        best = sweep.best(name)
-        alpha = 0.0 if best.step == 1 else best.alpha
-        point = sweep.dataset.sel(lam=best.lam, alpha=alpha, step=best.step)
-        alpha_text = "-" if best.step == 1 else f"{best.alpha:.4g}"
-        cells = (f"{float(point[score]):.4f}" for score in SCORES)
-        table.add_row(name, f"{best.lam:.3g}", alpha_text, f"{best.step}", *cells)
     console.print(table)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +15,10 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
+from sdgpu.kernels.feature_maps import Features
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.datasets import Split
+from sdgpu.study.large_data import LargeData
 
 __all__ = ["Comparison", "Row", "compare", "default_lams"]
 
@@ -80,9 +84,10 @@ def default_lams(n: int, count: int = 30) -> np.ndarray:
 
 @underflow_is_zero
 def compare(
-    data: Split,
+    data: Split | LargeData,
     kernel: Kernel,
     *,
+    features: Features | None = None,
     lams: np.ndarray | None = None,
     alphas: np.ndarray | None = None,
     steps: int = 10,
@@ -91,48 +96,59 @@ def compare(
     method: str = "auto",
     operator: str = "auto",
     tol: float = 1e-6,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Fit the training part, choose on the validation part, judge on the test part.
 
     Parameters
     ----------
-    data : Split
+    data : Split or LargeData
+        The second only with features: its training rows are read in blocks.
     kernel : Kernel
+    features : Features, optional
+        Of a feature model in place of the kernel.
     lams : array (L,), optional
         :func:`default_lams` by default.
     alphas : array (A,), optional
         0, 0.01, .., 1 by default.
     steps : int, default 10
-    device, memory, method, operator, tol, progress
+    device, memory, method, operator, tol, checkpoint, progress
         As in :func:`sdgpu.fit`.
     """
     start = time.perf_counter()
-    grid = default_lams(len(data.X_train)) if lams is None else lams
+    if isinstance(data, LargeData):
+        rows: tuple[Any, Any] = (data.train, None)
+        n = data.train.n or 0
+    else:
+        rows, n = (data.X_train, data.Y_train), len(data.X_train)
+    grid = default_lams(n) if lams is None else lams
     fitted = fit(
-        data.X_train,
-        data.Y_train,
+        *rows,
         kernel,
-        lams=grid,
+        grid,
+        features=features,
         device=device,
         memory=memory,
         method=method,
         operator=operator,
         tol=tol,
         steps=steps,
+        intercept=features is not None,
+        checkpoint=checkpoint,
         progress=progress,
     )
     classes = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
     sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps, classes=classes)
     seconds = time.perf_counter() - start
-    rows = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
+    table = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
     refits = int(sweep.dataset.attrs["refits_replaced"])
     return Comparison(
-        name=data.name, rows=rows, fit=fitted, sweep=sweep, refits=refits, seconds=seconds
+        name=data.name, rows=table, fit=fitted, sweep=sweep, refits=refits, seconds=seconds
     )
 
 
-def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:
+def _judge(name: str, best: Best, fitted: Fit, data: Split | LargeData) -> Row:
     step = int(best.step)
     alphas = best.alpha if step > 1 else 0.0
     note = _doubts(best, fitted, data) if name == ROWS["joint"] else ""
@@ -147,7 +163,7 @@ def _judge(name: str, best: Best, fitted: Fit, data: Split) -> Row:
     return Row(name, best, mse, float(np.mean(correct)), note)
 
 
-def _doubts(best: Best, fitted: Fit, data: Split) -> str:
+def _doubts(best: Best, fitted: Fit, data: Split | LargeData) -> str:
     """What the joint optimum at this lam warns of: chosen on parts of the rows, judged on the others."""
     with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always", UserWarning)
