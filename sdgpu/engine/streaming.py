@@ -45,7 +45,7 @@ def block_rows(k: int, *, sparse: bool = False) -> int:
     """Rows of a block: what keeps its features small, and enough that sums of k x k numbers pay."""
     if sparse:
         return SPARSE_ROWS
-    return int(np.clip(NUMBERS // max(k, 1), FEWEST_ROWS, MOST_ROWS))
+    return int(np.clip(max(NUMBERS // max(k, 1), k // 4), FEWEST_ROWS, MOST_ROWS))
 
 
 def feature_bytes(k: int, c: int, precision: str) -> int:
