@@ -45,7 +45,7 @@ def test_features_of_a_table(run, options):
 @pytest.mark.filterwarnings("ignore:the joint optimum")
 def test_the_earth(run, tmp_path):
     """A pass that is saved, and gone on from, to the same numbers; a picture and a file."""
-    command = ("sweep", "earth", "--size", 40, "--steps", 3, "--lams", "1e-4:1:5")
+    command = ("sweep", "earth", "--size", 40, "--steps", 3, "--lams", "1e-1:10:5")
     first = run(*command, "--checkpoint", "pass.safetensors", "--out", "one.nc", "--map", "map.png")
     assert "accuracy" in first
     assert (tmp_path / "map.png").stat().st_size > 10_000

@@ -55,9 +55,9 @@ class Info:
         Peak of the memory model.
     status : str
         A sentence.
-    kernel_difference : float
+    kernel_difference : float or None
         Of features that stand for a kernel, on 256 rows: relative difference of step 1 to that of the
-        kernel itself, both fitted to these rows alone, the largest of lam; NaN where nothing is known.
+        kernel itself, both fitted to these rows alone, the largest of lam; None where nothing is known.
     """
 
     method: str
@@ -76,7 +76,7 @@ class Info:
     seconds: Seconds
     bytes: int
     status: str
-    kernel_difference: float = float("nan")
+    kernel_difference: float | None = None
 
 
 def labelled(sweep: Sweep, info: Info, kernel: Kernel, seconds: float) -> Sweep:

@@ -38,6 +38,7 @@ __all__ = [
 AUDIT = 64  # every 64th block of a float32 stream is summed in float64 too
 NUMBERS = 2**22  # features of a block: 16 MiB in float32
 MOST_ROWS, FEWEST_ROWS = 8192, 256
+WIDE_ROWS = 2048  # of a block where k x k numbers cost more than its rows
 SPARSE_ROWS = 2**16  # k x k numbers of a block cost more than its rows
 
 
@@ -45,7 +46,7 @@ def block_rows(k: int, *, sparse: bool = False) -> int:
     """Rows of a block: what keeps its features small, and enough that sums of k x k numbers pay."""
     if sparse:
         return SPARSE_ROWS
-    return int(np.clip(max(NUMBERS // max(k, 1), k // 4), FEWEST_ROWS, MOST_ROWS))
+    return int(np.clip(max(NUMBERS // max(k, 1), min(k // 4, WIDE_ROWS)), FEWEST_ROWS, MOST_ROWS))
 
 
 def feature_bytes(k: int, c: int, precision: str) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.scaling import column_units
@@ -29,6 +30,7 @@ from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = ["MomentSums"]
 
+PART = 1024  # rows whose features are added up in float32: means are differences of large sums
 _ERRORS = ("gram_error", "cross_error", "sum_error", "square_error")
 _SUMS = ("gram", "cross", "feature_sum", "target_sum", "target_squares")
 
@@ -150,8 +152,11 @@ class MomentSums:
             root = np.sqrt(w / scale)[:, None]
             right *= root
             phi = phi * xp.asarray(root, dtype=phi.dtype, device=device)
-        sums = phi.T @ xp.asarray(right, dtype=phi.dtype, device=device)
-        G, sums = (to_numpy(x).astype(np.float64) * scale for x in (phi.T @ phi, sums))
+        columns = xp.asarray(right, dtype=phi.dtype, device=device)
+        sums = np.zeros((int(phi.shape[1]), right.shape[1]))
+        for part in slices(len(right), PART):
+            sums += to_numpy(phi[part, :].T @ columns[part, :])
+        G, sums = to_numpy(phi.T @ phi).astype(np.float64) * scale, sums * scale
         return G, sums[:, :-1] * units, sums[:, -1], residual
 
     def merge(self, other: MomentSums) -> None:

@@ -182,7 +182,8 @@ def test_cuts_change_at_most_rounding(rows, dtype, monkeypatch):
 def test_blocks_of_wide_features_are_short(monkeypatch):
     assert block_rows(1) == block_rows(100) == 8192
     assert block_rows(4096) == 1024
-    assert block_rows(10**6) == 256
+    assert block_rows(8000) == 2000  # sums of k x k numbers cost more than rows
+    assert block_rows(10**6) == 2048
     monkeypatch.setattr(streaming, "NUMBERS", 110)
     monkeypatch.setattr(streaming, "FEWEST_ROWS", 3)
     assert block_rows(11) == 10
