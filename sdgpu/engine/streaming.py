@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, NumpyBackend, to_numpy
@@ -146,7 +147,14 @@ def block_moments(
     if audited and precision == "float32" and not is_csr(block.X):
         exact = values.transform(block.X, "float64")
     sums = MomentSums.of_block(phi, block.Y, block.weights, offset, exact=exact)
-    return sums if split is None else sums.turned(split[1])
+    if split is None:
+        return sums
+    sums = sums.turned(split[1])
+    if exact is not None:  # predictions are made of rows that are whitened one by one
+        single, double = (features.transform(block.X, dtype) for dtype in ("float32", "float64"))
+        E = compat.array_namespace(double).astype(single, double.dtype) - double
+        sums.square_error = MomentSums.of_block(E, block.Y, block.weights, offset).gram
+    return sums
 
 
 def _brought(X: Any, backend: Backend) -> Any:

@@ -30,7 +30,7 @@ from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = ["MomentSums"]
 
-PART = 1024  # rows whose features are added up in float32: means are differences of large sums
+PART = 1024  # rows that are widened together
 _ERRORS = ("gram_error", "cross_error", "sum_error", "square_error")
 _SUMS = ("gram", "cross", "feature_sum", "target_sum", "target_squares")
 
@@ -143,21 +143,23 @@ class MomentSums:
             return (left.T @ phi).toarray(), left.T @ residual, left.sum(axis=0), residual
         xp, device = compat.array_namespace(phi), compat.device(phi)
         # powers of two: targets and weights of any size are of size 1 in float32
-        units = column_units(residual)
-        right, scale = np.column_stack([residual / units, np.ones(len(residual))]), 1.0
+        units, root = column_units(residual), np.ones(len(residual))
+        right, scale = residual / units, 1.0
         if weights is not None:
             # the root on both sides: a product of a matrix with itself costs half
             w = to_numpy(weights).astype(np.float64)
             scale = float(column_units(w[:, None])[0])
-            root = np.sqrt(w / scale)[:, None]
-            right *= root
-            phi = phi * xp.asarray(root, dtype=phi.dtype, device=device)
-        columns = xp.asarray(right, dtype=phi.dtype, device=device)
-        sums = np.zeros((int(phi.shape[1]), right.shape[1]))
-        for part in slices(len(right), PART):
-            sums += to_numpy(phi[part, :].T @ columns[part, :])
-        G, sums = to_numpy(phi.T @ phi).astype(np.float64) * scale, sums * scale
-        return G, sums[:, :-1] * units, sums[:, -1], residual
+            root = np.sqrt(w / scale)
+            right = right * root[:, None]
+            phi = phi * xp.asarray(root[:, None], dtype=phi.dtype, device=device)
+        B = phi.T @ xp.asarray(right, dtype=phi.dtype, device=device)
+        # means of features are differences of large sums: these alone are made in float64
+        s = np.zeros(int(phi.shape[1]))
+        columns = xp.asarray(root, dtype=xp.float64, device=device)
+        for part in slices(len(root), PART):
+            s += to_numpy(columns[part] @ xp.astype(phi[part, :], xp.float64, copy=False))
+        G, B = (to_numpy(x).astype(np.float64) * scale for x in (phi.T @ phi, B))
+        return G, B * units, s * scale, residual
 
     def merge(self, other: MomentSums) -> None:
         """Add the sums of other rows of the same features; without rows yet, the offset is theirs.
