@@ -237,3 +237,16 @@ def test_refusals_of_new_rows():
     nystrom = sdgpu.fit(X, Y, sdgpu.Gaussian(1.0), LAMS, features=features).path(0.5, 0.2, 2)
     with pytest.raises(TypeError, match=r"X_new is sparse .*pass X_new.toarray"):
         nystrom.predict(csr())
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        (csr(3), "X at block 0 has 1 entries that are NaN"),
+        (csr()[:, :4], "X at block 0 has 4 features"),
+    ],
+)
+def test_sparse_blocks_of_a_function_are_checked(block, words):
+    source = sdgpu.rows.blocks(lambda: iter([(block, Y)]), d=D, c=C)
+    with pytest.raises(ValueError, match=words):
+        sdgpu.fit(source, None, sdgpu.Linear(), LAMS, features=sdgpu.Explicit())

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sdgpu.backend.checks import integer
-from sdgpu.backend.sparse_rows import is_csr
+from sdgpu.backend.sparse_rows import csr_rows, is_csr
 
 __all__ = ["Block", "RowSource", "checked_blocks"]
 
@@ -168,9 +168,9 @@ def _weights(values: Any, place: str) -> np.ndarray:
 
 
 def _numbers(values: Any, name: str, width: int, dtype: str, place: str) -> Any:
-    """Finite floats of one dtype, (b, width); torch stays where it is, and sparse rows were checked."""
+    """Finite floats of one dtype, (b, width); torch stays where it is, and sparse rows are sparse."""
     if is_csr(values):
-        return values
+        return csr_rows(values, f"{name} at {place}", features=width)
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} at {place} is a masked array: drop the masked rows, or fill them")
     array, finite = (_torch_numbers if hasattr(values, "detach") else _host_numbers)(
