@@ -58,6 +58,7 @@ def test_the_earth(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("erth",), "to sweep also earth, marble, power"),
         (("diabetes", "--size", 5), "size=5 is of features: add --features nystrom"),
         (("diabetes", "--landmarks", "kmeans"), "is of features: add --features nystrom"),
         (("diabetes", "--features", "nystroem"), "did you mean 'nystrom'"),

@@ -19,6 +19,7 @@ __all__ = ["Dataset", "Split", "load", "split"]
 
 SHIPPED = ("diabetes", "digits")
 NAMES = (*SHIPPED, "flights")
+LARGE = ("earth", "marble", "power")  # of study/large_data.py
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".npz")  # and what else open_table reads
 BLOCK = 8192  # rows of a table that are read together
 
@@ -151,8 +152,8 @@ def _file(source: str, target: str | None, *, classify: bool) -> Dataset:
     path = Path(source)
     if path.suffix != ".npz":
         raise ValueError(
-            f"data {source!r} is not known: give {', '.join(NAMES)}, or a file ending in "
-            f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+            f"data {source!r} is not known: give {', '.join(NAMES)} (to sweep also {', '.join(LARGE)}), or "
+            f"a file ending in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
         )
     if not path.exists():
         raise FileNotFoundError(f"there is no file {source}")

@@ -22,13 +22,12 @@ import numpy as np
 
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.rows import RowSource, arrays
-from sdgpu.study.datasets import Dataset, Split, split
+from sdgpu.study.datasets import LARGE, Dataset, Split, split
 from sdgpu.study.globe import GlobeRows, Grid, blue_marble, land_mask
 
 __all__ = ["LARGE", "LargeData", "load_large", "power"]
 
 SAMPLE = 20_000  # rows from which landmarks are picked
-LARGE = ("earth", "marble", "power")
 CLASSES = {"earth": ("sea", "land")}
 DENSITY = 20.0  # of landmarks on the sphere that a Gaussian kernel of gamma = 1 is as wide as
 
