@@ -18,12 +18,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sdgpu.backend.checks import choice, integer, number, positive
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.scaling import safe_unit
+from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.partial_fits import PartialClassification, PartialRegression
 from sdgpu.engine.path import Path, Predictor
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
-from sdgpu.kernels.feature_maps import Features
+from sdgpu.kernels.feature_maps import Explicit, Features
+from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.selection.sweep import Best, Sweep
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
 _CHAINS = ("star", "clipped", "joint")  # families with weights of their own for every step
 BROKEN = 4.0  # times the promised loss on the rows that it was promised on
 _FLOATS = (np.float64, np.float32, np.float16)
+_WIDE = [np.float64, np.float32]
 
 
 class _Distiller(BaseEstimator):
@@ -49,10 +52,16 @@ class _Distiller(BaseEstimator):
         gamma = self.gamma
         if isinstance(gamma, str):
             choice("gamma", gamma, ("median",))
+            if is_sparse(X):
+                raise ValueError("gamma='median' is of distances, X is sparse: give a number")
             gamma = 0.5 / median_distance(X) ** 2
         if gamma is None:
             gamma = 1.0 / X.shape[1]
         return as_kernel(self.kernel, gamma=gamma, degree=self.degree, coef0=self.coef0)
+
+    def _sparse_format(self) -> str | bool:
+        """The format of sparse rows for `validate_data`; False where the features need dense ones."""
+        return "csr" if self.__sklearn_tags__().input_tags.sparse else False
 
     def _decompose(self, X: np.ndarray, Y: np.ndarray, lams: Any, kernel: Kernel) -> Fit:
         return fit(
@@ -73,7 +82,7 @@ class _Distiller(BaseEstimator):
         check_is_fitted(self)
         if self._predictor is None:
             self._refit()
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = validate_data(self, X, dtype=_WIDE, accept_sparse=self._sparse_format(), reset=False)
         assert self._predictor is not None
         predictions = self._predictor.predict(X.astype(self._dtype, copy=False))
         return predictions if self._unit == 1 else predictions * self._unit
@@ -83,7 +92,20 @@ class _Distiller(BaseEstimator):
         tags.input_tags.pairwise = self.kernel == "precomputed" or isinstance(
             self.kernel, Precomputed
         )
+        tags.input_tags.sparse = not tags.input_tags.pairwise and _takes_sparse(
+            self.kernel, self.features, self.degree
+        )
         return tags
+
+
+def _takes_sparse(kernel: Any, features: Features | None, degree: int) -> bool:
+    """Whether rows may be sparse: those of a kernel with features of its own, and of no other map."""
+    if not (features is None or (isinstance(features, Explicit) and features.takes_sparse)):
+        return False
+    try:
+        return own_size(as_kernel(kernel, degree=degree), 1) is not None
+    except (TypeError, ValueError):  # what is wrong with the kernel is said by fit
+        return False
 
 
 class _FixedParameters(_Distiller):
@@ -207,7 +229,7 @@ class _ParameterSearch(_Distiller):
         kernel: Kernel,
     ) -> None:
         """Choose on the training rows themselves: one decomposition chooses and predicts."""
-        method = "eigh" if self.features is None else "auto"
+        method = "auto" if self.features is not None or is_sparse(X) else "eigh"
         fitted = fit(
             X, Y, kernel, lams=lams, method=method, device=self.device, features=self.features
         )
@@ -269,8 +291,16 @@ class _Regression(MultiOutputMixin, RegressorMixin):
     """fit and predict of a regressor."""
 
     def fit(self, X: Any, y: Any) -> Any:
-        """Fit to X (n, d) and targets (n,) or (n, c)."""
-        X, y = validate_data(self, X, y, dtype=_FLOATS, multi_output=True, y_numeric=True)
+        """Fit to X (n, d), sparse for kernels with features of their own, and targets (n,) or (n, c)."""
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=_FLOATS,
+            multi_output=True,
+            y_numeric=True,
+            accept_sparse=self._sparse_format(),
+        )
         self._learn(X, y)  # in its own precision: dates have more digits than float32
         return self
 
@@ -283,8 +313,8 @@ class _Classification(ClassifierMixin):
     """fit and predict of a classifier on one-hot targets."""
 
     def fit(self, X: Any, y: Any) -> Any:
-        """Fit to X (n, d) and labels (n,): regression on one-hot rows."""
-        X, y = validate_data(self, X, y, dtype=_FLOATS)
+        """Fit to X (n, d), dense or sparse as for regression, and labels (n,): one-hot rows."""
+        X, y = validate_data(self, X, y, dtype=_FLOATS, accept_sparse=self._sparse_format())
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:

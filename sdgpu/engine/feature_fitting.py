@@ -192,7 +192,8 @@ def features_for_sparse(X: Any, kernel: Any) -> Explicit:
     if size > n:
         raise TypeError(
             f"X is sparse with {n:,} rows and {size:,} features: pass X.toarray() (of torch: "
-            "X.to_dense()), its kernel matrix is the smaller problem"
+            "X.to_dense()), or the kernel matrix, which is the smaller problem, with "
+            "sdgpu.Precomputed(): of a linear kernel (X @ X.T).toarray()"
         )
     return Explicit()
 

@@ -69,7 +69,14 @@ class PartialRegression(PartialFit):
         """
         first = getattr(self, "moments_", None) is None
         X, y = validate_data(
-            self, X, y, dtype=_FLOATS, multi_output=True, y_numeric=True, reset=first
+            self,
+            X,
+            y,
+            dtype=_FLOATS,
+            multi_output=True,
+            y_numeric=True,
+            reset=first,
+            accept_sparse=self._sparse_format(),
         )
         return self._add(X, y)
 
@@ -94,7 +101,9 @@ class PartialClassification(PartialFit):
             For labels that are not among them.
         """
         first = getattr(self, "moments_", None) is None
-        X, y = validate_data(self, X, y, dtype=_FLOATS, reset=first)
+        X, y = validate_data(
+            self, X, y, dtype=_FLOATS, reset=first, accept_sparse=self._sparse_format()
+        )
         if first:
             if classes is None:
                 raise ValueError("classes is missing: the first partial_fit needs all labels")
