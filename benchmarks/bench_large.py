@@ -23,7 +23,7 @@ from sdgpu.backend.threads import only_torch
 from sdgpu.operators import TiledOperator
 from sdgpu.solvers.cg import CG
 from sdgpu.solvers.preconditioners import pivoted_cholesky
-from sdgpu.study.datasets import load
+from sdgpu.study.real_data.datasets import load
 
 N = 20_000
 TOL = 1e-4

@@ -43,7 +43,7 @@ class Lines:
 @pytest.fixture(scope="module")
 def earth():
     """300 lines from 45 degrees north on, 13 million points, and landmarks."""
-    globe = pytest.importorskip("sdgpu.study.globe")
+    globe = pytest.importorskip("sdgpu.study.real_data.globe")
     try:
         mask = globe.land_mask()
     except ImportError as error:

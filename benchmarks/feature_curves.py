@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import sdgpu
 from sdgpu.kernels import median_distance
 from sdgpu.study.compare import compare
-from sdgpu.study.datasets import Split, load, split
+from sdgpu.study.real_data.datasets import Split, load, split
 
 SIZES = (100, 300, 1000, 3000)
 LAMS = np.geomspace(1e-7, 1e-1, 13)

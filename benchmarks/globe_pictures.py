@@ -13,9 +13,9 @@ import warnings
 import numpy as np
 
 import sdgpu
-from sdgpu.study.globe_maps import predicted_map
-from sdgpu.study.large_data import load_large
 from sdgpu.study.plots import globe_figure
+from sdgpu.study.real_data.globe_maps import predicted_map
+from sdgpu.study.real_data.large_data import load_large
 
 LAMS = np.geomspace(1e-9, 1e-3, 13)
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import sdgpu
 from sdgpu.cli import app
-from sdgpu.study.datasets import split
+from sdgpu.study.real_data.datasets import split
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_tables_as_they_come(run, table, monkeypatch, command, arguments, shape)
         shapes.append(data.X.shape)
         return split(data, seed=seed)
 
-    monkeypatch.setattr("sdgpu.study.datasets.split", watched)
+    monkeypatch.setattr("sdgpu.study.real_data.datasets.split", watched)
     run(command, *arguments, "--steps", 2)
     assert shapes == [shape]
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_written_is_found_before_the_work(run, monkeypatch, capfd
     def work(*_, **__):
         raise AssertionError("worked before it looked")
 
-    monkeypatch.setattr("sdgpu.study.datasets.load", work)
+    monkeypatch.setattr("sdgpu.study.real_data.datasets.load", work)
     monkeypatch.setattr("sdgpu.study.example.paper_example", work)
     monkeypatch.setattr("pathlib.Path.mkdir", refused)  # root may write everywhere
     output = " ".join((run(*arguments, code=2) + capfd.readouterr().err).split())
@@ -298,7 +298,7 @@ def test_sigterm_is_ctrl_c(run, monkeypatch):
     def stopped(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("sdgpu.study.datasets.load", stopped)
+    monkeypatch.setattr("sdgpu.study.real_data.datasets.load", stopped)
     run("sweep", "diabetes", "--out", "x.nc", code=130)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 

@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 import sdgpu
 from sdgpu.cli import app
-from sdgpu.study import large_data
-from sdgpu.study.globe import LandMask
+from sdgpu.study.real_data import large_data
+from sdgpu.study.real_data.globe import LandMask
 
 
 @pytest.fixture

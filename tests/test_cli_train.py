@@ -19,8 +19,8 @@ from sdgpu.backend.storage import folder_lock
 from sdgpu.cli import app
 from sdgpu.cli.terminal import bars
 from sdgpu.nn import Config
-from sdgpu.study import network_runs
-from sdgpu.study.network_runs import open_experiment
+from sdgpu.study.networks import network_runs
+from sdgpu.study.networks.network_runs import open_experiment
 from tests.problems import finish
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from sdgpu.backend.zarr_layout import check_store
 from sdgpu.nn.data import load_images
 from sdgpu.nn.pretrained import load_weights
 from sdgpu.solvers.checkpoint import Checkpoint
-from sdgpu.study.datasets import load
-from sdgpu.study.network_runs import open_experiment
+from sdgpu.study.networks.network_runs import open_experiment
+from sdgpu.study.real_data.datasets import load
 from tests.test_foreign_files import Canary
 
 

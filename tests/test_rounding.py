@@ -7,13 +7,13 @@ import pytest
 
 import sdgpu
 from sdgpu.backend.rounding import mean_and_spread
-from sdgpu.study.classes import logistic_path, pseudo_label_path
 from sdgpu.study.compare import compare
-from sdgpu.study.datasets import Dataset, split
-from sdgpu.study.noise import noise_std
-from sdgpu.study.regimes import label_noise_weights
-from sdgpu.study.risk import expected_risk
-from sdgpu.study.selection_rules import select
+from sdgpu.study.real_data.datasets import Dataset, split
+from sdgpu.study.theory.classes import logistic_path, pseudo_label_path
+from sdgpu.study.theory.noise import noise_std
+from sdgpu.study.theory.regimes import label_noise_weights
+from sdgpu.study.theory.risk import expected_risk
+from sdgpu.study.theory.selection_rules import select
 
 KERNELS = {
     "gaussian": sdgpu.Gaussian(0.5),

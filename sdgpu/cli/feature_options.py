@@ -11,7 +11,7 @@ from sdgpu.cli.fit import named_kernel
 if TYPE_CHECKING:
     from sdgpu.kernels import Kernel
     from sdgpu.kernels.feature_maps import Features
-    from sdgpu.study.large_data import LargeData
+    from sdgpu.study.real_data.large_data import LargeData
 
 __all__ = ["chosen_features", "is_large", "opened"]
 
@@ -20,7 +20,7 @@ SIZE = 256
 
 def is_large(name: str) -> bool:
     """Whether this is one of the data sets that are read in blocks."""
-    from sdgpu.study.large_data import LARGE
+    from sdgpu.study.real_data.large_data import LARGE
 
     return name in LARGE
 
@@ -33,7 +33,7 @@ def opened(name: str, *, rows: int | None, seed: int, **table: Any) -> LargeData
     ValueError
         For options of tables.
     """
-    from sdgpu.study.large_data import load_large
+    from sdgpu.study.real_data.large_data import load_large
 
     for option, value in table.items():
         if value:

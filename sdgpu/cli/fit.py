@@ -26,7 +26,7 @@ from sdgpu.cli.terminal import (
 
 if TYPE_CHECKING:
     from sdgpu.kernels import Kernel
-    from sdgpu.study.datasets import Split
+    from sdgpu.study.real_data.datasets import Split
 
 __all__ = [
     "Classify",
@@ -84,8 +84,8 @@ def demo(
     from sdgpu.backend.storage import check_writable
     from sdgpu.study import plots
     from sdgpu.study.compare import compare
-    from sdgpu.study.datasets import SHIPPED, load, split
     from sdgpu.study.example import paper_example
+    from sdgpu.study.real_data.datasets import SHIPPED, load, split
 
     check_writable(out / "sweep.nc")
     out.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def split_data(
     seed: int,
 ) -> Split:
     """Load a data set and split it."""
-    from sdgpu.study.datasets import load, split
+    from sdgpu.study.real_data.datasets import load, split
 
     data = load(
         source,

@@ -160,8 +160,8 @@ def _draw(
 
         write_figure(loss_heatmap(comparison.sweep, title=title), figure)
     if globe is not None:
-        from sdgpu.study.globe_maps import predicted_map
         from sdgpu.study.plots import globe_figure
+        from sdgpu.study.real_data.globe_maps import predicted_map
 
         best = comparison.sweep.best()
         truth, predicted = predicted_map(comparison.fit, best, parts.grid)

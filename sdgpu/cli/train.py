@@ -29,7 +29,7 @@ from sdgpu.nn.config import IMAGES, SPEED, Config
 if TYPE_CHECKING:
     import xarray as xr
 
-    from sdgpu.study.experiments import Experiment
+    from sdgpu.study.networks.experiments import Experiment
 
 __all__ = ["train"]
 
@@ -150,7 +150,7 @@ def train(
     [bold]Example:[/] sdgpu train --preset cifar10-resnet50 --data ~/cifar --amp bf16 --channels-last
     """
     from sdgpu.backend.storage import check_writable
-    from sdgpu.study.network_runs import run_experiment
+    from sdgpu.study.networks.network_runs import run_experiment
     from sdgpu.study.plots import accuracy_figure
 
     experiment = _experiment(context.params)
@@ -186,7 +186,7 @@ def train(
 
 def _experiment(options: dict[str, Any]) -> Experiment:
     """The preset, or what stands in for one, with the options that were given."""
-    from sdgpu.study.experiments import preset
+    from sdgpu.study.networks.experiments import preset
 
     options = {name: value for name, value in options.items() if value is not None}
     if ("preset" in options) == ("images" in options):
@@ -220,7 +220,7 @@ def _experiment(options: dict[str, Any]) -> Experiment:
 
 
 def _without_preset(options: dict[str, Any]) -> Experiment:
-    from sdgpu.study.experiments import preset
+    from sdgpu.study.networks.experiments import preset
 
     images = options["images"]
     base = preset("digits" if images == "digits" else "cifar10-resnet20")

@@ -9,7 +9,7 @@ import xarray as xr
 
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.engine.fitted import Fit
-from sdgpu.study.datasets import Split
+from sdgpu.study.real_data.datasets import Split
 
 __all__ = ["chain_dataset"]
 

@@ -17,8 +17,8 @@ from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import Features
 from sdgpu.selection.sweep import Best, Sweep
-from sdgpu.study.datasets import Split
-from sdgpu.study.large_data import LargeData
+from sdgpu.study.real_data.datasets import Split
+from sdgpu.study.real_data.large_data import LargeData
 
 __all__ = ["Comparison", "Row", "compare", "default_lams"]
 

@@ -19,7 +19,7 @@ from sdgpu.engine.constrained import constrained_path
 from sdgpu.kernels import CubicGreen
 from sdgpu.selection.sweep import Sweep
 from sdgpu.study.example import LAM, STEPS, Example
-from sdgpu.study.tangent import TangentComparison
+from sdgpu.study.theory.tangent import TangentComparison
 
 __all__ = [
     "accuracy_figure",
@@ -181,7 +181,7 @@ def loss_heatmap(sweep: Sweep, *, title: str = "") -> Figure:
 
 
 def plot_risk(curves: xr.Dataset) -> Figure:
-    """Risk of every rule over the level of noise, from :func:`sdgpu.study.risk.risk_curves`.
+    """Risk of every rule over the level of noise, from :func:`sdgpu.study.theory.risk.risk_curves`.
 
     Four panels: the risk; how much less it is than that of ridge; the same for the oracles of each draw;
     squared bias and variance in per cent of the risk of ridge. Lines are expectations, points with bars of
@@ -269,7 +269,7 @@ def plot_alpha_signs(dataset: xr.Dataset) -> Figure:
 def plot_linear_features(dataset: xr.Dataset, *, title: str = "") -> Figure:
     """Asymptotic prediction (lines) beside fits to samples (points, two standard errors), over lam.
 
-    From :func:`sdgpu.study.regimes.linear_features`: risk of the rules, and alpha* of step 2.
+    From :func:`sdgpu.study.theory.regimes.linear_features`: risk of the rules, and alpha* of step 2.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title)
@@ -298,7 +298,7 @@ def plot_linear_features(dataset: xr.Dataset, *, title: str = "") -> Figure:
 
 
 def plot_tangent(found: TangentComparison) -> Figure:
-    """Wide networks beside their tangent kernels, from :func:`sdgpu.study.tangent.compare_tangent`.
+    """Wide networks beside their tangent kernels, from :func:`sdgpu.study.theory.tangent.compare_tangent`.
 
     First the test error of every step and weight: networks solid with the band of all seeds, their own
     kernels dashed, the kernel of infinite width dotted. Then how far predictions are from the kernels'.
@@ -331,7 +331,7 @@ def plot_tangent(found: TangentComparison) -> Figure:
 
 
 def accuracy_figure(dataset: xr.Dataset, *, title: str = "") -> Figure:
-    """Figure 5: accuracy of every step and weight, from :func:`sdgpu.study.network_runs.run_experiment`.
+    """Figure 5: accuracy of every step and weight, from `run_experiment`.
 
     Training images left, validation images right, or test images without any; lines are means over
     seeds, bands their range. The chain of Algorithm 1 is dashed with diamonds, and above it stand the

@@ -17,7 +17,7 @@ from sdgpu.nn.images import find_device
 from sdgpu.nn.resnet import make_model
 from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.trainer import train
-from sdgpu.study.tangent import wide_network
+from sdgpu.study.theory.tangent import wide_network
 from tests.nn.problems import convnet, data, mlp, same_bits, state
 
 CONFIG = Config(epochs=2, batch=10, lr=0.02, decay=0.01, crop_pad=1, accumulate=2)

@@ -5,7 +5,7 @@ import pytest
 
 import sdgpu
 from sdgpu.study.compare import compare
-from sdgpu.study.datasets import Dataset, load, split
+from sdgpu.study.real_data.datasets import Dataset, load, split
 
 
 @pytest.mark.filterwarnings("error")

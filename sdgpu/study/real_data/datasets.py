@@ -19,7 +19,7 @@ __all__ = ["Dataset", "Split", "load", "split"]
 
 SHIPPED = ("diabetes", "digits")
 NAMES = (*SHIPPED, "flights")
-LARGE = ("earth", "marble", "power")  # of study/large_data.py
+LARGE = ("earth", "marble", "power")  # of study/real_data/large_data.py
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".npz")  # and what else open_table reads
 BLOCK = 8192  # rows of a table that are read together
 

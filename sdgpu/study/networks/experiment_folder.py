@@ -27,7 +27,7 @@ from sdgpu.backend.storage import LOCK, clean_folder, clean_leftovers, folder_lo
 from sdgpu.nn import Chain, Data
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.training_files import difference, digest, read_json, write_json
-from sdgpu.study.experiments import Experiment
+from sdgpu.study.networks.experiments import Experiment
 
 __all__ = ["ExperimentFolder", "Rows", "read_chain", "read_experiment"]
 

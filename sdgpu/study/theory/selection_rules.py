@@ -11,7 +11,7 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.selection.sweep import Best
-from sdgpu.study.datasets import Split
+from sdgpu.study.real_data.datasets import Split
 
 __all__ = ["Choice", "select"]
 

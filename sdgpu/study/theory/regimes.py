@@ -25,8 +25,8 @@ from sdgpu.distill.joint_weights import joint_weights
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel, Linear
-from sdgpu.study.noise import symmetric, symmetric_moments
-from sdgpu.study.risk import expected_risk, standard_error
+from sdgpu.study.theory.noise import symmetric, symmetric_moments
+from sdgpu.study.theory.risk import expected_risk, standard_error
 
 __all__ = ["label_noise_weights", "linear_features"]
 
@@ -79,7 +79,7 @@ def label_noise_weights(
     Raises
     ------
     TypeError, ValueError
-        As :func:`sdgpu.fit` and :func:`sdgpu.study.noise.symmetric`, or for fewer than two draws.
+        As :func:`sdgpu.fit` and :func:`sdgpu.study.theory.noise.symmetric`, or for fewer than two draws.
 
     Notes
     -----

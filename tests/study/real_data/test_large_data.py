@@ -7,11 +7,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import sdgpu
 from sdgpu.study.compare import compare
-from sdgpu.study.datasets import Dataset, split
-from sdgpu.study.globe import LandMask, Picture
-from sdgpu.study.globe_maps import predicted_map
-from sdgpu.study.large_data import load_large, of_grid, of_split, power
 from sdgpu.study.plots import globe_figure
+from sdgpu.study.real_data.datasets import Dataset, split
+from sdgpu.study.real_data.globe import LandMask, Picture
+from sdgpu.study.real_data.globe_maps import predicted_map
+from sdgpu.study.real_data.large_data import load_large, of_grid, of_split, power
 from tests.problems import assert_near
 
 

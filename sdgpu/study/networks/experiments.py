@@ -1,7 +1,7 @@
 """Experiments with networks as values: data, network, training, weights and seeds, with presets.
 
 An :class:`Experiment` says everything that decides the numbers; where the data lie, on what device and
-in which folder is said where it is run (:mod:`sdgpu.study.network_runs`).
+in which folder is said where it is run (:mod:`sdgpu.study.networks.network_runs`).
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.study import plots
-from sdgpu.study.datasets import load
-from sdgpu.study.regimes import label_noise_weights, linear_features
-from sdgpu.study.risk import RULES, expected_risk, risk_curves
+from sdgpu.study.real_data.datasets import load
+from sdgpu.study.theory.regimes import label_noise_weights, linear_features
+from sdgpu.study.theory.risk import RULES, expected_risk, risk_curves
 from tests.problems import refits
 
 KERNEL = sdgpu.Gaussian(2.0)

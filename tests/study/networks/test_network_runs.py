@@ -15,11 +15,11 @@ import xarray as xr
 
 from sdgpu.backend.storage import LOCK
 from sdgpu.nn import Config, grid_chains
-from sdgpu.study.experiments import PRESETS, Experiment, preset
-from sdgpu.study.network_runs import open_experiment, run_experiment
+from sdgpu.study.networks.experiments import PRESETS, Experiment, preset
+from sdgpu.study.networks.network_runs import open_experiment, run_experiment
 from sdgpu.study.plots import accuracy_figure
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 TINY = Experiment(
     name="tiny",
     data="digits",
@@ -143,9 +143,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.study.test_network_runs import TINY
+from tests.study.networks.test_network_runs import TINY
 from sdgpu.backend.signals import terminable
-from sdgpu.study.network_runs import open_experiment, run_experiment
+from sdgpu.study.networks.network_runs import open_experiment, run_experiment
 
 folder, times, draw = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
 start = time.perf_counter()

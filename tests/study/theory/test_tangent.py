@@ -6,7 +6,7 @@ import torch
 
 import sdgpu
 from sdgpu.study.plots import plot_tangent
-from sdgpu.study.tangent import _Training, compare_tangent, wide_network
+from sdgpu.study.theory.tangent import _Training, compare_tangent, wide_network
 from tests.problems import assert_near
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sdgpu.study.datasets import load, split
+from sdgpu.study.real_data.datasets import load, split
 from tests.problems import assert_near
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss
 import sdgpu
 from sdgpu.backend.backends import to_numpy
 from sdgpu.selection.class_scores import class_scores, probabilities, score_terms
-from sdgpu.study.classes import logistic_path, pseudo_label_path
+from sdgpu.study.theory.classes import logistic_path, pseudo_label_path
 
 KERNEL = sdgpu.Gaussian(0.5)
 

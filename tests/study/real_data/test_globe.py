@@ -9,7 +9,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from sdgpu.backend.rows import checked_blocks
-from sdgpu.study.globe import GlobeRows, LandMask, Picture, blue_marble, land_mask, points_of
+from sdgpu.study.real_data.globe import (
+    GlobeRows,
+    LandMask,
+    Picture,
+    blue_marble,
+    land_mask,
+    points_of,
+)
 
 SHAPE = (60, 96)
 PARTS = ("train", "validation", "test")

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import sdgpu
-from sdgpu.study.noise import (
+from sdgpu.study.theory.noise import (
     adversarial,
     class_groups,
     gaussian,

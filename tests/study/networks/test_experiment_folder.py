@@ -13,9 +13,9 @@ import torch
 
 from sdgpu.backend.storage import LOCK, folder_lock
 from sdgpu.nn import Config, predict, score
-from sdgpu.study.experiment_folder import read_chain
-from sdgpu.study.experiments import Experiment
-from sdgpu.study.network_runs import open_network, run_experiment
+from sdgpu.study.networks.experiment_folder import read_chain
+from sdgpu.study.networks.experiments import Experiment
+from sdgpu.study.networks.network_runs import open_network, run_experiment
 from tests.damage import damages
 
 ONE = Experiment(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import sdgpu
-from sdgpu.study.datasets import load, split
-from sdgpu.study.selection_rules import select
+from sdgpu.study.real_data.datasets import load, split
+from sdgpu.study.theory.selection_rules import select
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 
 from sdgpu.engine.fitted import Fit
 from sdgpu.selection.sweep import Best
-from sdgpu.study.globe import Grid, points_of
+from sdgpu.study.real_data.globe import Grid, points_of
 
 __all__ = ["predicted_map"]
 

@@ -1,6 +1,6 @@
 """The paper's experiment with networks (Section 5): many chains in one folder, as one dataset.
 
-The folder (:mod:`sdgpu.study.experiment_folder`) holds ``experiment.json`` (everything that decides the
+The folder (:mod:`~sdgpu.study.networks.experiment_folder`) holds ``experiment.json`` (what decides the
 numbers), ``fits`` (a checkpoint for each training), ``chains`` (the scores of each finished chain), and at
 the end ``results.nc`` and ``results.csv``. A run that was cut off goes on: finished chains are read,
 unfinished ones resume in the middle of an epoch. Seeds, weights and steps may be added to a folder later.
@@ -28,8 +28,13 @@ from sdgpu.backend.progress import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
 from sdgpu.nn.chain import rule_name
 from sdgpu.nn.images import find_device
-from sdgpu.study.experiment_folder import ExperimentFolder, Rows, read_chain, read_experiment
-from sdgpu.study.experiments import Experiment
+from sdgpu.study.networks.experiment_folder import (
+    ExperimentFolder,
+    Rows,
+    read_chain,
+    read_experiment,
+)
+from sdgpu.study.networks.experiments import Experiment
 
 __all__ = ["experiment_dataset", "open_experiment", "open_network", "run_experiment"]
 

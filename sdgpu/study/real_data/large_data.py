@@ -22,8 +22,8 @@ import numpy as np
 
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.rows import RowSource, arrays
-from sdgpu.study.datasets import LARGE, Dataset, Split, split
-from sdgpu.study.globe import GlobeRows, Grid, blue_marble, land_mask
+from sdgpu.study.real_data.datasets import LARGE, Dataset, Split, split
+from sdgpu.study.real_data.globe import GlobeRows, Grid, blue_marble, land_mask
 
 __all__ = ["LARGE", "LargeData", "load_large", "power"]
 
