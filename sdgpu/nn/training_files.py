@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +31,8 @@ __all__ = [
     "check_seal",
     "difference",
     "digest",
-    "read_json",
     "seal",
     "shapes",
-    "write_json",
 ]
 
 FORMAT = 2
@@ -81,46 +78,6 @@ def check_seal(content: bytes) -> None:
         raise ValueError("it does not end with its checksum")
     if comment != f"sdgpu {storage.digest(body)}".encode():
         raise ValueError("its checksum is another")
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write an object of JSON with a checksum of its fields.
-
-    Raises
-    ------
-    OSError
-        As :func:`~sdgpu.backend.storage.write_file`.
-    """
-    text = json.dumps({**fields, "checksum": _checksum(fields)}, indent=2)
-    write_file(path, text.encode() + b"\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_json` wrote.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    ValueError
-        If it is damaged or something else; names the file.
-    """
-    content = path.read_bytes()
-    try:
-        fields = json.loads(content)
-        if not isinstance(fields, dict) or "checksum" not in fields:
-            raise ValueError("it has no checksum")
-        if fields.pop("checksum") != _checksum(fields):
-            raise ValueError("its checksum is another")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is damaged, or was not written by this version of sdgpu ({error})"
-        ) from error
-    return fields
-
-
-def _checksum(fields: Mapping[str, Any]) -> str:
-    return storage.digest(json.dumps(fields, sort_keys=True))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.pretrained import load_weights
 from sdgpu.nn.stacked import train_stacked
 from sdgpu.nn.trainer import train
-from sdgpu.nn.training_files import Store, read_json, write_json
+from sdgpu.nn.training_files import Store
 from tests.damage import cut, damages, flipped, lengthened, zeroed
 from tests.nn.problems import CLASSES, convnet, data, mlp, same_bits
 
@@ -48,29 +48,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         store.checkpoint.write_bytes(broken)
         with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged, or was not written"):
             store.load(World(), torch.device("cpu"))
-
-
-def test_damaged_json_is_named(tmp_path):
-    path = tmp_path / "some.json"
-    fields = {"owner": {"lr": 0.1, "images": "xyz"}, "rows": [{"step": 1, "alpha": None}] * 3}
-    write_json(path, fields)
-    assert read_json(path) == fields
-    content = path.read_bytes()
-    silent = 0
-    for broken in damages(content, 1, *ALL):
-        path.write_bytes(broken)
-        try:
-            found = read_json(path)
-        except ValueError as error:
-            assert "some.json is damaged" in str(error)  # noqa: PT017
-        else:
-            silent += 1
-            assert found == fields  # white space
-    assert silent < 50
-    for text in ("[" * 100_000, '{"checksum": 3}', "{}", "[]", "", "\0"):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=r"some\.json is damaged"):
-            read_json(path)
 
 
 def test_an_earlier_format_is_named(tmp_path):

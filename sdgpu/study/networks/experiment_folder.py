@@ -23,10 +23,11 @@ import xarray as xr
 
 from sdgpu.backend.datafiles import write_dataset
 from sdgpu.backend.distributed import World
+from sdgpu.backend.sealed_json import read_json, write_json
 from sdgpu.backend.storage import LOCK, clean_folder, clean_leftovers, folder_lock, write_file
 from sdgpu.nn import Chain, Data
 from sdgpu.nn.chain import rule_name
-from sdgpu.nn.training_files import difference, digest, read_json, write_json
+from sdgpu.nn.training_files import difference, digest
 from sdgpu.study.networks.experiments import Experiment
 
 __all__ = ["ExperimentFolder", "Rows", "read_chain", "read_experiment"]
