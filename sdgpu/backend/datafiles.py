@@ -32,7 +32,14 @@ from sdgpu.backend.storage import (
     digest,
 )
 from sdgpu.backend.untrusted_files import read_file
-from sdgpu.backend.zarr_layout import SEAL, check_ours, check_store, seal_store
+from sdgpu.backend.zarr_layout import (
+    SEAL,
+    check_ours,
+    check_store,
+    coded_texts,
+    decoded_texts,
+    seal_store,
+)
 
 __all__ = ["check_target", "read_dataset", "write_dataset"]
 
@@ -90,7 +97,8 @@ def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     dataset : xarray.Dataset
-        Of numbers; in NetCDF of texts too, up to 10,000 a variable.
+        Of numbers and texts; in NetCDF up to 10,000 texts a variable, in zarr they are places in a list
+        that is an attribute, `labels`.
     path : path
 
     Raises
@@ -353,11 +361,10 @@ def _zarr(dataset: xr.Dataset) -> dict[str, Any]:
     """Names and contents of the files of a store."""
     from zarr.storage import MemoryStore
 
+    dataset = coded_texts(dataset)
     for name, variable in dataset.variables.items():
         if variable.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{name} holds {variable.dtype}: zarr takes numbers here, .nc texts too"
-            )
+            raise ValueError(f"{name} holds {variable.dtype}: zarr takes numbers and texts here")
     encoding: dict[Any, Any] = {
         name: {"_FillValue": None, "compressors": None, "chunks": variable.shape}
         for name, variable in dataset.variables.items()
@@ -390,4 +397,7 @@ def _read_zarr(source: Path) -> tuple[xr.Dataset, bool]:
     except Exception as error:
         raise ValueError(f"{source} cannot be read as zarr: {error}") from error
     dataset.attrs.pop(SEAL, None)
-    return dataset.drop_encoding(), sealed
+    try:
+        return decoded_texts(dataset.drop_encoding()), sealed
+    except ValueError as error:
+        raise ValueError(f"{source} is refused: {error}") from error

@@ -16,12 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from sdgpu.backend.storage import digest
 from sdgpu.backend.untrusted_files import read_file
 
-__all__ = ["SEAL", "check_ours", "check_store", "seal_store", "zstd_size"]
+__all__ = [
+    "SEAL",
+    "check_ours",
+    "check_store",
+    "coded_texts",
+    "decoded_texts",
+    "seal_store",
+    "zstd_size",
+]
 
+#: Attribute of a variable of texts that holds them: its numbers are places in this list.
+LABELS = "labels"
 #: Attribute of the store that holds the checksums.
 SEAL = "sdgpu"
 _VERSION = 1
@@ -61,6 +72,46 @@ def seal_store(files: Mapping[str, np.ndarray]) -> dict[str, bytes | np.ndarray]
     seal = {"version": _VERSION, "root": digest(_canonical(root)), "files": checksums}
     root.setdefault("attributes", {})[SEAL] = seal
     return {**contents, _ROOT: json.dumps(root, indent=2).encode()}
+
+
+def coded_texts(dataset: xr.Dataset) -> xr.Dataset:
+    """Variables of texts as places in a list of the different ones, an attribute: stores hold numbers."""
+    coded = {}
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind == "U":
+            labels, places = np.unique(variable.values, return_inverse=True)
+            attrs = {**variable.attrs, LABELS: labels.tolist()}
+            numbers = places.reshape(variable.shape).astype(np.int32)
+            coded[name] = xr.Variable(variable.dims, numbers, attrs)
+    return dataset.assign_coords(
+        {name: coded[name] for name in coded if name in dataset.coords}
+    ).assign({name: coded[name] for name in coded if name not in dataset.coords})
+
+
+def decoded_texts(dataset: xr.Dataset) -> xr.Dataset:
+    """The texts that :func:`coded_texts` has made numbers of.
+
+    Raises
+    ------
+    ValueError
+        For labels that are no texts, and places beyond them.
+    """
+    texts = {}
+    for name, variable in dataset.variables.items():
+        labels = variable.attrs.get(LABELS)
+        if labels is None:
+            continue
+        places, labels = variable.values, np.atleast_1d(np.asarray(labels, dtype=object))
+        if not all(isinstance(label, str) for label in labels) or variable.dtype.kind not in "iu":
+            raise ValueError(f"the labels of {name} are no texts")
+        if places.size and not 0 <= places.min() <= places.max() < len(labels):
+            raise ValueError(f"{name} has places beyond its {len(labels)} labels")
+        attrs = {key: value for key, value in variable.attrs.items() if key != LABELS}
+        values = labels[places].astype(str) if places.size else np.empty(places.shape, dtype="U1")
+        texts[name] = xr.Variable(variable.dims, values, attrs)
+    return dataset.assign_coords(
+        {name: texts[name] for name in texts if name in dataset.coords}
+    ).assign({name: texts[name] for name in texts if name not in dataset.coords})
 
 
 def check_ours(folder: Path) -> None:

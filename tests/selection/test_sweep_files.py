@@ -175,9 +175,29 @@ def test_values_that_are_no_numbers_are_not_written(tmp_path):
         write_dataset(xr.Dataset({"t": ("x", ["a"] * 10_001)}), tmp_path / "a.nc")
 
 
-def test_texts_are_for_netcdf(tmp_path):
-    with pytest.raises(ValueError, match=r"t holds <U1: zarr takes numbers here, .nc texts too"):
-        write_dataset(xr.Dataset({"t": ("x", ["a", "b"])}), tmp_path / "a.zarr")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_texts_are_what_they_were(tmp_path, ending):
+    names = np.array([["b", "a"], ["", "an \u03b1"]])
+    dataset = xr.Dataset(
+        {"t": (("x", "y"), names), "u": ("y", [1.0, 2.0])},
+        {"y": ["left", "right"], "kind": ("x", ["k", "k"], {"long_name": "kind"})},
+    )
+    write_dataset(dataset, tmp_path / f"a{ending}")
+    found = read_dataset(tmp_path / f"a{ending}")
+    for name, variable in dataset.variables.items():
+        assert found[name].values.tolist() == variable.values.tolist()
+        assert found[name].attrs == variable.attrs
+    assert {str(name) for name in found.coords} == {"y", "kind"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [(["a"], "beyond its 1 labels"), ([1, 2], "no texts")]
+)
+def test_labels_of_others_are_checked(tmp_path, labels, words):
+    dataset = xr.Dataset({"t": ("x", np.array([0, 1]), {"labels": labels})})
+    write_dataset(dataset, tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match=words):
+        read_dataset(tmp_path / "a.zarr")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +232,7 @@ FULL = """
 import resource, signal, sys
 import numpy as np
 import xarray as xr
-from sdgpu.backend.datafiles import write_dataset
+from sdgpu.backend.datafiles import read_dataset, write_dataset
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 dataset = xr.Dataset({"mse": ("x", np.zeros(100_000))})
 if sys.argv[2] == "limit":
