@@ -9,7 +9,9 @@ from sdgpu.backend.progress import Stopwatch
 from sdgpu.kernels import Precomputed
 from sdgpu.operators import DenseOperator
 from sdgpu.solvers import trace_estimation as probes
+from sdgpu.solvers.galerkin import triangle_bytes
 from sdgpu.solvers.preconditioners import pivoted_cholesky
+from sdgpu.solvers.quadratic_forms import WIDE, WIDE_RELATIVE, power_filters
 from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.solvers.trace_estimation import GROUPS, Probes
 from tests.problems import Cheap, assert_near, from_spectrum, most_bytes
@@ -184,3 +186,44 @@ def test_spaces_of_signs_and_of_rows_take_what_was_said(lams, sketched):
     used(True)
     assert 0.4 <= used(False) <= 1
     assert 0.4 <= used(True) <= 1
+
+
+@pytest.mark.parametrize("known", [3, 400])
+def test_memory_is_counted_term_by_term(known):
+    """Rows and images of a space, blocks in the making, residuals of the grid; once more for single rows."""
+    n, count, lams, steps = 5000, 16, np.array([0.5, 0.01]), 3
+    ritz = Spectrum(np.ones(known), np.zeros((n, known)), np.zeros((known, 1)), 0, 0.0, "lanczos")
+    watch = Stopwatch(lambda: None)
+    found = Probes(lambda: None, NumpyBackend(), None, ritz, lams, steps, count, 5, watch)
+    size = 48 * 16  # of the space, at most
+
+    def space(s, wide):
+        rows_and_images, blocks = 2 * n * size, 7 * wide * s * n
+        residuals = 2 * len(lams) * steps * s * size
+        copy = max(8 * n * size, triangle_bytes(n, size))
+        return 8 * (rows_and_images + blocks + residuals) + copy
+
+    assert found.peak_bytes(diagonals=False) == space(16, WIDE)
+    # the first space stays while that of four rows for each probe grows
+    assert found.peak_bytes(diagonals=True) == 8 * n * size + space(64, WIDE_RELATIVE)
+    few = Spectrum(np.ones(2), np.zeros((9, 2)), np.zeros((2, 1)), 0, 0.0, "lanczos")
+    small = Probes(lambda: None, NumpyBackend(), None, few, lams, steps, count, 5, watch)
+    n, size = 9, 9
+    assert small.peak_bytes(diagonals=False) == space(16, WIDE)
+
+
+@pytest.mark.parametrize("columns", [1, 96, 10_000])
+def test_lam_at_a_time_are_as_many_as_columns_allow(monkeypatch, columns):
+    _, found, _ = make(sketched=True)
+    whole = found.diagonals(LAMS, 3)
+    calls = []
+
+    def counted(values, lams, steps):
+        calls.append(len(lams))
+        return power_filters(values, lams, steps)
+
+    monkeypatch.setattr(probes, "COLUMNS", columns)
+    monkeypatch.setattr(probes, "power_filters", counted)
+    for one, other in zip(found.diagonals(LAMS, 3), whole, strict=True):
+        assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert calls[0] == {1: 1, 96: 2, 10_000: 2}[columns]
