@@ -100,10 +100,10 @@ def __getattr__(name: str) -> Any:
         from sdgpu.engine import estimators
 
         return getattr(estimators, name)
-    if name == "nn":
+    if name in ("nn", "study"):
         import importlib
 
-        return importlib.import_module("sdgpu.nn")
+        return importlib.import_module(f"sdgpu.{name}")
     raise AttributeError(f"module 'sdgpu' has no attribute {name!r}")
 
 

@@ -133,4 +133,7 @@ def test_clocks_decide_in_one_place():
         "trainer.py",  # seconds of a training
         "network_runs.py",
         "compare.py",
+        "cell_fit.py",  # seconds of a study: of its parts, of its cells, left
+        "workers.py",
+        "running.py",
     }

@@ -31,6 +31,7 @@ from sdgpu.backend.signals import shielded, terminable
 
 __all__ = [
     "LOCK",
+    "append_line",
     "atomic_file",
     "atomic_folder",
     "check_writable",
@@ -139,6 +140,18 @@ def write_file(path: PathLike, *content: bytes | bytearray | memoryview) -> None
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         for part in content:
             file.write(part)
+
+
+def append_line(path: PathLike, line: str) -> None:
+    """Add a line to a text; Ctrl-C waits until it is whole. A kill may tear it: give it a checksum.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; names `path`.
+    """
+    with _naming_errors(path), shielded(), Path(path).open("a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def clean_leftovers(path: PathLike) -> None:

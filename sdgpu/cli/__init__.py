@@ -1,4 +1,4 @@
-"""The command line: ``sdgpu demo | fit | sweep | plan | train | doctor``. The only package that prints."""
+"""The command line, ``sdgpu demo | fit | sweep | study | plan | train | doctor``: all that prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from sdgpu.cli.doctor import doctor
 from sdgpu.cli.fit import demo, fit
 from sdgpu.cli.plan import plan
+from sdgpu.cli.studies import study
 from sdgpu.cli.sweeping import sweep
 from sdgpu.cli.terminal import Friendly, console
 from sdgpu.cli.train import train
@@ -43,3 +44,4 @@ def main(
 
 for command in (demo, fit, sweep, plan, train, doctor):
     app.command()(command)
+app.add_typer(study, name="study")

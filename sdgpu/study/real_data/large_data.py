@@ -25,8 +25,10 @@ from sdgpu.backend.rows import RowSource, arrays
 from sdgpu.study.real_data.datasets import LARGE, Dataset, Split, split
 from sdgpu.study.real_data.globe import GlobeRows, Grid, blue_marble, land_mask
 
-__all__ = ["LARGE", "LargeData", "load_large", "power"]
+__all__ = ["LARGE", "SIZES", "LargeData", "load_large", "power"]
 
+#: Rows, features and outputs of each.
+SIZES = {"earth": (933_120_000, 3, 2), "marble": (14_580_000, 3, 3), "power": (2_075_259, 11, 1)}
 SAMPLE = 20_000  # rows from which landmarks are picked
 CLASSES = {"earth": ("sea", "land")}
 DENSITY = 20.0  # of landmarks on the sphere that a Gaussian kernel of gamma = 1 is as wide as

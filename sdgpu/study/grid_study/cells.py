@@ -1,0 +1,187 @@
+"""The cells of a study, and the decompositions that they share.
+
+A cell is one data set, seed, level of noise, kernel, method and precision; its lam, weights and steps come
+from one decomposition. Cells that differ in noise alone share it where the method has all eigenvalues: a
+:class:`Decomposition` is what is worked on at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sdgpu.backend.storage import digest
+from sdgpu.study.grid_study.configuration import (
+    KERNELS,
+    DataTable,
+    KernelTable,
+    MethodTable,
+    StudyConfig,
+)
+
+__all__ = ["AXES", "Cell", "Decomposition", "KernelPoint", "MethodPoint", "decompositions"]
+
+FORMAT = 1  # of what a cell file says; another one is computed anew
+
+#: What tells the cells of a study apart, in this order.
+AXES = ("data", "rows", "seed", "noise", "kernel", "parameters", "method", "size", "precision")
+
+
+@dataclass(frozen=True)
+class KernelPoint:
+    """One kernel: its name and one value of each parameter."""
+
+    name: str
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Parameters as a reader writes them: "gamma=0.1"."""
+        return ", ".join(f"{name}={value:.6g}" for name, value in self.parameters)
+
+
+@dataclass(frozen=True)
+class MethodPoint:
+    """One way to fit."""
+
+    name: str = "auto"
+    operator: str = "auto"
+    features: str | None = None
+    size: int | None = None
+    landmarks: str = "rpcholesky"
+
+    @property
+    def label(self) -> str:
+        """The method, or the features and how landmarks are picked."""
+        if self.features is None:
+            return self.name if self.operator == "auto" else f"{self.name}, {self.operator}"
+        return f"{self.features}, {self.landmarks}" if self.features == "nystrom" else self.features
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes
+    ----------
+    key : str
+        Name of its file: readable, and a digest of everything that decides its numbers.
+    labels : mapping
+        Its place on every one of :data:`AXES`.
+    noise : float
+    """
+
+    key: str
+    labels: Mapping[str, Any]
+    noise: float
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """What is decomposed at a time, and the cells that it serves.
+
+    Attributes
+    ----------
+    data : DataTable
+    seed : int
+    kernel : KernelPoint
+    method : MethodPoint
+    precision : str
+    config : StudyConfig
+    """
+
+    data: DataTable
+    seed: int
+    kernel: KernelPoint
+    method: MethodPoint
+    precision: str
+    config: StudyConfig = field(repr=False)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """One for each level of noise."""
+        return tuple(self._cell(level) for level in self.config.noise.levels)
+
+    def _cell(self, noise: float) -> Cell:
+        labels = {
+            "data": self.data.source,
+            "rows": self.data.rows,
+            "seed": self.seed,
+            "noise": noise,
+            "kernel": self.kernel.name,
+            "parameters": self.kernel.label,
+            "method": self.method.label,
+            "size": self.method.size,
+            "precision": self.precision,
+        }
+        config = self.config
+        decides = {
+            "format": FORMAT,
+            "labels": labels,
+            "parameters": self.kernel.parameters,
+            "operator": self.method.operator,
+            "data": self.data.model_dump(),
+            "noise": config.noise.kind,
+            "grid": config.grid.model_dump(),
+            "choose": config.choose.model_dump(),
+            "keep": config.results.keep,
+            "tol": config.compute.tol,
+        }
+        code = digest(json.dumps(decides, sort_keys=True)).removeprefix("xxh3:")[:12]
+        source = re.split(r"[\\/]", self.data.source)[-1].split(".")[0]
+        words = [source, str(self.seed), self.kernel.name, self.method.features or self.method.name]
+        return Cell(
+            "-".join([re.sub(r"[^A-Za-z0-9]+", "_", word) for word in words] + [code]),
+            labels,
+            noise,
+        )
+
+
+def decompositions(config: StudyConfig) -> list[Decomposition]:
+    """All decompositions of a study, those of one data set and seed together.
+
+    Raises
+    ------
+    ValueError
+        If they are more than ``max_fits`` of ``[compute]``: says how many.
+    """
+    sizes = (
+        len(config.data),
+        len(config.seeds),
+        sum(math.prod(map(len, _values(table).values())) for table in config.kernel),
+        sum(len(table.size or (None,)) for table in config.method),
+        len(config.compute.precision),
+    )
+    count, most = math.prod(sizes), config.compute.max_fits
+    if count > most:
+        raise ValueError(
+            f"the study has {count:,} fits ({' x '.join(map(str, sizes))}: data, seeds, kernels, methods, "
+            f"precisions), above max_fits = {most:,} of [compute]: take fewer, or raise max_fits"
+        )
+    kernels = [point for table in config.kernel for point in _kernel_points(table)]
+    methods = [point for table in config.method for point in _method_points(table)]
+    axes = (config.data, config.seeds, kernels, methods, config.compute.precision)
+    return [Decomposition(*point, config) for point in itertools.product(*axes)]
+
+
+def _values(table: KernelTable) -> dict[str, tuple[float, ...]]:
+    """What is given of the parameters of a kernel."""
+    given = {name: getattr(table, name) for name in KERNELS[table.name]}
+    return {name: values for name, values in given.items() if values is not None}
+
+
+def _kernel_points(table: KernelTable) -> Iterator[KernelPoint]:
+    given = _values(table)
+    for values in itertools.product(*given.values()):
+        yield KernelPoint(table.name, tuple(zip(given, values, strict=True)))
+
+
+def _method_points(table: MethodTable) -> Iterator[MethodPoint]:
+    for size in table.size or (None,):
+        yield MethodPoint(table.name, table.operator, table.features, size, table.landmarks)

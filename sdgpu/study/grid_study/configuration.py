@@ -1,0 +1,359 @@
+"""A study as a value: the tables of its TOML file, each checked, every error with its line.
+
+======================  ==================================================================================
+table                   keys
+======================  ==================================================================================
+top                     name, description, seeds
+``[data]``              source, target, classify, encode, impute, header, rows, validation, test
+``[noise]``             kind, levels
+``[[kernel]]``          name, and of its parameters a number or a list: gamma, lengthscale,
+                        width_over_median, nu, degree, coef0, depth, weight_var, bias_var
+``[[method]]``          name, operator, or features (nystrom, fourier, own) with size and landmarks
+``[grid]``              lams or lams_over_n, alphas, steps
+``[choose]``            rules, metrics
+``[compute]``           precision, tol, memory, workers, devices, max_fits
+``[results]``           keep
+``[[network]]``         preset, and what to change in it: seeds, alphas, steps, epochs, algorithm1, rows
+======================  ==================================================================================
+
+``[data]``, ``[[kernel]]``, ``[[method]]`` and ``[[network]]`` may stand several times, in double
+brackets.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from sdgpu.selection.metrics import METRICS
+from sdgpu.selection.sweep import FAMILIES
+from sdgpu.study.grid_study.key_lines import Lines, explain
+from sdgpu.study.grid_study.key_types import (
+    Count,
+    Levels,
+    Names,
+    Positive,
+    Ridges,
+    Scales,
+    Seeds,
+    Tables,
+    Weights,
+    Whole,
+    check_choice,
+    check_key,
+    fault_of,
+    require_different,
+)
+from sdgpu.study.real_data.datasets import LARGE
+
+__all__ = ["KERNELS", "StudyConfig", "read_study"]
+
+#: Kernels of a study and the parameters that each takes.
+KERNELS: dict[str, tuple[str, ...]] = {
+    "gaussian": ("gamma", "width_over_median"),
+    "laplacian": ("gamma", "width_over_median"),
+    "matern": ("nu", "lengthscale", "width_over_median"),
+    "polynomial": ("degree", "gamma", "coef0"),
+    "linear": (),
+    "cosine": (),
+    "arccosine": ("degree",),
+    "nngp": ("depth", "weight_var", "bias_var"),
+    "ntk": ("depth", "weight_var", "bias_var"),
+}
+WIDTHS = ("gamma", "lengthscale", "width_over_median")
+RULES = (*FAMILIES, "loo", "ridge_loo", "oracle")
+KEPT = ("mse", "train_mse", "gcv", "degrees_of_freedom", "limit_mse", "metrics")
+
+
+class _Table(BaseModel):
+    """A table of the file: no other keys, no values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataTable(_Table):
+    """As :func:`sdgpu.study.real_data.datasets.load` and ``split`` take it."""
+
+    source: str
+    target: str | None = None
+    classify: bool = False
+    encode: bool = False
+    impute: float | str | None = None
+    header: bool | None = None
+    rows: Count | None = None
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the source is a file rather than the name of a data set."""
+        return "." in Path(self.source).name or "/" in self.source
+
+    @property
+    def path(self) -> str:
+        """The source, a file in the folder of the study: a study that is moved stays the same."""
+        return str(self._folder / Path(self.source).expanduser()) if self.is_file else self.source
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its rows are read in blocks."""
+        return self.source in LARGE
+
+
+class NoiseTable(_Table):
+    """Noise on training and validation targets; test targets stay clean.
+
+    Levels of "gaussian" are standard deviations in units of that of the targets, of the others (of
+    :mod:`sdgpu.study.theory.noise`) shares of labels that become wrong ones.
+    """
+
+    kind: Literal["gaussian", "symmetric"] = "gaussian"
+    levels: Levels = (0.0,)
+
+    @model_validator(mode="after")
+    def _shares(self) -> NoiseTable:
+        check_key("levels", require_different, self.levels)
+        if self.kind == "symmetric" and max(self.levels) > 1:
+            raise fault_of("levels", f"{max(self.levels)} is no share of labels: at most 1")
+        return self
+
+
+class KernelTable(_Table):
+    """A kernel and its parameters: every combination is a kernel of the study."""
+
+    name: str
+    gamma: Scales | None = None
+    lengthscale: Scales | None = None
+    width_over_median: Scales | None = None
+    nu: Scales | None = None
+    degree: Whole | None = None
+    coef0: Weights | None = None
+    depth: Whole | None = None
+    weight_var: Scales | None = None
+    bias_var: Weights | None = None
+
+    @model_validator(mode="after")
+    def _takes(self) -> KernelTable:
+        allowed = KERNELS[check_choice("name", self.name, KERNELS)]
+        given = [name for name in KernelTable.model_fields if getattr(self, name) is not None]
+        for name in given[1:]:
+            if name not in allowed:
+                takes = f"takes {', '.join(allowed)}" if allowed else "has no parameters"
+                raise fault_of(name, f"{name} is no parameter of {self.name!r}, which {takes}")
+            check_key(name, require_different, getattr(self, name))
+        widths = [name for name in given if name in WIDTHS]
+        if len(widths) > 1:
+            raise fault_of(widths[1], f"{widths[0]} and {widths[1]} both set the width: give one")
+        if self.nu is not None and not {*self.nu} <= {0.5, 1.5, 2.5}:
+            raise fault_of("nu", f"nu={list(self.nu)} must be of 0.5, 1.5, 2.5")
+        return self
+
+
+class MethodTable(_Table):
+    """How cells are fitted: a method of :func:`sdgpu.fit`, or a feature map of several sizes."""
+
+    name: str = "auto"
+    operator: Literal["auto", "dense", "tiled", "keops"] = "auto"
+    features: Literal["nystrom", "fourier", "own"] | None = None
+    size: Whole | None = None
+    landmarks: Literal["rpcholesky", "kmeans", "uniform"] = "rpcholesky"
+
+    @model_validator(mode="after")
+    def _fits(self) -> MethodTable:
+        check_choice("name", self.name, ("auto", "eigh", "lanczos", "subspace", "cg"))
+        if self.features is None:
+            for name in ("size", "landmarks"):
+                if name in self.model_fields_set:
+                    raise fault_of(name, f"{name} is of features: name them, features = 'nystrom'")
+        elif self.name != "auto" or self.operator != "auto":
+            raise fault_of(
+                "features", "a feature model has its own method: leave name and operator out"
+            )
+        elif self.features == "own" and self.size is not None:
+            raise fault_of(
+                "size", "a kernel's own features are as many as they are: leave size out"
+            )
+        elif self.features != "own" and self.size is None:
+            raise fault_of("features", f"features={self.features!r} needs size, a number or a list")
+        return self
+
+
+class GridTable(_Table):
+    """The grid that one decomposition answers: lam (as it is, or times the training rows), alpha, step."""
+
+    lams: Ridges | None = None
+    lams_over_n: Ridges | None = None
+    alphas: Weights = tuple(np.linspace(0, 1, 101).tolist())
+    steps: Count = 10
+
+    @model_validator(mode="after")
+    def _one_of(self) -> GridTable:
+        if self.lams is not None and self.lams_over_n is not None:
+            raise fault_of("lams_over_n", "lams and lams_over_n are one grid: give one of them")
+        for name in ("lams", "lams_over_n", "alphas"):
+            if getattr(self, name) is not None:
+                check_key(name, require_different, getattr(self, name))
+        return self
+
+    def ridges(self, n: int) -> np.ndarray:
+        """The grid of lam for n training rows."""
+        if self.lams is not None:
+            return np.array(self.lams)
+        return np.array(self.relative) * n
+
+    @property
+    def relative(self) -> tuple[float, ...] | None:
+        """lam / n, where the grid is given so: 1e-6 .. 1 by default."""
+        if self.lams is not None:
+            return None
+        return self.lams_over_n or tuple(np.geomspace(1e-6, 1.0, 30).tolist())
+
+
+class ChooseTable(_Table):
+    """Rules that choose lam, alpha and step: those of :meth:`sdgpu.Sweep.best` on the validation rows.
+
+    "gcv", "loo" and "ridge_loo" see the training rows alone, "oracle" the test rows; a metric chooses by
+    itself.
+    """
+
+    rules: Names = ("ridge", "fixed", "star", "joint", "gcv")
+    metrics: Names = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> ChooseTable:
+        check_key("rules", require_different, self.rules)
+        for metric in self.metrics:
+            check_choice("metrics", metric, METRICS)
+        for rule in self.rules:
+            check_choice("rules", rule, (*RULES, *self.metrics))
+        return self
+
+
+class ComputeTable(_Table):
+    """How precisely, and on what: each worker has one device, and its share of cores and memory."""
+
+    precision: Annotated[tuple[Literal["float64", "float32"], ...], Tables] = ("float64",)
+    tol: Positive = 1e-6
+    memory: str | None = None
+    workers: Count | None = None
+    devices: Names = ("auto",)
+    max_fits: Count = 10_000
+
+
+class ResultsTable(_Table):
+    """Which losses of the whole grid each cell keeps; "metrics" are those of ``[choose]``."""
+
+    keep: Names = ("mse", "train_mse", "gcv", "limit_mse", "metrics")
+
+    @model_validator(mode="after")
+    def _known(self) -> ResultsTable:
+        for name in self.keep:
+            check_choice("keep", name, KEPT)
+        return self
+
+
+class NetworkTable(_Table):
+    """A preset of ``sdgpu train``, and what is changed in it."""
+
+    preset: str
+    seeds: Seeds | None = None
+    alphas: Weights | None = None
+    steps: Count | None = None
+    epochs: Count | None = None
+    rows: Count | None = None
+    algorithm1: bool | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> NetworkTable:
+        from sdgpu.study.networks.experiments import PRESETS  # imports torch
+
+        check_choice("preset", self.preset, PRESETS)
+        return self
+
+
+class StudyConfig(_Table):
+    """All tables of a study. Read one with :func:`read_study`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")]
+    description: str = ""
+    seeds: Seeds = (0,)
+    data: Annotated[tuple[DataTable, ...], Tables] = ()
+    noise: NoiseTable = NoiseTable()
+    kernel: Annotated[tuple[KernelTable, ...], Tables] = ()
+    method: Annotated[tuple[MethodTable, ...], Tables] = (MethodTable(),)
+    grid: GridTable = GridTable()
+    choose: ChooseTable = ChooseTable()
+    compute: ComputeTable = ComputeTable()
+    results: ResultsTable = ResultsTable()
+    network: Annotated[tuple[NetworkTable, ...], Tables] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> StudyConfig:
+        check_key("seeds", require_different, self.seeds)
+        if bool(self.data) != bool(self.kernel):
+            missing, present = ("kernel", "data") if self.data else ("data", "kernel")
+            raise fault_of(missing, f"[{missing}] is missing beside [{present}]: name one")
+        for number, data in enumerate(self.data):
+            if not data.is_large:
+                continue
+            if any(method.features is None for method in self.method):
+                raise fault_of(
+                    "method", f"data {number + 1}, {data.source}, need features in every [[method]]"
+                )
+            if max(self.noise.levels) > 0:
+                raise fault_of(
+                    "noise", f"data {number + 1}, {data.source}, are read in blocks: without noise"
+                )
+        if not self.data and not self.network:
+            raise fault_of("data", "nothing to do: name [data] with [[kernel]], or a [[network]]")
+        return self
+
+
+def read_study(source: str | Path | Mapping[str, Any] | StudyConfig) -> StudyConfig:
+    """Read and check a study.
+
+    Parameters
+    ----------
+    source : path, mapping or StudyConfig
+        A TOML file (names of data files in it are relative to its folder), or what one holds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or a data file that it names is missing.
+    ValueError
+        For what is no TOML, unknown keys, wrong types and values: names file, line, table, key and the
+        nearest known key.
+    """
+    if isinstance(source, StudyConfig):
+        return source
+    if isinstance(source, Mapping):
+        return _validated(dict(source), Lines("", "study"), Path())
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no study {path}: 'sdgpu study init {path}' writes one")
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} is no TOML: {error}") from error
+    return _validated(tables, Lines(text, str(path)), path.parent)
+
+
+def _validated(tables: dict[str, Any], lines: Lines, folder: Path) -> StudyConfig:
+    try:
+        config = StudyConfig.model_validate(tables)
+    except ValidationError as error:
+        raise ValueError(explain(error, lines, StudyConfig)) from None
+    for number, data in enumerate(config.data):
+        data._folder = folder
+        if data.is_file and not Path(data.path).exists():
+            where = lines.where(("data", number, "source"))
+            raise FileNotFoundError(f"{where}: there is no data file {data.path}")
+    return config

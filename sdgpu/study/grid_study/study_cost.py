@@ -1,0 +1,179 @@
+"""What a study would cost, before anything runs: fits, seconds, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sdgpu
+from sdgpu.backend.memory import show
+from sdgpu.backend.rates import NOMINAL
+from sdgpu.engine.streaming import feature_bytes
+from sdgpu.study.grid_study.cell_fit import forget_data, load_data
+from sdgpu.study.grid_study.cells import Decomposition, decompositions
+from sdgpu.study.grid_study.configuration import DataTable, StudyConfig
+from sdgpu.study.real_data.large_data import SIZES
+
+__all__ = ["RESULTS_LIMIT", "Price", "StudyPlan", "plan_study"]
+
+#: Bytes of results that a study may have: its dataset is put together in memory.
+RESULTS_LIMIT = 4 * 2**30
+CELL = 0.02  # seconds of a cell that no size explains: files, small algebra
+START = 3.0  # seconds until a process has its libraries
+LOSS = 4e-8  # seconds for each loss of the grid and variable, and for each rule's share of them
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of one kind of decomposition.
+
+    Attributes
+    ----------
+    data, method : str
+    n, d, c : int
+    fits, cells : int
+    seconds : float
+        Of one decomposition with its cells.
+    bytes : int
+        Peak of a worker.
+    """
+
+    data: str
+    method: str
+    n: int
+    d: int
+    c: int
+    fits: int
+    cells: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class StudyPlan:
+    """The prices of a study.
+
+    Attributes
+    ----------
+    prices : tuple of Price
+    workers : int
+    result_bytes : int
+        Of all cells together.
+    networks : int
+        Experiments with networks, whose time is not predicted.
+    refits : int
+        Separate fits that the closed forms stand for.
+    """
+
+    prices: tuple[Price, ...]
+    workers: int
+    result_bytes: int
+    networks: int
+    refits: int
+
+    @property
+    def fits(self) -> int:
+        """Decompositions, or grown bases, in all."""
+        return sum(price.fits for price in self.prices)
+
+    @property
+    def cells(self) -> int:
+        """Cells in all."""
+        return sum(price.cells for price in self.prices)
+
+    @property
+    def seconds(self) -> float:
+        """From start to end, with all workers."""
+        total = sum(price.fits * price.seconds for price in self.prices)
+        return total / self.workers + (START if self.workers > 1 else 0.0)
+
+    def check_results(self) -> None:
+        """Refuse more results than can be put together.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.result_bytes > RESULTS_LIMIT:
+            raise ValueError(
+                f"the losses of {self.cells:,} cells would take {show(self.result_bytes)}, above "
+                f"{show(RESULTS_LIMIT)}: keep fewer of them, [results] keep = [], or take a coarser [grid]"
+            )
+
+
+def plan_study(study: StudyConfig) -> StudyPlan:
+    """Sizes of all data sets, and the price of every kind of decomposition at nominal rates."""
+    from sdgpu.study.grid_study.workers import crew_of
+
+    forget_data()
+    jobs = decompositions(study)
+    kinds: dict[tuple[str, str], list[Decomposition]] = {}
+    for job in jobs:
+        kinds.setdefault(
+            (job.data.source, f"{job.method.label} {job.method.size or ''}"), []
+        ).append(job)
+    prices = tuple(_price(group) for group in kinds.values())
+    crew = crew_of(study.compute.devices, study.compute.workers, study.compute.memory, len(jobs))
+    grid = study.grid
+    points = len(grid.ridges(1)) * len(grid.alphas)
+    kept = [name for name in study.results.keep if name not in ("limit_mse", "metrics")]
+    variables = len(kept) + ("metrics" in study.results.keep) * len(study.choose.metrics)
+    cells = sum(price.cells for price in prices)
+    per_cell = 8 * points * (grid.steps * variables + ("limit_mse" in study.results.keep))
+    return StudyPlan(
+        prices,
+        len(crew.devices),
+        cells * per_cell,
+        len(study.network),
+        cells * points * (grid.steps - 1) + cells * len(grid.ridges(1)),
+    )
+
+
+def _price(group: list[Decomposition]) -> Price:
+    job = group[0]
+    rows, d, c = _sizes(job.data)
+    held = [round(share * rows) for share in (job.data.validation, job.data.test)]
+    n, m = (rows, 20_000) if job.data.is_large else (max(1, rows - sum(held)), max(held))
+    cells, grid = len(job.cells), job.config.grid
+    fit_seconds, k, peak = _fit_price(job, n, d, c)
+    one_fit = fit_seconds if job.method.features is None and k == n else fit_seconds * cells
+    lams = len(grid.ridges(n))
+    judged = m * k + m * k * lams * grid.steps * c / 8
+    losses = lams * len(grid.alphas) * grid.steps * (6 + len(job.config.choose.rules))
+    seconds = one_fit + cells * (CELL + judged / NOMINAL.products + LOSS * losses)
+    method = f"{job.method.label}, {job.method.size}" if job.method.size else job.method.label
+    return Price(
+        job.data.source, method, n, d, c, len(group), cells * len(group), seconds, int(peak)
+    )
+
+
+def _fit_price(job: Decomposition, n: int, d: int, c: int) -> tuple[float, int, int]:
+    """Seconds of a fit, its eigenvalues, bytes."""
+    if job.method.features is not None:
+        k = job.method.size or d
+        products = NOMINAL.products if job.precision == "float64" else NOMINAL.products32
+        powers = NOMINAL.powers if job.precision == "float64" else NOMINAL.powers32
+        seconds = n * k * (k + d) / products + n * k / powers + 10 * k**3 / NOMINAL.products
+        return seconds, k, feature_bytes(k, c, job.precision)
+    # decided where the rows are those of a Gaussian kernel: all others cost about as much
+    found = sdgpu.plan(
+        n,
+        d,
+        c,
+        job.config.grid.ridges(n),
+        job.config.grid.steps,
+        device="cpu",
+        tol=job.config.compute.tol,
+        method=job.method.name,
+        operator=job.method.operator,
+    )
+    return found.seconds, n if found.method == "eigh" else min(n, found.max_size), found.bytes
+
+
+def _sizes(table: DataTable) -> tuple[int, int, int]:
+    """Rows, features and outputs of a data set."""
+    if table.is_large:
+        rows, d, c = SIZES[table.source]
+        return min(table.rows or rows, rows), d, c
+    data = load_data(table.model_copy(update={"rows": None}), 0)
+    n = len(data.X)
+    return min(table.rows or n, n), data.X.shape[1], data.Y.shape[1]

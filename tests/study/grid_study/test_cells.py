@@ -1,0 +1,198 @@
+"""Cells against refits: every loss of the grid, every choice, with noise, features and precisions."""
+
+import numpy as np
+import pytest
+
+import sdgpu
+from sdgpu.study import read_study
+from sdgpu.study.grid_study import cell_fit
+from sdgpu.study.grid_study.cell_fit import fit_cells
+from sdgpu.study.grid_study.cells import decompositions
+from sdgpu.study.real_data import large_data
+from sdgpu.study.real_data.datasets import load, split
+from sdgpu.study.real_data.globe import LandMask
+from tests.problems import assert_near
+
+LAMS, ALPHAS, STEPS = (0.5, 5.0), (0.0, 0.3, 1.0), 3
+
+
+def tables(**more):
+    return {
+        "name": "test",
+        "seeds": [3],
+        "data": {"source": "diabetes", "rows": 60},
+        "kernel": {"name": "gaussian", "gamma": 0.05},
+        "grid": {"lams": list(LAMS), "alphas": list(ALPHAS), "steps": STEPS},
+        **more,
+    }
+
+
+def results(**more):
+    jobs = decompositions(read_study(tables(**more)))
+    return [result for job in jobs for result in fit_cells(job)]
+
+
+def refit(K, Y, lam, alphas):
+    """Predictions of every step are k' of these duals: explicit solves."""
+    targets, duals = Y, []
+    for step in range(len(alphas) + 1):
+        duals.append(np.linalg.solve(K + lam * np.eye(len(K)), targets))
+        if step < len(alphas):
+            targets = alphas[step] * Y + (1 - alphas[step]) * (K @ duals[-1])
+    return duals
+
+
+def kernel(A, B):
+    return np.exp(-0.05 * ((A[:, None] - B) ** 2).sum(-1))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.7])
+def test_losses_and_choices_are_those_of_refits(noise):
+    rules = ["ridge", "fixed", "star", "gcv", "limit", "loo", "ridge_loo", "oracle", "mae"]
+    choose = {"rules": rules, "metrics": ["mae"]}
+    (found,) = results(noise={"levels": [noise]}, choose=choose)
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    Y, Y_val = (
+        values + noise * np.random.default_rng([3, draw]).standard_normal(values.shape)
+        for draw, values in ((1, parts.Y_train), (2, parts.Y_val))
+    )
+    K, K_val, K_test = (
+        kernel(rows, parts.X_train) for rows in (parts.X_train, parts.X_val, parts.X_test)
+    )
+    mse = np.empty((2, 3, STEPS))
+    for i, lam in enumerate(LAMS):
+        for j, alpha in enumerate(ALPHAS):
+            duals = refit(K, Y, lam, [alpha] * (STEPS - 1))
+            mse[i, j] = [np.mean((K_val @ dual - Y_val) ** 2) for dual in duals]
+    assert_near(found.arrays["mse"], mse, rtol=1e-9)
+    assert found.record["n"] == 36
+    chosen = found.record["chosen"]
+    assert list(chosen) == rules
+    i, j, step = np.unravel_index(mse.argmin(), mse.shape)
+    fixed = chosen["fixed"]
+    assert (fixed["lam"], fixed["step"]) == (LAMS[i], step + 1)
+    assert fixed["value"] == pytest.approx(mse.min(), rel=1e-9)
+    for choice in chosen.values():
+        assert choice["note"] == ""
+        if choice["step"] == np.inf:  # the limit: ridge with lam / alpha
+            lam = choice["lam"] / choice["alpha"][0]
+            dual = np.linalg.solve(K + lam * np.eye(len(K)), Y)
+        else:
+            weights, last = choice["alpha"], int(choice["step"])
+            weights = weights * (last - 1) if len(weights) == 1 else weights
+            dual = refit(K, Y, choice["lam"], weights[: last - 1])[-1]
+        errors = K_test @ dual - parts.Y_test  # clean
+        assert choice["test_mse"] == pytest.approx(np.mean(errors**2), rel=1e-8)
+        assert choice["test_mae"] == pytest.approx(np.mean(np.abs(errors)), rel=1e-8)
+    assert chosen["oracle"]["test_mse"] == min(
+        chosen[rule]["test_mse"] for rule in ("oracle", "fixed", "loo", "ridge", "gcv")
+    )
+
+
+def test_levels_of_noise_share_a_decomposition_and_have_the_numbers_of_their_own(monkeypatch):
+    calls = []
+    fit = sdgpu.fit
+    monkeypatch.setattr(sdgpu, "fit", lambda *args, **how: calls.append(1) or fit(*args, **how))
+    together = results(noise={"levels": [0.0, 0.5, 1.0]})
+    assert len(calls) == 1
+    alone = [results(noise={"levels": level})[0] for level in (0.0, 0.5, 1.0)]
+    for one, other in zip(together, alone, strict=True):
+        assert one.record["key"] == other.record["key"]
+        for name, values in one.arrays.items():
+            # weights of Algorithm 1 divide small differences
+            rtol = 1e-6 if "star" in name or "clipped" in name or "joint" in name else 1e-10
+            np.testing.assert_allclose(values, other.arrays[name], rtol=rtol)
+    calls.clear()
+    grown = results(noise={"levels": [0.0, 0.5]}, method={"name": "lanczos"})
+    assert len(calls) == 2  # a basis that grew from targets serves them alone
+    for one, other in zip(grown, together, strict=False):
+        assert_near(one.arrays["mse"], other.arrays["mse"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wanted"),
+    [
+        (
+            {"name": "gaussian", "width_over_median": 2.0},
+            lambda m: sdgpu.Gaussian(0.5 / (2 * m) ** 2),
+        ),
+        ({"name": "laplacian", "width_over_median": 2.0}, lambda m: sdgpu.Laplacian(0.5 / m)),
+        (
+            {"name": "matern", "nu": 0.5, "width_over_median": 2.0},
+            lambda m: sdgpu.Matern(0.5, lengthscale=2 * m),
+        ),
+        (
+            {"name": "polynomial", "degree": 2, "coef0": 0.5},
+            lambda m: sdgpu.Polynomial(2, coef0=0.5),
+        ),
+        ({"name": "linear"}, lambda m: sdgpu.Linear()),
+        ({"name": "cosine"}, lambda m: sdgpu.Cosine()),
+        ({"name": "arccosine", "degree": 1}, lambda m: sdgpu.ArcCosine(1)),
+        ({"name": "nngp", "depth": 2}, lambda m: sdgpu.NNGP(2)),
+        ({"name": "ntk", "depth": 2, "bias_var": 0.1}, lambda m: sdgpu.NTK(2, bias_var=0.1)),
+    ],
+)
+def test_kernels(kernel, wanted):
+    study = read_study(tables(kernel=kernel))
+    (job,) = decompositions(study)
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    made = wanted(sdgpu.median_distance(parts.X_train))
+    assert repr(cell_fit.kernel_of(job.kernel, job.data, job.seed)) == repr(made)
+
+
+def test_features_precisions_and_classes():
+    methods = [{"features": "nystrom", "size": [5, 20]}, {"features": "own"}, {"name": "cg"}]
+    found = results(
+        data={"source": "digits", "rows": 120},
+        kernel={"name": "linear"},
+        method=methods,
+        compute={"precision": ["float64", "float32"]},
+        choose={"rules": ["ridge", "accuracy"], "metrics": ["accuracy", "ece"]},
+        noise={"kind": "symmetric", "levels": [0.0, 0.2]},
+    )
+    assert len(found) == 4 * 2 * 2
+    for result in found:
+        record = result.record
+        choice = record["chosen"]["accuracy"]
+        assert record["classes"] == 10
+        assert 0 <= choice["test_accuracy"] <= 1
+        assert choice["criterion"] == "accuracy"
+        assert result.arrays["accuracy"].shape == (2, 3, STEPS)
+    assert all(
+        r.record["precision"] == "float32" and "limited by dtype='float32'" in text
+        for r in found
+        for text in r.record["warnings"]
+    )
+    exact = [r for r in found if r.record["method"] in ("own", "cg") and r.record["noise"] == 0]
+    assert {r.record["precision"] for r in exact} == {"float64", "float32"}
+
+
+def test_rows_that_are_read_in_blocks(monkeypatch):
+    sea = np.repeat(np.repeat(np.random.default_rng(0).random((8, 12)) < 0.6, 9, 0), 8, 1)
+    monkeypatch.setattr(large_data, "land_mask", lambda: LandMask(np.packbits(sea, axis=1)))
+    cell_fit.split_of.cache_clear()
+    (found,) = results(
+        data={"source": "earth", "rows": 2000},
+        kernel={"name": "gaussian", "gamma": 10},
+        method={"features": "nystrom", "size": 40},
+    )
+    assert found.record["n"] > 1000
+    assert found.record["chosen"]["ridge"]["test_accuracy"] > 0.6
+    cell_fit.split_of.cache_clear()
+
+
+def test_a_rule_that_fails_costs_no_other():
+    found = results(
+        grid={"lams": [1e-9], "alphas": [-5.0], "steps": 3}, choose={"rules": ["ridge", "limit"]}
+    )[0]
+    assert found.record["chosen"]["limit"].keys() == {"note"}
+    assert "limit_mse" in found.record["chosen"]["limit"]["note"]
+    assert np.isfinite(found.record["chosen"]["ridge"]["test_mse"])
+
+
+def test_what_is_kept_is_what_was_asked_for():
+    few = results(results={"keep": []})[0].arrays
+    assert few.keys() == {"lam", "ridge_mse", "star_mse", "alpha_star", "clipped_mse", "joint_mse"}
+    metrics = {"metrics": ["mae"], "rules": ["mae"]}
+    more = results(results={"keep": ["gcv", "metrics"]}, choose=metrics)[0].arrays
+    assert more.keys() == {*few, "gcv", "mae"}
