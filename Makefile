@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-nn test test-random fuzz lint bench gpu-check clean
+.PHONY: demo demo-nn test test-random fuzz mutants lint bench gpu-check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
@@ -28,6 +28,9 @@ test-random: $(READY)  ## the tests ten times, in another order each time
 
 fuzz: $(READY)  ## 100,000 random problems against refits in extended precision; half an hour on two cores
 	OMP_NUM_THREADS=1 SDGPU_FUZZ_CASES=100000 $(BIN)/python -m pytest tests/fuzz -n auto
+
+mutants: $(READY)  ## one change of a module at a time: MODULE=sdgpu.solvers.galerkin TESTS=tests/solvers/test_galerkin.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MODULE) $(TESTS)
 
 lint: $(READY)  ## style, types and the import floors
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from sdgpu.solvers.galerkin import (
     gram_rounding,
     orthonormal_rows,
     relative_to,
+    triangle_bytes,
     unit_rows,
 )
 from tests.problems import EPS, from_spectrum
@@ -186,3 +187,139 @@ def test_rows_that_repeat_are_dropped():
     left = rows - (rows @ base.T) @ base
     assert_allclose(left - (left @ found.T) @ found, 0, atol=1e-12)
     assert len(orthonormal_rows(inside, [base], NumpyBackend())) == 0
+
+
+def nearly_parallel(size=1e-8):
+    """Two rows whose difference is too small to be a direction of its own."""
+    rng = np.random.default_rng(3)
+    one, other = np.linalg.qr(rng.standard_normal((12, 2)))[0].T
+    return np.vstack([one, one + size * other])
+
+
+def outside(rows, *spans):
+    left = rows
+    for _ in range(2):
+        for span in spans:
+            left = left - (left @ span.T) @ span
+    return np.linalg.norm(left, axis=1)
+
+
+def test_required_rows_are_in_the_span_to_their_last_digit():
+    rows = nearly_parallel()
+    basis = GrowingBasis(12, 2, NumpyBackend(), krylov=False)
+    assert len(basis.new_directions(rows)) == 1
+    new = basis.new_directions(rows, required=rows)
+    assert len(new) == 2
+    assert_allclose(new @ new.T, np.eye(2), atol=1e-13)
+    assert outside(rows, new).max() < 1e-15
+    # what the rounding of their products is larger than is not looked for
+    assert len(basis.new_directions(rows, required=rows, atol=1e-7)) == 1
+    assert len(basis.new_directions(rows, required=rows, atol=1e-9)) == 2
+    # nor what the basis holds already
+    basis.append(new[1:], new[1:] @ np.diag(np.arange(1.0, 13)))
+    more = basis.new_directions(rows, required=rows)
+    assert outside(rows, basis.Q, more).max() < 1e-14
+    assert_allclose(more @ basis.Q.T, 0, atol=1e-13)
+    none = basis.new_directions(basis.Q, required=3 * basis.Q)
+    assert none.shape == (0, 12)
+
+
+@pytest.mark.parametrize("left", [1, 3])
+def test_no_more_rows_than_there_is_room_for(left):
+    """Of a space that is nearly full the rest, whatever is required."""
+    rng = np.random.default_rng(4)
+    Q = np.linalg.qr(rng.standard_normal((12, 12)))[0].T
+    basis = GrowingBasis(12, 2, NumpyBackend(), krylov=False)
+    basis.append(Q[: 12 - left], Q[: 12 - left] @ np.diag(np.arange(1.0, 13)))
+    rows = rng.standard_normal((6, 12))
+    new = basis.new_directions(rows, required=rows)
+    assert len(new) == left
+    assert_allclose(new @ basis.Q.T, 0, atol=1e-12)
+    assert outside(rows, basis.Q, new).max() < 1e-12 * np.linalg.norm(rows)
+
+
+def converged(problem, blocks=9):
+    basis = grown(problem, krylov=False, blocks=blocks)
+    return basis, *basis.ritz()
+
+
+def true_norms(basis, problem, lams, steps):
+    """Of residuals that are small beside their terms, in extended precision."""
+    big = np.longdouble
+    Q, K, Y = (x.astype(big) for x in (basis.Q, problem.K, problem.Y))
+    T, V = basis.T, np.linalg.eigh(basis.T)
+    found = np.empty((len(lams), steps, Y.shape[1]))
+    for i, lam in enumerate(lams):
+        before = (V[1].T @ basis.Q @ problem.Y).astype(big)
+        a = np.zeros_like(before)
+        for step in range(steps):
+            now = before / (V[0] + lam)[:, None]
+            a = now if step == 0 else now - a
+            # r = a'(W'R) with a = c_{i-1} - c_i
+            found[i, step] = np.linalg.norm((R_of(Q, K, T) @ (V[1] @ a)).astype(float), axis=0)
+            before, a = V[0][:, None] * now, now
+    return found
+
+
+def R_of(Q, K, T):  # noqa: N802 - the field's name
+    return (Q @ K - T @ Q).T
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_few_residuals_come_from_themselves_and_many_from_the_gram_matrix(many):
+    problem = from_spectrum(DELTA, c=2)
+    basis, values, vectors = converged(problem)
+    lams = np.geomspace(0.1, 5, 40 if many else 2)
+    seen = basis.residuals(values, vectors, problem.Y.T, lams, 3)
+    assert seen.exact is not many
+    assert (seen.norms.size > basis.k) is many
+    truth = true_norms(basis, problem, lams, 3)
+    certified = basis.certified(seen, vectors, np.arange(len(lams)))
+    assert certified.exact is seen.exact
+    assert_allclose(certified.norms, truth, rtol=1e-3, atol=1e-13)
+    if not many:
+        assert_allclose(seen.norms, truth, rtol=1e-3, atol=1e-13)
+
+
+def test_as_many_residuals_as_rows_are_still_few():
+    problem = from_spectrum(DELTA, c=2)
+    basis, values, vectors = converged(problem, blocks=3)
+    assert basis.k == 6
+    for steps, exact in ((3, True), (4, False)):
+        seen = basis.residuals(values, vectors, problem.Y.T, LAMS[:1], steps)
+        assert seen.exact is exact
+
+
+def test_more_residuals_than_twice_the_rows_come_from_a_triangle(monkeypatch):
+    problem = from_spectrum(DELTA, c=2)
+    basis, values, vectors = converged(problem, blocks=3)
+    seen = basis.residuals(values, vectors, problem.Y.T, LAMS[[0, 0, 1]], 2)
+    made, formed = [], []
+    triangle, times = GrowingBasis._triangle, GrowingBasis._times
+    monkeypatch.setattr(GrowingBasis, "_triangle", lambda self: made.append(1) or triangle(self))
+
+    def counted(self, combinations, rows):
+        formed.append(len(combinations))
+        return times(self, combinations, rows)
+
+    monkeypatch.setattr(GrowingBasis, "_times", counted)
+    by_rows = basis.certified(seen, vectors, np.arange(3))  # 12 of 6 rows: no more than twice
+    assert not made
+    monkeypatch.setattr("sdgpu.solvers.galerkin.ROWS", 2)
+    parts = basis.certified(seen, vectors, np.arange(3))
+    assert formed == [4] * 3 + [2] * 6
+    many = basis.residuals(values, vectors, problem.Y.T, np.array([0.01, 0.01, 0.3, 1.0]), 2)
+    by_triangle = basis.certified(many, vectors, np.arange(4))
+    assert made
+    for one, other in (
+        (parts, by_rows),
+        (by_triangle, basis.certified(many, vectors, np.arange(2))),
+    ):
+        assert_allclose(one.norms[:2], other.norms[:2], rtol=1e-6, atol=1e-12)
+        assert_allclose(one.sums[:2], other.sums[:2], rtol=1e-6, atol=1e-12)
+
+
+def test_memory_of_a_triangle():
+    assert triangle_bytes(10_000, 100) == 24 * 100 * 1024
+    assert triangle_bytes(10_000, 1000) == 24 * 1000 * 4000
+    assert triangle_bytes(500, 1000) == 24 * 1000 * 500
