@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 
 import sdgpu
-from sdgpu.study.plots import globe_figure
+from sdgpu.study.pictures import globe_figure
 from sdgpu.study.real_data.globe_maps import predicted_map
 from sdgpu.study.real_data.large_data import load_large
 

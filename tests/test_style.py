@@ -33,7 +33,6 @@ def test_nothing_that_executes_a_file(path):
     ("package", "home"),
     [
         ("cupy", "cupy_backend.py"),
-        ("matplotlib", "plots.py"),
         ("pickle", "cifar.py"),  # an unpickler that knows no function: CIFAR is published so
         ("triton", "fused_cuda.py"),
     ],
@@ -42,6 +41,16 @@ def test_packages_have_one_home(package, home):
     pattern = re.compile(rf"^\s*(import {package}\b|from {package}\b)", re.MULTILINE)
     homes = {path.name for path in FILES if pattern.search(path.read_text())}
     assert homes == {home}
+
+
+def test_matplotlib_has_one_home():
+    users = {path.parent.name for path in FILES if "matplotlib" in imports(path)}
+    assert users == {"pictures"}
+
+
+def imports(path):
+    """Packages that a file imports."""
+    return set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize(

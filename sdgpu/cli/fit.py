@@ -82,7 +82,7 @@ def demo(
     [bold]Example:[/] sdgpu demo --out out
     """
     from sdgpu.backend.storage import check_writable
-    from sdgpu.study import plots
+    from sdgpu.study import pictures
     from sdgpu.study.compare import compare
     from sdgpu.study.example import paper_example
     from sdgpu.study.real_data.datasets import SHIPPED, load, split
@@ -92,10 +92,10 @@ def demo(
     example = paper_example()
     _print_example(example)
     figures = (
-        ("figure2_steps", plots.steps_figure),
-        ("figure3_diagonal", plots.diagonal_figure),
-        ("figure4_ratios", plots.ratio_figure),
-        ("appendix_d_tolerance", plots.constrained_figure),
+        ("figure2_steps", pictures.steps_figure),
+        ("figure3_diagonal", pictures.diagonal_figure),
+        ("figure4_ratios", pictures.ratio_figure),
+        ("appendix_d_tolerance", pictures.constrained_figure),
     )
     for name, draw in figures:
         write_figure(draw(example), out / f"{name}.png")
@@ -106,7 +106,9 @@ def demo(
                 data, named_kernel("rbf", "median", data.X_train), steps=steps, progress=hook
             )
         print_comparison(comparison)
-        write_figure(plots.loss_heatmap(comparison.sweep, title=name), out / f"heatmap_{name}.png")
+        write_figure(
+            pictures.loss_heatmap(comparison.sweep, title=name), out / f"heatmap_{name}.png"
+        )
         comparison.sweep.save(out / f"sweep_{name}.nc")
         console.print(f"wrote {out / f'sweep_{name}.nc'}")
 

@@ -156,11 +156,11 @@ def _draw(
 ) -> None:
     """The pictures that were asked for."""
     if figure is not None:
-        from sdgpu.study.plots import loss_heatmap
+        from sdgpu.study.pictures import loss_heatmap
 
         write_figure(loss_heatmap(comparison.sweep, title=title), figure)
     if globe is not None:
-        from sdgpu.study.plots import globe_figure
+        from sdgpu.study.pictures import globe_figure
         from sdgpu.study.real_data.globe_maps import predicted_map
 
         best = comparison.sweep.best()

@@ -151,7 +151,7 @@ def train(
     """
     from sdgpu.backend.storage import check_writable
     from sdgpu.study.networks.network_runs import run_experiment
-    from sdgpu.study.plots import accuracy_figure
+    from sdgpu.study.pictures import accuracy_figure
 
     experiment = _experiment(context.params)
     folder = out or Path("runs") / Path(experiment.name).stem

@@ -83,7 +83,7 @@ print(os.environ["KEOPS_CACHE_FOLDER"])
 
 def test_figures_are_drawn():
     child(
-        "import io, sdgpu\nfrom sdgpu.study import plots\nfrom matplotlib.figure import Figure\n"
+        "import io, sdgpu\nfrom sdgpu.study import pictures\nfrom matplotlib.figure import Figure\n"
         "Figure().savefig(io.BytesIO())",
         MPLCONFIGDIR="/proc/nonexistent",
     )

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.selection.sweep import Sweep
-from sdgpu.study import plots
+from sdgpu.study import pictures
 from sdgpu.study.example import PAPER_LOSSES, example_losses, paper_example
 from tests.problems import assert_near
 
@@ -73,7 +73,12 @@ def test_the_printed_gamma_is_a_misprint(example):
 
 @pytest.mark.parametrize(
     "draw",
-    [plots.steps_figure, plots.diagonal_figure, plots.ratio_figure, plots.constrained_figure],
+    [
+        pictures.steps_figure,
+        pictures.diagonal_figure,
+        pictures.ratio_figure,
+        pictures.constrained_figure,
+    ],
 )
 def test_figures_have_three_panels_with_data(example, draw, tmp_path):
     figure = draw(example)
@@ -87,14 +92,14 @@ def test_figures_have_three_panels_with_data(example, draw, tmp_path):
 )
 def test_heat_map_of_any_grid(example, tmp_path, grid):
     sweep = example.fit.sweep(example.X_val, example.truth, steps=4, **grid)
-    figure = plots.loss_heatmap(sweep, title="example")
+    figure = pictures.loss_heatmap(sweep, title="example")
     figure.savefig(tmp_path / "figure.png")
     assert figure.axes[0].get_legend() is not None
 
 
 def test_heat_map_of_one_step(example, tmp_path):
     sweep: Sweep = example.fit.sweep(example.X_val, example.truth, steps=1)
-    plots.loss_heatmap(sweep).savefig(tmp_path / "figure.png")
+    pictures.loss_heatmap(sweep).savefig(tmp_path / "figure.png")
 
 
 def test_ten_thousand_noise_draws(example):

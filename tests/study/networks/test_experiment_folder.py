@@ -251,7 +251,7 @@ def test_networks_come_out_of_the_folder(folder, made):
 
 
 def test_without_validation_images(tmp_path):
-    from sdgpu.study.plots import accuracy_figure
+    from sdgpu.study.pictures import accuracy_figure
 
     found = run_experiment(dataclasses.replace(ONE, val=0), tmp_path, device="cpu")
     assert found["validation_accuracy"].isnull().all()

@@ -17,7 +17,7 @@ from sdgpu.backend.storage import LOCK
 from sdgpu.nn import Config, grid_chains
 from sdgpu.study.networks.experiments import PRESETS, Experiment, preset
 from sdgpu.study.networks.network_runs import open_experiment, run_experiment
-from sdgpu.study.plots import accuracy_figure
+from sdgpu.study.pictures import accuracy_figure
 
 ROOT = Path(__file__).parents[3]
 TINY = Experiment(

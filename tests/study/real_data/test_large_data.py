@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import sdgpu
 from sdgpu.study.compare import compare
-from sdgpu.study.plots import globe_figure
+from sdgpu.study.pictures import globe_figure
 from sdgpu.study.real_data.datasets import Dataset, split
 from sdgpu.study.real_data.globe import LandMask, Picture
 from sdgpu.study.real_data.globe_maps import predicted_map

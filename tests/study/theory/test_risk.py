@@ -6,7 +6,7 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 import sdgpu
-from sdgpu.study import plots
+from sdgpu.study import pictures
 from sdgpu.study.real_data.datasets import load
 from sdgpu.study.theory.regimes import label_noise_weights, linear_features
 from sdgpu.study.theory.risk import RULES, expected_risk, risk_curves
@@ -175,14 +175,14 @@ def test_asymptotic_risk_is_measured(linear):
 @pytest.mark.parametrize("name", ["curves", "labels"])
 def test_pictures(name, request, tmp_path):
     found: xr.Dataset = request.getfixturevalue(name)
-    draw = {"curves": plots.plot_risk, "labels": plots.plot_alpha_signs}[name]
+    draw = {"curves": pictures.plot_risk, "labels": pictures.plot_alpha_signs}[name]
     figure = draw(found)
     figure.savefig(tmp_path / "figure.png")
     assert all(axis.has_data() for axis in figure.axes)
 
 
 def test_picture_of_linear_features(linear, tmp_path):
-    figure = plots.plot_linear_features(linear, title="d / n = 1/2")
+    figure = pictures.plot_linear_features(linear, title="d / n = 1/2")
     figure.savefig(tmp_path / "figure.png")
     assert len(figure.axes) == 2
 

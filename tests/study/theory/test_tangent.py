@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sdgpu
-from sdgpu.study.plots import plot_tangent
+from sdgpu.study.pictures import plot_tangent
 from sdgpu.study.theory.tangent import _Training, compare_tangent, wide_network
 from tests.problems import assert_near
 
