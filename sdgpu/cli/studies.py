@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from sdgpu.cli.terminal import bars, console, errors, home, new_table
+from sdgpu.cli.terminal import bars, console, errors, home, new_table, write_figure
 
 if TYPE_CHECKING:
     from sdgpu.study.grid_study.study_results import StudyResults
@@ -152,6 +152,52 @@ def table(
         return
     write_file(out, text.encode())
     console.print(f"wrote {escape(str(out))}")
+
+
+@study.command()
+def plot(
+    place: Place,
+    folder: Folder = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=home, help="folder (default: pictures/ of the study)")
+    ] = None,
+    kind: Annotated[str, typer.Option("--format", help="png, svg or pdf")] = "png",
+    loss: Loss = "test_mse",
+) -> None:
+    """Draw the rules, the axes with numbers, losses over (lam, alpha) and alpha*.
+
+    [bold]Example:[/] sdgpu study plot study.toml --format pdf
+    """
+    from sdgpu.backend.checks import choice
+    from sdgpu.study.report.study_pictures import study_pictures
+
+    choice("format", kind, ("png", "svg", "pdf"))
+    results = _opened(place, folder)
+    results.check_loss(loss)
+    target = results.folder / "pictures" if out is None else out
+    for picture in study_pictures(results, loss=loss):
+        write_figure(picture.figure, target / f"{picture.name}.{kind}")
+
+
+@study.command()
+def report(
+    place: Place,
+    folder: Folder = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=home, help="the page (default: report.html of the study)"),
+    ] = None,
+    loss: Loss = "test_mse",
+) -> None:
+    """Write one page of HTML with all tables and pictures, which needs no network.
+
+    [bold]Example:[/] sdgpu study report study.toml
+    """
+    from sdgpu.study.report.page import write_report
+
+    results = _opened(place, folder)
+    path = write_report(results, out or results.folder / "report.html", loss=loss)
+    console.print(f"wrote {escape(str(path))}")
 
 
 def _run(file: Path, folder: Path | None, workers: int | None, *, resume: bool) -> None:

@@ -19,7 +19,7 @@ from sdgpu.study.grid_study.cells import AXES, decompositions
 from sdgpu.study.grid_study.configuration import StudyConfig
 from sdgpu.study.grid_study.study_folder import Record, StudyFolder, read_cell
 
-__all__ = ["StudyResults", "collect", "open_study"]
+__all__ = ["StudyResults", "cells_dataset", "collect", "open_study", "read_results"]
 
 RESULTS = "results.zarr"
 _TEXTS = ("data", "kernel", "parameters", "method", "precision")
@@ -63,7 +63,7 @@ class StudyResults:
         ``dataset.set_index(cell=["seed", "parameters"]).unstack("cell")``.
         """
         cells = [read_cell(self.folder, record["key"])[1] for record in self.records]
-        return _dataset(self.config, self.records, cells)
+        return cells_dataset(self.config, self.records, cells)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -114,12 +114,8 @@ class StudyResults:
         ValueError
             For unknown axes or losses.
         """
+        self.check_loss(loss)
         frame = self.frame
-        if frame.empty:
-            raise ValueError(f"the study in {self.folder} has no finished cell")
-        if loss not in frame:
-            losses = [name for name in frame if str(name).startswith("test_")]
-            raise ValueError(f"loss={loss!r} is not known: {', '.join(map(str, losses))}")
         axes = list(by) if by is not None else self.varied
         unknown = [axis for axis in axes if axis not in AXES]
         if unknown:
@@ -133,6 +129,20 @@ class StudyResults:
         wide.attrs["cells"] = (int(counts.min()), int(counts.max()))
         return wide
 
+    def check_loss(self, loss: str) -> None:
+        """Refuse a loss that is no column of :attr:`frame`.
+
+        Raises
+        ------
+        ValueError
+            Names those there are; also if no cell is finished.
+        """
+        if self.frame.empty:
+            raise ValueError(f"the study in {self.folder} has no finished cell: run it first")
+        if loss not in self.frame:
+            losses = [str(name) for name in self.frame if str(name).startswith("test_")]
+            raise ValueError(f"loss={loss!r} is not known: {', '.join(losses)}")
+
     @property
     def varied(self) -> list[str]:
         """The axes with more than one value, but for the seed."""
@@ -145,9 +155,10 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _dataset(
+def cells_dataset(
     config: StudyConfig, records: Sequence[Record], cells: Sequence[Mapping[str, np.ndarray]]
 ) -> xr.Dataset:
+    """Some cells, records and losses, as one dataset (:attr:`StudyResults.dataset`)."""
     grid, rules = config.grid, list(config.choose.rules)
     steps = np.arange(1, grid.steps + 1)
     lam = "lam" if grid.relative is None else "lam_over_n"

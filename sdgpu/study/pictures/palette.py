@@ -24,4 +24,4 @@ def shades(count: int) -> list[Any]:
     """Colours of a sequence: steps, weights, levels."""
     from matplotlib import colormaps
 
-    return [colormaps["viridis"](value) for value in np.linspace(0.0, 0.92, count)]
+    return [colormaps["viridis"](value) for value in np.linspace(0.12, 0.9, count)]

@@ -1,0 +1,1 @@
+"""One self-contained page of a study: tables, pictures, how it was made."""
