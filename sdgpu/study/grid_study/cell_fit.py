@@ -20,7 +20,7 @@ from sdgpu.selection.metrics import Metric, PredictedRows, as_metrics
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.grid_study.cells import Cell, Decomposition, KernelPoint, MethodPoint
 from sdgpu.study.grid_study.configuration import DataTable
-from sdgpu.study.real_data.datasets import Dataset, Split, load, split
+from sdgpu.study.real_data.datasets import Dataset, Split, load, sample, split
 from sdgpu.study.real_data.large_data import LargeData, load_large
 from sdgpu.study.theory.noise import gaussian, symmetric
 
@@ -47,10 +47,10 @@ class CellResult:
 
 
 @lru_cache(maxsize=2)
-def load_data(table: DataTable, seed: int) -> Dataset:
-    """The rows of a data set; of a sample of them those of this seed."""
-    how = table.model_dump(exclude={"source", "target", "validation", "test"})
-    return load(table.path, table.target, **how, seed=seed)
+def load_data(table: DataTable) -> Dataset:
+    """All rows of a data set."""
+    how = table.model_dump(exclude={"source", "target", "rows", "validation", "test"})
+    return load(table.path, table.target, **how)
 
 
 @lru_cache(maxsize=2)
@@ -58,7 +58,7 @@ def split_of(table: DataTable, seed: int) -> Split | LargeData:
     """Training, validation and test rows of a seed, standardised."""
     if table.is_large:
         return load_large(table.source, rows=table.rows, seed=seed)
-    data = load_data(table, seed if table.rows is not None else 0)
+    data = sample(load_data(table), table.rows, seed)
     return split(data, validation=table.validation, test=table.test, seed=seed)
 
 

@@ -104,7 +104,7 @@ def _checksums(study: StudyConfig) -> dict[str, str]:
     found = {}
     for table in study.data:
         if not table.is_large:
-            data = load_data(table.model_copy(update={"rows": None}), 0)
+            data = load_data(table)
             found[table.source] = digest(data.X, data.Y)
             if study.noise.kind == "symmetric" and not data.classes and max(study.noise.levels) > 0:
                 raise ValueError(

@@ -174,6 +174,6 @@ def _sizes(table: DataTable) -> tuple[int, int, int]:
     if table.is_large:
         rows, d, c = SIZES[table.source]
         return min(table.rows or rows, rows), d, c
-    data = load_data(table.model_copy(update={"rows": None}), 0)
+    data = load_data(table)
     n = len(data.X)
     return min(table.rows or n, n), data.X.shape[1], data.Y.shape[1]

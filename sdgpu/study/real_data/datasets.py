@@ -15,7 +15,7 @@ from sdgpu.backend.rows.text_lines import is_text_table, table_name
 from sdgpu.backend.rows.text_tables import TextTable, open_table
 from sdgpu.backend.untrusted_files import read_npz
 
-__all__ = ["Dataset", "Split", "load", "split"]
+__all__ = ["Dataset", "Split", "load", "sample", "split"]
 
 SHIPPED = ("diabetes", "digits")
 NAMES = (*SHIPPED, "flights")
@@ -122,13 +122,13 @@ def load(
         table = open_table(
             source, target, classify=classify, encode=encode, impute=impute, header=header
         )
-        return _sample(_read(table, table_name(source)), rows, seed)
+        return sample(_read(table, table_name(source)), rows, seed)
     for name, value in (("encode", encode or None), ("impute", impute), ("header", header)):
         if value is not None:
             raise ValueError(f"{name}={value!r} is for tables of text, not for {source}")
     if source in NAMES:
-        return _sample(_flights() if source == "flights" else _shipped(source), rows, seed)
-    return _sample(_file(source, target, classify=classify), rows, seed)
+        return sample(_flights() if source == "flights" else _shipped(source), rows, seed)
+    return sample(_file(source, target, classify=classify), rows, seed)
 
 
 def _read(table: TextTable, name: str) -> Dataset:
@@ -138,7 +138,14 @@ def _read(table: TextTable, name: str) -> Dataset:
     return Dataset(name, X, Y, table.classes)
 
 
-def _sample(data: Dataset, rows: int | None, seed: int) -> Dataset:
+def sample(data: Dataset, rows: int | None, seed: int = 0) -> Dataset:
+    """So many rows, drawn without replacement; all of them for None.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer.
+    """
     if rows is None:
         return data
     n = len(data.X)
