@@ -360,3 +360,61 @@ def test_sparsification_without_ground_truth_always_grows():
     assert (signs[alive] == 1).all()
     assert (signs[~alive] == 0).all()
     assert np.isnan(ratios(found.train[~alive])).all()
+
+
+@pytest.mark.parametrize("rows", [3, 12, 40])
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+def test_rows_beyond_the_spectrum_count_in_the_loss(rows, alpha):
+    """A spectrum of fewer eigenvalues than rows: the mean is over the rows."""
+    delta = np.geomspace(0.1, 3.0, 5)
+    Z = np.random.default_rng(2).standard_normal((5, 2))
+    eps = 0.04 * float(np.sum(Z**2)) / rows
+    alphas = np.full(3, alpha)
+    found = constrained_steps(delta, Z, eps, alphas, rows=rows)
+    same = constrained_steps(delta, Z, eps * rows / 5, alphas)
+    assert_allclose(found.lams, same.lams, rtol=1e-12)
+    assert_allclose(found.losses, same.losses * 5 / rows, rtol=1e-12)
+    regime = constrained_regime(delta, Z, eps, alpha, rows=rows)
+    other = constrained_regime(delta, Z, eps * rows / 5, alpha)
+    assert regime.name == other.name
+    assert_allclose(regime.ratio, 5.0, rtol=1e-12)
+    assert_allclose(regime.smallest_eps, other.smallest_eps * 5 / rows, rtol=1e-12)
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_the_limit_leaves_its_share_of_what_no_kernel_fits(zero):
+    """n eps / alpha is the squared error of the limit, that along eigenvalues of 0 included."""
+    delta = np.concatenate([np.zeros(zero), np.geomspace(0.1, 3.0, 6)])
+    rng = np.random.default_rng(1)
+    Z = rng.standard_normal((len(delta), 2))
+    Z[:zero] *= 0.1
+    lost = float(np.sum(Z[:zero] ** 2))
+    alpha, wanted = 0.4, lost + 0.3 * (float(np.sum(Z**2)) - lost)
+    regime = constrained_regime(delta, Z, alpha * wanted / len(delta), alpha)
+    assert regime.name == "never collapsing"
+    lam = regime.effective_lam
+    left = (lam / (delta + lam)) ** 2 @ np.sum(Z**2, axis=1)
+    assert_allclose(left, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.05, 0.2, 0.24])
+@pytest.mark.parametrize("ratio", [1.01, 1.4, 1.9, 2.02, 3.3])
+def test_the_guarantee_follows_the_recursion_of_equal_eigenvalues(alpha, ratio):
+    """s = ||y|| over sqrt(n eps): the smallest that alpha (r - s)^2 + (1 - alpha) (s' - s)^2 = 1 leaves."""
+    if alpha * ratio**2 > 1:
+        return  # never collapses
+    Z = np.array([[ratio]])
+    regime = constrained_regime(np.ones(1), Z, 1.0, alpha)
+    s, steps = ratio - 1, 1
+    # a step is not 0 while 0 leaves more than the tolerance
+    while alpha * ratio**2 + (1 - alpha) * s**2 > 1:
+        a, b, c = (
+            1.0,
+            -2 * (alpha * ratio + (1 - alpha) * s),
+            alpha * ratio**2 + (1 - alpha) * s**2 - 1,
+        )
+        s = (-b - math.sqrt(b * b - 4 * a * c)) / 2
+        steps += 1
+    assert regime.guaranteed_steps == steps
+    chain = constrained_steps(np.ones(1), Z, 1.0, np.full(steps + 1, alpha))
+    assert int(np.isfinite(chain.lams).sum()) >= steps
