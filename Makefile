@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-nn test test-random fuzz mutants lint bench gpu-check clean
+.PHONY: demo demo-nn docs test test-random fuzz mutants lint bench gpu-check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
@@ -17,6 +17,10 @@ demo: $(READY)  ## the paper's example and two real data sets; pictures in out/
 
 demo-nn: $(READY)  ## the paper's experiment with networks, small: digits, five steps, six rules, four seeds; minutes
 	$(BIN)/sdgpu train --preset digits --out out/digits
+
+docs: $(READY)  ## the documentation, every example run: build/docs/index.html
+	$(BIN)/codespell
+	$(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
 
 test: $(READY)  ## all tests, doctests and the code of the README and the docs
 	$(BIN)/python -m pytest -n auto
