@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH ?= not full
 
-.PHONY: demo demo-nn docs test test-random fuzz mutants lint bench gpu-check clean
+.PHONY: demo demo-nn docs test test-random fuzz mutants lint bench bench-full gpu-check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sdgpu needs Python 3.11 or newer")'
@@ -42,12 +43,14 @@ lint: $(READY)  ## style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## benchmarks/results.md, a table of ratios; each file in a process of its own
-	rm -f benchmarks/results.md
+bench: $(READY)  ## benchmarks/results and the table results.md, without what takes minutes; each file in a process of its own
 	status=0; for file in benchmarks/bench_*.py; do \
-	  env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE SDGPU_BENCH_APPEND=1 \
-	    $(BIN)/python -m pytest $$file -p no:xdist -o python_files='bench_*.py' || status=1; \
+	  env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
+	    $(BIN)/python -m pytest $$file -m "$(BENCH)" -p no:xdist -o python_files='bench_*.py' || status=1; \
 	done; exit $$status
+
+bench-full: $(READY)  ## all benchmarks, those of minutes too
+	$(MAKE) bench BENCH="full or not full"
 
 gpu-check: $(READY)  ## tests marked gpu and the benchmarks on CUDA; fails without a GPU
 	$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "no CUDA device")'

@@ -1,7 +1,8 @@
-"""Side-by-side timing in one run, and the table of ratios in results.md."""
+"""Side-by-side timing in one run, and the files of results that the table is made from."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from pathlib import Path
@@ -12,7 +13,7 @@ _CACHE.mkdir(parents=True, exist_ok=True)
 os.environ["KEOPS_CACHE_FOLDER"] = str(_CACHE)
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -23,15 +24,21 @@ import scipy
 import torch
 
 import sdgpu
+from benchmarks.calibration import calibrate
+from benchmarks.tables import HEAD, write_table
+from sdgpu.study.report.benchmark_comparison import FORMAT
 
-RESULTS = Path(__file__).parent / "results.md"
+FOLDER = Path(__file__).parent / "results"
+MOST_ROUNDS, ENOUGH = 30, 3.0  # of one figure; seconds of both sides that more rounds are for
 
 
 @dataclass
 class Report:
-    """Rows of the table: question, our time, their time, ratio, target."""
+    """Rows of the table (question, our time, their time, ratio, target), and the rounds behind them."""
 
     rows: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)  # of questions
 
 
 REPORT = Report()
@@ -63,15 +70,21 @@ def race(benchmark: Any) -> Callable[..., float]:
         rounds: int = 7,
     ) -> float:
         spent: list[float] = []
+        clocks: list[float] = []
 
         def rival() -> None:
+            clocks.append(calibrate())
             start = time.perf_counter()
             extrapolated = theirs()
             own = time.perf_counter() - start
             spent.append(extrapolated if isinstance(extrapolated, float) else own)
 
         ours()  # warm up: imports, pages, BLAS threads
+        start = time.perf_counter()
         theirs()
+        ours()
+        pair = time.perf_counter() - start
+        rounds = max(rounds, min(MOST_ROUNDS, int(ENOUGH / pair)))
         benchmark.pedantic(ours, setup=rival, rounds=rounds)
         mine, other = benchmark.stats.stats.median, times * median(spent)
         ratio = mine / other if at_least is None else other / mine
@@ -79,6 +92,14 @@ def race(benchmark: Any) -> Callable[..., float]:
         goal = goal if at_least is None else f">= {at_least:g}"
         benchmark.extra_info.update(question=question, rival=other, ratio=ratio)
         REPORT.rows.append((question, seconds(mine), seconds(other), f"{ratio:,.2f}", goal))
+        REPORT.figures.append(
+            {
+                "question": question,
+                "sdgpu": list(benchmark.stats.stats.data),
+                "rival": spent,
+                "calibration": clocks,
+            }
+        )
         if at_most is not None:
             assert ratio <= at_most, question
         if at_least is not None:
@@ -104,24 +125,35 @@ def machine(device: str) -> str:
     )
 
 
+@pytest.fixture(autouse=True)
+def _which_file(request: Any) -> Iterator[None]:
+    """Which file a row comes from: each has a file of results of its own."""
+    before = len(REPORT.rows)
+    yield
+    for question, *_ in REPORT.rows[before:]:
+        REPORT.files[question] = request.module.__name__.rpartition(".")[2]
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Write the results of the files that were run, and the table of all there are."""
     if not REPORT.rows:
         return
     device = os.environ.get("SDGPU_BENCH_DEVICE", "cpu")
-    head = [
-        f"Measured with `make bench` on {machine(device)}. Medians of runs taken in turns.",
-        "",
-        "| question | sdgpu | rival | ratio | target |",
-        "|---|---|---|---|---|",
-    ]
-    rows = [f"| {' | '.join(row)} |" for row in REPORT.rows]
-    name = (
-        RESULTS if device == "cpu" else RESULTS.with_name(f"results_{device.partition(':')[0]}.md")
-    )
-    # `make bench` runs every file in a process of its own and collects their rows
-    collected = os.environ.get("SDGPU_BENCH_APPEND") and name.exists()
-    lines = [*([] if collected else head), *rows, ""]
+    folder = FOLDER if device == "cpu" else FOLDER.with_name(f"results_{device.partition(':')[0]}")
+    folder.mkdir(exist_ok=True)
+    for name in dict.fromkeys(REPORT.files.values()):
+        rows = [row for row in REPORT.rows if REPORT.files.get(row[0]) == name]
+        fields = {
+            "kind": "benchmarks of sdgpu",
+            "format": FORMAT,
+            "machine": machine(device),
+            "finished": time.strftime("%Y-%m-%d %H:%M"),
+            "rows": rows,
+            "figures": [one for one in REPORT.figures if REPORT.files.get(one["question"]) == name],
+        }
+        (folder / f"{name}.json").write_text(json.dumps(fields, indent=1) + "\n")
+    write_table(folder)
     terminalreporter.section("ratios")
-    terminalreporter.write("\n".join([*head, *rows, ""]))
-    with name.open("a" if collected else "w") as file:
-        file.write("\n".join(lines))
+    terminalreporter.write(
+        "\n".join([*HEAD, *(f"| {' | '.join(row)} |" for row in REPORT.rows), ""])
+    )

@@ -1,4 +1,4 @@
-"""The command line, ``sdgpu demo | fit | sweep | study | plan | train | doctor``: all that prints."""
+"""The command line, ``sdgpu demo | fit | sweep | study | train | ..``: all that prints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sdgpu.cli.benchmarks import bench
 from sdgpu.cli.doctor import doctor
 from sdgpu.cli.fit import demo, fit
 from sdgpu.cli.plan import plan
@@ -45,3 +46,4 @@ def main(
 for command in (demo, fit, sweep, plan, train, doctor):
     app.command()(command)
 app.add_typer(study, name="study")
+app.add_typer(bench, name="bench")
