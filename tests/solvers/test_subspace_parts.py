@@ -249,6 +249,31 @@ def test_solutions_worth_keeping_are_few_where_they_depend_on_each_other():
     assert len(own) == 2 + 2 + 3
 
 
+@pytest.mark.parametrize("lam", [0.01, 0.3, 6.0])
+def test_solutions_that_are_few_are_kept_to_their_last_digit(lam):
+    problem, space = grown()
+    values, vectors = space.ritz()
+    lams = np.array([lam])
+    seen = space.residuals(values, vectors, problem.Y.T, lams, 2)
+    solver = Subspace(NumpyBackend(), 1e-6, steps=2)
+    own = solver._directions_to_keep(space, values, vectors, seen, problem.Y.T, lams=lams)
+    c = np.linalg.solve(space.T + lam * np.eye(space.k), space.Q @ problem.Y)
+    for solutions in (c, np.linalg.solve(space.T + lam * np.eye(space.k), space.T @ c)):
+        left = solutions - own.T @ (own @ solutions)
+        assert np.linalg.norm(left) < 1e-8 * np.linalg.norm(solutions)
+
+
+def test_targets_with_zeros_are_still_targets():
+    problem, _ = grown()
+    rows = problem.Y.T.copy()
+    rows[:, ::3] = 0
+    rows[1] = 0
+    found = Subspace(NumpyBackend(), 1e-6, block=4)._start(rows, LAMS, None)
+    assert_allclose(found[:2], rows)
+    nothing = Subspace(NumpyBackend(), 1e-6, block=4)._start(np.zeros_like(rows), LAMS, None)
+    assert np.abs(nothing).min() > 0
+
+
 @pytest.mark.parametrize("share", [0.3, 0.05])
 def test_solutions_that_matter_less_than_a_thousandth_of_the_tolerance_go(share):
     """What matters are predictions at the smallest lam, (T + lam) c, each over the size of y_1."""
