@@ -77,6 +77,11 @@ class Kernel(ABC):
     def diagonal(self, rows: Rows) -> Any:
         """kappa(x, x) for each row, (n,)."""
 
+    @property
+    def distance_factor(self) -> tuple[str, float] | None:
+        """("l2", f) where values are `profile` of f |x - x'|^2, ("l1", f) of f |x - x'|_1; else None."""
+        return None
+
     def tile_rows(self, rows: Rows, tile: int) -> int:
         """Rows of a tile: `tile`, which suits the cache, or more where evaluating a row is dear."""
         return tile

@@ -62,6 +62,11 @@ class Gaussian(Profile):
         values = scaled_rows(X, centre, self.lengthscale)
         return distance_rows(values * math.sqrt(self.gamma * math.log2(math.e)), self.sign)
 
+    @property
+    def distance_factor(self) -> tuple[str, float] | None:
+        width = _one_width(self.lengthscale)
+        return None if width is None else ("l2", -self.gamma * math.log2(math.e) / width**2)
+
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(clip_(tile, None, 0.0))
 
@@ -92,6 +97,11 @@ class Laplacian(Profile):
     def rows(self, X: Any, centre: Any) -> Rows:
         values = scaled_rows(X, centre, self.lengthscale) * (self.gamma * math.log2(math.e))
         return Rows(values, values)
+
+    @property
+    def distance_factor(self) -> tuple[str, float] | None:
+        width = _one_width(self.lengthscale)
+        return None if width is None else ("l1", self.gamma * math.log2(math.e) / width)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(-tile)
@@ -130,6 +140,11 @@ class Matern(Profile):
     def rows(self, X: Any, centre: Any) -> Rows:
         # the statistic is s^2 = 2 nu r^2
         return distance_rows(scaled_rows(X, centre, self.lengthscale) * math.sqrt(2 * self.nu))
+
+    @property
+    def distance_factor(self) -> tuple[str, float] | None:
+        width = _one_width(self.lengthscale)
+        return None if width is None else ("l2", 2 * self.nu / width**2)
 
     @property
     def exact_near(self) -> bool:
@@ -195,6 +210,13 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     if pairs.size == 0:
         raise ValueError("X has fewer than two different rows: there is no median distance")
     return scale * float(np.median(np.sqrt(pairs)))
+
+
+def _one_width(lengthscale: Any) -> float | None:
+    """The one length scale of all features; None where each has its own."""
+    if lengthscale is None:
+        return 1.0
+    return lengthscale if isinstance(lengthscale, float) else None
 
 
 def _ones(rows: Rows) -> Any:

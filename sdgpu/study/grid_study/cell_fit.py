@@ -20,6 +20,7 @@ from sdgpu.selection.metrics import Metric, PredictedRows, as_metrics
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.grid_study.cells import Cell, Decomposition, KernelPoint, MethodPoint
 from sdgpu.study.grid_study.configuration import DataTable
+from sdgpu.study.grid_study.shared_distances import forget_distances, share_distances
 from sdgpu.study.real_data.datasets import Dataset, Split, load, sample, split
 from sdgpu.study.real_data.large_data import LargeData, load_large
 from sdgpu.study.theory.noise import gaussian, symmetric
@@ -71,6 +72,7 @@ def forget_data() -> None:
     """Read data anew from here on: files may have changed since an earlier run of this process."""
     for cached in (load_data, split_of, _median_distance):
         cached.cache_clear()
+    forget_distances()
 
 
 def _some_rows(parts: Split | LargeData) -> np.ndarray:
@@ -136,6 +138,8 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
     start = time.perf_counter()
     parts = split_of(job.data, job.seed)
     kernel = kernel_of(job.kernel, job.data, job.seed)
+    if not isinstance(parts, LargeData):
+        parts, kernel = share_distances(parts, kernel, job)
     rows = parts.train.n if isinstance(parts, LargeData) else len(parts.X_train)
     lams = job.config.grid.ridges(rows or 0)
     loaded, fitted, results = time.perf_counter() - start, None, []
@@ -222,7 +226,7 @@ def _judged(
         **cell.labels,
         "kernel_repr": repr(kernel_of(job.kernel, job.data, job.seed)),
         "n": info.n,
-        "d": info.d,
+        "d": _some_rows(split_of(job.data, job.seed)).shape[1],
         "c": info.c,
         "classes": len(parts.classes),
         "chosen": chosen,
