@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdgpu.backend.datafiles import check_target
 from sdgpu.backend.environment import versions
 from sdgpu.backend.progress import Event, Progress
 from sdgpu.backend.sealed_json import plain
@@ -24,7 +25,7 @@ from sdgpu.study.grid_study.configuration import StudyConfig, read_study
 from sdgpu.study.grid_study.network_cells import run_networks
 from sdgpu.study.grid_study.study_cost import plan_study
 from sdgpu.study.grid_study.study_folder import StudyFolder
-from sdgpu.study.grid_study.study_results import StudyResults, collect
+from sdgpu.study.grid_study.study_results import RESULTS, StudyResults, collect
 from sdgpu.study.grid_study.workers import Outcome, Stamp, crew_of, work_all
 
 __all__ = ["default_folder", "run"]
@@ -93,6 +94,7 @@ def run(
     if resume and not place.exists:
         raise FileNotFoundError(f"there is no study in {place.folder} to resume: 'run' begins one")
     with terminable(), place.lock():
+        check_target(place.folder / RESULTS)  # before the work, not after it
         place.open(study, _checksums(study))
         _run_cells(study, jobs, place, progress)
         run_networks(study, place.folder, progress=progress)

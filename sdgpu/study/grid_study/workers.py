@@ -144,8 +144,13 @@ def _in_processes(
     jobs: Sequence[Decomposition], folder: Path, crew: Crew, stamp: Stamp
 ) -> Generator[Outcome, None, None]:
     """A pool of one process for each device: a death is that of a known job."""
-    from pebble import ProcessPool
-
+    try:
+        from pebble import ProcessPool
+    except ImportError as error:
+        raise ImportError(
+            "studies in several processes need pebble, which is not installed: pip install 'sdgpu[study]', "
+            "or take workers = 1"
+        ) from error
     context = multiprocessing.get_context("spawn")
     pools = [
         ProcessPool(1, initializer=_begin, initargs=(crew.threads,), context=context)

@@ -240,6 +240,37 @@ def test_what_is_refused_before_any_work(tmp_path, whole, monkeypatch):
         run(tables(), tmp_path / "c")
 
 
+WITHOUT = """
+import sys
+sys.modules[sys.argv[1]] = None  # as if it were not installed
+try:
+    import sdgpu.study
+    from tests.study.grid_study.test_running import tables
+    sdgpu.study.run(tables(), sys.argv[2], workers=2)
+except ImportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("package", ["pydantic", "pebble", "zarr"])
+def test_what_is_not_installed_is_named_before_any_work(tmp_path, package):
+    if package == "pydantic":
+        script = WITHOUT.replace("    from tests.study.grid_study.test_running import tables\n", "")
+        script = script.replace("tables()", "{}")
+    else:
+        script = WITHOUT
+    told = subprocess.run(
+        [sys.executable, "-c", script, package, str(tmp_path / "a")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert package in told.stdout, told.stderr[-2000:]
+    assert "pip install" in told.stdout
+    assert not _cells(tmp_path / "a")
+
+
 def test_data_that_have_changed_are_refused(tmp_path):
     rows = np.random.default_rng(0).normal(size=(30, 3))
     np.savetxt(tmp_path / "rows.csv", rows, delimiter=",", header="a,b,y", comments="")
