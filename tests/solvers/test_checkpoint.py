@@ -69,6 +69,16 @@ def test_an_interrupted_fit_goes_on(arrays, tmp_path, method):
     assert again.info.passes == resumed.info.passes  # finished: no pass more
 
 
+@pytest.mark.parametrize("method", ["lanczos", "subspace"])
+def test_every_pass_offers_what_it_has(arrays, tmp_path, monkeypatch, method):
+    """Between the passes, not only at the end: a process that is killed has no end."""
+    offered = []
+    monkeypatch.setattr(Checkpoint, "offer", lambda self, state: offered.append(state.passes))
+    checkpoint = tmp_path / "basis.safetensors"
+    fit = sdgpu.fit(*arrays, KERNEL, method=method, checkpoint=checkpoint, **OPTIONS)
+    assert offered == list(range(1, fit.info.passes))
+
+
 @pytest.mark.parametrize("rank", [0, 20])
 def test_a_checkpoint_of_all_passes_that_are_allowed_is_a_fit(arrays, tmp_path, rank):
     """A fit that had used them all crashed when it was repeated."""
