@@ -42,7 +42,8 @@ def dataclasses_of_the_package():
         if module.name.endswith(("__main__", "fused_cuda")):
             continue
         for value in vars(importlib.import_module(module.name)).values():
-            if inspect.isclass(value) and dataclasses.is_dataclass(value):
+            ours = inspect.isclass(value) and value.__module__.startswith("sdgpu")
+            if ours and dataclasses.is_dataclass(value):
                 found.add(value)
     return found
 

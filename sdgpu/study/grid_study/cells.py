@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from sdgpu.backend.storage import digest
 from sdgpu.study.grid_study.configuration import (
@@ -78,7 +77,7 @@ class Cell:
     """
 
     key: str
-    labels: Mapping[str, Any]
+    labels: Mapping[str, int | float | str | None]
     noise: float
 
 

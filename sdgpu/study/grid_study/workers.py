@@ -50,7 +50,7 @@ class Crew:
 
     devices: tuple[str, ...]
     threads: int
-    memory: Any = None
+    memory: int | str | None = None
 
 
 class Outcome(NamedTuple):
