@@ -18,7 +18,10 @@ from sklearn.kernel_ridge import KernelRidge
 import sdgpu
 from benchmarks.problem import Data, make
 
-pytestmark = pytest.mark.full
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.filterwarnings("ignore"),
+]  # of peers: what counts is checked
 
 N, ACCURACY = 3000, 1e-3
 GRID = 10
