@@ -235,6 +235,7 @@ def _judged(
         "fit": {
             "method": info.method,
             "operator": info.operator,
+            "precision": info.precision,  # of the work: exact fits are float64 whatever was asked for
             "backend": info.backend,
             "k": info.k,
             "passes": info.passes,

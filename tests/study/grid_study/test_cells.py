@@ -165,6 +165,8 @@ def test_features_precisions_and_classes():
     )
     exact = [r for r in found if r.record["method"] in ("own", "cg") and r.record["noise"] == 0]
     assert {r.record["precision"] for r in exact} == {"float64", "float32"}
+    for result in found:
+        assert result.record["fit"]["precision"] in ("float64", "mixed", result.record["precision"])
 
 
 def test_rows_that_are_read_in_blocks(monkeypatch):
