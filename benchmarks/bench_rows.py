@@ -194,7 +194,7 @@ def test_two_processes_of_a_cluster(race):
     def fit(workers: int) -> float:
         with (
             distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None
+                n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
             ) as cluster,
             distributed.Client(cluster),
         ):

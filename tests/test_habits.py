@@ -50,3 +50,13 @@ def test_the_changelog_has_an_upgrade_note_and_the_version():
     versions = re.findall(r"^## (.+)$", text, re.MULTILINE)
     assert versions[0].startswith(sdgpu.__version__)
     assert re.search(r"^### Upgrading from \d", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", ["docs", "benchmarks", "tests"])
+def test_no_cluster_asks_for_the_one_port_of_the_machine(folder):
+    """Two that run side by side would both want the dashboard's port: the second fails."""
+    for path in sorted((ROOT / folder).rglob("*")):
+        if path.suffix in {".py", ".md"} and path != Path(__file__):
+            clusters = re.findall(r"LocalCluster\((.*?)\)", path.read_text(), re.DOTALL)
+            for arguments in filter(None, clusters):
+                assert re.search(r'"127\.0\.0\.1:0"|\*\*how', arguments), path

@@ -9,7 +9,6 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from dask.distributed import Client, LocalCluster
 
 from sdgpu.backend.rows import as_source, checked_blocks
 from sdgpu.backend.rows.array_source import ArraySource
@@ -18,6 +17,7 @@ from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.rows.source import RowSource
 from tests.backend.test_joined_sources import readers
 from tests.backend.test_row_sources import assert_same
+from tests.local_cluster import local_cluster
 
 N, D, C = 41, 3, 2
 RNG = np.random.default_rng(4)
@@ -298,14 +298,7 @@ def test_dask_is_not_installed(monkeypatch):
 
 def test_a_cluster_of_two_processes(tmp_path):
     """Rows, errors and early ends, through whatever client is active."""
-    cluster = LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address=None,
-        local_directory=str(tmp_path),
-    )
-    with cluster, Client(cluster) as client:
+    with local_cluster(2, local_directory=str(tmp_path)) as client:
         for kind in (arrays, frame, delayed_arrays):
             assert_same(kind(), ArraySource(X, Y, WEIGHTS), 7)
         assert not readers()  # no thread of ours computes

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import sdgpu
+from tests.local_cluster import local_cluster
 
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 
@@ -32,12 +33,7 @@ def arrays():
 
 @pytest.fixture(scope="module", params=[1, 2])
 def client(request):
-    with (
-        distributed.LocalCluster(
-            n_workers=request.param, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with local_cluster(request.param) as client:
         yield client
 
 
@@ -88,12 +84,7 @@ def test_a_worker_that_dies_changes_no_bit():
     """Killed by SIGKILL in the middle: what it held is computed again."""
     parts = [dask.delayed(slow_block, pure=True)(number, 200) for number in range(24)]
     options = {"features": FEATURES, "progress": None}
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with local_cluster(2) as client:
         calm = sdgpu.fit(sdgpu.rows.as_source(parts), None, KERNEL, [0.1], **options)
         pid = next(iter(client.run(os.getpid).values()))
         killer = threading.Timer(0.8, os.kill, (pid, signal.SIGKILL))

@@ -16,6 +16,7 @@ from sdgpu.study import open_study, run
 from sdgpu.study.grid_study import workers
 from sdgpu.study.grid_study.study_folder import StudyFolder
 from sdgpu.study.grid_study.study_results import read_results
+from tests.local_cluster import local_cluster
 
 ROOT = Path(__file__).parents[3]
 
@@ -295,13 +296,8 @@ def test_data_that_have_changed_are_refused(tmp_path):
 
 
 def test_on_dask(tmp_path, whole):
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster),
-    ):
+    pytest.importorskip("distributed")
+    with local_cluster(2):
         found = run(tables(), tmp_path / "a", workers=7)
     assert numbers(found).identical(numbers(whole))
 
