@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 import array_api_compat as compat
 import array_api_compat.numpy as xnp
 import numpy as np
-import scipy.linalg
+import scipy.linalg  # at once: its BLAS takes memory, and waits for ever if a limit then forbids it
 
 from sdgpu.backend.arrays import Array, Template, library
 from sdgpu.backend.checks import choice

@@ -17,11 +17,10 @@ import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import xarray as xr
 
 from sdgpu.backend.checks import choice
 from sdgpu.backend.storage import (
@@ -40,6 +39,9 @@ from sdgpu.backend.zarr_layout import (
     decoded_texts,
     seal_store,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["check_target", "read_dataset", "write_dataset"]
 
@@ -226,6 +228,8 @@ def _sums(image: memoryview, places: dict[str, tuple[int, int]]) -> tuple[dict[s
 
 
 def _read_netcdf(source: Path) -> tuple[xr.Dataset, bool]:
+    import xarray as xr
+
     content = read_file(source)
     sealed = _check_table(source, content)
     try:
@@ -383,6 +387,8 @@ def _zarr(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def _read_zarr(source: Path) -> tuple[xr.Dataset, bool]:
+    import xarray as xr
+
     sealed = check_store(source)
     try:
         with xr.open_zarr(

@@ -10,7 +10,7 @@ from typing import Any
 
 import array_api_compat as compat
 import numpy as np
-import scipy.sparse
+import scipy
 
 __all__ = ["csr_rows", "is_csr", "is_sparse"]
 

@@ -13,13 +13,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from sdgpu.backend.storage import digest
 from sdgpu.backend.untrusted_files import read_file
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = [
     "SEAL",
@@ -82,7 +84,7 @@ def coded_texts(dataset: xr.Dataset) -> xr.Dataset:
             labels, places = np.unique(variable.values, return_inverse=True)
             attrs = {**variable.attrs, LABELS: labels.tolist()}
             numbers = places.reshape(variable.shape).astype(np.int32)
-            coded[name] = xr.Variable(variable.dims, numbers, attrs)
+            coded[name] = (variable.dims, numbers, attrs)
     return dataset.assign_coords(
         {name: coded[name] for name in coded if name in dataset.coords}
     ).assign({name: coded[name] for name in coded if name not in dataset.coords})
@@ -108,7 +110,7 @@ def decoded_texts(dataset: xr.Dataset) -> xr.Dataset:
             raise ValueError(f"{name} has places beyond its {len(labels)} labels")
         attrs = {key: value for key, value in variable.attrs.items() if key != LABELS}
         values = labels[places].astype(str) if places.size else np.empty(places.shape, dtype="U1")
-        texts[name] = xr.Variable(variable.dims, values, attrs)
+        texts[name] = (variable.dims, values, attrs)
     return dataset.assign_coords(
         {name: texts[name] for name in texts if name in dataset.coords}
     ).assign({name: texts[name] for name in texts if name not in dataset.coords})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from scipy.optimize import nnls
+import scipy
 
 from sdgpu.distill.joint_weights import JointWeights, joint_weights
 from sdgpu.distill.loss_triangles import merge_rows, step_losses
@@ -137,7 +137,7 @@ def _solve(
         return free
     # least distance: min ||r|| with G r >= h, from non-negative least squares
     G = np.concatenate([N @ M, -N @ M])
-    u, _ = nnls(np.concatenate([G.T, h[None, :]]), np.eye(p)[-1])
+    u, _ = scipy.optimize.nnls(np.concatenate([G.T, h[None, :]]), np.eye(p)[-1])
     direction = G.T @ u
     y = free + M @ (direction / (1 - h @ u))
     c = np.clip(np.eye(p)[0] + N @ y, *box)  # rounding may leave the box

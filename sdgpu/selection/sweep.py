@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from sdgpu.backend.checks import choice
 from sdgpu.backend.datafiles import check_target, read_dataset, write_dataset
 from sdgpu.selection.metrics import CLASSES, METRICS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["Best", "Sweep", "check_target", "open_sweep", "write_dataset"]
 

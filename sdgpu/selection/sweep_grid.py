@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.gcv import jackknife_error
@@ -21,6 +20,9 @@ from sdgpu.selection.metrics import Metric
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.training_error import training_losses
 from sdgpu.solvers.solution import Solution
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["run_sweep", "training_dataset"]
 
@@ -136,6 +138,8 @@ def training_dataset(
 def _described(
     variables: dict[str, Any], lams: np.ndarray, alphas: np.ndarray, steps: int
 ) -> xr.Dataset:
+    import xarray as xr
+
     taus = np.arange(1, steps + 1)
     dataset = xr.Dataset(
         variables, coords={"lam": lams, "alpha": alphas, "step": taus, "chain": taus}

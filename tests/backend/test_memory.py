@@ -74,6 +74,7 @@ def test_a_limit_on_the_process_is_seen_before_the_work():
         capture_output=True,
         text=True,
         cwd=root,
+        timeout=240,
     )
     assert run.returncode == 0, run.stderr
     for kind in ("RLIMIT_AS", "RLIMIT_DATA"):

@@ -125,7 +125,8 @@ def test_a_small_fit_imports_nothing_heavy():
 import sys
 import sdgpu
 heavy = {"torch", "sklearn", "matplotlib", "numba", "pykeops", "triton", "typer", "rich"}
-assert not heavy & set(sys.modules), heavy & set(sys.modules)
+slow = heavy | {"xarray", "pandas", "scipy.optimize", "pyarrow", "zarr", "dask"}
+assert not slow & set(sys.modules), slow & set(sys.modules)  # half of the time of the import
 import numpy as np
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((300, 4)), rng.standard_normal(300)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 from sdgpu.kernels.dot_product import Cosine, Linear
 from sdgpu.kernels.kernel import Kernel, Scaled, Sum, lengthscales
