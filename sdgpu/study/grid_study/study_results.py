@@ -67,11 +67,18 @@ class StudyResults:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row for each cell and rule: labels, the choice, its validation and test losses, seconds."""
+        """One row for each cell and rule: labels, the choice, its validation and test losses, the costs.
+
+        `seconds` of the whole cell, `passes` over K of its fit, and `error_estimate` of the fit.
+        """
         rows = []
         for record in self.records:
             labels = {axis: record[axis] for axis in AXES} | {"n": record["n"]}
-            seconds = sum(record["seconds"].values())
+            costs = {
+                "seconds": sum(record["seconds"].values()),
+                "passes": _number(record["fit"]["passes"]),
+                "error_estimate": _number(record["fit"]["error_estimate"]),
+            }
             for rule, choice in record["chosen"].items():
                 numbers = {
                     name: _number(value)
@@ -82,14 +89,7 @@ class StudyResults:
                 shown = alpha[0] if len(alpha) == 1 else math.nan
                 note = choice.get("note", "")
                 rows.append(
-                    {
-                        **labels,
-                        "rule": rule,
-                        **numbers,
-                        "alpha": shown,
-                        "seconds": seconds,
-                        "note": note,
-                    }
+                    {**labels, "rule": rule, **numbers, "alpha": shown, **costs, "note": note}
                 )
         return pd.DataFrame(rows)
 

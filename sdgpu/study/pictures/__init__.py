@@ -6,12 +6,13 @@ Functions with `ax=` draw into axes that are given, or into new ones, and return
 """
 
 from sdgpu.study.pictures.curves import plot_cost, plot_learning_curves, plot_rules
-from sdgpu.study.pictures.globe_figures import globe_figure
+from sdgpu.study.pictures.globe_figures import globe_figure, plot_coast
 from sdgpu.study.pictures.loss_maps import loss_heatmap, plot_alpha_star, plot_losses
 from sdgpu.study.pictures.paper_figures import (
     accuracy_figure,
     constrained_figure,
     diagonal_figure,
+    plot_accuracies,
     ratio_figure,
     steps_figure,
 )
@@ -29,8 +30,10 @@ __all__ = [
     "diagonal_figure",
     "globe_figure",
     "loss_heatmap",
+    "plot_accuracies",
     "plot_alpha_signs",
     "plot_alpha_star",
+    "plot_coast",
     "plot_cost",
     "plot_filters",
     "plot_learning_curves",

@@ -153,7 +153,8 @@ def plot_cost(
         )
     positive = frame[y].dropna()
     wide = len(positive) and positive.min() > 0 and positive.max() > 20 * positive.min()
-    ax.set(xscale="log", yscale="log" if wide else "linear", xlabel=x, ylabel=y.replace("_", " "))
+    across = "log" if frame[x].min() > 0 else "symlog"  # a triangle in feature space makes no pass
+    ax.set(xscale=across, yscale="log" if wide else "linear", xlabel=x, ylabel=y.replace("_", " "))
     ax.grid(color=GRID)
     ax.legend(fontsize=8)
     return ax

@@ -1,7 +1,7 @@
 """Figures 2 to 5 of the paper and its Appendix D.
 
-Every function returns a matplotlib Figure and touches no global state; save it with
-``figure.savefig(path)``.
+Every ``.._figure`` returns a matplotlib Figure of several panels and touches no global state; save it
+with ``figure.savefig(path)``.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdgpu.backend.checks import choice
 from sdgpu.distill.diagnostics import ratios
 from sdgpu.engine.constrained import constrained_path
 from sdgpu.kernels import CubicGreen
 from sdgpu.study.example import LAM, STEPS, Example
+from sdgpu.study.pictures.loss_maps import own_axes
 from sdgpu.study.pictures.palette import DARK, GRID, PALETTE, shades
 
 __all__ = [
     "accuracy_figure",
     "constrained_figure",
     "diagonal_figure",
+    "plot_accuracies",
     "ratio_figure",
     "steps_figure",
 ]
@@ -125,43 +129,71 @@ def constrained_figure(example: Example, *, eps: float = 0.045, steps: int = 8) 
 def accuracy_figure(dataset: xr.Dataset, *, title: str = "") -> Figure:
     """Figure 5: accuracy of every step and weight, from `run_experiment`.
 
-    Training images left, validation images right, or test images without any; lines are means over
-    seeds, bands their range. The chain of Algorithm 1 is dashed with diamonds, and above it stand the
-    means of its alpha-hat.
+    Training images left, validation images right, or test images without any; each as
+    :func:`plot_accuracies`.
     """
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(1, 2)
+    has_validation = bool(dataset["validation_accuracy"].notnull().any())
+    parts = ("train", "validation" if has_validation else "test")
+    left, right = figure.subplots(1, 2)
+    plot_accuracies(dataset, parts[0], ax=left)
+    plot_accuracies(dataset, parts[1], ax=right).legend().remove()  # one is enough
+    return figure
+
+
+def plot_accuracies(
+    dataset: xr.Dataset, part: str = "validation", *, ax: Axes | None = None
+) -> Axes:
+    """One panel of Figure 5: accuracy of every step and weight on one part of the images.
+
+    Lines are means over seeds, bands their range. The chain of Algorithm 1 is dashed with diamonds; but on
+    training images the means of its alpha-hat stand above it.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        From `run_experiment`.
+    part : {"train", "validation", "test"}
+    ax : matplotlib Axes, optional
+        New ones by default.
+
+    Raises
+    ------
+    ValueError
+        For an unknown part.
+    """
+    choice("part", part, ("train", "validation", "test"))
+    ax = own_axes(ax, (5.5, 4.6))
     steps, fixed = dataset["step"].values, dataset.sel(rule=dataset["rule"] != "algorithm1")
-    cases = [
-        (str(rule), f"alpha = {float(weight):g}", colour, {"marker": "o", "ms": 4, "lw": 1.4})
+    dots: dict[str, Any] = {"marker": "o", "ms": 4, "lw": 1.4}
+    cases: list[tuple[str, str, Any, dict[str, Any]]] = [
+        (str(rule), f"alpha = {float(weight):g}", colour, dots)
         for rule, weight, colour in zip(
             fixed["rule"].values, fixed["weight"].values, shades(fixed.sizes["rule"]), strict=True
         )
     ]
     if "algorithm1" in dataset["rule"].values:
-        style = {"marker": "D", "ms": 6, "lw": 2.2, "ls": "--", "mec": "white", "zorder": 4}
-        cases.append(("algorithm1", "alpha-hat (Algorithm 1)", PALETTE[4], style))
-    has_validation = bool(dataset["validation_accuracy"].notnull().any())
-    for axis, part in zip(axes, ("train", "validation" if has_validation else "test"), strict=True):
-        for rule, label, colour, style in cases:
-            values = 100 * dataset[f"{part}_accuracy"].sel(rule=rule)
-            low, high = values.min("seed"), values.max("seed")
-            axis.fill_between(steps, low, high, fc=(colour, 0.08), ec=(colour, 0.35), lw=0.6)
-            axis.plot(steps, values.mean("seed"), color=colour, label=label, **style)
-        name = {"train": "training"}.get(part, part)
-        axis.set(xlabel="step", xticks=steps, ylabel=f"{name} accuracy, %")
-        axis.grid(color=GRID)
-        axis.set_axisbelow(True)
-    if "algorithm1" in dataset["rule"].values:
-        _write_estimates(axes[1], dataset.sel(rule="algorithm1"))
-    axes[0].legend(fontsize=8, loc="lower left", ncols=1 if len(cases) < 8 else 2)
-    return figure
+        dashed = {"marker": "D", "ms": 6, "lw": 2.2, "ls": "--", "mec": "white", "zorder": 4}
+        cases.append(("algorithm1", "alpha-hat (Algorithm 1)", PALETTE[4], dashed))
+    for rule, label, colour, style in cases:
+        values = 100 * dataset[f"{part}_accuracy"].sel(rule=rule)
+        low, high = values.min("seed"), values.max("seed")
+        ax.fill_between(steps, low, high, fc=(colour, 0.08), ec=(colour, 0.35), lw=0.6)
+        ax.plot(steps, values.mean("seed"), color=colour, label=label, **style)
+    name = {"train": "training"}.get(part, part)
+    ax.set(xlabel="step", xticks=steps, ylabel=f"{name} accuracy, %")
+    ax.grid(color=GRID)
+    ax.set_axisbelow(True)
+    if part != "train" and "algorithm1" in dataset["rule"].values:
+        _write_estimates(ax, dataset.sel(rule="algorithm1"), part)
+    ax.legend(fontsize=8, loc="lower left", ncols=1 if len(cases) < 8 else 2)
+    return ax
 
 
-def _write_estimates(axis: Any, chain: xr.Dataset) -> None:
+def _write_estimates(axis: Axes, chain: xr.Dataset, part: str) -> None:
     """The mean alpha-hat at each of its points."""
-    height = 100 * chain["validation_accuracy"].mean("seed")
+    height = 100 * chain[f"{part}_accuracy"].mean("seed")
     for step in chain["step"].values[1:]:
         mean = float(chain["alpha"].sel(step=step).mean())
         axis.annotate(

@@ -79,9 +79,12 @@ def _of_axes(results: StudyResults, frame: pd.DataFrame, loss: str) -> Iterator[
     methods = frame["method"].nunique() * max(1, frame["size"].nunique())
     if methods > 1:
         rule = results.config.choose.rules[-1]
-        figure = plot_cost(frame[frame["rule"] == rule], y=loss).figure
+        chosen = frame[frame["rule"] == rule]
         text = f"{loss} of the rule {rule!r} against the seconds of a cell."
-        yield StudyPicture("Axes", "cost", figure, text)
+        yield StudyPicture("Axes", "cost", plot_cost(chosen, y=loss).figure, text)
+        if chosen["passes"].max() > chosen["passes"].min():
+            text = "The same against the passes over K of its fit: 1 with all eigenvalues."
+            yield StudyPicture("Axes", "passes", plot_cost(chosen, "passes", y=loss).figure, text)
 
 
 def _of_grids(results: StudyResults, frame: pd.DataFrame, loss: str) -> Iterator[StudyPicture]:

@@ -23,8 +23,22 @@ FRAME = pd.DataFrame(
         "n": np.tile(np.repeat([100, 1000], 2), 4),
         "method": np.repeat(["eigh", "cg"], 8),
         "seconds": RNG.uniform(0.1, 1, 16),
+        "passes": np.tile([1, 40], 8),
         "test_mse": RNG.uniform(1, 2, 16),
     }
+)
+NETWORKS = xr.Dataset(
+    {
+        f"{part}_accuracy": (("rule", "seed", "step"), RNG.random((3, 2, 4)))
+        for part in ("train", "validation", "test")
+    }
+    | {"alpha": (("rule", "seed", "step"), RNG.random((3, 2, 4)))},
+    coords={
+        "rule": ["0.0", "0.5", "algorithm1"],
+        "weight": ("rule", [0.0, 0.5, np.nan]),
+        "seed": [0, 1],
+        "step": [1, 2, 3, 4],
+    },
 )
 
 
@@ -47,6 +61,12 @@ def drawn(ax):
         lambda ax: pictures.plot_learning_curves(FRAME, ax=ax),
         lambda ax: pictures.plot_rules(FRAME, ["noise", "n"], ax=ax),
         lambda ax: pictures.plot_cost(FRAME, ax=ax),
+        lambda ax: pictures.plot_cost(FRAME, "passes", ax=ax),
+        lambda ax: pictures.plot_coast(RNG.normal(size=(9, 18, 2)), ax=ax),
+        lambda ax: pictures.plot_coast(np.ones((9, 18, 2)), ax=ax),  # no coast
+        lambda ax: pictures.plot_coast(RNG.random((9, 18, 3)), ax=ax),
+        lambda ax: pictures.plot_accuracies(NETWORKS, ax=ax),
+        lambda ax: pictures.plot_accuracies(NETWORKS, "train", ax=ax),
     ],
 )
 def test_given_axes_are_drawn_into(draw):
@@ -120,7 +140,9 @@ def test_means_of_rules():
         (lambda: pictures.plot_alpha_star(SWEEP["ridge_mse"]), "step is wanted"),
         (lambda: pictures.plot_learning_curves(FRAME, "rows"), "'rows' is no column: rule, noise"),
         (lambda: pictures.plot_learning_curves(FRAME, "method"), "'method' holds no numbers"),
-        (lambda: pictures.plot_cost(FRAME, "passes"), "'passes' is no column"),
+        (lambda: pictures.plot_cost(FRAME, "rounds"), "'rounds' is no column"),
+        (lambda: pictures.plot_coast(np.ones((9, 18))), r"values of shape \(9, 18\)"),
+        (lambda: pictures.plot_accuracies(NETWORKS, "all"), "part='all'"),
         (lambda: pictures.plot_rules(FRAME, ["kernel"]), "by='kernel' is no column"),
     ],
 )
