@@ -134,10 +134,24 @@ def work_all(
     if client is not None:
         yield from _on_cluster(jobs, folder, crew, stamp, client)
     elif len(crew.devices) == 1:
-        for job in jobs:
-            yield _outcome(job, work(job, folder, crew, crew.devices[0], stamp), folder)
+        yield from _in_this_process(jobs, folder, crew, stamp)
     else:
         yield from _in_processes(jobs, folder, crew, stamp)
+
+
+def _in_this_process(
+    jobs: Sequence[Decomposition], folder: Path, crew: Crew, stamp: Stamp
+) -> Generator[Outcome, None, None]:
+    """One after the other; the files of one are written while the next is worked on."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        written: concurrent.futures.Future[Outcome] | None = None
+        for job in jobs:
+            given = work(job, None, crew, crew.devices[0], stamp)
+            if written is not None:
+                yield written.result()
+            written = pool.submit(_outcome, job, given, folder)
+        if written is not None:
+            yield written.result()
 
 
 def _in_processes(
@@ -151,20 +165,29 @@ def _in_processes(
             "studies in several processes need pebble, which is not installed: pip install 'sdgpu[study]', "
             "or take workers = 1"
         ) from error
-    context = multiprocessing.get_context("spawn")
-    pools = [
-        ProcessPool(1, initializer=_begin, initargs=(crew.threads,), context=context)
-        for _ in crew.devices
-    ]
+
+    def pool() -> Any:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPool(1, initializer=_begin, initargs=(crew.threads,), context=context)
+
+    pools, retired = [pool() for _ in crew.devices], []
     waiting = deque(jobs)
     running: dict[Any, tuple[int, Decomposition]] = {}
 
     def start(place: int) -> None:
-        if waiting:
-            job = waiting.popleft()
-            args = (job, folder, crew, crew.devices[place], stamp)
-            running[pools[place].schedule(work, args=args)] = (place, job)
+        if not waiting:
+            return
+        job = waiting.popleft()
+        args = (job, folder, crew, crew.devices[place], stamp)
+        try:
+            future = pools[place].schedule(work, args=args)
+        except RuntimeError:  # its process died between two jobs, which breaks a pool of pebble
+            retired.append(pools[place])
+            pools[place] = pool()
+            future = pools[place].schedule(work, args=args)
+        running[future] = (place, job)
 
+    again: set[int] = set()
     try:
         for place in range(len(pools)):
             start(place)
@@ -172,13 +195,19 @@ def _in_processes(
             done, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
             for future in done:
                 place, job = running.pop(future)
+                never_begun = isinstance(future.exception(), concurrent.futures.BrokenExecutor)
+                if never_begun and id(job) not in again:
+                    again.add(id(job))
+                    waiting.appendleft(job)
+                    start(place)
+                    continue
                 start(place)  # before the outcome is looked at: no worker waits for us
                 yield _outcome(job, _result(future), folder)
     finally:
-        for pool in pools:
-            pool.stop()
-        for pool in pools:
-            pool.join()
+        for one in (*retired, *pools):
+            one.stop()
+        for one in (*retired, *pools):
+            one.join()
 
 
 def _on_cluster(

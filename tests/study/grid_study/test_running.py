@@ -42,7 +42,8 @@ def numbers(results):
 
 def spawned():
     """Workers that live, without the process that watches over shared memory."""
-    return [child for child in psutil.Process().children() if "spawn_main" in str(child.cmdline())]
+    alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "spawn_main" in str(child.cmdline())]
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,23 @@ def test_a_worker_that_is_killed_takes_its_cell_alone(tmp_path, whole):
     for record in found.failed:
         assert "the worker died" in record["error"]
     assert numbers(run(tables(), tmp_path / "a")).identical(numbers(whole))
+
+
+def test_workers_that_are_killed_again_and_again_hold_nothing_up(tmp_path):
+    """At work, between two cells, and as they start: at most their own cell fails."""
+    rng, killed = np.random.default_rng(3), []
+
+    def kill(event):
+        time.sleep(rng.uniform(0, 0.03))
+        alive = spawned()
+        if event.done and alive and len(killed) < 8:
+            killed.append(alive[rng.integers(len(alive))])
+            killed[-1].kill()
+
+    found = run(tables(seeds=list(range(12))), tmp_path / "a", workers=2, progress=kill)
+    assert killed
+    assert len(found.records) + len(found.failed) == 48
+    assert len(found.failed) <= 2 * len(killed)
 
 
 SCRIPT = """
