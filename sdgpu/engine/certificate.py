@@ -20,7 +20,7 @@ from sdgpu.engine.planner import EXACT_METHODS
 from sdgpu.engine.solving import Problem, Solved, one_pool
 from sdgpu.engine.training_data import rounding_noise
 from sdgpu.kernels.precomputed import NEGATIVE
-from sdgpu.operators import DenseOperator
+from sdgpu.operators.operator import MatrixOperator
 from sdgpu.solvers.eigh import refuse_indefinite
 from sdgpu.solvers.galerkin import relative_to
 from sdgpu.solvers.solution import Solution
@@ -96,7 +96,8 @@ def certify(problem: Problem, solved: Solved) -> Certificate:
             error += 1.25 * kernel_error
     status, error = grown_status(solved.status, error, residual, plan.tol, plan.precision)
     value_dtype = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
-    if solved.most_negative < -NEGATIVE[value_dtype] * solved.solution.largest:
+    tolerance = NEGATIVE[value_dtype] * dense.cancellation
+    if solved.most_negative < -tolerance * solved.solution.largest:
         refuse_indefinite(dense, solved.most_negative, solved.solution.largest)
     return Certificate(error, residual.largest, status)
 
@@ -147,7 +148,7 @@ class TrainingResidual:
 
 
 def probe(
-    solution: Solution, operator: DenseOperator, Y: Any, lam: float, precision: str = "float64"
+    solution: Solution, operator: MatrixOperator, Y: Any, lam: float, precision: str = "float64"
 ) -> TrainingResidual:
     """Check the training equation on a few rows, evenly spread."""
     columns = slice(0, min(Y.shape[1], 16))
@@ -187,7 +188,7 @@ def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
 def evaluation_error(
     solution: Solution,
     solver_operator: Any,
-    operator: DenseOperator,
+    operator: MatrixOperator,
     precision: str,
     lam: float,
     *,
@@ -232,7 +233,7 @@ def evaluation_error(
     return relative if np.isfinite(relative) else np.inf
 
 
-def _probe_rows(operator: DenseOperator, precision: str) -> np.ndarray:
+def _probe_rows(operator: MatrixOperator, precision: str) -> np.ndarray:
     """A few rows, evenly spread; all of few, where only two that are near each other may be wrong."""
     n, d = operator.X.shape
     all_rows = precision != "float64" and n <= ALL and n * d <= ALL_NUMBERS

@@ -102,6 +102,8 @@ def constrained_path(
     eps: float,
     alpha: Any = 0.0,
     steps: int = 2,
+    sample_weight: Any = None,
+    intercept: bool = False,
     device: str | Backend = "auto",
     memory: int | float | str | None = None,
     progress: Progress | None = None,
@@ -131,6 +133,10 @@ def constrained_path(
         Weight of the ground truth in [0, 1], one for all steps or one for each of steps 2..T.
     steps : int, default 2
         T >= 1.
+    sample_weight : array_like (n,), optional
+        Weights of the rows in both losses, which are divided by their sum in place of n.
+    intercept : bool, default False
+        Whether a mean is fitted too that costs no norm: the least tolerance is then below the spread of Y.
     device, memory, progress
         As for :func:`sdgpu.fit`.
 
@@ -172,7 +178,16 @@ def constrained_path(
     """
     _question(eps, alpha, steps)
     fitted = fit(
-        X, Y, kernel, ANY_LAM, method="eigh", device=device, memory=memory, progress=progress
+        X,
+        Y,
+        kernel,
+        ANY_LAM,
+        sample_weight=sample_weight,
+        intercept=intercept,
+        method="eigh",
+        device=device,
+        memory=memory,
+        progress=progress,
     )
     return constrain(fitted, eps=eps, alpha=alpha, steps=steps)
 
@@ -208,7 +223,7 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "
             f"{fitted.info.k:,}: fit with method='eigh'"
         )
-    size, n = int(spectrum.basis.shape[0]), fitted.info.n
+    size, n = int(spectrum.basis.shape[0]), fitted._solution.weight
     model.afford(2 * size * (fitted.info.c + 1) * steps, f"a path of {steps} steps")
     weights = np.broadcast_to(alphas, (steps - 1,)).copy()
     delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)

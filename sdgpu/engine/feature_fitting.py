@@ -312,7 +312,7 @@ def fit_moments(
     with watch.stage("eigh"):
         spectrum = decompose_moments(sums, backend, intercept=options.intercept)
     squares = float(sums.centred(intercept=options.intercept)[2].sum())
-    solution = FeatureSolution(spectrum, sums.rows, squares, options.intercept)
+    solution = FeatureSolution(spectrum, sums.rows, sums.weight, squares, options.intercept)
     error, status = _certificate(sums, solution, lams, precision, options)
     if not status.startswith("exact"):
         warnings.warn(status, stacklevel=5)

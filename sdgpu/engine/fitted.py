@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.backend.backends import give_back, to_numpy
+from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import coefficient_box, integer, number, positive, schedule, served_lam
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import train_filter
-from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
+from sdgpu.distill.gcv import OneShot
 from sdgpu.engine.path import Limit, Model, Path, limit_of
 from sdgpu.engine.requests import (
     afford_joint,
@@ -24,7 +24,8 @@ from sdgpu.engine.requests import (
     check_metrics,
     checked_grid,
     judge,
-    left_out_steps,
+    left_out_predictions,
+    one_shot_weights,
     schedule_losses,
     spectrum_for,
     spectrum_given_back,
@@ -41,7 +42,7 @@ from sdgpu.selection.metrics import CLASSES, Metric, as_metrics
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.sweep_grid import run_sweep, training_dataset
 from sdgpu.selection.training_error import training_losses
-from sdgpu.solvers.solution import Solution, combine_steps
+from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Fit"]
@@ -96,10 +97,13 @@ class Fit:
         """
         Y_rows, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
         self._spectrum_for("other targets")
-        solution = self._solution.with_targets(self._model.backend.asarray(Y_rows))
+        targets, offset = self._model.backend.asarray(Y_rows), None
+        if self._model.weighting is not None:
+            targets, offset = self._model.weighting.targets(targets)
+        solution = self._solution.with_targets(targets)
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
         info = replace(self.info, c=int(Y_rows.shape[1]))
-        model = replace(self._model, template=template)
+        model = replace(self._model, template=template, offset=offset)
         return replace(self, info=info, _solution=solution, _model=model)
 
     @underflow_is_zero
@@ -195,15 +199,9 @@ class Fit:
         """
         steps, lam = integer("steps", steps, 1), self._lam(lam)
         alphas = schedule(alphas, steps, outputs=self.info.c)
-        left_out = left_out_steps(self._solution, self._model, lam, steps)
-        predictions, *replicates = (
-            combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)
-        )
-        if not return_std:
-            return give_back(self._model.template, predictions)
-        spread = jackknife_error(np.stack([to_numpy(x) for x in replicates])) if replicates else 0.0
-        error = self._model.backend.asarray(np.zeros(tuple(predictions.shape)) + spread)
-        return tuple(give_back(self._model.template, x) for x in (predictions, error))
+        found = left_out_predictions(self._solution, self._model, lam, alphas)
+        predictions, error = (give_back(self._model.template, values) for values in found)
+        return (predictions, error) if return_std else predictions
 
     @underflow_is_zero
     def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
@@ -234,19 +232,8 @@ class Fit:
         curve = lam is None and len(self.lams) > 1
         lams = self.lams if curve else np.array([self._lam(lam)])
         spectrum = self._spectrum_for("generalised cross-validation")
-        delta, Z = to_numpy(spectrum.eigenvalues), to_numpy(spectrum.Z)
-        leverages = self._solution.leverages
-        self._model.afford(leverages.trace_numbers(self.info.n), "generalised cross-validation")
-        traces = None if leverages.exact else leverages.traces(lams, 2)
-        estimates = one_shot(
-            delta,
-            Z,
-            lams,
-            self.info.n,
-            traces,
-            per_output=per_output,
-            outside=spectrum.outside,
-            unpenalised=leverages.unpenalised,
+        estimates = one_shot_weights(
+            self._solution, spectrum, self._model, lams, per_output=per_output
         )
         if curve:
             return estimates
@@ -289,6 +276,7 @@ class Fit:
         *,
         clip: bool = False,
         per_output: bool = False,
+        sample_weight: Any = None,
     ) -> OptimalAlphas:
         """Algorithm 1 with the closed form (16): the best weight of each step on validation data.
 
@@ -303,6 +291,8 @@ class Fit:
             Clip each weight to [0, 1] before the next step builds on it.
         per_output : bool, default False
             One weight for each output instead of a shared one (Frobenius norm).
+        sample_weight : array_like (m,), optional
+            Weights of the validation rows in the loss.
 
         Returns
         -------
@@ -315,9 +305,8 @@ class Fit:
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         outputs = self.info.c if per_output else 1
         afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
-        validation = schedule_losses(
-            self._solution, self._model, X_val, Y_val, lams, steps=steps, per_output=per_output
-        )
+        options = {"steps": steps, "per_output": per_output, "sample_weight": sample_weight}
+        validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
         return chosen_greedily(validation, clip=clip)
 
     @underflow_is_zero
@@ -332,6 +321,7 @@ class Fit:
         box: tuple[float, float] | None = None,
         terms: int | None = None,
         folds: int = 5,
+        sample_weight: Any = None,
     ) -> JointAlphas:
         """The schedule that is best for the last step, over all its weights at once.
 
@@ -352,6 +342,8 @@ class Fit:
             At most so many coefficients that are not 0.
         folds : int, default 5
             Parts of the rows on which weights chosen on the others are judged; 1 for none.
+        sample_weight : array_like (m,), optional
+            Weights of the validation rows in the loss.
 
         Returns
         -------
@@ -367,6 +359,7 @@ class Fit:
         afford_joint(1, steps, parts + (parts > 1))
         afford_steps(self._solution, self._model, 1, steps, outputs=parts)
         options: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
+        options["sample_weight"] = sample_weight
         validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
         return chosen_jointly(
             validation, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
@@ -383,6 +376,7 @@ class Fit:
         *,
         metrics: Iterable[str | Metric] = (),
         classes: bool = False,
+        sample_weight: Any = None,
     ) -> Sweep:
         """Validation loss of every (lam, alpha, step), the limits, alpha* and the joint optima.
 
@@ -404,6 +398,8 @@ class Fit:
             methods of :class:`sdgpu.selection.metrics.Metric`.
         classes : bool, default False
             For one-hot targets, the same as metrics=["accuracy", "nll", "brier", "ece"].
+        sample_weight : array_like (m,), optional
+            Weights of the validation rows in losses and metrics; left-out rows have those of the fit.
 
         Returns
         -------
@@ -431,7 +427,8 @@ class Fit:
             variables=8 + sum(2 * metric.size + 1 for metric in all_metrics),  # sums, means, itself
         )
         afford_joint(len(lams), steps)
-        rows = judge(self._solution, self._model, X_val, Y_val, steps)
+        solution, model = self._solution, self._model
+        rows = judge(solution, model, X_val, Y_val, steps, sample_weight=sample_weight)
         check_metrics(rows, all_metrics)
         watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
         sweep = run_sweep(

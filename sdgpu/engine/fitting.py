@@ -32,7 +32,7 @@ from sdgpu.engine.path import Model
 from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
-from sdgpu.engine.training_data import TrainingData, own_memory, value_precision
+from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps import Features
 from sdgpu.operators import Operator
@@ -95,9 +95,12 @@ def fit(
         is. `dtype` is then that of the features, by default that of the rows; see
         :mod:`sdgpu.engine.feature_fitting`.
     sample_weight : array_like (n,), optional
-        Weights of the rows, with `features`.
+        Weights of the squared errors, >= 0, in sum_i w_i (f(x_i) - y_i)^2 + lam ||f||^2: whole numbers
+        stand for repeated rows, 0 for a row that is left out. Training and leave-one-out errors are
+        weighted alike.
     intercept : bool, default False
-        Whether a mean is fitted too that no penalty holds down, with `features`.
+        Whether a constant is fitted too that no penalty holds down; see
+        :mod:`sdgpu.operators.weighted_rows`.
     method : {"auto", "eigh", "primal", "lanczos", "subspace", "cg"}, default "auto"
         "eigh" finds all n eigenvalues; "primal" those that are not 0, of a kernel with few features of
         its own (linear, polynomial, cosine, their sums and products). "lanczos" and "subspace" grow a basis
@@ -184,8 +187,6 @@ def fit(
         options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
         parts = (X, Y, sample_weight)
         return fit_features(parts, kernel, lams, features, device=device, options=options)
-    others = {"sample_weight": sample_weight, "intercept": intercept or None}
-    refuse_options("fits without features=", others, {})
     kernel = as_kernel(kernel)
     if integer("probes", probes, GROUPS) % GROUPS:
         raise ValueError(
@@ -206,20 +207,26 @@ def fit(
         non_defaults = {name: value for name, value in args.items() if value != _DEFAULTS[name]}
         plan = follow(plan, {"n": n, "d": d, "c": c}, lams, non_defaults)
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
+    others = {"sample_weight": sample_weight, "intercept": intercept or None}
+    if not isinstance(method, str):
+        refuse_options("a solver from elsewhere", others, {})
+    weighting = row_weighting(sample_weight, X, backend, intercept=intercept)
+    Y, offset = (Y, None) if weighting is None else weighting.targets(backend.asarray(Y))
     data = TrainingData(
         kernel=kernel,
         X=own_memory(backend.asarray(X), given_X, kernel),
         Y=Y,
+        offset=offset,
+        weighting=weighting,
         dtype=value_precision(kernel, given_X, X, backend),
         home=backend,
         make=None if isinstance(operator, str) else operator,
     )
+    how: dict[str, Any] = {"lams": lams, "seed": seed, "probes": probes}
     problem = Problem(
         plan=plan,
         data=data,
-        lams=lams,
-        seed=seed,
-        probes=probes,
+        **how,
         watch=Stopwatch(backend.synchronize, progress=progress),
         checkpoint=_checkpoint(checkpoint, plan, data, lams, seed),
         solver=None if isinstance(method, str) else method,
@@ -242,7 +249,9 @@ def _decompose(
     if not certificate.status.startswith(("exact", "converged")):
         warnings.warn(certificate.status, stacklevel=4)  # the caller of the decorated function
     backend = problem.data.home
-    model = Model(problem.data.hold(plan, backend), backend, template, context["memory"])
+    data = problem.data
+    how = {"offset": data.offset, "weighting": data.weighting}
+    model = Model(data.hold(plan, backend), backend, template, context["memory"], **how)
     return Fit(
         kernel=problem.data.kernel,
         lams=lams,
@@ -299,6 +308,9 @@ def _checkpoint(
         raise ValueError(
             f"checkpoint= cannot recognise the function in {data.kernel!r}: use a kernel with a formula"
         )
+    weighted: dict[str, Any] = {}
+    if data.weighting is not None:
+        weighted = {"roots": data.weighting.roots, "intercept": data.weighting.intercept}
     owner = fingerprint(
         X=data.X,
         Y=data.Y,
@@ -308,6 +320,7 @@ def _checkpoint(
         dtype=plan.precision,
         block=plan.block,
         rank=plan.rank,
+        **weighted,
         seed=seed,
         version=FORMAT,
     )

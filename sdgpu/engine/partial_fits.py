@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sdgpu.backend.checks import positive
 from sdgpu.engine.fitting import fit
@@ -28,13 +28,29 @@ def _has_features(estimator: Any) -> bool:
     return True
 
 
+def checked_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Weights of the rows in float64; None where there are none.
+
+    Raises
+    ------
+    ValueError
+        For weights that are negative or all 0, or not one for each row.
+    """
+    if sample_weight is None:
+        return None
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not weights.any():
+        raise ValueError("sample_weight is 0 for all rows: nothing would be fitted")
+    return np.asarray(weights)
+
+
 class PartialFit(BaseEstimator):
     """Moments that grow, and a fit of them when predictions are asked for."""
 
     moments_: Moments | None
     _predictor: Predictor | None
 
-    def _add(self: Self, X: np.ndarray, Y: np.ndarray) -> Self:
+    def _add(self: Self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None) -> Self:
         Y = Y if Y.ndim == 2 else Y[:, None]
         moments = getattr(self, "moments_", None)
         if moments is None:
@@ -43,7 +59,7 @@ class PartialFit(BaseEstimator):
             self.moments_ = moments = Moments(
                 self._kernel(X), self.features, d=X.shape[1], c=Y.shape[1], device=self.device
             )
-        moments.add(X.astype(np.float64), Y)
+        moments.add(X.astype(np.float64), Y, weights)
         self._predictor = None  # made when it is needed: k^3 operations for many blocks at once
         return self
 
@@ -53,7 +69,7 @@ class PartialFit(BaseEstimator):
     def _refit(self) -> None:
         """The predictor of all rows so far."""
         assert self.moments_ is not None
-        fitted = fit(self.moments_, lams=positive("lam", self.lam))
+        fitted = fit(self.moments_, lams=positive("lam", self.lam), intercept=self.fit_intercept)
         self.info_ = fitted.info
         self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
 
@@ -62,8 +78,8 @@ class PartialRegression(PartialFit):
     """`partial_fit` of a regressor."""
 
     @available_if(_has_features)
-    def partial_fit(self: Self, X: Any, y: Any) -> Self:
-        """Add rows X (b, d) with targets (b,) or (b, c); with `features` alone.
+    def partial_fit(self: Self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Add rows X (b, d) with targets (b,) or (b, c), and weights (b,); with `features` alone.
 
         The first call picks landmarks from its rows where they are to be picked.
         """
@@ -78,14 +94,16 @@ class PartialRegression(PartialFit):
             reset=first,
             accept_sparse=self._sparse_format(),
         )
-        return self._add(X, y)
+        return self._add(X, y, checked_weights(sample_weight, X))
 
 
 class PartialClassification(PartialFit):
     """`partial_fit` of a classifier."""
 
     @available_if(_has_features)
-    def partial_fit(self: Self, X: Any, y: Any, classes: Any = None) -> Self:
+    def partial_fit(
+        self: Self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
         """Add rows X (b, d) with labels (b,); with `features` alone.
 
         Parameters
@@ -94,6 +112,7 @@ class PartialClassification(PartialFit):
         y : array_like (b,)
         classes : array_like, optional
             All labels there will be: wanted at the first call.
+        sample_weight : array_like (b,), optional
 
         Raises
         ------
@@ -114,4 +133,5 @@ class PartialClassification(PartialFit):
         unknown = np.unique(y[self.classes_[codes] != y])
         if len(unknown):
             raise ValueError(f"y holds {unknown.tolist()}, which classes does not")
-        return self._add(X, np.eye(len(self.classes_))[codes])
+        weights = checked_weights(sample_weight, X)
+        return self._add(X, np.eye(len(self.classes_))[codes], weights)

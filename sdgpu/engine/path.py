@@ -18,6 +18,8 @@ from sdgpu.backend.rows import RowSource
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.distill.filters import dual_filter, flat_product, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
+from sdgpu.engine.intervals import Interval, jackknife_interval
+from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.solution import DistillationChain, Solution
 
 __all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
@@ -30,6 +32,7 @@ class Model:
     Attributes
     ----------
     operator : Operator or FeatureOperator
+        Of weighted rows a :class:`~sdgpu.operators.weighted_rows.WeightedOperator`, and `weighting` theirs.
     backend : Backend
     template : Template
     memory : int
@@ -38,6 +41,8 @@ class Model:
         Added to all predictions: the intercept.
     source : RowSource or None
         The training rows, where they can be read again.
+    weighting : RowWeighting or None
+        What lies between the rows and the problem that was solved.
     """
 
     operator: Any
@@ -46,6 +51,23 @@ class Model:
     memory: int
     offset: Any = None
     source: RowSource | None = None
+    weighting: RowWeighting | None = None
+
+    def row_coefficients(self, dual: Any) -> Any:
+        """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""
+        return dual if self.weighting is None else self.weighting.coefficients(dual)
+
+    def row_values(self, values: Any, dual: Any) -> Any:
+        """Values at the rows themselves (.., n, c); what rows of weight 0 have, `dual` predicts."""
+        if self.weighting is not None:
+            values = self.weighting.values(values)
+            if len(self.weighting.absent):
+                absent = self.weighting.absent
+                there = self.operator.at_rows(absent, dual())
+                values = self.backend.xp.asarray(values, copy=True)
+                for number, row in enumerate(absent):
+                    values[..., int(row), :] = there[..., number, :]
+        return values if self.offset is None else values + self.offset
 
     def afford(self, numbers: int, what: str) -> None:
         """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
@@ -87,7 +109,8 @@ class Predictor:
     @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients (n, c), in the caller's library."""
-        return give_back(self._model.template, self._dual, copy=True)
+        dual = self._model.row_coefficients(self._dual)
+        return give_back(self._model.template, dual, copy=True)
 
     @underflow_is_zero
     def predict(self, X_new: Any) -> Any:
@@ -111,13 +134,19 @@ class Functions:
     @underflow_is_zero
     def fitted(self) -> Any:
         """Predictions y(1..T) at the training points, (T, n, c); equation (6)."""
-        return give_back(self._model.template, self._chain.fitted, copy=True)
+        chain = self._chain
+        values = self._model.row_values(chain.fitted, lambda: chain.dual)
+        return give_back(self._model.template, values, copy=True)
 
     @cached_property
     @underflow_is_zero
     def dual(self) -> Any:
-        """Dual coefficients of steps 1..T, (T, n, c); f(x; tau) = kappa(x, X) dual[tau - 1]."""
-        return give_back(self._model.template, self._chain.dual, copy=True)
+        """Dual coefficients of steps 1..T, (T, n, c); f(x; tau) = kappa(x, X) dual[tau - 1].
+
+        With an intercept this is less its weighted mean over the training rows, plus that of Y.
+        """
+        dual = self._model.row_coefficients(self._chain.dual)
+        return give_back(self._model.template, dual, copy=True)
 
     @underflow_is_zero
     def predict(self, X_new: Any) -> Any:
@@ -189,6 +218,41 @@ class Path(Functions):
         return _variance(self, self._model, self._chain, X_new, noise, prior=prior)
 
     @underflow_is_zero
+    def interval(self, X_new: Any, coverage: float = 0.9) -> Interval:
+        """Intervals of new targets at new rows, for every step, by the jackknife+ (Barber et al. 2021).
+
+        The fits without each training row are exact, for later steps too: formulas in
+        :mod:`sdgpu.distill.jackknife_plus`. Nothing is assumed of the noise.
+
+        Parameters
+        ----------
+        X_new : array_like (m, d)
+            As in :meth:`predict`.
+        coverage : float, default 0.9
+            Share of new targets that lie inside, in (0, 1).
+
+        Returns
+        -------
+        Interval
+            .lower and .upper, (T, m, c).
+
+        Raises
+        ------
+        ValueError
+            For too few training rows (9 for 0.9), a row that determines itself, or unless all eigenvectors
+            are known (method="eigh").
+        MemoryError
+
+        Notes
+        -----
+        n^2 (n + m) T c multiplications, 4 n^2 numbers. Rows of weight 0 have no say.
+        """
+        spectrum = self._chain.spectrum
+        return jackknife_interval(
+            self._model, spectrum, self.lam, self.alphas, X_new, coverage=coverage
+        )
+
+    @underflow_is_zero
     def predictor(self, step: int | None = None) -> Predictor:
         """One step (the last by default) as a small object that only predicts."""
         tau = self.steps if step is None else integer("step", step, 1)
@@ -222,18 +286,20 @@ class Limit:
     @underflow_is_zero
     def fitted(self) -> Any:
         """y(inf) at the training points, (n, c); equation (17)."""
-        fitted = self._dual_and_fitted[1]
+        dual, fitted = self._dual_and_fitted
         if fitted is None:
             raise ValueError(
                 "limit.fitted: a feature model keeps no training rows; use limit.predict(X)"
             )
-        return give_back(self._model.template, fitted, copy=True)
+        values = self._model.row_values(fitted, lambda: dual)
+        return give_back(self._model.template, values, copy=True)
 
     @cached_property
     @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients (K + lam / alpha I)^-1 Y, (n, c)."""
-        return give_back(self._model.template, self._dual_and_fitted[0], copy=True)
+        dual = self._model.row_coefficients(self._dual_and_fitted[0])
+        return give_back(self._model.template, dual, copy=True)
 
     @underflow_is_zero
     def predict(self, X_new: Any) -> Any:

@@ -11,21 +11,23 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.arrays import Template
-from sdgpu.backend.backends import give_back
+from sdgpu.backend.backends import give_back, to_numpy
 from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.memory import require
 from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.scaling import safe_unit
+from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.engine.path import Model
+from sdgpu.engine.training_data import row_weighting
 from sdgpu.selection.class_scores import several_classes
 from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.selection.metrics import CLASSES, Metric
 from sdgpu.selection.validation_rows import HeldRows, StreamedRows
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
-from sdgpu.solvers.solution import Solution
+from sdgpu.solvers.solution import Solution, combine_steps
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = [
@@ -35,7 +37,8 @@ __all__ = [
     "check_metrics",
     "checked_grid",
     "judge",
-    "left_out_steps",
+    "left_out_predictions",
+    "one_shot_weights",
     "schedule_losses",
     "spectrum_for",
     "spectrum_given_back",
@@ -168,6 +171,8 @@ class Judge:
         How many, if known.
     truth : array (m, c) or None
         Their targets, for metrics to look at first; of a stream those of its first block.
+    weighted : bool
+        Whether the rows have weights.
     streamed : bool
         Whether they are.
     """
@@ -176,31 +181,65 @@ class Judge:
     left_out: bool
     rows: int | None
     truth: Any
+    weighted: bool = False
     streamed: bool = False
 
 
-def judge(solution: Solution, model: Model, X_val: Any, Y_val: Any, steps: int) -> Judge:
+def judge(
+    solution: Solution,
+    model: Model,
+    X_val: Any,
+    Y_val: Any,
+    steps: int,
+    *,
+    sample_weight: Any = None,
+) -> Judge:
     """Check what to judge on, before any work.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
     """
+    if sample_weight is not None and (X_val is None or isinstance(X_val, RowSource)):
+        raise ValueError(
+            "sample_weight is that of X_val as an array: training rows and sources bring their own"
+        )
     if X_val is None and Y_val is None:
         if model.source is not None:  # a feature model: one more pass
-            data, truth = _first(streamed_rows(model, model.source, solution))
-            return Judge(partial(leave_blocks_out, solution, data), True, data.rows, truth, True)
+            data, truth, weighted = _first(streamed_rows(model, model.source, solution))
+            losses = partial(leave_blocks_out, solution, data)
+            return Judge(losses, True, data.rows, truth, weighted, True)
         afford_left_out(solution, model, steps)
-        losses = partial(leave_one_out, solution)
-        return Judge(losses, True, solution.rows, solution.targets)
+        how = {"offset": model.offset, "weighting": model.weighting}
+        losses = partial(leave_one_out, solution, **how)
+        return Judge(
+            losses, True, solution.rows, _left_out_truth(solution, model), _weighted(model)
+        )
     if isinstance(X_val, RowSource):
         if Y_val is not None:
             raise ValueError("Y_val: a source brings its own targets")
-        stream, truth = _first(streamed_rows(model, X_val, solution))
-        return Judge(partial(validate, solution, stream), False, stream.rows, truth, True)
-    held = validation_rows(model, X_val, Y_val, solution.outputs)
+        stream, truth, weighted = _first(streamed_rows(model, X_val, solution))
+        losses = partial(validate, solution, stream)
+        return Judge(losses, False, stream.rows, truth, weighted, True)
+    held = validation_rows(model, X_val, Y_val, solution.outputs, sample_weight)
     truth = held.targets if held.offset is None else held.targets + held.offset
-    return Judge(partial(validate, solution, held), False, held.rows, truth)
+    weighted = held.weights is not None
+    return Judge(partial(validate, solution, held), False, held.rows, truth, weighted)
+
+
+def _left_out_truth(solution: Solution, model: Model) -> Any:
+    """Targets of the rows that have a weight, as they are."""
+    truth, xp = solution.targets, model.backend.xp
+    if model.weighting is not None:
+        truth = model.weighting.values(truth)
+        present = to_numpy(model.weighting.roots) > 0
+        index = xp.asarray(np.flatnonzero(present), device=model.backend.device)
+        truth = xp.take(truth, index, axis=0)
+    return truth if model.offset is None else truth + model.offset
+
+
+def _weighted(model: Model) -> bool:
+    return model.weighting is not None and model.weighting.weighted
 
 
 def check_metrics(rows: Judge, metrics: Sequence[Metric]) -> None:
@@ -213,6 +252,11 @@ def check_metrics(rows: Judge, metrics: Sequence[Metric]) -> None:
     """
     name = "Y" if rows.left_out else "Y_val"
     for metric in metrics:
+        if rows.weighted and not getattr(metric, "takes_weights", False):
+            raise ValueError(
+                f"metrics: {metric.name!r} knows no weights of rows, and these have some: see "
+                "sdgpu.selection.metrics.Metric, or leave it out"
+            )
         metric.check(name, rows.truth)
     if not rows.streamed and set(metrics) & set(CLASSES):
         several_classes(name, rows.truth)
@@ -233,11 +277,61 @@ def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> 
     data = streamed_rows(model, model.source, solution)
     xp, predictions, truth = model.backend.xp, [], []
     rows = LeftOutRows.of(solution, data)
-    for _, X, targets in data.inputs(ENTRIES):
-        left = rows.leverages(X, targets).steps(np.array([lam]), steps)
+    for _, X, targets, weights in data.inputs(ENTRIES):
+        leverage = rows.leverages(X, targets, weights)
+        left = leverage.values(leverage.steps(np.array([lam]), steps))
         predictions.append(left if model.offset is None else left + model.offset)
         truth.append(targets if model.offset is None else targets + model.offset)
     return LeftOut(xp.concat(predictions, axis=2), xp.concat(truth, axis=0), [])
+
+
+def left_out_predictions(
+    solution: Solution, model: Model, lam: float, alphas: np.ndarray
+) -> tuple[Any, Any]:
+    """What steps 1..T predict at each row, fitted without it, and the standard errors of estimates.
+
+    Both (T, n, c), the errors 0 where all eigenvectors are known.
+
+    Raises
+    ------
+    ValueError, MemoryError
+    """
+    left_out = left_out_steps(solution, model, lam, len(alphas) + 1)
+    predictions, *replicates = (
+        combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)
+    )
+    if model.source is None:  # those of a source are values of the rows already
+        predictions, *replicates = (
+            model.row_values(u, lambda: solution.chain(lam, alphas).dual)
+            for u in (predictions, *replicates)
+        )
+    spread = jackknife_error(np.stack([to_numpy(x) for x in replicates])) if replicates else 0.0
+    return predictions, model.backend.asarray(np.zeros(tuple(predictions.shape)) + spread)
+
+
+def one_shot_weights(
+    solution: Solution, spectrum: Spectrum, model: Model, lams: np.ndarray, *, per_output: bool
+) -> OneShot:
+    """The weight of step 2 by generalised cross-validation, for every lam.
+
+    Raises
+    ------
+    MemoryError
+    """
+    n, leverages = solution.counted, solution.leverages
+    model.afford(leverages.trace_numbers(solution.rows), "generalised cross-validation")
+    share = n / solution.weight  # squared errors are means over the weights
+    outside = None if spectrum.outside is None else share * to_numpy(spectrum.outside)
+    return one_shot(
+        to_numpy(spectrum.eigenvalues),
+        share**0.5 * to_numpy(spectrum.Z),
+        lams,
+        n,
+        None if leverages.exact else leverages.traces(lams, 2),
+        per_output=per_output,
+        outside=outside,
+        unpenalised=leverages.unpenalised,
+    )
 
 
 def schedule_losses(
@@ -250,22 +344,27 @@ def schedule_losses(
     steps: int,
     per_output: bool,
     folds: int = 1,
+    sample_weight: Any = None,
 ) -> Validation:
     """What validation data, or the training rows left out one by one, say of every schedule."""
-    rows = judge(solution, model, X_val, Y_val, steps)
+    rows = judge(solution, model, X_val, Y_val, steps, sample_weight=sample_weight)
     enough = rows.rows is None or rows.rows >= 2 * folds
     return rows.losses(lams, steps, per_output=per_output, folds=folds if enough else 1)
 
 
-def validation_rows(model: Model, X_val: Any, Y_val: Any, outputs: int) -> HeldRows:
-    """Check validation data and bring them to the device: kappa(X_val, X), and Y_val (m, c)."""
+def validation_rows(
+    model: Model, X_val: Any, Y_val: Any, outputs: int, sample_weight: Any = None
+) -> HeldRows:
+    """Check validation data and bring them to the device: kappa(X_val, X), Y_val (m, c), weights (m,)."""
     rows = model.template.rows(X_val, "X_val", model.operator.d)
     truth, _ = model.template.truth(Y_val, "Y_val", rows=int(rows.shape[0]), outputs=outputs)
     cross = model.operator.cross(model.on_device(rows))
     targets = model.backend.asarray(truth)
     if model.offset is not None:
         targets = targets - model.offset
-    return HeldRows(cross, targets, model.offset)
+    weighting = row_weighting(sample_weight, rows, model.backend, intercept=False)
+    weights = None if weighting is None else weighting.roots * weighting.roots
+    return HeldRows(cross, targets, model.offset, weights)
 
 
 def streamed_rows(model: Model, source: RowSource, solution: Any) -> StreamedRows:
@@ -305,8 +404,8 @@ class _Resumed:
         return chain([self.first], self.rest)
 
 
-def _first(data: StreamedRows) -> tuple[StreamedRows, Any]:
-    """The rows, none of them lost, and the targets of their first block as they are.
+def _first(data: StreamedRows) -> tuple[StreamedRows, Any, bool]:
+    """The rows, none of them lost, the targets of their first block as they are, and if it has weights.
 
     Raises
     ------
@@ -320,4 +419,4 @@ def _first(data: StreamedRows) -> tuple[StreamedRows, Any]:
     if not data.source.rereadable:
         data = replace(data, source=_Resumed(data.source, first, blocks))
     truth = None if first.Y is None else data.operator.backend.asarray(first.Y)
-    return data, truth
+    return data, truth, first.weights is not None

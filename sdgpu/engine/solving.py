@@ -102,7 +102,7 @@ def solve_all(problem: Problem) -> Solved:
     solver = Primal(backend) if problem.plan.method == "primal" else Eigh(backend)
     spectrum = solver.decompose(dense, Y, problem.watch)
     return Solved(
-        solution=SpectralSolution(spectrum),
+        solution=SpectralSolution(spectrum, weighting=problem.data.weighting),
         spectrum=spectrum,
         most_negative=spectrum.most_negative,
         operator=dense,
@@ -206,7 +206,9 @@ def _solve_resolvents(
     resolvents.warns = True
     return replace(
         solved,
-        solution=ResolventSolution(resolvents, problem.data.home, estimates),
+        solution=ResolventSolution(
+            resolvents, problem.data.home, estimates, problem.data.weighting
+        ),
         error=resolvents.error,
         status=resolvents.summary,
         passes=solved.passes + resolvents.passes,
@@ -229,7 +231,10 @@ def _spectral(
         most_negative=spectrum.most_negative * units.kernel,
         method=problem.plan.method,
     )
-    return SpectralSolution(rescaled, estimates if len(eigenvalues) < problem.data.n else None)
+    known = len(eigenvalues) == problem.data.n
+    return SpectralSolution(
+        rescaled, None if known else estimates, weighting=problem.data.weighting
+    )
 
 
 def _estimates(

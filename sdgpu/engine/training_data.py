@@ -8,7 +8,7 @@ from typing import Any
 
 import array_api_compat as compat
 
-from sdgpu.backend.arrays import dtype_name, may_share
+from sdgpu.backend.arrays import dtype_name, may_share, targets
 from sdgpu.backend.backends import Backend
 from sdgpu.backend.conversion import rounded_to
 from sdgpu.backend.copying import without_caches
@@ -17,9 +17,18 @@ from sdgpu.engine.planner import EXACT_METHODS, Plan
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators import DenseOperator, KeOpsOperator, Operator, TiledOperator
+from sdgpu.operators.operator import MatrixOperator
+from sdgpu.operators.weighted_rows import RowWeighting, WeightedDense, WeightedOperator
 from sdgpu.solvers.units import Units
 
-__all__ = ["OperatorRemade", "TrainingData", "own_memory", "rounding_noise", "value_precision"]
+__all__ = [
+    "OperatorRemade",
+    "TrainingData",
+    "own_memory",
+    "rounding_noise",
+    "row_weighting",
+    "value_precision",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +41,9 @@ class TrainingData:
     dtype: str  # in which X came, or in which the caller's kernel was made
     home: Backend
     make: Callable[[Kernel, Any], Operator] | None = None  # an operator from elsewhere
-    _operators: dict[str, DenseOperator] = field(default_factory=dict)
+    weighting: RowWeighting | None = None  # Y is that of the weighted rows then, less the offset
+    offset: Any = None  # (c,)
+    _operators: dict[str, MatrixOperator] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**without_caches(self), "_operators": {}}
@@ -42,28 +53,38 @@ class TrainingData:
         """Training rows."""
         return int(self.X.shape[0])
 
-    def dense(self, backend: Backend) -> DenseOperator:
-        """K as an operator in the library of a backend, made and checked once for each."""
+    def dense(self, backend: Backend) -> MatrixOperator:
+        """K as an operator in the library of a backend, made and checked once for each.
+
+        With weights or an intercept that of :mod:`sdgpu.operators.weighted_rows`.
+        """
         if backend.name not in self._operators:
             X = backend.asarray(self.X)
-            self._operators[backend.name] = DenseOperator(
+            K: MatrixOperator = DenseOperator(
                 self.kernel, X, backend.tile, self.dtype, checked=True
             )
+            if self.weighting is not None:
+                K = WeightedDense(K, self.weighting.on(backend), backend)
+            self._operators[backend.name] = K
         return self._operators[backend.name]
 
     def hold(self, plan: Plan, backend: Backend, *, keep: bool = False) -> Operator:
-        """K as the plan wants to hold it."""
+        """The same as the plan wants to hold it."""
         dense = self.dense(backend)
-        if self.make is not None:
-            return self.make(dense.kernel, dense.X)
-        if plan.operator == "keops":
-            return KeOpsOperator(dense.kernel, dense.X, plan.precision)
-        if dense.is_precomputed or plan.method in EXACT_METHODS:
+        as_planned = dense.is_precomputed or plan.method in EXACT_METHODS
+        if self.make is None and plan.operator != "keops" and as_planned:
             return dense
-        # a stored K for products alone is half of its tiles, in the precision that was asked for
-        return TiledOperator(
-            dense.kernel, dense.X, plan.precision, keep=keep, workers=plan.threads, checked=True
-        )
+        K: Operator
+        if self.make is not None:
+            K = self.make(dense.kernel, dense.X)
+        elif plan.operator == "keops":
+            K = KeOpsOperator(dense.kernel, dense.X, plan.precision)
+        else:  # a stored K for products alone is half of its tiles, in the precision that was asked for
+            how: dict[str, Any] = {"keep": keep, "workers": plan.threads, "checked": True}
+            K = TiledOperator(dense.kernel, dense.X, plan.precision, **how)
+        if self.weighting is None:
+            return K
+        return WeightedOperator(K, self.weighting.on(backend), backend)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +101,41 @@ class OperatorRemade:
         return self.units.scaled(self.data.hold(self.plan, self.backend, keep=keep))
 
 
-def rounding_noise(dense: DenseOperator) -> float:
+def rounding_noise(dense: MatrixOperator) -> float:
     """Relative backward error of K and of what is done with it, in float64."""
     return backward_error(dense.n, dense.rounding())
+
+
+def row_weighting(
+    sample_weight: Any, X: Any, backend: Backend, *, intercept: bool
+) -> RowWeighting | None:
+    """Weights of the rows, checked, and whether an intercept is fitted; None for neither.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For weights that are no numbers (n,), negative, not finite, or all 0.
+    """
+    if sample_weight is None and not intercept:
+        return None
+    n, xp = int(X.shape[0]), backend.xp
+    if sample_weight is None:
+        weights = xp.ones(n, dtype=xp.float64, device=backend.device)
+        return RowWeighting(weights, intercept)
+    weights = backend.asarray(targets(sample_weight, "sample_weight", rows=n, outputs=1)[0])[:, 0]
+    smallest, largest = float(xp.min(weights)), float(xp.max(weights))
+    if smallest < 0:
+        raise ValueError(
+            f"sample_weight has {smallest:g} at row {int(xp.argmin(weights))}: weights must be >= 0"
+        )
+    if not largest > 0:
+        raise ValueError("sample_weight is 0 for all rows: nothing would be fitted")
+    if not 1e-150 < largest < 1e150:
+        raise ValueError(
+            f"sample_weight up to {largest:.0e}: divide the weights, and lam, by a number that brings them "
+            "near 1"
+        )
+    return RowWeighting(xp.sqrt(weights), intercept)
 
 
 def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:

@@ -16,6 +16,7 @@ from sdgpu.backend.copying import without_caches
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
+from sdgpu.kernels.feature_maps import Explicit
 from sdgpu.kernels.kernel import TILE, Profile, column_means, gram, ready_rows
 from sdgpu.kernels.precomputed import check_symmetric
 from sdgpu.operators.cross import Cross
@@ -131,6 +132,22 @@ class DenseOperator:
         """Diagonal of K, (n,)."""
         parts = [self.kernel.diagonal(rows) for rows in self._row_blocks()]
         return compat.array_namespace(self.X).concat(parts, axis=0)
+
+    def own_features(self) -> Any:
+        """Features Phi (n, k) of the kernel's own, K = Phi Phi'.
+
+        Raises
+        ------
+        ValueError
+            For a kernel without finitely many.
+        """
+        feature_map = Explicit().prepare(self.kernel, None, int(self.X.shape[1]), 0)
+        return feature_map.transform(self.X)
+
+    @property
+    def cancellation(self) -> float:
+        """How many times larger the numbers were that an entry of K is a difference of: 1, it is none."""
+        return 1.0
 
     def rounding(self) -> float:
         """Bound on the relative error of an entry of K, over eps; 1 for a given K."""

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-from sdgpu.operators.cross import Cross
+__all__ = ["CrossOperator", "MatrixOperator", "Operator"]
 
-__all__ = ["Operator"]
+
+class CrossOperator(Protocol):
+    """kappa(X_new, X) (m, n) as something that multiplies: predictions from coefficients."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+
+    def blocks(self, entries: int = ...) -> Iterator[tuple[slice, Any]]:
+        """Row blocks (b, n) of at most `entries` numbers, with the rows they stand for."""
+
+    def matmat(self, V: Any) -> Any:
+        """The product with V: (n, c) -> (m, c)."""
+
+    def __matmul__(self, V: Any) -> Any: ...
+
+    def diag(self) -> Any:
+        """kappa(x, x) of the new rows, (m,)."""
+
+    def dense(self) -> Any:
+        """The matrix (m, n)."""
 
 
 class Operator(Protocol):
@@ -27,7 +48,7 @@ class Operator(Protocol):
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c)."""
 
-    def cross(self, X_new: Any) -> Cross:
+    def cross(self, X_new: Any) -> CrossOperator:
         """kappa(X_new, X) as something that multiplies (m, n); X_new (m, d)."""
 
     def diag(self) -> Any:
@@ -35,3 +56,32 @@ class Operator(Protocol):
 
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx))."""
+
+
+class MatrixOperator(Operator, Protocol):
+    """One that can be made whole, or of features, for all its eigenvalues."""
+
+    @property
+    def kernel(self) -> Any:
+        """What K is made with."""
+
+    @property
+    def X(self) -> Any:  # noqa: N802
+        """Training rows (n, d), or K itself."""
+
+    @property
+    def given_dtype(self) -> str | None:
+        """Precision in which K was given."""
+
+    @property
+    def cancellation(self) -> float:
+        """How many times larger the numbers were that entries of K are differences of."""
+
+    def gram(self) -> Any:
+        """A new K (n, n) that the caller may overwrite."""
+
+    def own_features(self) -> Any:
+        """Phi (n, k) with K = Phi Phi', of kernels that have such."""
+
+    def rounding(self) -> float:
+        """Bound on the relative error of an entry of K, over eps."""

@@ -84,12 +84,18 @@ def score_terms(values: Any, P: Any, truth: Any) -> tuple[Any, Any, Any, Any]:
     return xp.astype(right, values.dtype), nll, brier, xp.max(P, axis=-2)
 
 
-def bin_gaps(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Right minus confident, summed over the rows of each bin: (..., m) -> (..., 15), on the host."""
+def bin_gaps(
+    right: np.ndarray, confidence: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Right minus confident, summed over the rows of each bin: (..., m) -> (..., 15), on the host.
+
+    With weights (m,) each row counts by its own.
+    """
     lead = int(np.prod(right.shape[:-1]))
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     index = bins.reshape(lead, -1) + BINS * np.arange(lead)[:, None]
-    gaps = np.bincount(index.ravel(), (right - confidence).ravel(), minlength=lead * BINS)
+    differences = right - confidence if weights is None else (right - confidence) * weights
+    gaps = np.bincount(index.ravel(), differences.ravel(), minlength=lead * BINS)
     return gaps.reshape(*right.shape[:-1], BINS)
 
 

@@ -42,7 +42,7 @@ class GridScores:
         self._mix = np.tril(np.ones((T, T)))[None, :, :] * tails[:, None, :]  # (A, T, T)
         self.metrics = tuple(metrics)
         self._sums = [np.zeros((lams, A, T, metric.size)) for metric in self.metrics]
-        self.rows = 0
+        self.count = 0.0  # of rows, or the sum of their weights
 
     def add(
         self,
@@ -53,6 +53,7 @@ class GridScores:
         new_rows: bool,
         unit: float = 1.0,
         offset: Any = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         """Count some rows for some lam.
 
@@ -68,13 +69,16 @@ class GridScores:
             What both were divided by: metrics see the targets as they are.
         offset : array (c,), optional
             What was taken off both before.
+        weights : array (b,), optional
+            Of the rows.
         """
         xp = compat.array_namespace(basis)
         T, b, c = basis.shape[1:]
         truth = (truth if unit == 1 else truth * unit).T  # (c, b)
         if offset is not None:
             truth = truth + offset[:, None]
-        self.rows += b if new_rows else 0
+        if new_rows:
+            self.count += b if weights is None else float(weights.sum())
         chunk = max(1, _CHUNK // (T * b * c))
         for i, lam_index in enumerate(range(*lams.indices(len(self._sums[0])))):
             flat = xp.reshape(xp.permute_dims(basis[i, ...], (0, 2, 1)), (T, c * b))
@@ -84,7 +88,7 @@ class GridScores:
                 values = xp.reshape(xp.reshape(mix, (-1, T)) @ flat, (-1, T, c, b))
                 if offset is not None:
                     values = values + offset[:, None]
-                predicted = PredictedRows(values, truth)
+                predicted = PredictedRows(values, truth, weights)
                 for sums, metric in zip(self._sums, self.metrics, strict=True):
                     sums[lam_index, part] += metric.update(predicted)
 
@@ -101,10 +105,10 @@ class GridScores:
         merged = GridScores.__new__(GridScores)
         merged._mix, merged.metrics = self._mix, self.metrics
         merged._sums = [one + two for one, two in zip(self._sums, other._sums, strict=True)]
-        merged.rows = self.rows + other.rows
+        merged.count = self.count + other.count
         return merged
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores by name, (L, A, T) each."""
         pairs = zip(self._sums, self.metrics, strict=True)
-        return {metric.name: metric.result(sums, self.rows) for sums, metric in pairs}
+        return {metric.name: metric.result(sums, self.count) for sums, metric in pairs}

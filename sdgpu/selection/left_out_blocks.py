@@ -48,12 +48,12 @@ class LeftOutRows:
         """Of training rows with the features of the fit."""
         return cls(solution, data.turned(to_eigenvectors(solution.spectrum)))
 
-    def leverages(self, X: Any, targets: Any) -> BlockLeverage:
-        """Of a block of rows (b, d) and targets (b, c)."""
+    def leverages(self, X: Any, targets: Any, weights: Any) -> BlockLeverage:
+        """Of a block of rows (b, d), targets (b, c) and weights (b,) or None."""
         operator, n = self.data.operator, self.solution.rows
         single = operator.precision == "float32" and n >= MANY * operator.n
         U = operator.features(X, "float32" if single else "float64")
-        return BlockLeverage.of(self.solution, U, targets)
+        return BlockLeverage.of(self.solution, U, targets, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,13 @@ class _Found:
     """What a block says."""
 
     rows: int
+    weight: float
     triangles: list[Any]  # of each fold, (L, T, T) or (L, c, T, T)
     squares: np.ndarray  # of the limits
     zero: float
     basis: list[tuple[slice, Any]]  # for the metrics: u_1, D_1, .. of some lam
     truth: Any
+    weights: np.ndarray | None
 
 
 def leave_blocks_out(
@@ -105,13 +107,13 @@ def leave_blocks_out(
     nonzero, c = np.flatnonzero(limit_grid[1]), data.outputs
     ridges = limit_grid[0][nonzero] / limit_grid[1][nonzero]
     asked = _Asked(lams, steps, ridges, per_output, folds, scores is not None)
-    sums, zero, done = np.zeros(len(limit_grid[0])), 0.0, 0
+    sums, zero, done, total = np.zeros(len(limit_grid[0])), 0.0, 0, 0.0
     triangles: list[Any] = [None] * folds
     rows = LeftOutRows.of(solution, data)
 
-    def block(item: tuple[int, Any, Any]) -> _Found:
-        start, X, targets = item
-        return _block_losses(rows.leverages(X, targets), start, data.unit, asked)
+    def block(item: tuple[int, Any, Any, Any]) -> _Found:
+        start, X, targets, weights = item
+        return _block_losses(rows.leverages(X, targets, weights), start, data.unit, asked)
 
     with only_torch():
         workers = block_workers(data.operator.backend)
@@ -122,7 +124,7 @@ def leave_blocks_out(
             ]
             sums[nonzero] += found.squares
             zero += found.zero
-            done += found.rows
+            done, total = done + found.rows, total + found.weight
             for part, basis in found.basis:
                 assert scores is not None
                 scores.add(
@@ -132,6 +134,7 @@ def leave_blocks_out(
                     new_rows=part.start == 0,
                     unit=data.unit,
                     offset=data.offset,
+                    weights=found.weights,
                 )
             if watch is not None:
                 watch.report(
@@ -147,36 +150,40 @@ def leave_blocks_out(
         outputs=c,
         folds=parts,
         unit=data.unit,
+        weight=total,
     )
 
 
 def _block_losses(leverage: BlockLeverage, start: int, unit: float, asked: _Asked) -> _Found:
     """Triangles, limits and predictions of one block; `start` is the number of its first row."""
     truth = leverage.targets / unit
-    xp, (b, c) = compat.array_namespace(truth), truth.shape
+    xp, (b, c), counted = compat.array_namespace(truth), truth.shape, leverage.counted(truth)
     height = max(1, ENTRIES // (4 * (asked.steps + 1) * b * c))  # lam that share a product
     folds: list[list[Any]] = [[] for _ in range(asked.folds)]
     kept = []
     for part in slices(len(asked.lams), height):
         basis = differences(leverage.steps(asked.lams[part], asked.steps) / unit)
+        squared = leverage.counted(basis)
         for f in range(asked.folds):
             fold = slice((f - start) % asked.folds, None, asked.folds)
             columns = loss_columns(
-                basis[:, :, fold, :], truth[fold, :], per_output=asked.per_output
+                squared[:, :, fold, :], counted[fold, :], per_output=asked.per_output
             )
             folds[f].append(merge_rows(None, columns))
         if asked.scored:
-            kept.append((part, basis))
+            kept.append((part, leverage.values(basis)))
     squares = np.zeros(len(asked.ridges))
     for part in slices(len(asked.ridges), max(1, ENTRIES // (4 * b * c))):
-        errors = leverage.ridge_errors(asked.ridges[part]) / unit
+        errors = leverage.counted(leverage.ridge_errors(asked.ridges[part])) / unit
         squares[part] = to_numpy(xp.sum(errors * errors, axis=(1, 2)))
-    collapsed = truth / (1 - leverage.constant)[:, None]  # from the mean of the other rows
+    collapsed = counted / (1 - leverage.constant)[:, None]  # from the mean of the other rows
     return _Found(
         rows=int(b),
+        weight=leverage.weight,
         triangles=[xp.concat(fold) for fold in folds],
         squares=squares,
         zero=float(xp.sum(collapsed * collapsed)),
         basis=kept,
-        truth=truth,
+        truth=leverage.values(truth),
+        weights=None if leverage.weights is None else to_numpy(leverage.weights),
     )

@@ -19,6 +19,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
+from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.validation_rows import ValidationRows
 from sdgpu.solvers.solution import Solution, differences
@@ -46,6 +47,8 @@ class Validation:
         Those of the parts of the rows.
     unit : float
         What targets and predictions were divided by: losses are in units of its square.
+    weight : float, optional
+        Sum of the weights of the rows; m without.
     """
 
     triangles: np.ndarray
@@ -56,6 +59,7 @@ class Validation:
     replicates: np.ndarray | None = None
     folds: np.ndarray | None = None
     unit: float = 1.0
+    weight: float | None = None
 
     def merge(self, other: Validation) -> Validation:
         """The same of the rows of both: of two blocks, two workers.
@@ -86,13 +90,19 @@ class Validation:
             outputs=self.outputs,
             folds=folds,
             unit=unit,
+            weight=self.total + other.total,
         )
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights."""
+        return float(self.rows) if self.weight is None else self.weight
 
     @property
     def scale(self) -> float:
         """What makes a sum of squares here the mean squared error of the targets as they are."""
         with np.errstate(over="ignore", under="ignore"):
-            scale = np.float64(self.unit) * self.unit / (self.rows * self.outputs)
+            scale = np.float64(self.unit) * self.unit / (self.total * self.outputs)
         if not 0 < scale < np.inf:
             warnings.warn(
                 f"squared errors of targets of size {self.unit:.0e} leave float64: divide Y by a number "
@@ -148,30 +158,47 @@ def validate(
     lam_rows = max(1, chunk // steps)
     lam_slices = list(slices(len(lams), lam_rows))
     parts: list[list[Any]] = [[None] * len(lam_slices) for _ in range(folds)]
-    sums, zero, done = np.zeros(len(limit_grid[0])), 0.0, 0
+    sums, zero, done, total = np.zeros(len(limit_grid[0])), 0.0, 0, 0.0
     width = n + k + min(lam_rows, len(lams)) * steps * c
     entries = max(2**20, min(2**24, n * n // 2)) * n // max(width, 1)
-    for start, block, targets in data.blocks(entries):
+    for start, block, targets, weights in data.blocks(entries):
         projected = block @ expansion.columns  # (b, k)
-        truth = _divided(targets, unit)  # (b, c)
-        zero += float(compat.array_namespace(truth).sum(truth * truth))
+        truth, rows = _divided(targets, unit), _WeightedBlock.of(weights, targets)  # (b, c)
+        squared = rows.scaled(truth)
+        zero += float(compat.array_namespace(truth).sum(squared * squared))
         for i, part in enumerate(lam_slices):
             basis = _divided(expansion.steps(projected, part), unit)  # (l, T, b, c)
             if scores is not None:
-                scores.add(part, basis, truth, new_rows=i == 0, unit=unit, offset=data.offset)
+                how = {"unit": unit, "offset": data.offset, "weights": rows.weights}
+                scores.add(part, basis, truth, new_rows=i == 0, **how)
+            basis = rows.scaled(basis)
             for f in range(folds):
                 fold = slice((f - start) % folds, None, folds)
-                columns = loss_columns(basis[:, :, fold, :], truth[fold, :], per_output=per_output)
+                columns = loss_columns(
+                    basis[:, :, fold, :], squared[fold, :], per_output=per_output
+                )
                 parts[f][i] = merge_rows(parts[f][i], columns)
         for part in slices(len(sums), max(1, chunk)):
-            sums[part] += _squared_errors(_divided(expansion.limits(projected, part), unit), truth)
-        done += int(truth.shape[0])
+            limit_values = rows.scaled(_divided(expansion.limits(projected, part), unit))
+            sums[part] += _squared_errors(limit_values, squared)
+        done, total = done + int(truth.shape[0]), total + rows.total
         if watch is not None:
             watch.report("validation", done, data.rows or done, total_known=data.rows is not None)
     if not done:
         raise ValueError("X_val has no rows: at least one is needed")
     triangles = np.stack([np.concatenate([to_numpy(part) for part in fold]) for fold in parts])
-    return Validation(merged_folds(triangles), sums, zero, done, c, folds=triangles, unit=unit)
+    if not total > 0:
+        raise ValueError("the weights of the validation rows are all 0: no loss can be taken")
+    return Validation(
+        triangles=merged_folds(triangles),
+        limits=sums,
+        zero=zero,
+        rows=done,
+        outputs=c,
+        folds=triangles,
+        unit=unit,
+        weight=total,
+    )
 
 
 def leave_one_out(
@@ -184,11 +211,14 @@ def leave_one_out(
     folds: int = 1,
     scores: GridScores | None = None,
     watch: Stopwatch | None = None,
+    offset: Any = None,
+    weighting: RowWeighting | None = None,
 ) -> Validation:
     """The same with every training row judged by the fit without it, and without a refit.
 
     By Theorem 4.1 for the data without a row, the steps of every schedule are combinations of the
-    steps with alpha = 0 there too: their leave-one-out predictions serve as the basis.
+    steps with alpha = 0 there too: their leave-one-out predictions serve as the basis. With
+    the `weighting` of the fit squares are weighted; metrics see `offset` added, an intercept.
 
     Notes
     -----
@@ -204,10 +234,16 @@ def leave_one_out(
     for part in slices(len(lams), max(1, 2**23 // (n * row_numbers * (steps + 1)))):
         left_out = solution.left_out(lams[part], steps)
         truth = _divided(left_out.targets, unit)
-        zero = float(compat.array_namespace(truth).sum(truth * truth))
+        collapsed = truth if weighting is None else weighting.left_out_collapse(truth)
+        zero = float(compat.array_namespace(truth).sum(collapsed * collapsed))
         u = _divided(left_out.steps, unit)
         if scores is not None:
-            scores.add(part, differences(u), truth, new_rows=part.start == 0, unit=unit)
+            how: dict[str, Any] = {"unit": unit, "offset": offset}
+            basis, seen = differences(u), truth
+            if weighting is not None:
+                basis, seen = weighting.values(basis), weighting.values(truth)
+                how["weights"] = to_numpy(weighting.roots) ** 2
+            scores.add(part, basis, seen, new_rows=part.start == 0, **how)
         parts.append(
             np.stack(
                 [
@@ -239,6 +275,7 @@ def leave_one_out(
         replicates=replicates,
         folds=triangles,
         unit=unit,
+        weight=solution.weight,
     )
 
 
@@ -263,6 +300,26 @@ def loss_columns(basis: Any, truth: Any, *, per_output: bool) -> Any:
         return step_columns(xp.permute_dims(basis, (0, 3, 2, 1)), truth.T)
     flat = xp.reshape(basis, (*basis.shape[:2], rows * c))
     return step_columns(xp.permute_dims(flat, (0, 2, 1)), xp.reshape(truth, (rows * c,)))
+
+
+@dataclass(frozen=True, eq=False)
+class _WeightedBlock:
+    """Weights of a block of rows: on the host, and their roots beside the predictions."""
+
+    weights: np.ndarray | None
+    roots: Any
+    total: float
+
+    @classmethod
+    def of(cls, weights: Any, targets: Any) -> _WeightedBlock:
+        if weights is None:
+            return cls(None, None, float(targets.shape[0]))
+        host = to_numpy(weights)
+        return cls(host, compat.array_namespace(weights).sqrt(weights)[:, None], float(host.sum()))
+
+    def scaled(self, values: Any) -> Any:
+        """Values (.., b, c), whose squares are weighted then."""
+        return values if self.roots is None else values * self.roots
 
 
 def _unit(targets: Any) -> float:

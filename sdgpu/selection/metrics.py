@@ -41,10 +41,19 @@ class PredictedRows:
     values : array (..., c, b)
         Rows are last, so that sums over outputs add long vectors.
     truth : array (c, b)
+    weights : array (b,) or None
+        Of the rows, on the host.
     """
 
     values: Any
     truth: Any
+    weights: np.ndarray | None = None
+
+    def total(self, terms: Any) -> np.ndarray:
+        """Sum over rows of terms (..., b), each with its weight: (...) on the host."""
+        if self.weights is not None:
+            return np.asarray(to_numpy(terms) @ self.weights)
+        return to_numpy(compat.array_namespace(terms).sum(terms, axis=-1))
 
     @cached_property
     def classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -68,6 +77,9 @@ class Metric(Protocol):
     larger_is_better : bool
     size : int
         Sums that are kept for each point of a grid.
+
+    One with an attribute `takes_weights` that is true minds :attr:`PredictedRows.weights`, and is given
+    their sum as the count of rows; rows with weights are refused for others.
     """
 
     @property
@@ -85,7 +97,7 @@ class Metric(Protocol):
     def update(self, rows: PredictedRows) -> np.ndarray:
         """Sums over some rows, (..., size) on the host; those of blocks are added."""
 
-    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+    def result(self, sums: np.ndarray, count: float) -> np.ndarray:
         """The score (...) from the sums (..., size) over so many rows."""
 
 
@@ -95,12 +107,13 @@ class _ClassMetric:
 
     size: ClassVar[int] = 1
     larger_is_better: ClassVar[bool] = False
+    takes_weights: ClassVar[bool] = True
 
     def check(self, name: str, Y: Any) -> None:
         """One-hot rows."""
         one_hot_rows(name, Y)
 
-    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+    def result(self, sums: np.ndarray, count: float) -> np.ndarray:
         """The mean."""
         return np.asarray(sums[..., 0] / count)
 
@@ -115,7 +128,7 @@ class Accuracy(_ClassMetric):
 
     def update(self, rows: PredictedRows) -> np.ndarray:
         """Right ones."""
-        return rows.classes[0].sum(axis=-1)[..., None]
+        return rows.total(rows.classes[0])[..., None]
 
 
 @dataclass(frozen=True)
@@ -127,7 +140,7 @@ class LogLoss(_ClassMetric):
 
     def update(self, rows: PredictedRows) -> np.ndarray:
         """Sum of -log p."""
-        return rows.classes[1].sum(axis=-1)[..., None]
+        return rows.total(rows.classes[1])[..., None]
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class BrierScore(_ClassMetric):
 
     def update(self, rows: PredictedRows) -> np.ndarray:
         """Sum of squared distances."""
-        return rows.classes[2].sum(axis=-1)[..., None]
+        return rows.total(rows.classes[2])[..., None]
 
 
 @dataclass(frozen=True)
@@ -152,9 +165,9 @@ class CalibrationError(_ClassMetric):
 
     def update(self, rows: PredictedRows) -> np.ndarray:
         """Right less confident in each bin."""
-        return bin_gaps(rows.classes[0], rows.classes[3])
+        return bin_gaps(rows.classes[0], rows.classes[3], rows.weights)
 
-    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+    def result(self, sums: np.ndarray, count: float) -> np.ndarray:
         """Their sizes, over all rows."""
         return np.asarray(np.abs(sums / count).sum(axis=-1))
 
@@ -167,6 +180,7 @@ class MeanAbsoluteError:
     description: ClassVar[str] = "mean absolute validation error"
     larger_is_better: ClassVar[bool] = False
     size: ClassVar[int] = 1
+    takes_weights: ClassVar[bool] = True
 
     def check(self, name: str, Y: Any) -> None:
         """Any numbers."""
@@ -175,9 +189,9 @@ class MeanAbsoluteError:
         """Sum over rows of the mean over outputs."""
         xp = compat.array_namespace(rows.values)
         error = xp.mean(xp.abs(rows.values - rows.truth), axis=-2)
-        return to_numpy(xp.sum(error, axis=-1))[..., None]
+        return rows.total(error)[..., None]
 
-    def result(self, sums: np.ndarray, count: int) -> np.ndarray:
+    def result(self, sums: np.ndarray, count: float) -> np.ndarray:
         """The mean."""
         return np.asarray(sums[..., 0] / count)
 

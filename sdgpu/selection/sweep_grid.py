@@ -58,7 +58,7 @@ def run_sweep(
             replicate_mse = np.stack([scale * grid_losses(R, tails) for R in validation.replicates])
             # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
             leverages = solution.leverages
-            residual_dof = solution.rows - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
+            residual_dof = solution.counted - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
             bias = 2 * mse * (leverages.bias(lams, steps) / residual_dof)[:, None, :]
             error = np.hypot(jackknife_error(replicate_mse, mse), bias)
         estimate = solution.leverages.exact or left_out

@@ -26,11 +26,12 @@ def training_losses(
     Without `estimate` they are NaN, as nothing is known of the traces. `accuracy` is the relative error of
     the predictions, which counts where residuals are small.
     """
-    n, tails = solution.rows, grid_tails(alphas, steps)
+    n, tails = solution.counted, grid_tails(alphas, steps)
     size = solution.target_rms
     unit = safe_unit(size)
     with np.errstate(over="ignore", under="ignore"):  # squares that leave float64: the sweep warns
-        train = grid_losses(solution.training(lams, steps) / unit, tails) / (n * solution.outputs)
+        train = grid_losses(solution.training(lams, steps) / unit, tails)
+        train = train / (solution.weight * solution.outputs)
         train = train * unit * unit
     # n less the degrees of freedom: a sum of its own, so that it does not cancel where they are nearly n
     residual_dof, error, gcv_error = (np.full_like(train, np.nan) for _ in range(3))

@@ -13,8 +13,8 @@ from sdgpu.backend.rows import RowSource, checked_blocks
 from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.backend.sparse_rows import is_csr
-from sdgpu.operators.cross import Cross
 from sdgpu.operators.feature_rows import FeatureOperator
+from sdgpu.operators.operator import CrossOperator
 
 __all__ = ["HeldRows", "StreamedRows", "ValidationRows"]
 
@@ -46,8 +46,11 @@ class ValidationRows(Protocol):
     def unit(self) -> float: ...
     @property
     def offset(self) -> Any: ...
-    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
-        """Number of the first row, block (b, width) of at most `entries` numbers, and targets (b, c)."""
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any, Any]]:
+        """Number of the first row, block (b, width) of at most `entries` numbers, targets (b, c), weights.
+
+        These are (b,), or None.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +59,18 @@ class HeldRows:
 
     Attributes
     ----------
-    cross : Cross
+    cross : CrossOperator
         kappa(X_val, X), (m, n).
     targets : array (m, c)
         Less the offset.
     offset : array (c,) or None
+    weights : array (m,) or None
     """
 
-    cross: Cross
+    cross: CrossOperator
     targets: Any
     offset: Any = None
+    weights: Any = None
 
     @property
     def width(self) -> int:
@@ -88,10 +93,11 @@ class HeldRows:
         xp = compat.array_namespace(self.targets)
         return safe_unit(float(xp.max(xp.abs(self.targets))))
 
-    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any, Any]]:
         """Of kernel values, evaluated block by block."""
         for rows, block in self.cross.blocks(entries):
-            yield rows.start, block, self.targets[rows, :]
+            weights = None if self.weights is None else self.weights[rows]
+            yield rows.start, block, self.targets[rows, :], weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,31 +137,21 @@ class StreamedRows:
         """The same rows with phi(X)' columns (k, r) for features."""
         return replace(self, operator=self.operator.turned(columns))
 
-    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
-        """Features block by block; the next rows are read meanwhile.
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any, Any]]:
+        """Features block by block; the next rows are read meanwhile."""
+        for start, X, targets, weights in self.inputs(entries):
+            yield start, self.operator.features(X), targets, weights
 
-        Raises
-        ------
-        ValueError
-            For rows with weights.
-        """
-        for start, X, targets in self.inputs(entries):
-            yield start, self.operator.features(X), targets
-
-    def inputs(self, entries: int) -> Iterator[tuple[int, Any, Any]]:
+    def inputs(self, entries: int) -> Iterator[tuple[int, Any, Any, Any]]:
         """The same before their features are made: rows (b, d) in the place of the block."""
         backend = self.operator.backend
         height = max(1, entries // self.width)
         for start, block in prefetched(checked_blocks(self.source, height)):
-            if block.weights is not None:
-                raise ValueError(
-                    f"the rows at {block.place} have weights: losses of rows are not weighted; leave the "
-                    "weights out of the source"
-                )
             X = block.X
             if not is_csr(X):
                 X = to_numpy(X) if backend.device == "cpu" else backend.asarray(X)
             targets = backend.asarray(block.Y)
             if self.offset is not None:
                 targets = targets - self.offset
-            yield start, X, targets
+            weights = None if block.weights is None else backend.asarray(block.weights)
+            yield start, X, targets, weights

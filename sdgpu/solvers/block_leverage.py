@@ -33,8 +33,11 @@ class BlockLeverage:
     spectrum : Spectrum
         Of the feature model.
     rows : array (b, k)
-        U, float32 or float64: products are in that precision.
+        S U, float32 or float64: products are in that precision.
     targets : array (b, c)
+        S Y.
+    weights : array (b,) or None
+        Rows of weight 0 are those of no fit: S is 1 there, and their leverage 0.
     constant : array (b,)
         The part of H_ii that an intercept has, at every power.
     """
@@ -43,20 +46,44 @@ class BlockLeverage:
     rows: Any
     targets: Any
     constant: Any
+    weights: Any = None
 
     @classmethod
-    def of(cls, solution: Any, U: Any, Y: Any) -> BlockLeverage:
+    def of(cls, solution: Any, U: Any, Y: Any, weights: Any = None) -> BlockLeverage:
         """Of a :class:`~sdgpu.solvers.feature_solution.FeatureSolution`, from rows of U and targets.
 
-        Both less their means with an intercept; U is phi times :func:`to_eigenvectors`.
+        Both less their means with an intercept; U is phi times :func:`to_eigenvectors`. With weights (b,)
+        rows, targets and what is left of them are those of weighted rows, S times as large.
         """
-        share = 1 / solution.rows if solution.intercept else 0.0
-        return cls(solution.spectrum, U, Y, share + 0 * Y[:, 0])
+        share = 1 / solution.weight if solution.intercept else 0.0
+        if weights is None:
+            return cls(solution.spectrum, U, Y, share + 0 * Y[:, 0])
+        roots = _roots(weights)
+        rows = U * compat.array_namespace(weights).astype(roots, U.dtype)
+        return cls(solution.spectrum, rows, Y * roots, share * weights, weights)
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        if self.weights is None:
+            return float(self.targets.shape[0])
+        return float(compat.array_namespace(self.weights).sum(self.weights))
+
+    def values(self, weighted: Any) -> Any:
+        """Values (.., b, c) of the rows from those of weighted rows."""
+        return weighted if self.weights is None else weighted / _roots(self.weights)
+
+    def counted(self, weighted: Any) -> Any:
+        """The same with 0 in rows of weight 0."""
+        if self.weights is None:
+            return weighted
+        xp = compat.array_namespace(weighted)
+        return weighted * xp.astype(self.weights > 0, weighted.dtype)[:, None]
 
     @cached_property
     def squares(self) -> Any:
-        """U_ij^2."""
-        return self.rows * self.rows
+        """U_ij^2 of weighted rows."""
+        return self.counted(self.rows * self.rows)
 
     @cached_property
     def outside(self) -> Any:
@@ -138,6 +165,11 @@ def to_eigenvectors(spectrum: Spectrum) -> Any:
     xp = compat.array_namespace(delta)
     ones = xp.ones_like(delta)
     return spectrum.basis * xp.where(delta > 0, ones / xp.where(delta > 0, delta, ones), 0 * ones)
+
+
+def _roots(weights: Any) -> Any:
+    xp = compat.array_namespace(weights)
+    return xp.sqrt(xp.where(weights > 0, weights, xp.ones_like(weights)))[:, None]
 
 
 def _product(rows: Any, columns: Any) -> Any:

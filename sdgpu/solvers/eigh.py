@@ -12,7 +12,7 @@ from sdgpu.backend.backends import Backend
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rates import Rates
 from sdgpu.kernels.precomputed import NEGATIVE
-from sdgpu.operators.dense import DenseOperator
+from sdgpu.operators.operator import MatrixOperator
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["Eigh", "refuse_indefinite"]
@@ -44,12 +44,12 @@ class Eigh:
         """Of K and its decomposition; small matrices run at a fraction of the rate of products."""
         return 4.2 * n**3 / rates.products * (1 + 700 / n) + n * n / 2 / rates.powers
 
-    def decompose(self, operator: DenseOperator, Y: Any, watch: Stopwatch) -> Spectrum:
+    def decompose(self, operator: MatrixOperator, Y: Any, watch: Stopwatch) -> Spectrum:
         """Make the spectrum with Z = V'Y.
 
         Parameters
         ----------
-        operator : DenseOperator
+        operator : MatrixOperator
             Of float64 rows on the backend.
         Y : array (n, c)
         watch : Stopwatch
@@ -68,7 +68,8 @@ class Eigh:
         xp = compat.array_namespace(delta)
         largest = float(xp.max(xp.abs(delta)))
         smallest = float(delta[0])
-        if smallest < -NEGATIVE[operator.given_dtype or "float64"] * largest:
+        tolerance = NEGATIVE[operator.given_dtype or "float64"] * operator.cancellation
+        if smallest < -tolerance * largest:
             refuse_indefinite(operator, smallest, largest)
         # what a backward-stable method can move an eigenvalue by
         noise = operator.n * float(xp.finfo(delta.dtype).eps) * largest
@@ -84,7 +85,7 @@ class Eigh:
         )
 
 
-def _check_finite(K: Any, operator: DenseOperator) -> None:
+def _check_finite(K: Any, operator: MatrixOperator) -> None:
     xp = compat.array_namespace(K)
     # a row sum is finite only if the row is: no array of n^2 flags
     if not bool(xp.all(xp.isfinite(xp.sum(K, axis=1)))):
@@ -95,7 +96,7 @@ def _check_finite(K: Any, operator: DenseOperator) -> None:
         )
 
 
-def refuse_indefinite(operator: DenseOperator, smallest: float, largest: float) -> None:
+def refuse_indefinite(operator: MatrixOperator, smallest: float, largest: float) -> None:
     """Raise the ValueError for a kernel whose eigenvalues go below what rounding allows."""
     description = (
         "the precomputed kernel" if operator.is_precomputed else f"the kernel {operator.kernel!r}"

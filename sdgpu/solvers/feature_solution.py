@@ -169,6 +169,8 @@ class FeatureSolution:
         Of :func:`decompose_moments`.
     rows : int
         n.
+    weight : float
+        Sum of the weights; n without.
     target_squares : float
         Sum of the squares of the targets, less their means with an intercept.
     intercept : bool
@@ -176,6 +178,7 @@ class FeatureSolution:
 
     spectrum: Spectrum
     rows: int
+    weight: float
     target_squares: float
     intercept: bool
 
@@ -188,6 +191,11 @@ class FeatureSolution:
     def largest_bound(self) -> float:
         """The same."""
         return self.largest
+
+    @property
+    def counted(self) -> int:
+        """n."""
+        return self.rows
 
     @property
     def outputs(self) -> int:

@@ -16,8 +16,7 @@ import numpy as np
 from sdgpu.backend.backends import Backend
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rates import Rates
-from sdgpu.kernels.feature_maps import Explicit
-from sdgpu.operators.dense import DenseOperator
+from sdgpu.operators.operator import MatrixOperator
 from sdgpu.solvers.spectrum import Spectrum, with_null_part
 
 __all__ = ["Primal"]
@@ -47,12 +46,12 @@ class Primal:
         """Of the features and their factorisation."""
         return (6.0 * n * k * k + 20.0 * k**3) / rates.products + n * k / rates.powers
 
-    def decompose(self, operator: DenseOperator, Y: Any, watch: Stopwatch) -> Spectrum:
+    def decompose(self, operator: MatrixOperator, Y: Any, watch: Stopwatch) -> Spectrum:
         """Eigenvalues and eigenvectors that are not 0, and the part of Y that no eigenvector reaches.
 
         Parameters
         ----------
-        operator : DenseOperator
+        operator : MatrixOperator
             Of float64 rows on the backend.
         Y : array (n, c)
         watch : Stopwatch
@@ -65,9 +64,7 @@ class Primal:
         """
         xp = self.backend.xp
         with watch.stage("features"):
-            d = int(operator.X.shape[1])
-            feature_map = Explicit().prepare(operator.kernel, None, d, 0)
-            Phi = feature_map.transform(operator.X)
+            Phi = operator.own_features()
         with watch.stage("svd"):
             Q, R = _orthogonal(self.backend, Phi)
             U, s, _ = xp.linalg.svd(R, full_matrices=False)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
+from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import LeftOut, Leverages, left_out
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.solution import (
@@ -21,6 +22,7 @@ from sdgpu.solvers.solution import (
     differences,
     root_mean_square,
 )
+from sdgpu.solvers.weighted_leverage import WeightedLeverages
 
 __all__ = ["ResolventSolution"]
 
@@ -34,12 +36,23 @@ class ResolventSolution:
     resolvents : Resolvents
     backend : Backend
         Where the answers are wanted; the solver may work with another library.
-    leverages : Leverages
+    estimates : Leverages
+        Of K as it was multiplied.
+    weighting : RowWeighting, optional
+        Of the rows.
     """
 
     resolvents: Resolvents
     backend: Backend
-    leverages: Leverages
+    estimates: Leverages
+    weighting: RowWeighting | None = None
+
+    @property
+    def leverages(self) -> Leverages:
+        """Estimates."""
+        if self.weighting is None:
+            return self.estimates
+        return WeightedLeverages(self.estimates, self.weighting)
 
     @property
     def spectrum(self) -> None:
@@ -69,6 +82,16 @@ class ResolventSolution:
     def rows(self) -> int:
         """n."""
         return int(self.resolvents.Y.shape[0])
+
+    @property
+    def counted(self) -> int:
+        """Rows with a weight > 0."""
+        return self.rows - (0 if self.weighting is None else len(self.weighting.absent))
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return float(self.rows) if self.weighting is None else self.weighting.total
 
     @property
     def outputs(self) -> int:

@@ -87,12 +87,20 @@ class Solution(Protocol):
         """n."""
 
     @property
+    def counted(self) -> int:
+        """Rows with a weight > 0; n without weights."""
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights; n without."""
+
+    @property
     def outputs(self) -> int:
         """c."""
 
     @property
     def targets(self) -> Any:
-        """Y (n, c)."""
+        """Y (n, c). Of weighted rows P S Y, like all here (:mod:`sdgpu.operators.weighted_rows`)."""
 
     @property
     def target_rms(self) -> float:

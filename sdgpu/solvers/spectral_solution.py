@@ -22,9 +22,11 @@ from sdgpu.distill.filters import (
 )
 from sdgpu.distill.leave_one_out import powers, ridge_errors
 from sdgpu.distill.loss_triangles import merge_rows
+from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
 from sdgpu.solvers.solution import BasisColumns, DistillationChain, root_mean_square
 from sdgpu.solvers.spectrum import Spectrum
+from sdgpu.solvers.weighted_leverage import WeightedLeverages
 
 __all__ = ["SpectralChain", "SpectralSolution"]
 
@@ -40,11 +42,14 @@ class SpectralSolution:
         What stands for the eigenvectors that a grown basis does not have.
     Y : array (n, c), optional
         The targets, if the basis does not hold them.
+    weighting : RowWeighting, optional
+        Of the rows.
     """
 
     spectrum: Spectrum
     estimates: Leverages | None = None
     Y: Any = None
+    weighting: RowWeighting | None = None
 
     def with_targets(self, Y: Any) -> SpectralSolution:
         """One product with all eigenvectors, for other targets (n, c).
@@ -54,7 +59,7 @@ class SpectralSolution:
         ValueError
             If the basis was grown from its targets.
         """
-        return SpectralSolution(self.spectrum.with_targets(Y))
+        return SpectralSolution(self.spectrum.with_targets(Y), weighting=self.weighting)
 
     @property
     def largest(self) -> float:
@@ -71,6 +76,16 @@ class SpectralSolution:
     def rows(self) -> int:
         """n."""
         return int(self.spectrum.basis.shape[0])
+
+    @property
+    def counted(self) -> int:
+        """Rows with a weight > 0."""
+        return self.rows - (0 if self.weighting is None else len(self.weighting.absent))
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return float(self.rows) if self.weighting is None else self.weighting.total
 
     @property
     def outputs(self) -> int:
@@ -116,7 +131,8 @@ class SpectralSolution:
     @property
     def leverages(self) -> Leverages:
         """Exact if all eigenvectors are known."""
-        return self.estimates or Exact(self.spectrum)
+        base = self.estimates or Exact(self.spectrum)
+        return base if self.weighting is None else WeightedLeverages(base, self.weighting)
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
         """See :mod:`sdgpu.distill.leave_one_out`."""

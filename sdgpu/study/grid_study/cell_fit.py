@@ -159,7 +159,7 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
             tol=job.config.compute.tol,
             dtype=job.precision,
             steps=job.config.grid.steps,
-            intercept=features is not None,
+            intercept=job.method.has_intercept,
             seed=job.seed,
         )
 

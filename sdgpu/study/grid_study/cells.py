@@ -54,13 +54,24 @@ class MethodPoint:
     features: str | None = None
     size: int | None = None
     landmarks: str = "rpcholesky"
+    intercept: bool | None = None
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether a mean is fitted too: by default with features."""
+        return self.features is not None if self.intercept is None else self.intercept
 
     @property
     def label(self) -> str:
-        """The method, or the features and how landmarks are picked."""
-        if self.features is None:
-            return self.name if self.operator == "auto" else f"{self.name}, {self.operator}"
-        return f"{self.features}, {self.landmarks}" if self.features == "nystrom" else self.features
+        """The method, or the features and how landmarks are picked; and what is said of an intercept."""
+        words = [self.name if self.features is None else self.features]
+        if self.features is None and self.operator != "auto":
+            words.append(self.operator)
+        if self.features == "nystrom":
+            words.append(self.landmarks)
+        if self.intercept is not None:
+            words.append("intercept" if self.intercept else "no intercept")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -183,4 +194,6 @@ def _kernel_points(table: KernelTable) -> Iterator[KernelPoint]:
 
 def _method_points(table: MethodTable) -> Iterator[MethodPoint]:
     for size in table.size or (None,):
-        yield MethodPoint(table.name, table.operator, table.features, size, table.landmarks)
+        yield MethodPoint(
+            table.name, table.operator, table.features, size, table.landmarks, table.intercept
+        )

@@ -156,13 +156,17 @@ class KernelTable(_Table):
 
 
 class MethodTable(_Table):
-    """How cells are fitted: a method of :func:`sdgpu.fit`, or a feature map of several sizes."""
+    """How cells are fitted: a method of :func:`sdgpu.fit`, or a feature map of several sizes.
+
+    Feature maps have an intercept unless it is false, other methods where it is true.
+    """
 
     name: str = "auto"
     operator: Literal["auto", "dense", "tiled", "keops"] = "auto"
     features: Literal["nystrom", "fourier", "own"] | None = None
     size: Whole | None = None
     landmarks: Literal["rpcholesky", "kmeans", "uniform"] = "rpcholesky"
+    intercept: bool | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> MethodTable:
