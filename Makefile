@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH ?= not full
+RESULTS ?= benchmarks/results
 
 .PHONY: demo demo-nn docs test test-random fuzz mutants lint bench bench-full gpu-check clean
 
@@ -43,9 +44,9 @@ lint: $(READY)  ## style, types and the import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## benchmarks/results and the table results.md, without what takes minutes; each file in a process of its own
+bench: $(READY)  ## RESULTS (benchmarks/results) and its table, without what takes minutes; each file in a process of its own
 	status=0; for file in benchmarks/bench_*.py; do \
-	  env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
+	  env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE SDGPU_BENCH_RESULTS=$(abspath $(RESULTS)) \
 	    $(BIN)/python -m pytest $$file -m "$(BENCH)" -p no:xdist -o python_files='bench_*.py' || status=1; \
 	done; exit $$status
 

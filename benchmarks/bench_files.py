@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sdgpu.backend import datafiles
+from sdgpu.backend import datafiles, sealed_tensors
 from sdgpu.backend import zarr_layout as stores
-from sdgpu.solvers import checkpoint
 from sdgpu.solvers.checkpoint import Checkpoint, State
 
 
@@ -49,7 +48,7 @@ def test_checksum_of_a_checkpoint(
 
     def without() -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint, "_checksum", lambda *_: checkpoint._BLANK)
+            patched.setattr(sealed_tensors, "_checksum", lambda *_: sealed_tensors._BLANK)
             kept.save(state)
 
     saved: Any = lambda: kept.save(state)  # noqa: E731

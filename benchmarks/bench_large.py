@@ -91,6 +91,7 @@ def test_the_grid_against_one_solve(race: Any) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("block", [4, 8, 12, 16, 24, 32])
 def test_passes_against_the_block(block: int, device: str) -> None:
     """What a pass costs and what it brings: both grow with the columns of the block."""
@@ -106,6 +107,7 @@ def test_passes_against_the_block(block: int, device: str) -> None:
     REPORT.rows.append((question, seconds(spent), f"{info.passes} passes", "", ""))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("memory", ["1.5GB", "300MB", "220MB"])
 def test_restarts(memory: str, device: str) -> None:
     """The same fit in less and less memory: the basis restarts, the sketch gets smaller."""
@@ -155,6 +157,7 @@ print(resident("VmHWM:"), total, info.method, info.passes, info.error_estimate, 
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("n", "lowest", "memory", "limit"),
     [(20_000, 1e-6, "1.4GB", 1.5e9), (100_000, 1e-4, "3.5GB", 4e9)],

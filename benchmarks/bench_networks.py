@@ -263,6 +263,7 @@ def test_algorithm_1_against_a_grid(device: str) -> None:
     assert fits == [9, 41]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("batch", [16, 64])
 def test_stacked_chains(device: str, batch: int) -> None:
     """Five chains side by side against one by one: it pays where a step is mostly calls."""
@@ -286,6 +287,7 @@ def test_stacked_chains(device: str, batch: int) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its compiler
 @pytest.mark.parametrize("option", ["channels_last", "compile", "bf16", "cuda_graphs"])
 def test_options(case: Case, option: str) -> None:
@@ -294,7 +296,7 @@ def test_options(case: Case, option: str) -> None:
     if option in ("cuda_graphs", "bf16") and device == "cpu":
         pytest.skip("for CUDA: without the instructions bf16 is 15 times slower")
     change = {"amp": "bf16"} if option == "bf16" else {option: True}
-    changed = dataclasses.replace(case.config, **change)  # type: ignore[arg-type]
+    changed = dataclasses.replace(case.config, **change)
 
     def steady(config: Config) -> float:
         """Of the second epoch: the first compiles."""

@@ -137,6 +137,7 @@ def probe(n: int, k: int, folder: Any) -> tuple[float, float]:
     return float(found[0]), float(found[1])
 
 
+@pytest.mark.full
 def test_time_and_memory_as_rows_grow(mapped):
     probe(100_000, K, mapped)
     found = {n: probe(n, K, mapped) for n in (100_000, 1_000_000, 10_000_000)}
@@ -155,6 +156,7 @@ def test_time_and_memory_as_rows_grow(mapped):
     assert found[10_000_000][1] < 1.2e9
 
 
+@pytest.mark.full
 def test_memory_of_many_features(mapped):
     spent, peak = probe(1_000_000, 2000, mapped)
     REPORT.rows.append(
@@ -183,7 +185,8 @@ def test_merging_moments():
     assert spent < 2
 
 
-def test_two_processes_of_a_cluster(race):
+@pytest.mark.full
+def test_two_processes_of_a_cluster():
     """The same partitions on one and on two workers of one thread."""
     da = pytest.importorskip("dask.array")
     distributed = pytest.importorskip("distributed")
@@ -220,13 +223,13 @@ def test_two_processes_of_a_cluster(race):
 
 
 def test_sparse_rows(race):
-    X = scipy.sparse.random_array(
+    X: Any = scipy.sparse.random_array(
         (100_000, 2000), density=0.025, format="csr", rng=np.random.default_rng(0)
     )
     y = X @ np.random.default_rng(1).standard_normal(2000)
     race(
         "sums of 100,000 x 2,000 sparse rows with 50 entries each, against SciPy's X'X",
         lambda: sdgpu.Moments(sdgpu.Linear(), sdgpu.Explicit(), d=2000).add(X, y),
-        lambda: (X.T @ X).toarray(),
+        lambda: (X.transpose() @ X).toarray(),
         rounds=3,
     )

@@ -86,7 +86,8 @@ def test_a_pass_over_a_memory_map_against_its_products(race, rows, landmarks, k)
 def fitted(rows, landmarks):
     """A fit of the map, and the seconds of its pass."""
     features = sdgpu.Nystrom(landmarks=landmarks)
-    fit = sdgpu.fit(*mapped(rows[0]), sdgpu.Gaussian(0.05), LAMS * N, features=features)
+    X, Y = mapped(rows[0])
+    fit = sdgpu.fit(X, Y, sdgpu.Gaussian(0.05), LAMS * N, features=features)
     return fit, fit.info.seconds["rows"]
 
 

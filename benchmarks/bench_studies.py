@@ -32,6 +32,7 @@ def tables(workers: int) -> dict:
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_against_the_sum_of_its_fits(race, tmp_path, workers):
     """Fit, sweep, choices and test losses of every cell, one after the other, nothing written."""

@@ -24,11 +24,12 @@ import scipy
 import torch
 
 import sdgpu
-from benchmarks.calibration import calibrate
+from benchmarks.calibration import calibrate, one_thread_rounds
 from benchmarks.tables import HEAD, write_table
+from sdgpu.backend.backends import cuda_count
 from sdgpu.study.report.benchmark_comparison import FORMAT
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(os.environ.get("SDGPU_BENCH_RESULTS", Path(__file__).parent / "results"))
 MOST_ROUNDS, ENOUGH = 30, 3.0  # of one figure; seconds of both sides that more rounds are for
 
 
@@ -38,7 +39,7 @@ class Report:
 
     rows: list[tuple[str, str, str, str, str]] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
-    files: dict[str, str] = field(default_factory=dict)  # of questions
+    tests: dict[str, tuple[str, str]] = field(default_factory=dict)  # file and test of questions
 
 
 REPORT = Report()
@@ -98,6 +99,7 @@ def race(benchmark: Any) -> Callable[..., float]:
                 "sdgpu": list(benchmark.stats.stats.data),
                 "rival": spent,
                 "calibration": clocks,
+                "one_thread": {} if cuda_count() else one_thread_rounds(ours, mine),
             }
         )
         if at_most is not None:
@@ -127,31 +129,45 @@ def machine(device: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _which_file(request: Any) -> Iterator[None]:
-    """Which file a row comes from: each has a file of results of its own."""
+    """Which file and test a row comes from: each file has a file of results of its own."""
     before = len(REPORT.rows)
     yield
     for question, *_ in REPORT.rows[before:]:
-        REPORT.files[question] = request.module.__name__.rpartition(".")[2]
+        REPORT.tests[question] = (request.module.__name__.rpartition(".")[2], request.node.name)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Write the results of the files that were run, and the table of all there are."""
+    """Write the results of the files that were run, and the table of all there are.
+
+    What other tests of a file have measured before stays.
+    """
     if not REPORT.rows:
         return
     device = os.environ.get("SDGPU_BENCH_DEVICE", "cpu")
     folder = FOLDER if device == "cpu" else FOLDER.with_name(f"results_{device.partition(':')[0]}")
-    folder.mkdir(exist_ok=True)
-    for name in dict.fromkeys(REPORT.files.values()):
-        rows = [row for row in REPORT.rows if REPORT.files.get(row[0]) == name]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in dict.fromkeys(file for file, _ in REPORT.tests.values()):
+        path, now = folder / f"{name}.json", time.strftime("%Y-%m-%d")
+        before = json.loads(path.read_text()) if path.exists() else {"rows": [], "figures": []}
+        tests = {question: test for question, (file, test) in REPORT.tests.items() if file == name}
+        ran = set(tests.values())
+        again = [row["test"] in ran or row["cells"][0] in tests for row in before["rows"]]
+        rows = [row for row, gone in zip(before["rows"], again, strict=True) if not gone]
+        rows += [
+            {"test": tests[row[0]], "measured": now, "cells": row}
+            for row in REPORT.rows
+            if row[0] in tests
+        ]
+        kept = {row["cells"][0] for row in rows} - set(tests)
         fields = {
             "kind": "benchmarks of sdgpu",
             "format": FORMAT,
             "machine": machine(device),
-            "finished": time.strftime("%Y-%m-%d %H:%M"),
             "rows": rows,
-            "figures": [one for one in REPORT.figures if REPORT.files.get(one["question"]) == name],
+            "figures": [one for one in before["figures"] if one["question"] in kept]
+            + [one for one in REPORT.figures if one["question"] in tests],
         }
-        (folder / f"{name}.json").write_text(json.dumps(fields, indent=1) + "\n")
+        path.write_text(json.dumps(fields, indent=1) + "\n")
     write_table(folder)
     terminalreporter.section("ratios")
     terminalreporter.write(

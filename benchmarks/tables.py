@@ -8,6 +8,7 @@ from pathlib import Path
 __all__ = ["HEAD", "write_table"]
 
 HEAD = ["| question | sdgpu | rival | ratio | target |", "|---|---|---|---|---|"]
+DATED = ["| question | sdgpu | rival | ratio | target | measured |", "|---|---|---|---|---|---|"]
 
 
 def write_table(folder: Path) -> Path:
@@ -23,11 +24,11 @@ def write_table(folder: Path) -> Path:
         "",
     ]
     for name, fields in files.items():
-        lines += [f"## {name}", f"{fields['finished']}, {fields['machine']}", "", *HEAD]
-        lines += [f"| {' | '.join(row)} |" for row in fields["rows"]]
+        lines += [f"## {name}", fields["machine"], "", *DATED]
+        lines += [f"| {' | '.join([*row['cells'], row['measured']])} |" for row in fields["rows"]]
         lines.append("")
     if earlier is not None:
-        again = {row[0] for fields in files.values() for row in fields["rows"]}
+        again = {row["cells"][0] for fields in files.values() for row in fields["rows"]}
         rows = [row for row in earlier["rows"] if row[0] not in again]
         if rows:
             lines += [

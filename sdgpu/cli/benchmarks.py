@@ -24,9 +24,10 @@ def group() -> None:
 @bench.command()
 def compare(
     before: Annotated[
-        Path, typer.Argument(callback=home, help="results of one run: a file, or a folder")
+        Path,
+        typer.Argument(callback=home, help="results: a file, a folder, or one of several runs"),
     ],
-    after: Annotated[Path, typer.Argument(callback=home, help="results of another")],
+    after: Annotated[Path, typer.Argument(callback=home, help="those of another state")],
     every: Annotated[bool, typer.Option("--all", help="figures without a change too")] = False,
 ) -> None:
     """Show what became slower or faster beyond noise; ends with 1 if something became slower.

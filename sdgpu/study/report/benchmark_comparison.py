@@ -1,10 +1,13 @@
-"""Two runs of the benchmarks: what became slower or faster beyond what the runs scatter by.
+"""Two states of the code by their benchmarks: what became slower or faster beyond what runs scatter by.
 
 A file of ``make bench`` has, for each figure, the seconds of every round and of a calibration of the
-moment beside it: machines change their speed. What is compared are minima over rounds, each over the
-minimum of its calibrations; a change counts beyond 5 %, and beyond half of what the fastest quarter of the
-rounds scatters by. Where that is so wide that a loss of 10 % could hide in it the verdict is "unclear": run
-again, alone.
+moment beside it: machines change their speed. What is compared are the rounds in one thread, as threads
+that wait for each other scatter far more; all rounds where there are none of those. Of the rounds the
+first quartile is taken, over that of the calibrations. One process may be 10 % slower than the next in the
+same work where memory bounds it, by where its pages lie: where a folder has several runs in folders of
+their own it is the mean over these. A change counts beyond 5 %, beyond half of what the fastest quarter of
+the rounds scatters by, and beyond two standard errors of these means. Where that is so wide that a loss of
+10 % could hide in it the verdict is "unclear": run again, alone.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import geometric_mean, median, stdev
+from typing import Any, NamedTuple
 
 __all__ = ["FORMAT", "Change", "compare_benchmarks", "read_benchmarks"]
 
@@ -24,15 +29,22 @@ WIDE = 0.1  # bound of a change beyond which 10 % are not seen
 FEWEST = 3  # rounds
 
 
+class Rounds(NamedTuple):
+    """Seconds of every round of a figure in one run, and of the calibrations beside them."""
+
+    sdgpu: list[float]
+    calibration: list[float]
+
+
 @dataclass(frozen=True)
 class Change:
-    """One figure in two runs.
+    """One figure before and after.
 
     Attributes
     ----------
     question : str
     before, after : float
-        Seconds, the smallest of each run; NaN where there are none.
+        Seconds, the first quartile of the rounds, the median of several runs; NaN where there are none.
     ratio : float
         After over before, each over its calibration.
     bound : float
@@ -48,8 +60,13 @@ class Change:
     verdict: str
 
 
-def read_benchmarks(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Figures by question, of one file or of all in a folder.
+def read_benchmarks(path: str | os.PathLike[str]) -> dict[str, list[Rounds]]:
+    """Runs of each figure, by its question.
+
+    Parameters
+    ----------
+    path : path
+        A file, a folder of files, or a folder whose folders are runs.
 
     Raises
     ------
@@ -59,42 +76,46 @@ def read_benchmarks(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         If a file is no such result, damaged or of another version; names it.
     """
     place = Path(path).expanduser()
-    files = sorted(place.glob("*.json")) if place.is_dir() else [place]
+    files = sorted(place.glob("*.json")) or sorted(place.glob("*/*.json"))
+    files = files if place.is_dir() else [place]
     if not files or not files[0].is_file():
         raise FileNotFoundError(
             f"there are no results of benchmarks at {place}: 'make bench' makes them"
         )
-    figures: dict[str, dict[str, Any]] = {}
+    figures: dict[str, list[Rounds]] = {}
     for file in files:
         try:
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            kind, version = fields["kind"], fields["format"]
-            if kind != "benchmarks of sdgpu":
-                raise ValueError(f"it is of kind {kind!r}")
-            if version != FORMAT:
-                raise ValueError(f"it has format {version}, this version reads {FORMAT}")
-            for figure in fields["figures"]:
-                samples = {
-                    name: [float(value) for value in figure[name]]
-                    for name in ("sdgpu", "calibration")
-                }
-                if not all(value > 0 for values in samples.values() for value in values):
-                    raise ValueError(f"{figure['question']!r} has times that are not > 0")
-                figures[str(figure["question"])] = {**figure, **samples}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            for question, rounds in _read(json.loads(file.read_text(encoding="utf-8"))):
+                figures.setdefault(question, []).append(rounds)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} is no result of benchmarks: {error}") from error
     return figures
+
+
+def _read(fields: Any) -> Iterator[tuple[str, Rounds]]:
+    kind, version = fields["kind"], fields["format"]
+    if kind != "benchmarks of sdgpu":
+        raise ValueError(f"it is of kind {kind!r}")
+    if version != FORMAT:
+        raise ValueError(f"it has format {version}, this version reads {FORMAT}")
+    for figure in fields["figures"]:
+        alone = figure.get("one_thread") or {}
+        samples = alone if alone.get("sdgpu") else figure
+        rounds = Rounds(*([float(value) for value in samples[name]] for name in Rounds._fields))
+        if not all(value > 0 for values in rounds for value in values):
+            raise ValueError(f"{figure['question']!r} has times that are not > 0")
+        yield str(figure["question"]), rounds
 
 
 def compare_benchmarks(
     before: str | os.PathLike[str], after: str | os.PathLike[str]
 ) -> list[Change]:
-    """Every figure of two runs, slower ones first.
+    """Every figure before and after, slower ones first.
 
     Parameters
     ----------
     before, after : path
-        Files or folders that ``make bench`` wrote.
+        Files or folders that ``make bench`` wrote, or folders of such folders: several runs.
 
     Raises
     ------
@@ -111,19 +132,18 @@ def compare_benchmarks(
     return sorted(changes, key=lambda change: (order.index(change.verdict), -abs(change.ratio - 1)))
 
 
-def _change(question: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> Change:
-    times = (_least(old, "sdgpu"), _least(new, "sdgpu"))
+def _change(question: str, old: list[Rounds] | None, new: list[Rounds] | None) -> Change:
+    times = (_seconds(old), _seconds(new))
     if old is None or new is None:
         return Change(question, *times, math.nan, math.nan, "new" if old is None else "gone")
-    rounds = [min(len(figure[name]) for name in ("sdgpu", "calibration")) for figure in (old, new)]
-    if min(rounds) < FEWEST:
+    if min(len(values) for run in (*old, *new) for values in run) < FEWEST:
         return Change(question, *times, math.nan, math.nan, "unclear")
-    clocks = [_least(figure, "calibration") for figure in (old, new)]
-    ratio = (times[1] / clocks[1]) / (times[0] / clocks[0])
-    scatter = max(
-        _scatter(figure[name]) for figure in (old, new) for name in ("sdgpu", "calibration")
+    before, after = (
+        [_quartile(r.sdgpu) / _quartile(r.calibration) for r in runs] for runs in (old, new)
     )
-    bound = max(LEAST, scatter / 2)
+    ratio = geometric_mean(after) / geometric_mean(before)
+    bound = max(LEAST, *(_scatter(runs) / 2 for runs in (old, new)))
+    bound = max(bound, 2 * math.hypot(_standard_error(before), _standard_error(after)))
     if bound > WIDE:
         clear = ratio > 1 + 2 * bound or ratio < 1 / (1 + 2 * bound)
         verdict = ("slower" if ratio > 1 else "faster") if clear else "unclear"
@@ -134,11 +154,26 @@ def _change(question: str, old: dict[str, Any] | None, new: dict[str, Any] | Non
     return Change(question, *times, ratio, bound, verdict)
 
 
-def _least(figure: dict[str, Any] | None, name: str) -> float:
-    return min(figure[name], default=math.nan) if figure else math.nan
+def _seconds(runs: list[Rounds] | None) -> float:
+    return median(_quartile(run.sdgpu) for run in runs) if runs else math.nan
 
 
-def _scatter(values: list[float]) -> float:
+def _quartile(values: list[float]) -> float:
+    """The first: steadier than the least, which one lucky round decides, untouched by a disturbed half."""
+    return sorted(values)[(len(values) - 1) // 4] if values else math.nan
+
+
+def _scatter(runs: list[Rounds]) -> float:
     """How far above the least the fastest quarter of the rounds reaches, relative to it."""
-    ordered = sorted(values)
-    return ordered[max(1, (len(ordered) - 1) // 4)] / ordered[0] - 1
+    reaches = []
+    for values in (values for run in runs for values in run):
+        ordered = sorted(values)
+        reaches.append(ordered[max(1, (len(ordered) - 1) // 4)] / ordered[0] - 1)
+    return median(reaches) if len(runs) > 1 else max(reaches)
+
+
+def _standard_error(paces: list[float]) -> float:
+    """Of the mean of the logarithms; nothing is known of it from one run."""
+    if len(paces) < 2:
+        return 0.0
+    return stdev(map(math.log, paces)) / len(paces) ** 0.5

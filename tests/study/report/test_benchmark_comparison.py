@@ -10,7 +10,7 @@ from sdgpu.cli import app
 from sdgpu.study.report.benchmark_comparison import compare_benchmarks, read_benchmarks
 
 
-def write(path, seed, *, loss=0.0, speed=1.0, noise=0.01, spikes=0.1, rounds=20):
+def write(path, seed, *, loss=0.0, speed=1.0, noise=0.01, spikes=0.1, rounds=20, pages=1.0):
     """A run with noise above its least times, as machines have it, and some rounds that were disturbed."""
     rng = np.random.default_rng(seed)
 
@@ -21,7 +21,12 @@ def write(path, seed, *, loss=0.0, speed=1.0, noise=0.01, spikes=0.1, rounds=20)
         ).tolist()
 
     figures = [
-        {"question": name, "sdgpu": samples(least, slower), "calibration": samples(2e-3)}
+        {
+            "question": name,
+            "sdgpu": samples(least * pages, slower),
+            "calibration": samples(2e-3),
+            "one_thread": {},
+        }
         for name, least, slower in (("a", 0.01, loss), ("b", 1.3, 0.0))
     ]
     path.write_text(json.dumps({"kind": "benchmarks of sdgpu", "format": 1, "figures": figures}))
@@ -53,6 +58,37 @@ def test_what_is_too_noisy_is_unclear_unless_it_is_large(tmp_path):
     assert verdicts(compare_benchmarks(before, worse))["a"] == "slower"
     few = write(tmp_path / "c.json", 3, rounds=2)
     assert set(verdicts(compare_benchmarks(few, few)).values()) == {"unclear"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_several_runs_outweigh_what_a_process_has_by_chance(tmp_path, seed):
+    """A process in five is 15 % slower in the same work, for the whole of its life."""
+    rng = np.random.default_rng([seed, 8])
+    for name, loss in (("before", 0.0), ("same", 0.0), ("slower", 0.1)):
+        slow = rng.permutation([1.15, 1.0, 1.0, 1.0, 1.0])
+        for run, pages in enumerate(slow):
+            (tmp_path / name / str(run)).mkdir(parents=True)
+            write(
+                tmp_path / name / str(run) / "x.json",
+                [seed, run, *name.encode()],
+                loss=loss,
+                pages=pages,
+            )
+    before = tmp_path / "before"
+    assert len(read_benchmarks(before)["a"]) == 5
+    assert verdicts(compare_benchmarks(before, tmp_path / "same")) == {"a": "same", "b": "same"}
+    assert verdicts(compare_benchmarks(before, tmp_path / "slower")) == {"a": "slower", "b": "same"}
+
+
+def test_rounds_in_one_thread_count_where_there_are_some(tmp_path):
+    noisy = json.loads(write(tmp_path / "noisy.json", 0, noise=0.5).read_text())
+    calm = json.loads(write(tmp_path / "calm.json", 1).read_text())
+    for figure, rounds in zip(noisy["figures"], calm["figures"], strict=True):
+        figure["one_thread"] = {name: rounds[name] for name in ("sdgpu", "calibration")}
+    (tmp_path / "both.json").write_text(json.dumps(noisy))
+    found = compare_benchmarks(tmp_path / "calm.json", tmp_path / "both.json")
+    assert verdicts(found) == {"a": "same", "b": "same"}
+    assert {change.ratio for change in found} == {1.0}
 
 
 def test_figures_that_come_and_go(tmp_path):
