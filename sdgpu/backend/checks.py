@@ -113,18 +113,30 @@ def grid(name: str, value: object) -> np.ndarray:
     return host
 
 
-def lam_grid(name: str, value: object) -> np.ndarray:
-    """Return regularisations as a 1-D float64 array (L,), each > 0 (the ridge of K + lam I)."""
+#: What stands for lam = 0, the fit of least norm: the smallest number with all its digits.
+LEAST_NORM = float(np.finfo(float).tiny)
+
+
+def lam_grid(name: str, value: object, *, zero: bool = False) -> np.ndarray:
+    """Return regularisations as a 1-D float64 array (L,), each > 0 (the ridge of K + lam I).
+
+    With `zero` the 0 is allowed, as the only one, and comes back as :data:`LEAST_NORM`.
+    """
     host = grid(name, value)
+    if zero and not host.any():
+        return np.array([LEAST_NORM])
+    if zero and (host == 0).any():
+        raise ValueError(
+            f"{name} has 0 beside others: the fit of least norm is one of its own, {name}=0"
+        )
     if not (host > 0).all():
         bad = host[host <= 0][0]
         raise ValueError(f"{name} must be > 0 (the ridge of K + lam I), got {bad:g}")
-    least = float(np.finfo(float).tiny)
-    if not (host >= least).all():  # 1 / lam is infinite
-        bad = host[host < least][0]
+    if not (host >= LEAST_NORM).all():  # 1 / lam is infinite
+        bad = host[host < LEAST_NORM][0]
         raise ValueError(
-            f"{name}={bad:g} is below {least:.3g}, the smallest number with all its digits: rescale X or "
-            "the parameters of the kernel"
+            f"{name}={bad:g} is below {LEAST_NORM:.3g}, the smallest number with all its digits: rescale X "
+            "or the parameters of the kernel"
         )
     return host
 
@@ -239,7 +251,8 @@ def served_lam(lams: np.ndarray, lam: object) -> float:
         if len(lams) > 1:
             raise ValueError(f"lam is missing: the fit serves {len(lams)} of them, name one")
         return float(lams[0])
-    ridge, smallest = positive("lam", lam), float(lams.min())
+    smallest = float(lams.min())
+    ridge = positive("lam", lam, zero=smallest == LEAST_NORM) or LEAST_NORM
     if ridge < smallest * (1 - ROUNDED):
         raise ValueError(
             f"lam={ridge:g} is below the smallest fitted one, {smallest:.9g}: "

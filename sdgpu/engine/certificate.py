@@ -13,6 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.checks import LEAST_NORM
 from sdgpu.backend.memory import show
 from sdgpu.backend.scaling import column_units
 from sdgpu.distill.rounding_bounds import decay, dual_lengths, rounding_bound
@@ -78,6 +79,8 @@ def certify(problem: Problem, solved: Solved) -> Certificate:
         return _residual_certificate(probe(solved.solution, dense, Y, lam), plan.tol)
     if plan.method in EXACT_METHODS:
         assert solved.spectrum is not None
+        if lam == LEAST_NORM:
+            return _least_norm_certificate(solved.spectrum, data.n, rounding_noise(dense))
         residual = probe(solved.solution, dense, Y, lam)
         # dual coefficients beyond float64
         certain = np.inf if np.isnan(residual.certain) else residual.certain
@@ -100,6 +103,23 @@ def certify(problem: Problem, solved: Solved) -> Certificate:
     if solved.most_negative < -tolerance * solved.solution.largest:
         refuse_indefinite(dense, solved.most_negative, solved.solution.largest)
     return Certificate(error, residual.largest, status)
+
+
+def _least_norm_certificate(spectrum: Spectrum, n: int, noise: float) -> Certificate:
+    """Of lam = 0: what rounding of K may do along the smallest eigenvalue that is kept."""
+    delta = to_numpy(spectrum.eigenvalues)
+    if not len(delta):
+        return Certificate(0.0, 0.0, "exact: K is 0")
+    error, text = noise * float(delta[-1] / delta[0]), f"{len(delta)} of {n} eigenvalues are kept"
+    if error <= EXACT:
+        return Certificate(
+            error, 0.0, f"exact to {error:.1e} at lam = 0: {text}, all above rounding"
+        )
+    status = (
+        f"inaccurate at lam = 0: {text}, and the smallest carries rounding of {error:.1e} of itself, which "
+        "predictions at new rows may be off by; take a small lam"
+    )
+    return Certificate(error, 0.0, status)
 
 
 def _residual_certificate(residual: TrainingResidual, tol: float) -> Certificate:

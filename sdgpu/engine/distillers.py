@@ -168,7 +168,7 @@ class FixedParameters(Distiller):
             self._add(X, Y, weights)
             self._refit()
             return
-        self._dtype, lam = np.result_type(X.dtype, np.float32), positive("lam", self.lam)
+        self._dtype, lam = np.result_type(X.dtype, np.float32), positive("lam", self.lam, zero=True)
         kernel = self._kernel(X)
         rows = self._rows(X, kernel)
         fitted = self._decompose(rows, self._scaled(Y), lam, kernel, weights=weights)

@@ -16,7 +16,7 @@ import numpy as np
 
 from sdgpu.backend.arrays import Template, dtype_name
 from sdgpu.backend.backends import Backend, resolve, to_numpy
-from sdgpu.backend.checks import choice
+from sdgpu.backend.checks import LEAST_NORM, choice
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource, as_source, checked_blocks
@@ -110,6 +110,11 @@ def fit_features(
         Before the pass, if it does not fit.
     """
     X, Y, sample_weight = data
+    if lams[0] == LEAST_NORM:
+        raise ValueError(
+            "lams=0, the fit of least norm, is not for features= and sparse rows: take a small lam, or "
+            "dense rows and method='primal'"
+        )
     if isinstance(X, Moments):
         others = {"Y": Y, "kernel": kernel, "features": features, "sample_weight": sample_weight}
         return _of_moments(X, lams, others, options)

@@ -13,7 +13,7 @@ import numpy as np
 
 from sdgpu.backend.arrays import Template, pair
 from sdgpu.backend.backends import Backend, resolve
-from sdgpu.backend.checks import integer, lam_grid
+from sdgpu.backend.checks import LEAST_NORM, integer, lam_grid
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
@@ -29,7 +29,7 @@ from sdgpu.engine.feature_fitting import (
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.path import Model
-from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow
+from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow, least_norm_method
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
 from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
@@ -89,7 +89,8 @@ def fit(
     kernel : Kernel, str or callable, default "rbf"
         See :func:`sdgpu.kernels.as_kernel`.
     lams : number or array_like (L,), default 1
-        The regularisations that will be asked for, absolute numbers in K + lam I.
+        The regularisations that will be asked for, absolute numbers in K + lam I. 0 alone is the fit of
+        least norm, from all eigenvalues that are more than rounding; its `lam` reads 2.2e-308.
     features : Nystrom, RandomFourier or Explicit, optional
         Finitely many features in place of the kernel: one pass over the rows and k x k numbers, whatever n
         is. `dtype` is then that of the features, by default that of the rows; see
@@ -176,7 +177,7 @@ def fit(
     """
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
-    lams, wishes = lam_grid("lams", lams), dict[str, Any]()
+    lams, wishes = lam_grid("lams", lams, zero=True), dict[str, Any]()
     kind = "features="
     if features is None and is_sparse(X):
         features, kind = features_for_sparse(X, kernel), "sparse rows"
@@ -199,6 +200,8 @@ def fit(
     allowed = budget(memory, backend.name)
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
     context["precomputed"] = kernel.is_precomputed
+    if lams[0] == LEAST_NORM:
+        method = least_norm_method(method, kernel, n, d, plan)
     if plan is None:
         wishes = {"method": method, "operator": operator, "precision": dtype}
         plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)

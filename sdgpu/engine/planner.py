@@ -255,6 +255,24 @@ def decide(
     return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
 
 
+def least_norm_method(method: Any, kernel: Kernel, n: int, d: int, plan: Plan | None) -> str:
+    """How the fit of least norm is made, lam = 0: from all eigenvalues.
+
+    Raises
+    ------
+    ValueError
+        For another method, or a plan.
+    """
+    if plan is not None or method not in ("auto", *EXACT_METHODS):
+        raise ValueError(
+            f"lams=0, the fit of least norm, needs all eigenvalues: method={method!r} knows what is above "
+            "lam alone; take method='eigh', and no plan="
+        )
+    if method != "auto":
+        return str(method)
+    return "primal" if own_features(kernel, n, d, method=method) else "eigh"
+
+
 def own_features(kernel: Kernel, n: int, d: int, *, method: str) -> int:
     """k of the kernel's own features, 0 where they are no way to fit n rows: not fewer than n.
 

@@ -10,6 +10,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, NumpyBackend, TorchBackend
+from sdgpu.backend.checks import LEAST_NORM
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.threads import only_torch
 from sdgpu.engine.planner import Plan
@@ -23,7 +24,7 @@ from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.solver import Solver
 from sdgpu.solvers.spectral_solution import SpectralSolution
-from sdgpu.solvers.spectrum import Spectrum
+from sdgpu.solvers.spectrum import Spectrum, above_rounding
 from sdgpu.solvers.subspace import Subspace, SubspaceResult
 from sdgpu.solvers.trace_estimation import TOL, Probes
 from sdgpu.solvers.units import Units, refuse_underflow
@@ -101,8 +102,11 @@ def solve_all(problem: Problem) -> Solved:
     dense, Y = problem.data.dense(backend), backend.asarray(problem.data.Y)
     solver = Primal(backend) if problem.plan.method == "primal" else Eigh(backend)
     spectrum = solver.decompose(dense, Y, problem.watch)
+    least_norm = problem.lams[0] == LEAST_NORM
+    spectrum = above_rounding(spectrum, Y) if least_norm else spectrum
+    weighting = problem.data.weighting
     return Solved(
-        solution=SpectralSolution(spectrum, weighting=problem.data.weighting),
+        solution=SpectralSolution(spectrum, Y=Y if least_norm else None, weighting=weighting),
         spectrum=spectrum,
         most_negative=spectrum.most_negative,
         operator=dense,

@@ -9,7 +9,7 @@ import array_api_compat as compat
 
 from sdgpu.distill.filters import flat_product
 
-__all__ = ["PRIMAL", "Spectrum", "with_null_part"]
+__all__ = ["PRIMAL", "Spectrum", "above_rounding", "with_null_part"]
 
 ROUNDED = 1e-14  # share of an output that rounding leaves of it
 PRIMAL = "primal"  # the method that knows all eigenvalues but those that are 0
@@ -84,6 +84,27 @@ class Spectrum:
         array (..., n, c)
         """
         return flat_product(self.basis, filters * self.Z)
+
+
+def above_rounding(spectrum: Spectrum, Y: Any) -> Spectrum:
+    """The part of a spectrum whose eigenvalues are more than rounding, n eps of the largest.
+
+    What it does not hold of Y (n, c) is counted as outside.
+    """
+    xp, delta = compat.array_namespace(Y), spectrum.eigenvalues
+    k, n = int(delta.shape[0]), int(spectrum.basis.shape[0])
+    noise = n * float(xp.finfo(delta.dtype).eps) * float(delta[-1])
+    first = int(xp.sum(xp.astype(delta <= noise, xp.int64)))
+    Z = spectrum.Z[first:, :]
+    outside = xp.clip(xp.sum(Y * Y, axis=0) - xp.sum(Z * Z, axis=0), 0.0, None)
+    return replace(
+        spectrum,
+        eigenvalues=delta[first:k],
+        basis=spectrum.basis[:, first:],
+        Z=Z,
+        below_rounding=first,
+        outside=outside,
+    )
 
 
 def with_null_part(eigenvalues: Any, basis: Any, Y: Any) -> Spectrum:

@@ -146,7 +146,7 @@ def test_classifier_on_digits():
     ("make", "words"),
     [
         (lambda X, y: SelfDistillationRegressor(gamma="wide").fit(X, y), "gamma='wide'"),
-        (lambda X, y: SelfDistillationRegressor(lam=0).fit(X, y), "lam=0 must be > 0"),
+        (lambda X, y: SelfDistillationRegressor(lam=-1).fit(X, y), "lam=-1 must be >= 0"),
         (lambda X, y: SelfDistillationRegressor(kernel="rbff").fit(X, y), "did you mean 'rbf'"),
         (lambda X, y: SelfDistillationRegressorCV(over="best").fit(X, y), "over='best'"),
         (
