@@ -17,8 +17,8 @@ _MATRIX = _RNG.standard_normal((300, 300))
 _VALUES = _RNG.uniform(-4, 0, 60_000)
 _BYTES = np.zeros(1_000_000)
 
-ROUNDS, LEAST, ENOUGH = 30, 7, 3.0  # most and fewest; seconds that they may take together
-LONGEST = 2.0  # seconds of a round
+ROUNDS, LEAST, ENOUGH = 30, 7, 2.0  # most and fewest; seconds that they may take together
+LONGEST = 1.0  # seconds of a round
 
 
 def calibrate() -> float:
