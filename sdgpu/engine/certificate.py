@@ -99,8 +99,8 @@ def certify(problem: Problem, solved: Solved) -> Certificate:
             error += 1.25 * kernel_error
     status, error = grown_status(solved.status, error, residual, plan.tol, plan.precision)
     value_dtype = dense.given_dtype or ("float64" if plan.precision == "float64" else "float32")
-    tolerance = NEGATIVE[value_dtype] * dense.cancellation
-    if solved.most_negative < -tolerance * solved.solution.largest:
+    size = max(solved.solution.largest, dense.difference_scale)
+    if solved.most_negative < -NEGATIVE[value_dtype] * size:
         refuse_indefinite(dense, solved.most_negative, solved.solution.largest)
     return Certificate(error, residual.largest, status)
 

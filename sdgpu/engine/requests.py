@@ -208,23 +208,23 @@ def judge(
         if model.source is not None:  # a feature model: one more pass
             data, truth, weighted = _first(streamed_rows(model, model.source, solution))
             losses = partial(leave_blocks_out, solution, data)
-            return Judge(losses, True, data.rows, truth, weighted, True)
+            how = {"truth": truth, "weighted": weighted, "streamed": True}
+            return Judge(losses, left_out=True, rows=data.rows, **how)
         afford_left_out(solution, model, steps)
-        how = {"offset": model.offset, "weighting": model.weighting}
-        losses = partial(leave_one_out, solution, **how)
-        return Judge(
-            losses, True, solution.rows, _left_out_truth(solution, model), _weighted(model)
-        )
+        losses = partial(leave_one_out, solution, offset=model.offset, weighting=model.weighting)
+        how = {"truth": _left_out_truth(solution, model), "weighted": _weighted(model)}
+        return Judge(losses, left_out=True, rows=solution.rows, **how)
     if isinstance(X_val, RowSource):
         if Y_val is not None:
             raise ValueError("Y_val: a source brings its own targets")
         stream, truth, weighted = _first(streamed_rows(model, X_val, solution))
         losses = partial(validate, solution, stream)
-        return Judge(losses, False, stream.rows, truth, weighted, True)
+        how = {"truth": truth, "weighted": weighted, "streamed": True}
+        return Judge(losses, left_out=False, rows=stream.rows, **how)
     held = validation_rows(model, X_val, Y_val, solution.outputs, sample_weight)
     truth = held.targets if held.offset is None else held.targets + held.offset
-    weighted = held.weights is not None
-    return Judge(partial(validate, solution, held), False, held.rows, truth, weighted)
+    how = {"truth": truth, "weighted": held.weights is not None}
+    return Judge(partial(validate, solution, held), left_out=False, rows=held.rows, **how)
 
 
 def _left_out_truth(solution: Solution, model: Model) -> Any:

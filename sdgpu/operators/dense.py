@@ -145,9 +145,9 @@ class DenseOperator:
         return feature_map.transform(self.X)
 
     @property
-    def cancellation(self) -> float:
-        """How many times larger the numbers were that an entry of K is a difference of: 1, it is none."""
-        return 1.0
+    def difference_scale(self) -> float:
+        """Size of the numbers that entries of K are differences of: 0, they are none."""
+        return 0.0
 
     def rounding(self) -> float:
         """Bound on the relative error of an entry of K, over eps; 1 for a given K."""

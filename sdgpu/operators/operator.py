@@ -74,8 +74,8 @@ class MatrixOperator(Operator, Protocol):
         """Precision in which K was given."""
 
     @property
-    def cancellation(self) -> float:
-        """How many times larger the numbers were that entries of K are differences of."""
+    def difference_scale(self) -> float:
+        """Size of the numbers that entries of K are differences of; 0 if they are none."""
 
     def gram(self) -> Any:
         """A new K (n, n) that the caller may overwrite."""

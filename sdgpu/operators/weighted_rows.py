@@ -238,18 +238,17 @@ class WeightedDense(WeightedOperator):
         return self.rows.projected(self.rows.roots[:, None] * self.operator.own_features())
 
     @cached_property
-    def cancellation(self) -> float:
-        """How many times larger S K S may be than what is left of it without its mean."""
+    def difference_scale(self) -> float:
+        """A bound on the part of S K S that goes with its mean."""
         if not self.rows.intercept:
-            return 1.0
-        xp = self.backend.xp
-        along = float(xp.sum(self.rows.unit * self.mean_product))
-        left = float(xp.max(self.diag()))
-        return max(1.0, 2 * along / max(left, float(np.finfo(float).eps) * abs(along), 1e-300))
+            return 0.0
+        return 2 * float(self.backend.xp.sum(self.rows.unit * self.mean_product))
 
     def rounding(self) -> float:
         """Bound on the relative error of an entry of A, over eps."""
-        return self.operator.rounding() * self.cancellation
+        left, lost = float(self.backend.xp.max(self.diag())), self.difference_scale
+        least = max(left, float(np.finfo(float).eps) * lost, 1e-300)
+        return self.operator.rounding() * max(1.0, lost / least)
 
 
 @dataclass(frozen=True, eq=False)

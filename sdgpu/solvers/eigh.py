@@ -68,8 +68,8 @@ class Eigh:
         xp = compat.array_namespace(delta)
         largest = float(xp.max(xp.abs(delta)))
         smallest = float(delta[0])
-        tolerance = NEGATIVE[operator.given_dtype or "float64"] * operator.cancellation
-        if smallest < -tolerance * largest:
+        size = max(largest, operator.difference_scale)
+        if smallest < -NEGATIVE[operator.given_dtype or "float64"] * size:
             refuse_indefinite(operator, smallest, largest)
         # what a backward-stable method can move an eigenvalue by
         noise = operator.n * float(xp.finfo(delta.dtype).eps) * largest
