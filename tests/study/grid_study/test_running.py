@@ -1,5 +1,6 @@
 """Runs of a study: every cell once, in processes and on dask, resumed after kills, refused side by side."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -42,8 +43,12 @@ def numbers(results):
 
 def spawned():
     """Workers that live, without the process that watches over shared memory."""
-    alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in alive if "spawn_main" in str(child.cmdline())]
+    alive = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if "spawn_main" in str(child.cmdline()):
+                alive.append(child)
+    return alive
 
 
 @pytest.fixture(scope="module")
@@ -152,13 +157,14 @@ def test_a_worker_that_is_killed_takes_its_cell_alone(tmp_path, whole):
 
     def kill(event):
         if not victims and event.done:
-            (victim, *_) = spawned()
-            victims.append(victim)
-            victim.kill()
+            for victim in spawned()[:1]:  # none while one takes the place of another
+                victims.append(victim)
+                victim.kill()
 
     found = run(tables(seeds=[0, 1, 2, 3, 4, 5]), tmp_path / "a", workers=2, progress=kill)
     assert victims
-    assert len(found.failed) in (0, 2)  # it may have been between two of them
+    # it may have been between two decompositions, or between the files of two cells
+    assert len(found.failed) <= 2
     assert len(found.records) + len(found.failed) == 24
     for record in found.failed:
         assert "the worker died" in record["error"]
@@ -174,7 +180,8 @@ def test_workers_that_are_killed_again_and_again_hold_nothing_up(tmp_path):
         alive = spawned()
         if event.done and alive and len(killed) < 8:
             killed.append(alive[rng.integers(len(alive))])
-            killed[-1].kill()
+            with contextlib.suppress(psutil.Error):
+                killed[-1].kill()
 
     found = run(tables(seeds=list(range(12))), tmp_path / "a", workers=2, progress=kill)
     assert killed
