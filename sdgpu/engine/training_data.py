@@ -43,6 +43,7 @@ class TrainingData:
     make: Callable[[Kernel, Any], Operator] | None = None  # an operator from elsewhere
     weighting: RowWeighting | None = None  # Y is that of the weighted rows then, less the offset
     offset: Any = None  # (c,)
+    _means: dict[str, Any] = field(default_factory=dict)  # of weighted rows, by precision
     _operators: dict[str, MatrixOperator] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class TrainingData:
                 self.kernel, X, backend.tile, self.dtype, checked=True
             )
             if self.weighting is not None:
-                K = WeightedDense(K, self.weighting.on(backend), backend)
+                K = WeightedDense(K, self.weighting.on(backend), backend, self._means)
             self._operators[backend.name] = K
         return self._operators[backend.name]
 
@@ -84,7 +85,8 @@ class TrainingData:
             K = TiledOperator(dense.kernel, dense.X, plan.precision, **how)
         if self.weighting is None:
             return K
-        return WeightedOperator(K, self.weighting.on(backend), backend)
+        rows = self.weighting.on(backend)
+        return WeightedOperator(K, rows, backend, self._means, plan.precision)
 
 
 @dataclass(frozen=True, eq=False)

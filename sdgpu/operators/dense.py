@@ -119,6 +119,13 @@ class DenseOperator:
         """K V: (n, c) -> (n, c)."""
         return self.matrix @ V
 
+    @underflow_is_zero
+    def matmat_once(self, V: Any) -> Any:
+        """K V without keeping K, which is made in blocks of rows."""
+        if self.is_precomputed:
+            return self.X @ V
+        return Cross(self.kernel, self.rows, self.rows, self.tile).matmat(V)
+
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n); X_new (m, d), or (m, n) values if precomputed."""
         d = int(self.X.shape[1])

@@ -77,6 +77,9 @@ class MatrixOperator(Operator, Protocol):
     def difference_scale(self) -> float:
         """Size of the numbers that entries of K are differences of; 0 if they are none."""
 
+    def matmat_once(self, V: Any) -> Any:
+        """K V without keeping K."""
+
     def gram(self) -> Any:
         """A new K (n, n) that the caller may overwrite."""
 

@@ -26,10 +26,12 @@ import numpy as np
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.operators.operator import CrossOperator, MatrixOperator, Operator
+from sdgpu.operators.tiled import TiledOperator
 
 __all__ = ["RowWeighting", "WeightedCross", "WeightedDense", "WeightedOperator"]
 
-BLOCK = 2**20  # numbers of K that are changed at a time
+BLOCK = 2**16  # numbers of K that are changed at a time
+FEW = 4000  # rows whose kernel values are soon made by one thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +117,17 @@ class WeightedOperator:
     rows : RowWeighting
     backend : Backend
         Whose arrays are multiplied.
+    means : dict of str to array (n,)
+        :attr:`mean_product` of the same rows by the precision of K, on the host: it costs a pass over K,
+        once for all operators that share it.
+    precision : str
     """
 
     operator: Operator
     rows: RowWeighting
     backend: Backend
+    means: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    precision: str = "float64"
 
     @property
     def n(self) -> int:
@@ -172,9 +180,14 @@ class WeightedOperator:
     @cached_property
     def mean_product(self) -> Any:
         """S K S q (n,), from one product with K."""
-        inner = (self.rows.roots * self.rows.unit)[:, None]
-        product = self.backend.asarray(self.operator.matmat(inner))[:, 0]
-        return self.rows.roots * product
+        if self.precision not in self.means:
+            inner = (self.rows.roots * self.rows.unit)[:, None]
+            product = self.rows.roots * self.backend.asarray(self._once(inner))[:, 0]
+            self.means[self.precision] = to_numpy(product)
+        return self.backend.asarray(self.means[self.precision])
+
+    def _once(self, V: Any) -> Any:
+        return self.operator.matmat(V)
 
     @cached_property
     def mean_row(self) -> Any:
@@ -219,7 +232,7 @@ class WeightedDense(WeightedOperator):
         return self.operator.given_dtype
 
     def gram(self) -> Any:
-        """A new A (n, n) that the caller may overwrite."""
+        """A new A (n, n) that the caller may overwrite; :attr:`mean_product` comes with it."""
         K, roots, q = self.operator.gram(), self.rows.roots, self.rows.unit
         n, xp = self.n, self.backend.xp
         parts = list(slices(n, max(1, BLOCK // n)))
@@ -228,10 +241,17 @@ class WeightedDense(WeightedOperator):
         if not self.rows.intercept:
             return K
         along = K @ q
+        self.means[self.precision] = to_numpy(along)
         v = along - 0.5 * xp.sum(q * along) * q  # A = K - q v' - v q'
         for part in parts:
             K[part, :] = K[part, :] - (q[part, None] * v[None, :] + v[part, None] * q[None, :])
         return K
+
+    def _once(self, V: Any) -> Any:
+        """By all threads where that pays; nothing of n^2 numbers is kept, which nobody has planned."""
+        if self.n <= FEW or self.is_precomputed:
+            return self.operator.matmat_once(V)
+        return TiledOperator(self.kernel, self.X, "float64", checked=True).matmat(V)
 
     def own_features(self) -> Any:
         """P S Phi (n, k) of the kernel's own features."""
