@@ -75,7 +75,7 @@ def left_out_functions(
 
     Notes
     -----
-    n^3 multiplications a step, 4 n^2 numbers.
+    n^3 multiplications a step, 7 n^2 numbers at the peak.
 
     Raises
     ------

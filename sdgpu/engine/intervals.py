@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def jackknife_interval(
         )
     rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
     steps, m = len(alphas) + 1, int(rows.shape[0])
-    model.afford(3 * n * n + steps * m * c, f"intervals from {n:,} fits without a row each")
+    model.afford(4 * n * n + steps * m * c, f"intervals from {n:,} fits without a row each")
     cross = model.operator.cross(model.on_device(rows))
     ends = np.empty((2, steps, m, c))
     q = weighting.unit if weighting is not None and weighting.intercept else None
@@ -87,13 +88,17 @@ class _LeftOutFits:
     present: np.ndarray
     ranks: tuple[int, int]
 
+    @cached_property
+    def Q(self) -> Any:  # noqa: N802 - the symbol of the equations
+        """(A + lam I)^-1, once for all outputs."""
+        spectrum = self.spectrum
+        return resolvent(spectrum.eigenvalues, spectrum.basis, self.lam, self.unpenalised)
+
     def fill(self, ends: np.ndarray, cross: Any, alphas: np.ndarray, output: int) -> None:
         """Lower and upper ends (2, T, m) of one output."""
-        spectrum = self.spectrum
-        Q = resolvent(spectrum.eigenvalues, spectrum.basis, self.lam, self.unpenalised)
-        truth = spectrum.basis @ spectrum.Z[:, output]
+        truth = self.spectrum.basis @ self.spectrum.Z[:, output]
         values = to_numpy(truth) / np.where(self.roots > 0, self.roots, 1.0)
-        steps = left_out_functions(Q, truth, alphas, self.lam)
+        steps = left_out_functions(self.Q, truth, alphas, self.lam)
         for step, (coefficients, targets) in enumerate(steps):
             own = to_numpy(targets).diagonal() / np.where(self.roots > 0, self.roots, 1.0)
             errors = np.abs(values - own)[self.present]

@@ -245,7 +245,7 @@ class Path(Functions):
 
         Notes
         -----
-        n^2 (n + m) T c multiplications, 4 n^2 numbers. Rows of weight 0 have no say.
+        n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak. Rows of weight 0 have no say.
         """
         spectrum = self._chain.spectrum
         return jackknife_interval(

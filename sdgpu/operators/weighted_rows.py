@@ -231,6 +231,11 @@ class WeightedDense(WeightedOperator):
         """Of K, if it was given."""
         return self.operator.given_dtype
 
+    def matmat_once(self, V: Any) -> Any:
+        """A V without keeping K."""
+        product = self.operator.matmat_once(self.rows.coefficients(V))
+        return self.rows.projected(self.rows.roots[:, None] * product)
+
     def gram(self) -> Any:
         """A new A (n, n) that the caller may overwrite; :attr:`mean_product` comes with it."""
         K, roots, q = self.operator.gram(), self.rows.roots, self.rows.unit
