@@ -221,7 +221,7 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     if not spectrum.holds_kernel:
         raise ValueError(
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "
-            f"{fitted.info.k:,}: fit with method='eigh'"
+            f"{fitted.info.k:,}: fit with method='eigh', lams > 0"
         )
     size, n = int(spectrum.basis.shape[0]), fitted._solution.weight
     model.afford(2 * size * (fitted.info.c + 1) * steps, f"a path of {steps} steps")

@@ -51,7 +51,7 @@ def jackknife_interval(
         raise ValueError(f"coverage={coverage!r} must be between 0 and 1")
     if spectrum is None or not spectrum.holds_kernel or model.source is not None:
         raise ValueError(
-            "intervals need all eigenvectors, as the fits without each row do: fit with method='eigh'"
+            "intervals need all eigenvectors, as fits without each row do: fit with method='eigh', lam > 0"
         )
     n, c = int(spectrum.basis.shape[0]), int(spectrum.Z.shape[1])
     weighting = model.weighting

@@ -324,7 +324,7 @@ def _variance(
     if spectrum is None or not spectrum.holds_kernel:
         raise ValueError(
             "predictive variances need all eigenvalues, kappa(X, x) is not in a grown basis: fit with "
-            "method='eigh'"
+            "method='eigh', lam > 0"
         )
     nu = path.lam if noise is None else positive("noise", noise)
     rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)

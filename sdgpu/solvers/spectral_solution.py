@@ -59,7 +59,8 @@ class SpectralSolution:
         ValueError
             If the basis was grown from its targets.
         """
-        return SpectralSolution(self.spectrum.with_targets(Y), weighting=self.weighting)
+        own = None if self.Y is None else Y
+        return SpectralSolution(self.spectrum.with_targets(Y), Y=own, weighting=self.weighting)
 
     @property
     def largest(self) -> float:

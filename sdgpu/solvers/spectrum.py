@@ -12,6 +12,7 @@ from sdgpu.distill.filters import flat_product
 __all__ = ["PRIMAL", "Spectrum", "above_rounding", "with_null_part"]
 
 ROUNDED = 1e-14  # share of an output that rounding leaves of it
+LEAST = "least norm"  # the method that knows all eigenvalues above rounding, for lam = 0
 PRIMAL = "primal"  # the method that knows all eigenvalues but those that are 0
 
 
@@ -59,6 +60,8 @@ class Spectrum:
             xp = compat.array_namespace(self.eigenvalues)
             nullity = int(xp.sum(xp.astype(self.eigenvalues == 0, xp.int64)))
             return with_null_part(self.eigenvalues[nullity:], self.basis[:, nullity:], Y)
+        if self.method == LEAST:
+            return _above(self, Y)
         if k < n:
             raise ValueError(
                 f"a {self.method} basis of {k} vectors grew from its own targets and serves no others: fit "
@@ -95,16 +98,20 @@ def above_rounding(spectrum: Spectrum, Y: Any) -> Spectrum:
     k, n = int(delta.shape[0]), int(spectrum.basis.shape[0])
     noise = n * float(xp.finfo(delta.dtype).eps) * float(delta[-1])
     first = int(xp.sum(xp.astype(delta <= noise, xp.int64)))
-    Z = spectrum.Z[first:, :]
-    outside = xp.clip(xp.sum(Y * Y, axis=0) - xp.sum(Z * Z, axis=0), 0.0, None)
-    return replace(
+    kept = replace(
         spectrum,
         eigenvalues=delta[first:k],
         basis=spectrum.basis[:, first:],
-        Z=Z,
         below_rounding=first,
-        outside=outside,
+        method=LEAST,
     )
+    return _above(kept, Y)
+
+
+def _above(spectrum: Spectrum, Y: Any) -> Spectrum:
+    xp, Z = compat.array_namespace(Y), spectrum.basis.T @ Y
+    outside = xp.clip(xp.sum(Y * Y, axis=0) - xp.sum(Z * Z, axis=0), 0.0, None)
+    return replace(spectrum, Z=Z, outside=outside)
 
 
 def with_null_part(eigenvalues: Any, basis: Any, Y: Any) -> Spectrum:

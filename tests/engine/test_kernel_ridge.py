@@ -75,6 +75,16 @@ def test_least_norm_interpolates_with_a_kernel_of_full_rank():
         fit.loo()
 
 
+def test_least_norm_of_other_targets_and_what_it_refuses():
+    fit, other = sdgpu.fit(X, Y[:, 0], "linear", 0), sdgpu.fit(X, Y[:, 1], "linear", 0)
+    again = fit.with_targets(Y[:, 1])
+    np.testing.assert_allclose(again.path().predict(NEW), other.path().predict(NEW), atol=1e-12)
+    np.testing.assert_allclose(again.loo(), other.loo(), atol=1e-12)
+    for ask in (lambda path: path.interval(NEW, 0.5), lambda path: path.variance(NEW)):
+        with pytest.raises(ValueError, match="lam > 0"):
+            ask(fit.path())
+
+
 def test_a_kernel_with_rounding_in_it_says_so():
     """A wide Gaussian has eigenvalues of every size down to rounding."""
     with pytest.warns(UserWarning, match="inaccurate at lam = 0: .* eigenvalues are kept"):
