@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-__all__ = ["CrossOperator", "MatrixOperator", "Operator"]
+__all__ = ["ChangedOperator", "CrossOperator", "MatrixOperator", "Operator"]
 
 
 class CrossOperator(Protocol):
@@ -56,6 +56,27 @@ class Operator(Protocol):
 
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx))."""
+
+
+class ChangedOperator:
+    """What an operator made from another one says of its rows: the same."""
+
+    operator: Operator
+
+    @property
+    def n(self) -> int:
+        """Training rows."""
+        return self.operator.n
+
+    @property
+    def d(self) -> int:
+        """Features of a row."""
+        return self.operator.d
+
+    @property
+    def is_precomputed(self) -> bool:
+        """Whether K itself was given."""
+        return self.operator.is_precomputed
 
 
 class MatrixOperator(Operator, Protocol):

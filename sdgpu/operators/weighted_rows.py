@@ -25,7 +25,7 @@ import numpy as np
 
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
-from sdgpu.operators.operator import CrossOperator, MatrixOperator, Operator
+from sdgpu.operators.operator import ChangedOperator, CrossOperator, MatrixOperator, Operator
 from sdgpu.operators.tiled import TiledOperator
 
 __all__ = ["RowWeighting", "WeightedCross", "WeightedDense", "WeightedOperator"]
@@ -107,7 +107,7 @@ class RowWeighting:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedOperator:
+class WeightedOperator(ChangedOperator):
     """A, from K as any operator.
 
     Attributes
@@ -128,21 +128,6 @@ class WeightedOperator:
     backend: Backend
     means: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     precision: str = "float64"
-
-    @property
-    def n(self) -> int:
-        """Training rows."""
-        return self.operator.n
-
-    @property
-    def d(self) -> int:
-        """Features of a row."""
-        return self.operator.d
-
-    @property
-    def is_precomputed(self) -> bool:
-        """Whether K itself was given."""
-        return self.operator.is_precomputed
 
     def matmat(self, V: Any) -> Any:
         """A V: (n, c) -> (n, c)."""

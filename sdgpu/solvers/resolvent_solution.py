@@ -22,13 +22,13 @@ from sdgpu.solvers.solution import (
     differences,
     root_mean_square,
 )
-from sdgpu.solvers.weighted_leverage import WeightedLeverages
+from sdgpu.solvers.weighted_leverage import RowsWithWeights, WeightedLeverages
 
 __all__ = ["ResolventSolution"]
 
 
 @dataclass(frozen=True, eq=False)
-class ResolventSolution:
+class ResolventSolution(RowsWithWeights):
     """Answers from conjugate gradients: T solves for each lam, whatever the weights.
 
     Attributes
@@ -82,16 +82,6 @@ class ResolventSolution:
     def rows(self) -> int:
         """n."""
         return int(self.resolvents.Y.shape[0])
-
-    @property
-    def counted(self) -> int:
-        """Rows with a weight > 0."""
-        return self.rows - (0 if self.weighting is None else len(self.weighting.absent))
-
-    @property
-    def weight(self) -> float:
-        """Sum of the weights."""
-        return float(self.rows) if self.weighting is None else self.weighting.total
 
     @property
     def outputs(self) -> int:

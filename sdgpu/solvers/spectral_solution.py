@@ -26,13 +26,13 @@ from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
 from sdgpu.solvers.solution import BasisColumns, DistillationChain, root_mean_square
 from sdgpu.solvers.spectrum import Spectrum
-from sdgpu.solvers.weighted_leverage import WeightedLeverages
+from sdgpu.solvers.weighted_leverage import RowsWithWeights, WeightedLeverages
 
 __all__ = ["SpectralChain", "SpectralSolution"]
 
 
 @dataclass(frozen=True, eq=False)
-class SpectralSolution:
+class SpectralSolution(RowsWithWeights):
     """Answers from eigenvalues: no solve, whatever is asked.
 
     Attributes
@@ -77,16 +77,6 @@ class SpectralSolution:
     def rows(self) -> int:
         """n."""
         return int(self.spectrum.basis.shape[0])
-
-    @property
-    def counted(self) -> int:
-        """Rows with a weight > 0."""
-        return self.rows - (0 if self.weighting is None else len(self.weighting.absent))
-
-    @property
-    def weight(self) -> float:
-        """Sum of the weights."""
-        return float(self.rows) if self.weighting is None else self.weighting.total
 
     @property
     def outputs(self) -> int:

@@ -13,7 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.scaling import column_units, unit
-from sdgpu.operators.operator import Operator
+from sdgpu.operators.operator import ChangedOperator, Operator
 
 __all__ = ["Rescaled", "Units", "refuse_underflow"]
 
@@ -62,26 +62,11 @@ class Units:
 
 
 @dataclass(frozen=True, eq=False)
-class Rescaled:
+class Rescaled(ChangedOperator):
     """K / unit of another operator."""
 
     operator: Operator
     unit: float
-
-    @property
-    def n(self) -> int:
-        """Training rows."""
-        return self.operator.n
-
-    @property
-    def d(self) -> int:
-        """Features of a row."""
-        return self.operator.d
-
-    @property
-    def is_precomputed(self) -> bool:
-        """Whether K itself was given."""
-        return self.operator.is_precomputed
 
     def matmat(self, V: Any) -> Any:
         """K V / unit: (n, c) -> (n, c)."""

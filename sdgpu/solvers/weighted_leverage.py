@@ -16,9 +16,30 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import Diagonals, Leverages
 
-__all__ = ["WeightedLeverages"]
+__all__ = ["RowsWithWeights", "WeightedLeverages"]
 
 LEAST = 1e-14  # of 1 - H_ii: below it a row determines itself
+
+
+class RowsWithWeights:
+    """What a solution says of its rows, with weights or without."""
+
+    weighting: RowWeighting | None
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        raise NotImplementedError
+
+    @property
+    def counted(self) -> int:
+        """Rows with a weight > 0."""
+        return self.rows - (0 if self.weighting is None else len(self.weighting.absent))
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return float(self.rows) if self.weighting is None else self.weighting.total
 
 
 @dataclass(frozen=True, eq=False)
