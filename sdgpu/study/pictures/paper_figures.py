@@ -56,7 +56,7 @@ def steps_figure(example: Example) -> Figure:
         axis.set(title=title, xlabel="x", ylim=(-1.5, 1.5))
     axes[0].set_ylabel("f(x)")
     axes[0].legend(fontsize=7, ncols=2)
-    inset = axes[2].inset_axes((0.55, 0.62, 0.42, 0.33))
+    inset = axes[2].inset_axes((0.13, 0.08, 0.36, 0.23))  # below the curves: it hides no point
     inset.plot(range(2, STEPS + 1), star.alphas, "o-", ms=3, color=PALETTE[4])
     inset.set_title("alpha* of step", fontsize=7, pad=2)
     inset.tick_params(labelsize=6)
