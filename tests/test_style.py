@@ -92,16 +92,8 @@ def test_equations_can_be_found_by_their_number():
         assert re.search(rf"\({number}\)|\({number}\)-|-\({number}\)", text), f"equation ({number})"
 
 
-#: Loops of numba and Triton, functions of autograd and commands: their callers decide.
-FREE = {
-    "_gemm",
-    "products",
-    "share",
-    "_both_sides",
-    "_block_product",
-    "_product_kernel",
-    "_normalised",
-}
+#: Loops of Triton, functions of autograd and commands: their callers decide.
+FREE = {"_block_product", "_product_kernel", "_normalised"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name != "cli"], ids=str)

@@ -27,7 +27,7 @@ PACKAGES = (
     "cupy-cuda12x",
     "cupy-cuda13x",
     "pykeops",
-    "numba",
+    "llvmlite",
     "triton",
     "zarr",
     "dask",

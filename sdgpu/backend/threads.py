@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["block_workers", "count", "in_order", "only_torch", "side_by_side"]
+__all__ = ["block_workers", "cores", "count", "in_order", "only_torch", "side_by_side"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,6 +42,15 @@ def count() -> int:
 
     with _LOCK:
         return _STATE["threads"] if _STATE["running"] else torch.get_num_threads()
+
+
+def cores() -> int:
+    """Threads for work of our own: as many as torch may use, without torch those of OMP_NUM_THREADS."""
+    if "torch" in sys.modules:
+        return count()
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    there = _available()
+    return min(int(allowed), there) if allowed.isdigit() and int(allowed) else there
 
 
 def side_by_side(work: Callable[[int, np.ndarray], Result], workers: int) -> list[Result]:
@@ -97,8 +106,11 @@ def in_order(
 
 def block_workers(backend: Any) -> int:
     """Blocks side by side: one for each core, one on a device that is parallel itself."""
-    if not backend.name.startswith("numpy"):
-        return 1
+    return _available() if backend.name.startswith("numpy") else 1
+
+
+def _available() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

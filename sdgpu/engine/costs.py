@@ -32,7 +32,7 @@ SMALLEST_BASIS = 6  # blocks of a basis that restarts
 RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
 PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
 PACKED = 45_000_000  # the most that BLAS packs: measured, 500 x 20,000, where it varies by 15 MB
-LOOP = 30_000_000  # code of the compiled loop, and what loads it: measured, 12,000 x 4
+LOOP = 50_000_000  # code of the compiled loop, and what compiles it: measured, 12,000 x 4
 TORCH = 8_000_000  # buffers of torch's and its libraries' first products: measured, 1,000 x 4
 MOST_PASSES = 1000  # that an eigendecomposition may be worth
 WORKERS = 4  # share of the memory that the buffers of threads may take: 1 / WORKERS
@@ -54,6 +54,7 @@ class Task:
     copies: int
     cores: int
     compiled: bool = False
+    compiled_gram: bool = False
     own: int = 0  # features that the kernel has of its own
 
     def options(self, rates: Rates, method: str = "auto") -> list[Option]:
@@ -110,7 +111,8 @@ def _eigh(task: Task, rates: Rates) -> Option:
     # X and its ready rows; a given K is its own X
     width = n if task.precomputed else task.d * (1 + task.copies)
     operands = 8 * n * (n + width)
-    peak_bytes = Eigh.peak_bytes(n) + 8 * n * (width + 3 * task.c) + _packed(operands)
+    made = 8 * n * n + LOOP * task.compiled_gram  # before it is decomposed
+    peak_bytes = max(Eigh.peak_bytes(n), made) + 8 * n * (width + 3 * task.c) + _packed(operands)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
     return Option(
         method="eigh",

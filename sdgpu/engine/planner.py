@@ -22,6 +22,7 @@ from sdgpu.engine.costs import Option, Task, features_option
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.kernels.kernel import row_copies
+from sdgpu.kernels.kernel_matrices import may_be_compiled
 from sdgpu.operators import Operator
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
 from sdgpu.solvers.eigh import Eigh
@@ -199,14 +200,14 @@ def decide(
         plan = _elsewhere(method, n, d, c, lam_grid("lams", lams), steps=steps, tol=tol)
         if not isinstance(operator, str):
             return replace(plan, operator=getattr(operator, "__name__", type(operator).__name__))
-        operator_name = choice("operator", operator, OPERATORS)
-        return plan if operator_name == "auto" else replace(plan, operator=operator_name)
+        name = choice("operator", operator, OPERATORS)
+        return plan if name == "auto" else replace(plan, operator=name)
     if not isinstance(operator, str):
         if method == "eigh" or precomputed:
             raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")
         args: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
-        args["method"] = "subspace" if method == "auto" else method
-        plan = decide(n, d, c, lams, steps, operator="tiled", precision="float64", **args)
+        args |= {"method": "subspace" if method == "auto" else method, "precision": "float64"}
+        plan = decide(n, d, c, lams, steps, operator="tiled", **args)
         name = getattr(operator, "__name__", type(operator).__name__)
         return replace(plan, operator=name, reasons=(f"{name} as given", *plan.reasons))
     choice("method", method, METHODS)
@@ -218,9 +219,8 @@ def decide(
     if precomputed and operator in ("tiled", "keops"):
         raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
     backend, resolved = resolve(device), as_kernel(kernel)
-    n = integer("n", n, 1)
     task = Task(
-        n=n,
+        n=(n := integer("n", n, 1)),
         d=integer("d", d, 1),
         c=integer("c", c, 1),
         lams=lam_grid("lams", lams),
@@ -232,7 +232,8 @@ def decide(
         copies=row_copies(resolved),
         cores=os.cpu_count() or 1,
         own=own_features(resolved, n, d, method=method),
-        compiled=n >= FUSED_ROWS and resolved.has_compiled_loop and not precomputed,
+        compiled=n >= FUSED_ROWS and resolved.opaque is None and not precomputed,
+        compiled_gram=may_be_compiled(resolved, n * n / 2, d),
     )
     # a fit has no use for the prices of what was not asked for
     priced_method = "auto" if measured else method

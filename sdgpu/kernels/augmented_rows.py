@@ -17,7 +17,7 @@ from typing import Any
 import array_api_compat as compat
 
 from sdgpu.backend.arrays import slices
-from sdgpu.kernels.elementwise import clip_
+from sdgpu.kernels.elementwise import can_choose, clip_, where
 
 __all__ = [
     "BLOCK",
@@ -139,13 +139,18 @@ def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
 
 def chords(tile: Any, *, marked: bool) -> tuple[Any, Any]:
     """|u - u'|^2 of unit rows, and |u + u'|^2 if there are marked pairs (else None: 4 less the first)."""
-    if marked and compat.is_array_api_obj(tile):
-        xp = compat.array_namespace(tile)
-        if compat.size(tile) and float(xp.min(tile)) < 0:
-            opposite = tile < 0
-            across = xp.where(opposite, -tile, 4.0 - tile)
-            return clip_(xp.where(opposite, 4.0 + tile, tile), 0.0, 4.0), clip_(across, 0.0, 4.0)
+    if marked and _may_be_negative(tile):
+        opposite = tile < 0
+        across = where(opposite, -tile, 4.0 - tile)
+        return clip_(where(opposite, 4.0 + tile, tile), 0.0, 4.0), clip_(across, 0.0, 4.0)
     return clip_(tile, 0.0, 4.0), None
+
+
+def _may_be_negative(tile: Any) -> bool:
+    """Whether an entry is marked; of what machine code will hold one may be, KeOps has no marks."""
+    if not compat.is_array_api_obj(tile):
+        return can_choose(tile)
+    return bool(compat.size(tile)) and float(compat.array_namespace(tile).min(tile)) < 0
 
 
 def _squared_sums(a: Rows, b: Rows, left: Any, right: Any, sign: int) -> Any:

@@ -11,7 +11,7 @@ import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
-from sdgpu.kernels.elementwise import atan2, root, sqrt_
+from sdgpu.kernels.elementwise import atan2, can_choose, root, sqrt_, where
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
 __all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
@@ -164,8 +164,7 @@ class ArcCosine(Profile):
             tile = self._right_angle_at_zero(tile, a_norms, b_norms)
         chord, across = chords(tile, marked=self.exact_opposite)
         across = 4.0 - chord if across is None else across
-        theta = 2.0 * atan2(sqrt_(chord), sqrt_(across))
-        value = self._angle(theta)
+        value = self._angle(chord, across)
         if self.degree:
             lengths = root(a_norms) * root(b_norms)  # whose product may leave the range
             value = value * (lengths if self.degree == 1 else lengths * lengths)
@@ -181,28 +180,20 @@ class ArcCosine(Profile):
             return xp.where(rows.norms == 0, ones / 2, ones)
         return rows.norms**self.degree * (1.0 if self.degree == 1 else 3.0)
 
-    def _angle(self, theta: Any) -> Any:
-        supplement = math.pi - theta
+    def _angle(self, chord: Any, across: Any) -> Any:
+        """J / pi from the squared chords |u - u'|^2 and |u + u'|^2: 2 sin and 2 cos of half the angle."""
         if self.degree == 0:
-            return supplement / math.pi
-        cosine, sine = _call("cos", theta), _call("sin", theta)
+            return 1.0 - (2.0 / math.pi) * atan2(sqrt_(chord), sqrt_(across))
+        cosine, sine = 1.0 - chord / 2, root(chord * across) / 2
+        supplement = math.pi - 2.0 * atan2(sqrt_(chord), sqrt_(across))
         if self.degree == 1:
             return (sine + supplement * cosine) / math.pi
         return (3 * sine * cosine + supplement * (1 + 2 * cosine * cosine)) / math.pi
 
     def _right_angle_at_zero(self, chord: Any, a_norms: Any, b_norms: Any) -> Any:
-        if not compat.is_array_api_obj(chord):
+        if not can_choose(chord):
             return chord  # KeOps refuses rows of zeros for degree 0
-        xp = compat.array_namespace(chord)
-        right_angle = xp.full_like(chord, 2.0)
-        return xp.where((a_norms == 0) | (b_norms == 0), right_angle, chord)
-
-
-def _call(name: str, tile: Any) -> Any:
-    """An elementwise function of an array, or of a lazy tensor of KeOps."""
-    if compat.is_array_api_obj(tile):
-        return getattr(compat.array_namespace(tile), name)(tile)
-    return getattr(tile, name)()
+        return where((a_norms > 0) & (b_norms > 0), chord, 2.0)
 
 
 def _plain_rows(X: Any, lengthscale: Any) -> Rows:

@@ -12,7 +12,7 @@ import array_api_compat as compat
 from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows
 from sdgpu.kernels.dot_product import unit_rows
-from sdgpu.kernels.elementwise import asin, atan2, clip_, root, sqrt_
+from sdgpu.kernels.elementwise import asin, atan2, clip_, root, sqrt_, where
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
 __all__ = ["NNGP", "NTK"]
@@ -70,8 +70,7 @@ class _ReLU(Profile):
                 theta = 2 * atan2(sin_half, cos_half)
                 supplement = math.pi - theta
                 if opposite:
-                    xp = compat.array_namespace(tile)
-                    supplement = xp.where(cos_half < sin_half, 2 * asin(cos_half), supplement)
+                    supplement = where(cos_half < sin_half, 2 * asin(cos_half), supplement)
             else:  # of the outputs of ReLUs angles are at most right ones
                 sin_half = sqrt_(gap / 2)
                 cos_half = sqrt_(1 - sin_half * sin_half)

@@ -31,14 +31,11 @@ __all__ = [
     "Profile",
     "Scaled",
     "Sum",
-    "gram",
     "lengthscales",
     "ready_rows",
     "row_copies",
     "scaled_rows",
 ]
-
-TILE = 256
 
 
 class Kernel(ABC):
@@ -54,12 +51,12 @@ class Kernel(ABC):
     ----------
     is_precomputed : bool
         Whether its "rows" are those of a Gram matrix.
-    has_compiled_loop : bool
-        Whether :mod:`sdgpu.operators.fused_cpu` and :mod:`~sdgpu.operators.fused_cuda` know its formula.
+    has_fused_cuda : bool
+        Whether :mod:`sdgpu.operators.fused_cuda` knows its formula.
     """
 
     is_precomputed: ClassVar[bool] = False
-    has_compiled_loop: ClassVar[bool] = False
+    has_fused_cuda: ClassVar[bool] = False
 
     @abstractmethod
     def rows(self, X: Any, centre: Any) -> Rows:
@@ -122,6 +119,8 @@ class Kernel(ABC):
         TypeError, ValueError
             For input that is not two matrices of finite real rows of one library, device and d.
         """
+        from sdgpu.kernels.kernel_matrices import cross, gram
+
         source, A = A, inputs(A, "A", empty=True)
         if B is None:
             return gram(self, self.rows(A, column_means(A)))
@@ -130,7 +129,7 @@ class Kernel(ABC):
         same_place(A, B, "A", "B")
         B = compat.array_namespace(A).astype(B, A.dtype, copy=False)
         centre = column_means(B)
-        return self.tile(self.rows(A, centre), self.rows(B, centre))
+        return cross(self, self.rows(A, centre), self.rows(B, centre))
 
     def __add__(self, other: Kernel) -> Kernel:
         return Sum((self, _operand(other)))
@@ -146,25 +145,6 @@ class Kernel(ABC):
         return Scaled(positive("scale", other, zero=True), self)
 
     __rmul__ = __mul__
-
-
-def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
-    """Full symmetric Gram matrix of ready rows, tile by tile, each computed once and mirrored.
-
-    Cost: n^2 / 2 kernel values; memory n^2 and a few tiles.
-    """
-    n, tile = len(rows), kernel.tile_rows(rows, tile)
-    sample = rows.sample
-    xp = compat.array_namespace(sample)
-    K = xp.empty((n, n), dtype=sample.dtype, device=compat.device(sample))
-    for high in slices(n, tile):
-        for low in slices(high.start, tile):
-            block = kernel.tile(rows[high], rows[low])
-            K[high, low] = block
-            K[low, high] = block.T
-        block = kernel.tile(rows[high], rows[high], same=True)
-        K[high, high] = (block + block.T) / 2
-    return K
 
 
 def column_means(X: Any) -> Any:

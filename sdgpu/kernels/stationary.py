@@ -51,7 +51,7 @@ class Gaussian(Profile):
     gamma: float = 1.0
     lengthscale: float | Sequence[float] | None = None
     sign: ClassVar[float] = -1.0
-    has_compiled_loop: ClassVar[bool] = True
+    has_fused_cuda: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))

@@ -14,7 +14,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.kernel import TILE
+from sdgpu.kernels.kernel_matrices import TILE, cross
 
 __all__ = ["Cross"]
 
@@ -79,13 +79,4 @@ class Cross:
         new = self.new[rows]
         if self.kernel.is_precomputed:
             return new.left
-        sample = self.rows.sample
-        xp = compat.array_namespace(sample)
-        n = len(self.rows)
-        block = xp.empty((len(new), n), dtype=sample.dtype, device=compat.device(sample))
-        # tiles that stay in cache: the profile passes over each several times
-        tile = self.kernel.tile_rows(self.rows, self.tile)
-        for i in slices(len(new), tile):
-            for j in slices(n, tile):
-                block[i, j] = self.kernel.tile(new[i], self.rows[j])
-        return block
+        return cross(self.kernel, new, self.rows, tile=self.tile)

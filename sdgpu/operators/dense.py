@@ -17,7 +17,8 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.feature_maps import Explicit
-from sdgpu.kernels.kernel import TILE, Profile, column_means, gram, ready_rows
+from sdgpu.kernels.kernel import Profile, column_means, ready_rows
+from sdgpu.kernels.kernel_matrices import TILE, gram
 from sdgpu.kernels.precomputed import check_symmetric
 from sdgpu.operators.cross import Cross
 

@@ -3,8 +3,8 @@
 A tile costs one product of augmented rows and one in-place profile (see
 :mod:`sdgpu.kernels.augmented_rows`); it then multiplies from the left and, transposed, from the right, so
 only n^2 / 2 kernel values are computed. On the CPU every thread works on tiles of its own, which fit its
-cache; Gaussian tiles are finished in one pass where numba is installed. Blocks are held (c, n): skinny
-products are faster that way. Sums across tiles are float64 in every precision.
+cache; with llvmlite this is one compiled loop for every kernel that has a formula. Blocks are held (c, n):
+skinny products are faster that way. Sums across tiles are float64 in every precision.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ PRECISIONS = ("float32", "mixed", "float64")
 
 TILE_CPU = 576  # 1.3 MiB in float32: inside the cache of one core
 TILE_WIDE = 384  # 1.1 MiB in float64
-TILE_FUSED, TILE_FUSED_WIDE = 480, 352  # in the compiled loop a tile has no other cost
+TILE_FUSED = 256  # of the compiled loop: statistics of a tile lie in half of a core's second cache
 TILE_GPU = 8192
-FUSED_ROWS = 10_000  # below, importing numba (half a second) costs more than it saves
+FUSED_ROWS = 5000  # below, compiling for a quarter of a second costs more than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +142,7 @@ class TiledOperator:
         tile = min(TILE_CPU, n)
         tiles = size * n * (n + tile) // 2 if keep else 0
         buffers = workers * (3 * 8 * tile * tile + 16 * n * c)  # sums of both sides
+        copies += n >= FUSED_ROWS and not keep  # the compiled loop has them packed too
         # those of a sum or product of kernels are rounded when all are made
         rows = copies * n * (d + 2) * (size if copies <= 2 or size == 8 else 8 + size)
         return tiles + buffers + rows + 24 * n * c
@@ -210,7 +211,7 @@ class TiledOperator:
         reason = why_not(self.torch_backend.device)
         if reason:
             raise ValueError(f"triton=True cannot be used: {reason}")
-        if not self.kernel.has_compiled_loop or self.precision != "float32" or self.rows.far:
+        if not self.kernel.has_fused_cuda or self.precision != "float32" or self.rows.far:
             raise ValueError(
                 f"triton=True is for a Gaussian kernel in float32 with rows near their centre, not for "
                 f"{type(self.kernel).__name__} in {self.precision}: leave it False"
@@ -221,7 +222,7 @@ class TiledOperator:
         """Rows of a tile."""
         default = TILE_WIDE if self.precision == "float64" else TILE_CPU
         if self._fused is not None:
-            default = TILE_FUSED if self.precision == "float32" else TILE_FUSED_WIDE
+            default = TILE_FUSED
         default = default if self.torch_backend.tile < 1024 else TILE_GPU
         return max(1, min(self.tile or default, self.n, *self._halved_sizes))
 
@@ -269,20 +270,15 @@ class TiledOperator:
 
     @cached_property
     def _fused(self) -> Any:
-        """The compiled loop for a Gaussian on the CPU, where nothing needs care tile by tile."""
-        import torch
-
-        rows = self.rows
-        if not self.kernel.has_compiled_loop or self.n < FUSED_ROWS or rows.far:
-            return None
-        if rows.left.device.type != "cpu" or not bool(torch.isfinite(rows.left).all()):
+        """The compiled loop on the CPU (:mod:`sdgpu.operators.fused_cpu`), where there is one."""
+        if self.n < FUSED_ROWS:
             return None
         try:
             module = importlib.import_module("sdgpu.operators.fused_cpu")
-        except ImportError:  # no numba, or a NumPy that is newer than it knows
+        except ImportError:  # no llvmlite
             return None
-        has_gemm = all(module.gemm_address(dtype) for dtype in ("float32", "float64"))
-        return module if has_gemm else None
+        multiply = "float32" if self.precision == "float32" else "float64"
+        return module.fused_products(self.kernel, self.rows, multiply)
 
     def _product(self, V: Any, tile: int) -> Any:
         """(c, n) float64 -> (c, n) float64."""
@@ -300,7 +296,8 @@ class TiledOperator:
         def run(worker: int, flag: np.ndarray) -> Any:
             # a fixed share for each thread: the order of the sums does not depend on the clock
             if self.compiled:
-                return self._fused_share(worker, workers, block, tile, flag)
+                made = self._fused.share(block.numpy(), tile, worker, workers, flag)
+                return self.torch_backend.asarray(made)
             share = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
             return self._share(share, pieces, block, _Buffers(self, tile, V.device))
 
@@ -308,34 +305,6 @@ class TiledOperator:
         for part in sums:
             total += part
         return total
-
-    def _fused_share(self, worker: int, workers: int, V: Any, tile: int, flag: np.ndarray) -> Any:
-        """The same as `_share` for every workers-th tile, as one compiled loop without Python."""
-        fused, (c, n) = self._fused, V.shape
-        rows, columns = (array.numpy() for array in (self.rows.left, V))
-        dtype, widen = columns.dtype.name, rows.dtype != columns.dtype
-        high, low = np.zeros((n, c)), np.zeros((c, n))
-        statistic = np.empty(tile * tile, rows.dtype)
-        wide = np.empty(tile * tile if widen and c > 1 else tile)
-        fused.share(
-            fused.gemm_address(rows.dtype.name),
-            fused.gemm_address(dtype),
-            rows,
-            self.rows.right.numpy(),
-            columns,
-            tile,
-            worker,
-            workers,
-            flag,
-            high,
-            low,
-            statistic,
-            wide,
-            np.empty(tile * c, columns.dtype),
-            bool(widen),
-        )
-        low += high.T
-        return self.torch_backend.asarray(low)
 
     def _share(
         self, pairs: Iterable[tuple[int, int]], pieces: list[Any], V: Any, buffers: _Buffers

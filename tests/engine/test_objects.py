@@ -26,6 +26,7 @@ ANSWERS = {"Solution", "DistillationChain", "BasisColumns", "Leverages", "Operat
 COMPARABLE = {
     "Best",
     "EmpiricalNTK",
+    "Formula",
     "FunctionKernel",
     "Lab",
     "PlainBackend",

@@ -14,7 +14,7 @@ from torch.func import functional_call, jacrev
 import sdgpu
 from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import NTK, EmpiricalNTK, Gaussian
-from sdgpu.kernels.kernel import gram
+from sdgpu.kernels.kernel_matrices import gram
 from tests.problems import assert_near
 
 EPS = np.finfo(np.float64).eps

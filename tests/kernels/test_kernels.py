@@ -24,7 +24,7 @@ from sdgpu.kernels import (
     as_kernel,
     median_distance,
 )
-from sdgpu.kernels.kernel import gram
+from sdgpu.kernels.kernel_matrices import gram
 from tests.problems import assert_near
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import sdgpu
 from sdgpu.kernels.kernel import column_means, ready_rows
-from sdgpu.kernels.kernel import gram as engine_gram
+from sdgpu.kernels.kernel_matrices import gram as engine_gram
 from tests.fuzz.problems import KERNELS, ROWS, random_rows
 from tests.fuzz.reference import Wide, gram
 

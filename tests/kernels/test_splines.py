@@ -12,7 +12,7 @@ from scipy.interpolate import make_smoothing_spline
 import sdgpu
 from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import BrownianBridge, CubicGreen, CubicSpline, as_kernel
-from sdgpu.kernels.kernel import gram
+from sdgpu.kernels.kernel_matrices import gram
 from sdgpu.operators import TiledOperator
 from tests.problems import assert_near
 

@@ -29,7 +29,8 @@ from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.copying import without_caches
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.feature_maps.landmarks import kmeans_centres, random_pivots, uniform_rows
-from sdgpu.kernels.kernel import Kernel, gram, ready_rows
+from sdgpu.kernels.kernel import Kernel, ready_rows
+from sdgpu.kernels.kernel_matrices import gram
 
 __all__ = ["Nystrom", "NystromMap", "before_whitening"]
 

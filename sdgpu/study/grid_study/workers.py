@@ -14,7 +14,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -262,7 +261,3 @@ def _begin(threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-    with suppress(ImportError):
-        import numba
-
-        numba.set_num_threads(min(threads, numba.get_num_threads()))
