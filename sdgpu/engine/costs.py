@@ -214,7 +214,7 @@ def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, in
     krylov_passes = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
     candidates = [("lanczos", block, 0, min(krylov_passes, n / block))]
     block = max(GREEDY_BLOCK, c + 4)
-    ranks = [int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (10, 5, 40)]
+    ranks = [int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (14, 10, 5, 40)]
     for rank in dict.fromkeys(ranks):  # the last for little memory
         greedy_passes = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
         candidates.append(("subspace", block, rank, min(greedy_passes, n / block)))

@@ -20,6 +20,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rates import Rates
@@ -29,6 +30,7 @@ __all__ = ["Sketch", "pivoted_cholesky"]
 
 TOP = 128  # eigenvectors that are kept in float64
 BLOCK = 128  # pivots drawn at once
+OUTER = 512  # rows of a block of F F'
 DROP = 1e-5  # relative size below which a pivot of a block is a repetition of the others
 EXHAUSTED = 1e-7  # share of the trace at which K is explained
 ROUNDED = 1e-6  # share of an entry of the diagonal that float32 may leave of it
@@ -152,11 +154,22 @@ def pivoted_cholesky(
     if size == 0:  # K is 0, or below `trace_tol` altogether
         empty = xp.zeros((0, n), dtype=xp.float64, device=backend.device)
         return Sketch(F, empty[:, 0], empty[:, :0], trace, empty)
-    eigenvalues, vectors = backend.eigh(backend.asarray(F @ F.T))
+    eigenvalues, vectors = backend.eigh(_outer(F, backend))
     host = to_numpy(eigenvalues)
     count = min(TOP, int(np.count_nonzero(host > 1e-5 * host[-1])))
     top = _top(F, eigenvalues[-count:], vectors[:, -count:], backend)
     return Sketch(F, xp.clip(eigenvalues, 0.0, None), vectors, float(residual.sum()), top)
+
+
+def _outer(F: Any, backend: Backend) -> Any:
+    """F F' (r, r) in float64, of float32 products: each pair of blocks of rows once."""
+    r = int(F.shape[0])
+    G = backend.xp.empty((r, r), dtype=backend.xp.float64, device=backend.device)
+    for part in slices(r, OUTER):
+        block = backend.asarray(F[part, :] @ F[: part.stop, :].T)
+        G[part, : part.stop] = block
+        G[: part.stop, part] = block.T
+    return G
 
 
 def _top(F: Any, eigenvalues: Any, vectors: Any, backend: Backend) -> Any:
