@@ -17,6 +17,7 @@ import numpy as np
 from sdgpu.backend.arrays import Template, dtype_name
 from sdgpu.backend.backends import Backend, resolve, to_numpy
 from sdgpu.backend.checks import LEAST_NORM, choice
+from sdgpu.backend.conversion import warn_if_followed
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource, as_source, checked_blocks
@@ -24,9 +25,9 @@ from sdgpu.backend.scaling import column_units
 from sdgpu.engine.cluster_sums import active_client, sum_partitions
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.kernel_sample import SAMPLE, kernel_difference
+from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
-from sdgpu.engine.path import Model
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.row_reservoir import RowReservoir
 from sdgpu.engine.streaming import block_rows, feature_bytes, sample_rows, sum_rows, takes_sparse
@@ -258,6 +259,7 @@ def _of_moments(
 
 def _source(X: Any, Y: Any, sample_weight: Any) -> tuple[RowSource, Template]:
     """What the rows come from, and where results go; nothing is read yet."""
+    warn_if_followed(X=X, Y=Y, sample_weight=sample_weight)
     source = as_source(X, Y, sample_weight)
     if not source.c:
         raise ValueError("the source has no targets: name a target, or pass Y")

@@ -17,7 +17,8 @@ from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot
-from sdgpu.engine.path import Limit, Model, Path, limit_of
+from sdgpu.engine.model import Model
+from sdgpu.engine.path import Limit, Path, limit_of
 from sdgpu.engine.requests import (
     afford_joint,
     afford_steps,

@@ -27,8 +27,8 @@ from sdgpu.engine.feature_fitting import (
     refuse_options,
 )
 from sdgpu.engine.fitted import Fit
+from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
-from sdgpu.engine.path import Model
 from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow, least_norm_method
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
@@ -147,7 +147,8 @@ def fit(
     Warns
     -----
     UserWarning
-        If the result is not as accurate as asked; `info.status` says the same and what to try.
+        If the result is not as accurate as asked; `info.status` says the same and what to try. If X or Y
+        is a tensor that requires a gradient: none flows through a fit.
 
     Raises
     ------

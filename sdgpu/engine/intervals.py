@@ -45,7 +45,7 @@ def jackknife_interval(
     *,
     coverage: float,
 ) -> Interval:
-    """See :meth:`sdgpu.engine.path.Path.interval`; `model` is a :class:`sdgpu.engine.path.Model`."""
+    """See :meth:`sdgpu.engine.path.Path.interval`; `model` is a :class:`sdgpu.engine.model.Model`."""
     share = number("coverage", coverage)
     if not 0 < share < 1:
         raise ValueError(f"coverage={coverage!r} must be between 0 and 1")

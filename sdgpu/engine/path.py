@@ -6,116 +6,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import Template, targets
-from sdgpu.backend.backends import Backend, give_back
+from sdgpu.backend.arrays import targets
+from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import integer, positive
-from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.backend.rows import RowSource
-from sdgpu.backend.sparse_rows import is_csr
-from sdgpu.distill.filters import dual_filter, flat_product, limit_exists, limit_rate
+from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.engine.intervals import Interval, jackknife_interval
-from sdgpu.operators.weighted_rows import RowWeighting
+from sdgpu.engine.model import Model
+from sdgpu.engine.predictor import Predictor
 from sdgpu.solvers.solution import DistillationChain, Solution
 
-__all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """What predictions need: the kernel between rows, where to compute, and how to give back.
-
-    Attributes
-    ----------
-    operator : Operator or FeatureOperator
-        Of weighted rows a :class:`~sdgpu.operators.weighted_rows.WeightedOperator`, and `weighting` theirs.
-    backend : Backend
-    template : Template
-    memory : int
-        Bytes.
-    offset : array (c,) or None
-        Added to all predictions: the intercept.
-    source : RowSource or None
-        The training rows, where they can be read again.
-    weighting : RowWeighting or None
-        What lies between the rows and the problem that was solved.
-    """
-
-    operator: Any
-    backend: Backend
-    template: Template
-    memory: int
-    offset: Any = None
-    source: RowSource | None = None
-    weighting: RowWeighting | None = None
-
-    def row_coefficients(self, dual: Any) -> Any:
-        """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""
-        return dual if self.weighting is None else self.weighting.coefficients(dual)
-
-    def row_values(self, values: Any, dual: Any) -> Any:
-        """Values at the rows themselves (.., n, c); what rows of weight 0 have, `dual` predicts."""
-        if self.weighting is not None:
-            values = self.weighting.values(values)
-            if len(self.weighting.absent):
-                absent = self.weighting.absent
-                there = self.operator.at_rows(absent, dual())
-                values = self.backend.xp.asarray(values, copy=True)
-                for number, row in enumerate(absent):
-                    values[..., int(row), :] = there[..., number, :]
-        return values if self.offset is None else values + self.offset
-
-    def afford(self, numbers: int, what: str) -> None:
-        """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
-        require(16 * numbers, self.memory, what, "ask for fewer steps, rows or outputs at once")
-
-    def on_device(self, rows: Any) -> Any:
-        """Checked rows where features or kernel values are made of them."""
-        return rows if is_csr(rows) else self.backend.asarray(rows)
-
-    @underflow_is_zero
-    def predict(self, dual: Any, X_new: Any) -> Any:
-        """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
-        rows = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
-        columns = int(np.prod(dual.shape)) // self.operator.n
-        self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
-        values = _product(self.operator.cross(self.on_device(rows)), dual)
-        return give_back(self.template, values if self.offset is None else values + self.offset)
-
-
-def _product(cross: Any, dual: Any) -> Any:
-    """kappa(X_new, X) dual, by smaller numbers where partial sums overflow though the sum does not."""
-    xp = compat.array_namespace(dual)
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = flat_product(cross, dual)
-    finite = xp.isfinite(product)
-    if bool(xp.all(finite)) or not bool(xp.all(xp.isfinite(dual))):
-        return product
-    return xp.where(finite, product, flat_product(cross, dual * 2.0**-200) * 2.0**200)
-
-
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """One step of a path without its spectrum: X and n c numbers, small enough to keep or pickle."""
-
-    _model: Model = field(repr=False)
-    _dual: Any = field(repr=False)
-
-    @property
-    @underflow_is_zero
-    def dual(self) -> Any:
-        """Dual coefficients (n, c), in the caller's library."""
-        dual = self._model.row_coefficients(self._dual)
-        return give_back(self._model.template, dual, copy=True)
-
-    @underflow_is_zero
-    def predict(self, X_new: Any) -> Any:
-        """Predictions at new rows (m, d): (m, c)."""
-        return self._model.predict(self._dual, X_new)
+__all__ = ["Limit", "Path", "limit_of"]
 
 
 class Functions:
@@ -164,6 +68,36 @@ class Functions:
         array (T, m, c)
         """
         return self._model.predict(self._chain.dual, X_new)
+
+    @underflow_is_zero
+    def gradient(self, X_new: Any) -> Any:
+        """Derivatives d f(x; 1..T) / d x at new rows, exact, in float64 inside.
+
+        Parameters
+        ----------
+        X_new : array_like (m, d)
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        array (T, m, c, d)
+            For 1-D targets (T, m, d).
+
+        Raises
+        ------
+        ValueError
+            For a precomputed kernel, features or a kernel that torch cannot follow, and at a row where
+            there is no derivative: a row of zeros of a kernel of angles.
+        MemoryError
+
+        Notes
+        -----
+        m n (d + 2) T c multiplications, in blocks: no array (m, n, d) is made. Where a kernel has a kink,
+        at a training row, the mean of its slopes to all sides is taken, 0
+        (:mod:`sdgpu.kernels.derivatives`). Where X_new is a tensor of torch that requires a gradient,
+        :meth:`predict` has a graph, which costs m n (d + T c) on the way back.
+        """
+        return self._model.gradient(self._chain.dual, X_new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,6 +239,17 @@ class Limit:
     def predict(self, X_new: Any) -> Any:
         """f(x; inf) at new rows (m, d): (m, c)."""
         return self._model.predict(self._dual_and_fitted[0], X_new)
+
+    @underflow_is_zero
+    def gradient(self, X_new: Any) -> Any:
+        """d f(x; inf) / d x at new rows (m, d): (m, c, d); see :meth:`Path.gradient`."""
+        return self._model.gradient(self._dual_and_fitted[0], X_new)
+
+    @underflow_is_zero
+    def predictor(self) -> Predictor:
+        """The limit as a small object that only predicts."""
+        xp = self._model.backend.xp
+        return Predictor(self._model, xp.asarray(self._dual_and_fitted[0], copy=True))
 
     @cached_property
     def _dual_and_fitted(self) -> tuple[Any, Any]:

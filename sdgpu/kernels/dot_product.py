@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
-from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
+from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows, reciprocal_sine
 from sdgpu.kernels.elementwise import atan2, root, sqrt_
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
@@ -38,6 +38,9 @@ class Linear(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return tile
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return compat.array_namespace(tile).ones_like(tile), None
 
     def diagonal(self, rows: Rows) -> Any:
         return rows.norms
@@ -77,6 +80,10 @@ class Polynomial(Profile):
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return (self.gamma * tile + self.coef0) ** self.degree
 
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        inner = self.gamma * tile + self.coef0
+        return self.gamma * self.degree * inner ** (self.degree - 1), None
+
     def diagonal(self, rows: Rows) -> Any:
         return (self.gamma * rows.norms + self.coef0) ** self.degree
 
@@ -103,6 +110,13 @@ class Cosine(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return tile
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        return False  # a jump
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return compat.array_namespace(tile).ones_like(tile), None
 
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
@@ -170,6 +184,25 @@ class ArcCosine(Profile):
             lengths = root(a_norms) * root(b_norms)  # whose product may leave the range
             value = value * (lengths if self.degree == 1 else lengths * lengths)
         return value
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        return self.degree == 2
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        # by the squared chord, d theta = d chord / (2 sin theta), which J_1' and J_2' have too
+        if self.degree == 0:
+            tile = self._right_angle_at_zero(tile, a_norms, b_norms)
+            return -reciprocal_sine(tile) / (2 * math.pi), None
+        chord, _ = chords(tile, marked=False)
+        theta = 2.0 * atan2(root(chord), root(4.0 - chord))
+        p, lengths = a_norms, root(a_norms) * root(b_norms)
+        nonzero = compat.array_namespace(p).where(p > 0, p, 1.0)
+        if self.degree == 1:
+            slope = -(math.pi - theta) / (2 * math.pi) * lengths
+            return slope, self._angle(theta) * lengths / (2 * nonzero)
+        slope = -2 * ArcCosine(1)._angle(theta) * lengths * lengths
+        return slope, self._angle(theta) * b_norms
 
     def rounding(self, rows: Rows) -> float:
         return super().rounding(rows) + 8.0 * self.degree

@@ -70,6 +70,9 @@ class Gaussian(Profile):
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(clip_(tile, None, 0.0))
 
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return math.log(2) * self.profile(tile, None, None), None
+
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
 
@@ -105,6 +108,9 @@ class Laplacian(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(-tile)
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return -math.log(2) * self.profile(tile, None, None), None
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
@@ -158,6 +164,14 @@ class Matern(Profile):
         if self.nu == 1.5:
             return (1 + s) * decay
         return (1 + s * (1 + s / 3)) * decay
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        s = sqrt_(clip_(tile, 0.0, None))
+        decay = exp_(-s)
+        if self.nu == 0.5:
+            apart, xp = s > 0, compat.array_namespace(s)
+            return xp.where(apart, -decay / (2 * xp.where(apart, s, xp.ones_like(s))), 0 * s), None
+        return (-decay / 2 if self.nu == 1.5 else -(1 + s) * decay / 6), None
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)

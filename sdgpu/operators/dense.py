@@ -17,9 +17,11 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.feature_maps import Explicit
-from sdgpu.kernels.kernel import TILE, Profile, column_means, gram, ready_rows
+from sdgpu.kernels.kernel import TILE, Profile, column_means, gram
 from sdgpu.kernels.precomputed import check_symmetric
+from sdgpu.kernels.row_preparation import ready_rows
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.slopes import KernelSlopes
 
 __all__ = ["DenseOperator"]
 
@@ -133,6 +135,20 @@ class DenseOperator:
         xp = compat.array_namespace(self.X)
         new = xp.astype(new, self.X.dtype, copy=False)
         return Cross(self.kernel, ready_rows(self.kernel, new, self.centre), self.rows, self.tile)
+
+    def slopes(self, X_new: Any) -> KernelSlopes:
+        """Derivatives of kappa(X_new, X) by the new rows.
+
+        Raises
+        ------
+        ValueError
+            For a precomputed kernel.
+        """
+        if self.is_precomputed:
+            raise ValueError(
+                "a precomputed kernel has no rows to take derivatives by: fit rows with a kernel"
+            )
+        return KernelSlopes(self.kernel, X_new, self.X)
 
     @underflow_is_zero
     def diag(self) -> Any:

@@ -13,6 +13,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels.feature_maps import FeatureMap
+from sdgpu.operators.slopes import FeatureSlopes
 
 __all__ = ["FeatureOperator", "FeatureRows"]
 
@@ -52,6 +53,10 @@ class FeatureOperator:
     def cross(self, X_new: Any) -> FeatureRows:
         """phi(X_new) less its mean as something that multiplies (m, k); X_new (m, d)."""
         return FeatureRows(self, X_new)
+
+    def slopes(self, X_new: Any) -> FeatureSlopes:
+        """Derivatives of phi(X_new), in float64 whatever the precision."""
+        return FeatureSlopes(self.map, X_new, self.backend)
 
     def turned(self, columns: Any) -> FeatureOperator:
         """The same for phi(X)' columns (k, r)."""
