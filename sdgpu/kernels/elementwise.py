@@ -57,6 +57,8 @@ def clip_(tile: Any, low: float | None, high: float | None) -> Any:
     if compat.is_torch_array(tile):
         return tile.clamp(low, high) if tile.requires_grad else tile.clamp_(low, high)
     if not compat.is_array_api_obj(tile):
+        if low is not None and high is not None:
+            return tile.clamp(low, high)  # 4 - (4 - x) would lose the digits of a small x
         tile = tile if low is None else (tile - low).relu() + low
         return tile if high is None else high - (high - tile).relu()
     xp = compat.array_namespace(tile)
