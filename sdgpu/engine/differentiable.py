@@ -47,8 +47,8 @@ class _FirstDerivative(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         raise RuntimeError(
-            "predictions are differentiated once: take second derivatives by differences of "
-            "path.gradient(X)"
+            "predictions are differentiated once: for second derivatives take path.predictor().module(), "
+            "which is plain torch"
         )
 
 

@@ -33,8 +33,11 @@ class Linear(Profile):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        return scaled_rows(X, None, self.lengthscale), None
+
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _plain_rows(X, self.lengthscale)
+        return inner_rows(self.coordinates(X, centre)[0])
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return tile
@@ -74,8 +77,11 @@ class Polynomial(Profile):
         object.__setattr__(self, "coef0", positive("coef0", self.coef0, zero=True))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        return scaled_rows(X, None, self.lengthscale), None
+
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _plain_rows(X, self.lengthscale)
+        return inner_rows(self.coordinates(X, centre)[0])
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return (self.gamma * tile + self.coef0) ** self.degree
@@ -104,8 +110,12 @@ class Cosine(Profile):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         unit, norms, _ = unit_rows(X, self.lengthscale)
+        return unit, norms
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms = self.coordinates(X, centre)
         return replace(inner_rows(unit), norms=norms)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
@@ -156,9 +166,13 @@ class ArcCosine(Profile):
             raise ValueError(f"degree={self.degree} has no closed form here: use 0, 1 or 2")
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         unit, norms, largest = unit_rows(X, self.lengthscale)
-        return replace(distance_rows(unit), norms=norms * largest * largest)
+        return unit, norms * largest * largest
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms = self.coordinates(X, centre)
+        return replace(distance_rows(unit), norms=norms)
 
     @property
     def defined_at_zero(self) -> bool:
@@ -236,10 +250,6 @@ def _call(name: str, tile: Any) -> Any:
     if compat.is_array_api_obj(tile):
         return getattr(compat.array_namespace(tile), name)(tile)
     return getattr(tile, name)()
-
-
-def _plain_rows(X: Any, lengthscale: Any) -> Rows:
-    return inner_rows(scaled_rows(X, None, lengthscale))
 
 
 def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:

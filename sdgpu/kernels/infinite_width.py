@@ -63,14 +63,18 @@ class _ReLU(Profile):
         object.__setattr__(self, "bias_var", positive("bias_var", self.bias_var, zero=True))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         xp = compat.array_namespace(X)
         values = scaled_rows(X, None, self.lengthscale) * math.sqrt(self.weight_var / X.shape[1])
         if self.bias_var:
             bias = xp.full_like(values[:, :1], math.sqrt(self.bias_var))
             values = xp.concat([values, bias], axis=1)
         unit, norms, largest = unit_rows(values)
-        return replace(distance_rows(unit), norms=norms * largest * largest)
+        return unit, norms * largest * largest
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms = self.coordinates(X, centre)
+        return replace(distance_rows(unit), norms=norms)
 
     def _angles(self, tile: Any, p: Any, q: Any) -> Iterator[_WideLayer]:
         """The layers in turn, from squared chords of unit rows; p and q are the squared lengths."""

@@ -306,6 +306,14 @@ class Profile(Kernel):
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         """The kernel values from the statistic."""
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        """What the statistic is taken of (n, e), and |x|^2 (n,) or None: :meth:`rows` without augmentation.
+
+        By operations that torch can trace, where a kernel says it itself.
+        """
+        rows = self.rows(X, centre)
+        return coordinates_of(self, rows), rows.norms
+
     def statistics(self, a: Rows, b: Rows, out: Any = None) -> Any:
         """The statistic of all pairs, (len(a), len(b)): what the profile takes."""
         tile = l1_distance(a, b) if self.statistic == "l1" else product(a, b, out)
@@ -335,8 +343,8 @@ class Profile(Kernel):
         total, lengths = statistic_slopes(self, a, rows, factor, W)
 
         def ready(x: Any) -> list[Any]:
-            new = self.rows(x, centre)
-            return [coordinates_of(self, new), *(() if lengths is None else (new.norms,))]
+            values, norms = self.coordinates(x, centre)
+            return [values, *(() if lengths is None else (norms,))]
 
         def cotangents(r: int, _: Any) -> list[Any]:
             return [total[:, r], *(() if lengths is None else (lengths[:, r],))]

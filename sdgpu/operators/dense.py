@@ -21,6 +21,7 @@ from sdgpu.kernels.kernel import TILE, Profile, column_means, gram
 from sdgpu.kernels.precomputed import check_symmetric
 from sdgpu.kernels.row_preparation import ready_rows
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.expansion import Expansion
 from sdgpu.operators.slopes import KernelSlopes
 
 __all__ = ["DenseOperator"]
@@ -149,6 +150,10 @@ class DenseOperator:
                 "a precomputed kernel has no rows to take derivatives by: fit rows with a kernel"
             )
         return KernelSlopes(self.kernel, X_new, self.X)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c), as its parts."""
+        return Expansion.of_rows(self.kernel, self.X, V)
 
     @underflow_is_zero
     def diag(self) -> Any:

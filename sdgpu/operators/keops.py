@@ -24,6 +24,7 @@ from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.expansion import Expansion
 from sdgpu.operators.slopes import KernelSlopes
 from sdgpu.operators.tiled import TiledOperator
 
@@ -162,6 +163,10 @@ class KeOpsOperator:
     def slopes(self, X_new: Any) -> KernelSlopes:
         """Derivatives of kappa(X_new, X) by the new rows, by tiles."""
         return self._tiled.slopes(X_new)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c), as its parts."""
+        return Expansion.of_rows(self.kernel, self.X, V)
 
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""

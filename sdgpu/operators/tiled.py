@@ -30,6 +30,7 @@ from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import column_means
 from sdgpu.kernels.row_preparation import ready_rows
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.expansion import Expansion
 from sdgpu.operators.slopes import KernelSlopes
 
 __all__ = ["PRECISIONS", "TiledOperator"]
@@ -196,6 +197,10 @@ class TiledOperator:
     def slopes(self, X_new: Any) -> KernelSlopes:
         """Derivatives of kappa(X_new, X) by the new rows, in float64 whatever the precision."""
         return KernelSlopes(self.kernel, X_new, self.X)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c), as its parts."""
+        return Expansion.of_rows(self.kernel, self.X, V)
 
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""

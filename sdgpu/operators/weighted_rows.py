@@ -16,7 +16,7 @@ that mean, so distilled targets P S u are A c of the step before, and nothing el
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.operators.expansion import Expansion, expansion_of
 from sdgpu.operators.operator import ChangedOperator, CrossOperator, MatrixOperator, Operator
 from sdgpu.operators.slopes import Slopes, slopes_of
 from sdgpu.operators.tiled import TiledOperator
@@ -139,6 +140,13 @@ class WeightedOperator(ChangedOperator):
     def cross(self, X_new: Any) -> WeightedCross:
         """kappa(X_new, X) S P - 1 m' as something that multiplies (m, n)."""
         return WeightedCross(self.operator.cross(X_new), self)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c) of A, less the mean of Y."""
+        inner = expansion_of(self.operator, self.rows.coefficients(V))
+        if not self.rows.intercept:
+            return inner
+        return replace(inner, constant=inner.constant - to_numpy(self.mean_row @ V))
 
     def slopes(self, X_new: Any) -> WeightedSlopes:
         """Derivatives of the rows of :meth:`cross`; m is the same for all of them."""
