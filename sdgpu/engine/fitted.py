@@ -104,7 +104,7 @@ class Fit:
         solution = self._solution.with_targets(targets)
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
         info = replace(self.info, c=int(Y_rows.shape[1]))
-        model = replace(self._model, template=template, offset=offset)
+        model = replace(self._model, template=template, offset=offset, folds=None)
         return replace(self, info=info, _solution=solution, _model=model)
 
     @underflow_is_zero

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import array_api_compat as compat
@@ -42,6 +42,8 @@ class Model:
         The training rows, where they can be read again.
     weighting : RowWeighting or None
         What lies between the rows and the problem that was solved.
+    folds : FoldFits or None
+        What makes the fit again without some of its rows (:mod:`sdgpu.engine.cross_intervals`).
     """
 
     operator: Any
@@ -51,6 +53,7 @@ class Model:
     offset: Any = None
     source: RowSource | None = None
     weighting: RowWeighting | None = None
+    folds: Any = field(default=None, repr=False)
 
     def row_coefficients(self, dual: Any) -> Any:
         """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""

@@ -14,6 +14,7 @@ from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
+from sdgpu.engine.cross_intervals import cross_interval
 from sdgpu.engine.intervals import Interval, jackknife_interval
 from sdgpu.engine.model import Model
 from sdgpu.engine.predictor import Predictor
@@ -152,11 +153,15 @@ class Path(Functions):
         return _variance(self, self._model, self._chain, X_new, noise, prior=prior)
 
     @underflow_is_zero
-    def interval(self, X_new: Any, coverage: float = 0.9) -> Interval:
-        """Intervals of new targets at new rows, for every step, by the jackknife+ (Barber et al. 2021).
+    def interval(
+        self, X_new: Any, coverage: float = 0.9, *, folds: Any = None, seed: int = 0
+    ) -> Interval:
+        """Intervals of new targets at new rows, for every step: jackknife+ and CV+ (Barber et al. 2021).
 
         The fits without each training row are exact, for later steps too: formulas in
-        :mod:`sdgpu.distill.jackknife_plus`. Nothing is assumed of the noise.
+        :mod:`sdgpu.distill.jackknife_plus`. Nothing is assumed of the noise. With `folds`, for any n and
+        method, fits without each fold: from the same decomposition by method="eigh" and "primal", from sums
+        over the rows of each fold with `features`, else by a fit for each.
 
         Parameters
         ----------
@@ -164,6 +169,11 @@ class Path(Functions):
             As in :meth:`predict`.
         coverage : float, default 0.9
             Share of new targets that lie inside, in (0, 1).
+        folds : int or array_like (n,), optional
+            CV+ with so many folds of rows drawn at random, or with these labels: rows of one label, of one
+            patient say, are left out together. n folds are the jackknife+.
+        seed : int, default 0
+            Of the draw.
 
         Returns
         -------
@@ -173,15 +183,20 @@ class Path(Functions):
         Raises
         ------
         ValueError
-            For too few training rows (9 for 0.9), a row that determines itself, or unless all eigenvectors
-            are known (method="eigh").
+            For too few training rows (9 for 0.9), a row that determines itself, without `folds` unless all
+            eigenvectors are known (method="eigh"), and with them where the rows are gone.
         MemoryError
 
         Notes
         -----
-        n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak. Rows of weight 0 have no say.
+        n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak; with K folds n^2 (n + K T c), or K fits,
+        or one pass for the sums of the folds and one for their errors. Rows of weight 0 have no say.
         """
         spectrum = self._chain.spectrum
+        if folds is not None:
+            path = (self.lam, self.alphas)
+            how: dict[str, Any] = {"coverage": coverage, "folds": folds, "seed": seed}
+            return cross_interval(self._model, spectrum, path, X_new, **how)
         return jackknife_interval(
             self._model, spectrum, self.lam, self.alphas, X_new, coverage=coverage
         )
