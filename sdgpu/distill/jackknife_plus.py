@@ -146,21 +146,30 @@ def folded_functions(
     for number, rows in enumerate(places):
         block = xp.take(xp.take(Q, rows, axis=0), rows, axis=1)
         eigenvalues, vectors = xp.linalg.eigh((block + block.T) / 2)
-        if not float(eigenvalues[0]) * lam > 1e-14:
+        if rows.shape[0] and not float(eigenvalues[0]) * lam > 1e-14:
             raise ValueError(
                 f"fold {number} determines itself at lam = {lam:g}: without it nothing is known of a part "
                 "of it; raise lam"
             )
         inverses.append((vectors / eigenvalues) @ vectors.T)
+    # row i has entry order[i] of the excesses of all folds, one after the other; 0 if it is in none
+    members = np.concatenate(folds)
+    order = np.full(n, len(members))
+    order[members] = np.arange(len(members))
+    member = np.zeros((n, len(folds)))
+    for number, rows in enumerate(folds):
+        member[rows, number] = 1.0
+    place, own = (xp.asarray(array, device=compat.device(Q)) for array in (order, member))
     fitted = xp.broadcast_to(truth[:, None], (n, len(folds)))
     for alpha in (1.0, *map(float, alphas)):
         targets = alpha * truth[:, None] + (1 - alpha) * fitted
-        coefficients = Q @ targets
-        targets = xp.asarray(targets, copy=True)
+        product, columns, excesses = Q @ targets, [], []
         for number, (rows, inverse) in enumerate(zip(places, inverses, strict=True)):
-            excess = inverse @ xp.take(coefficients[:, number], rows, axis=0)
-            coefficients[:, number] -= xp.take(Q, rows, axis=1) @ excess
-            targets[rows, number] -= excess
+            excess = inverse @ xp.take(product[:, number], rows, axis=0)
+            columns.append(product[:, number] - xp.take(Q, rows, axis=1) @ excess)
+            excesses.append(excess)
+        spread = xp.take(xp.concat([*excesses, 0 * truth[:1]]), place, axis=0)
+        coefficients, targets = xp.stack(columns, axis=1), targets - own * spread[:, None]
         yield coefficients, targets
         fitted = targets - lam * coefficients
 

@@ -37,7 +37,9 @@ __all__ = [
     "statistic_slopes",
 ]
 
-ENTRIES = 2**20  # of a tile of slopes, and of columns that it multiplies: 8 MiB each
+ENTRIES = (
+    2**17
+)  # of a tile of slopes, and of columns that it multiplies: 1 MiB; NTK keeps forty such tiles
 
 
 @contextmanager

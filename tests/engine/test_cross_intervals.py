@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 import sdgpu
+from sdgpu.backend.backends import PlainBackend, TorchBackend
 from sdgpu.distill.jackknife_plus import interval_ranks, merged_ends
 from sdgpu.engine.cross_intervals import fold_labels
 from tests.engine.test_weighted_rows import (
@@ -77,8 +78,7 @@ def test_every_step_of_every_method(name, intercept, how):
 @pytest.mark.parametrize("how", ["eigh", "lanczos", "own"])
 @pytest.mark.parametrize("intercept", [False, True])
 def test_as_many_folds_as_rows_are_the_jackknife(how, intercept):
-    kernel, options, tol = HOWS["primal" if how == "own" else how]
-    kernel, options, tol = (kernel, *HOWS[how][1:])
+    kernel, options, tol = HOWS[how]
     exact = "primal" if how == "own" else "eigh"
     wanted = sdgpu.fit(X, Y, kernel, [LAM], method=exact, intercept=intercept)
     wanted = wanted.path(LAM, ALPHAS, T).interval(NEW, 0.8)
@@ -86,6 +86,31 @@ def test_as_many_folds_as_rows_are_the_jackknife(how, intercept):
     found = fit.path(LAM, ALPHAS, T).interval(NEW, 0.8, folds=N)
     close(found.lower, wanted.lower, tol)
     close(found.upper, wanted.upper, tol)
+
+
+@pytest.mark.parametrize("how", ["eigh", "lanczos", "own"])
+def test_folds_of_rows_without_weight(how):
+    """Rows of weight 0 in a fold of their own: it has no say, and is no error."""
+    kernel, options, tol = HOWS[how]
+    w = WEIGHTS["some 0"]
+    labels = np.where(w == 0, 9, np.arange(N) % 3)
+    fit = sdgpu.fit(X, Y, kernel, [LAM], sample_weight=w, intercept=True, **options)
+    found = fit.path(LAM, ALPHAS, T).interval(NEW, 0.8, folds=labels)
+    low, high = by_refits(w, True, kernel_of(kernel), np.arange(N) % 3, 0.8)
+    close(found.lower, low, tol)
+    close(found.upper, high, tol)
+
+
+def test_other_libraries_and_operators():
+    strict = pytest.importorskip("array_api_strict")
+    wanted = sdgpu.fit(X, Y, KERNEL, [LAM], intercept=True).path(LAM, ALPHAS, T)
+    wanted = wanted.interval(NEW, 0.8, folds=5)
+    for device in (PlainBackend(strict), TorchBackend("cpu")):
+        fit = sdgpu.fit(X, Y, KERNEL, [LAM], intercept=True, device=device)
+        close(fit.path(LAM, ALPHAS, T).interval(NEW, 0.8, folds=5).lower, wanted.lower, 1e-9)
+    how = {"method": "lanczos", "tol": 1e-11, "operator": sdgpu.operators.TiledOperator}
+    fit = sdgpu.fit(X, Y, KERNEL, [LAM], intercept=True, **how)
+    close(fit.path(LAM, ALPHAS, T).interval(NEW, 0.8, folds=5).lower, wanted.lower, 1e-8)
 
 
 def test_groups_are_left_out_together():

@@ -1,5 +1,7 @@
 """Derivatives of predictions by new rows: against differences of predictions, near kinks against formulas."""
 
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ import sdgpu
 from sdgpu.kernels.augmented_rows import distance_rows
 from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.keops import why_not
-from tests.fuzz.problems import KERNELS, Exponential
+from tests.fuzz.problems import KERNELS, Exponential, drawn, fields
 
 RNG = np.random.default_rng(3)
 N, D, C, M, T = 40, 3, 2, 7, 3
@@ -216,6 +218,64 @@ def test_float32_tensors_are_followed_exactly():
 
     path = fit_of(lambda a: a.astype(np.float32)).path(0.5, ALPHAS, T)
     of_torch(fit_of, NEW, path.gradient(NEW.astype(np.float32)), 1e-6, torch.float32)
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_random_problems(block):
+    """Never NaN: a derivative, or an error that says why there is none; differences where they say something."""
+    for seed in range(40 * block, 40 * block + 40):
+        problem = drawn(fields("eigh"), seed)
+        x, y = problem.X.astype(float), problem.Y.astype(float)
+        kernel, rng = KERNELS[problem.kernel](problem.parameter), np.random.default_rng(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                fit = sdgpu.fit(x, y, kernel, [1.0], method="eigh", intercept=bool(seed % 2))
+            except ValueError:
+                continue
+            path = fit.path(1.0, problem.alpha, min(problem.steps, 3))
+            size = np.abs(x).max()
+            new = np.concatenate([x[:2], x[:3] + 0.01 * size * rng.standard_normal(x[:3].shape)])
+            new = np.clip(new, 0, 1) if problem.kernel in ON_UNIT else new
+            found, reason = None, ""
+            try:
+                found = path.gradient(new)
+            except ValueError as error:
+                reason = str(error)
+            if found is None:
+                assert "has no derivative at row" in reason
+                continue
+            assert np.isfinite(found).all()
+            regular = problem.rows in ("plain", "lattice", "line") and problem.kernel not in ON_UNIT
+            if regular and problem.targets in ("noise", "smooth", "unit", "classes"):
+                rows, h = new[len(x[:2]) :], 1e-7 * max(size, 1e-3)
+                wanted = differences(path.predict, rows, h)
+                noise = np.abs(path.predict(rows)).max() * 1e-12 / h
+                error = np.abs(found[:, len(x[:2]) :] - wanted).max()
+                assert error <= noise + 1e-3 * np.abs(wanted).max() + 1e-11, problem
+
+
+MEMORY = """
+import resource
+import numpy as np
+import torch
+import sdgpu
+rng = np.random.default_rng(0)
+X, new = rng.normal(size=(2000, 100)), rng.normal(size=(1000, 100))
+for kernel in (sdgpu.Gaussian(0.01), sdgpu.Laplacian(0.01), sdgpu.NTK(2)):
+    path = sdgpu.fit(X, X[:, 0], kernel, [10.0], method="lanczos", tol=1e-2).path(10.0)
+    path.gradient(new[:3])
+    path.predict(new)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path.gradient(new)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_no_array_of_new_rows_by_rows_by_features():
+    """Which would be 1.6 GB."""
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert max(map(float, run.stdout.split())) < 150
 
 
 # kinks ------------------------------------------------------------------------------------------------
