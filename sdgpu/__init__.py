@@ -20,6 +20,7 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.moments import Moments, open_moments
 from sdgpu.engine.planner import Plan, plan
+from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
 from sdgpu.kernels import (
     NNGP,
@@ -74,6 +75,7 @@ __all__ = [
     "Plan",
     "Polynomial",
     "Precomputed",
+    "Predictor",
     "RandomFourier",
     "SelfDistillationClassifier",
     "SelfDistillationClassifierCV",
@@ -86,6 +88,7 @@ __all__ = [
     "kernels",
     "median_distance",
     "open_moments",
+    "open_predictor",
     "open_sweep",
     "operators",
     "plan",

@@ -65,7 +65,8 @@ def test_tests_mirror_the_tree():
 PUBLIC = """
 Gaussian Laplacian Matern Polynomial Linear Cosine ArcCosine NNGP NTK EmpiricalNTK FunctionKernel Precomputed
 CubicGreen CubicSpline BrownianBridge median_distance
-fit plan Plan refit_path open_sweep Sweep constrained_path constrain ConstrainedPath
+fit plan Plan refit_path open_sweep Sweep constrained_path constrain ConstrainedPath Predictor open_predictor
+Predictor.save Predictor.module Predictor.predict Predictor.gradient
 Fit.spectrum Fit.path Fit.limit Fit.diagonal Fit.optimal_alphas Fit.joint_alphas Fit.sweep Fit.loo Fit.gcv
 Fit.gcv_sweep Fit.with_targets
 Sweep.best Sweep.save

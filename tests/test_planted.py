@@ -56,6 +56,7 @@ READERS = {
     "table.npz": lambda path: load(str(path)),
     "table.csv": lambda path: load(str(path)),
     "moments.safetensors": sdgpu.open_moments,
+    "predictor.safetensors": sdgpu.open_predictor,
     **{name: lambda path: read_rows(path) for name in ROWS},
     "rows.zarr/zarr.json": lambda path: read_rows(path.parent),
     "images.npz": lambda path: load_images(str(path)),

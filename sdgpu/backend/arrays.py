@@ -15,7 +15,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.conversion import as_array, column_names, same_columns
+from sdgpu.backend.conversion import as_array, column_names, same_columns, warn_if_followed
 from sdgpu.backend.sparse_rows import csr_rows, is_sparse
 
 __all__ = [
@@ -254,6 +254,7 @@ def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
     TypeError, ValueError
         As :func:`inputs` and :func:`targets`, and for two libraries or devices.
     """
+    warn_if_followed(X=X, Y=Y)
     rows = inputs(X, "X")
     truth, flat = targets(Y, "Y", rows=int(rows.shape[0]))
     rows, truth = beside(X, rows, truth), beside(Y, truth, rows)
@@ -277,6 +278,7 @@ def new_rows(
     TypeError, ValueError
         As :func:`inputs`, and for other columns or another order, another library or device.
     """
+    warn_if_followed(**{name: value})
     array = inputs(value, name, empty=empty)
     same_columns(columns, value, name, "X")
     if array.shape[1] != features:

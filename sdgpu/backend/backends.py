@@ -37,6 +37,7 @@ __all__ = [
     "resolve",
     "small_eigh",
     "to_numpy",
+    "torch_beside",
 ]
 
 TILE_CPU = 256  # rows of a Gram tile: 256 x 256 doubles (512 KiB) stay in cache between passes
@@ -297,6 +298,13 @@ def backend_of(array: Array) -> Backend:
 
         return CupyBackend(int(array.device.id))
     return PlainBackend(compat.array_namespace(array), compat.device(array))
+
+
+def torch_beside(backend: Backend) -> TorchBackend:
+    """Torch on the device of a backend: where operators in tiles and derivatives are computed."""
+    if isinstance(backend, TorchBackend):
+        return backend
+    return TorchBackend(f"cuda:{backend.device.id}" if "cupy" in backend.name else "cpu")
 
 
 def cuda_count() -> int:

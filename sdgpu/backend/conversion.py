@@ -7,12 +7,20 @@ scikit-learn's estimators do.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
-__all__ = ["as_array", "column_names", "rounded_to", "same_columns"]
+__all__ = [
+    "as_array",
+    "column_names",
+    "is_followed",
+    "rounded_to",
+    "same_columns",
+    "warn_if_followed",
+]
 
 SHOWN = 5  # names in an error message
 
@@ -68,6 +76,26 @@ def as_array(value: object, name: str) -> Any:
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
     return _numeric(array, name, value)
+
+
+def is_followed(value: Any) -> bool:
+    """Whether torch keeps track of what is made of `value`."""
+    if not getattr(value, "requires_grad", False):
+        return False
+    import torch
+
+    return torch.is_grad_enabled()
+
+
+def warn_if_followed(**values: Any) -> None:
+    """Say that gradients end here, for each tensor that requires one."""
+    for name, value in values.items():
+        if is_followed(value):
+            warnings.warn(
+                f"{name} requires a gradient, which does not flow through this: only predict(X_new) is "
+                f"differentiated, by X_new; pass {name}.detach()",
+                stacklevel=4,
+            )
 
 
 def rounded_to(value: Any) -> str | None:

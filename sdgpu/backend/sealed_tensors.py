@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 
 from sdgpu.backend.storage import atomic_file, digest
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "tensor_path", "write_tensors"]
 
 _BLANK = f"xxh3:{'':-<32}"
 _DAMAGE = (
@@ -27,6 +28,20 @@ _DAMAGE = (
     OSError,
     RecursionError,  # lists in lists
 )
+
+
+def tensor_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a ``.safetensors`` file.
+
+    Raises
+    ------
+    ValueError
+        For another ending.
+    """
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"path={str(target)!r} must end in .safetensors")
+    return target
 
 
 def write_tensors(

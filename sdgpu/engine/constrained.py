@@ -20,7 +20,8 @@ from sdgpu.distill.loss_tolerance import (
 )
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
-from sdgpu.engine.path import Functions, Model
+from sdgpu.engine.model import Model
+from sdgpu.engine.path import Functions
 from sdgpu.kernels import Kernel
 from sdgpu.solvers.feature_solution import FeatureChain
 from sdgpu.solvers.solution import DistillationChain

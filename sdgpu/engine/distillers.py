@@ -17,7 +17,8 @@ from sdgpu.backend.scaling import safe_unit
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
-from sdgpu.engine.path import Path, Predictor
+from sdgpu.engine.path import Path
+from sdgpu.engine.predictor import Predictor
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
 from sdgpu.kernels.feature_maps import Explicit, Features
 from sdgpu.kernels.feature_maps.explicit import own_size

@@ -17,18 +17,20 @@ import numpy as np
 from sdgpu.backend.arrays import Template, dtype_name
 from sdgpu.backend.backends import Backend, resolve, to_numpy
 from sdgpu.backend.checks import LEAST_NORM, choice
+from sdgpu.backend.conversion import warn_if_followed
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource, as_source, checked_blocks
-from sdgpu.backend.scaling import column_units
 from sdgpu.engine.cluster_sums import active_client, sum_partitions
+from sdgpu.engine.feature_certificate import feature_certificate, some_lams
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.kernel_sample import SAMPLE, kernel_difference
+from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
-from sdgpu.engine.path import Model
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.row_reservoir import RowReservoir
+from sdgpu.engine.source_folds import SourceFolds
 from sdgpu.engine.streaming import block_rows, feature_bytes, sample_rows, sum_rows, takes_sparse
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps import Explicit, FeatureMap, Features
@@ -37,12 +39,10 @@ from sdgpu.kernels.feature_maps.feature_map import as_features
 from sdgpu.operators.feature_rows import FeatureOperator
 from sdgpu.solvers.feature_solution import FeatureSolution, decompose_moments
 from sdgpu.solvers.moment_sums import MomentSums
-from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = ["StreamOptions", "features_for_sparse", "fit_features", "refuse_options"]
 
 PROBED = 2000  # rows from which the offset of targets is taken
-CERTIFIED, STEPS = 8, 5  # lam and steps at which the error is looked at
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,24 @@ def fit_features(
         kept: dict[str, Any] = {"kernel": kernel, "checkpoint": options.checkpoint}
         sums = _pass(source, feature_map, sums, backend, how={**how, "sample": sample}, **kept)
     fitted = _compared(fit_moments(sums, model, lams, watch, options), sums, sample, options)
-    again = source if source.rereadable else None
-    return replace(fitted, _model=replace(fitted._model, source=again))
+    if not source.rereadable:
+        return fitted
+    refit = _FitSums(model, replace(options, progress=None))
+    size: dict[str, Any] = {"rows": sums.rows, "memory": allowed}
+    folds = SourceFolds(source, feature_map, backend, precision, **size, refit=refit)
+    return replace(fitted, _model=replace(fitted._model, source=source, folds=folds))
+
+
+@dataclass(frozen=True, eq=False)
+class _FitSums:
+    """The same fit of other sums."""
+
+    model: FeatureModel
+    options: StreamOptions
+
+    def __call__(self, sums: MomentSums, lam: float) -> Fit:
+        watch = Stopwatch(self.model.backend.synchronize)
+        return fit_moments(sums, self.model, np.array([lam]), watch, self.options)
 
 
 def _sample(model: FeatureModel, seed: int) -> RowReservoir | None:
@@ -172,7 +188,7 @@ def _compared(
         return fitted
     operator, kernel, shares = fitted._model.operator, fitted.kernel, fitted.lams / sums.weight
     error = kernel_difference(
-        sample, kernel, operator.map, _some(shares), intercept=options.intercept
+        sample, kernel, operator.map, some_lams(shares), intercept=options.intercept
     )
     rows = len(sample.rows[0])
     status = f"{fitted.info.status}; on {rows} rows the kernel itself differs by {error:.1e}"
@@ -258,6 +274,7 @@ def _of_moments(
 
 def _source(X: Any, Y: Any, sample_weight: Any) -> tuple[RowSource, Template]:
     """What the rows come from, and where results go; nothing is read yet."""
+    warn_if_followed(X=X, Y=Y, sample_weight=sample_weight)
     source = as_source(X, Y, sample_weight)
     if not source.c:
         raise ValueError("the source has no targets: name a target, or pass Y")
@@ -318,7 +335,8 @@ def fit_moments(
         spectrum = decompose_moments(sums, backend, intercept=options.intercept)
     squares = float(sums.centred(intercept=options.intercept)[2].sum())
     solution = FeatureSolution(spectrum, sums.rows, sums.weight, squares, options.intercept)
-    error, status = _certificate(sums, solution, lams, precision, options)
+    trust: dict[str, Any] = {"intercept": options.intercept, "tol": options.tol}
+    error, status = feature_certificate(sums, solution, lams, precision, **trust)
     if not status.startswith("exact"):
         warnings.warn(status, stacklevel=5)
     mean = sums.feature_mean if options.intercept else np.zeros(k)
@@ -370,71 +388,3 @@ def _offset(source: RowSource) -> np.ndarray:
     for _, block in checked_blocks(source, PROBED):
         return to_numpy(block.Y).mean(axis=0)
     return np.zeros(source.c)
-
-
-def _certificate(
-    sums: MomentSums,
-    solution: FeatureSolution,
-    lams: np.ndarray,
-    precision: str,
-    options: StreamOptions,
-) -> tuple[float, str]:
-    """Relative error of the predictions at the training rows, the largest of some lam, and a sentence."""
-    G, _, _ = sums.centred(intercept=options.intercept)
-    errors = sums.centred_errors(intercept=options.intercept) if precision == "float32" else None
-    k, spectrum = len(G), solution.spectrum
-    found = {
-        float(lam): _relative_error(sums, spectrum, G, float(lam), errors) for lam in _some(lams)
-    }
-    lam = max(found, key=lambda lam: found[lam])
-    error = found[lam]
-    text = f"relative error about {error:.1e} at lam = {lam:g} against the same features in float64"
-    if error <= max(options.tol, 1e-3 if precision == "float32" else 0.0):
-        below = f"{spectrum.below_rounding} of {k} are below rounding"
-        return error, f"exact for these features: {text}; {below}"
-    remedy = "dtype='float64'" if precision == "float32" else "a larger smallest lam"
-    return error, f"inaccurate: {text}; take {remedy}"
-
-
-def _some(lams: np.ndarray) -> np.ndarray:
-    """A few of many lam, the smallest and the largest among them."""
-    some = np.unique(lams)
-    return some[np.unique(np.linspace(0, len(some) - 1, CERTIFIED).round().astype(int))]
-
-
-def _relative_error(
-    sums: MomentSums,
-    spectrum: Spectrum,
-    G: np.ndarray,
-    lam: float,
-    errors: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-) -> float:
-    """Of steps 1..5 at one lam, over the size of the first, of the output that has the largest.
-
-    With beta = (G + lam)^-1 B a change dG, dB of the sums moves it by (G + lam)^-1 (dB - dG beta), and the
-    predictions by the G-norm of that; they are made of features that are off by E, which moves them by
-    E beta. The next step has B = G beta, and so dB = dG beta + G d beta.
-    """
-    delta, Z, W = (to_numpy(x) for x in (spectrum.eigenvalues, spectrum.Z, spectrum.basis))
-    ridge = (delta + lam)[:, None]
-    z = (Z / column_units(Z)) / ridge  # squares of any targets stay inside float64
-    beta = W @ z
-    size = np.sqrt(np.maximum(np.einsum("kc,kc->c", beta, G @ beta), 0.0))
-    if not (size > 0).any():
-        return 0.0
-    error = float(np.finfo(float).eps) * (len(G) + np.sqrt(sums.rows)) * float(delta[-1]) / lam
-    if errors is None:
-        return float(error)
-    dG, dB, squares = errors
-    target, moved = dB / column_units(Z), np.zeros_like(Z)  # moved in coordinates of V sqrt(delta)
-    worst = 0.0
-    for _ in range(STEPS):
-        shift = dG @ beta
-        moved = (delta[:, None] * moved + W.T @ (target - shift)) / ridge
-        change = np.linalg.norm(moved, axis=0)
-        change += np.sqrt(np.maximum(np.einsum("kc,kc->c", beta, squares @ beta), 0.0))
-        relative = np.divide(change, size, out=np.zeros_like(change), where=size > 0)
-        worst = max(worst, float(relative.max(initial=0.0)))
-        z = delta[:, None] / ridge * z
-        beta, target = W @ z, shift
-    return error + worst

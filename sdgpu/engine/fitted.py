@@ -17,7 +17,8 @@ from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot
-from sdgpu.engine.path import Limit, Model, Path, limit_of
+from sdgpu.engine.model import Model
+from sdgpu.engine.path import Limit, Path, limit_of
 from sdgpu.engine.requests import (
     afford_joint,
     afford_steps,
@@ -103,7 +104,7 @@ class Fit:
         solution = self._solution.with_targets(targets)
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
         info = replace(self.info, c=int(Y_rows.shape[1]))
-        model = replace(self._model, template=template, offset=offset)
+        model = replace(self._model, template=template, offset=offset, folds=None)
         return replace(self, info=info, _solution=solution, _model=model)
 
     @underflow_is_zero

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.certificate import Certificate, certify
+from sdgpu.engine.cross_intervals import ArrayFolds
 from sdgpu.engine.feature_fitting import (
     StreamOptions,
     features_for_sparse,
@@ -27,8 +28,8 @@ from sdgpu.engine.feature_fitting import (
     refuse_options,
 )
 from sdgpu.engine.fitted import Fit
+from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
-from sdgpu.engine.path import Model
 from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow, least_norm_method
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
@@ -147,7 +148,8 @@ def fit(
     Warns
     -----
     UserWarning
-        If the result is not as accurate as asked; `info.status` says the same and what to try.
+        If the result is not as accurate as asked; `info.status` says the same and what to try. If X or Y
+        is a tensor that requires a gradient: none flows through a fit.
 
     Raises
     ------
@@ -255,6 +257,7 @@ def _decompose(
     data = problem.data
     how = {"offset": data.offset, "weighting": data.weighting}
     model = Model(data.hold(plan, backend), backend, template, context["memory"], **how)
+    model = replace(model, folds=_fold_fits(problem, context["memory"]))
     return Fit(
         kernel=problem.data.kernel,
         lams=lams,
@@ -263,6 +266,43 @@ def _decompose(
         _model=model,
         _progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class _FitAgain:
+    """The same fit of other rows."""
+
+    kernel: Kernel
+    options: dict[str, Any]
+
+    def __call__(self, X: Any, Y: Any, weights: Any, lam: float) -> Fit:
+        return fit(X, Y, self.kernel, [lam], sample_weight=weights, **self.options)
+
+
+def _fold_fits(problem: Problem, memory: int) -> ArrayFolds | None:
+    """What fits without folds of the rows are made by; a decomposition says all of that itself."""
+    plan, data, solver = problem.plan, problem.data, problem.solver
+    if solver is None and plan.method in EXACT_METHODS:
+        return None
+    weighting, Y = data.weighting, data.home.asarray(data.Y)
+    weights, intercept = None, False
+    if weighting is not None:
+        intercept = weighting.intercept
+        Y = weighting.values(Y) if data.offset is None else weighting.values(Y) + data.offset
+        weights = weighting.roots**2 if weighting.weighted else None
+    options: dict[str, Any] = {
+        "intercept": intercept,
+        "method": solver or plan.method,
+        "operator": data.make or plan.operator,
+        "device": data.home,
+        "memory": memory,
+        "seed": problem.seed,
+        "probes": problem.probes,
+    }
+    if solver is None:
+        options |= {"tol": plan.tol, "dtype": plan.precision, "steps": plan.steps}
+    again = _FitAgain(data.kernel, options)
+    return ArrayFolds(data.kernel, data.X, Y, weights, data.home, refit=again)
 
 
 def _solve(problem: Problem) -> Solved | None:

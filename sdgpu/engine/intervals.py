@@ -45,13 +45,14 @@ def jackknife_interval(
     *,
     coverage: float,
 ) -> Interval:
-    """See :meth:`sdgpu.engine.path.Path.interval`; `model` is a :class:`sdgpu.engine.path.Model`."""
+    """See :meth:`sdgpu.engine.path.Path.interval`; `model` is a :class:`sdgpu.engine.model.Model`."""
     share = number("coverage", coverage)
     if not 0 < share < 1:
         raise ValueError(f"coverage={coverage!r} must be between 0 and 1")
-    if spectrum is None or not spectrum.holds_kernel or model.source is not None:
+    if spectrum is None or not spectrum.holds_kernel or spectrum.method == "features":
         raise ValueError(
-            "intervals need all eigenvectors, as fits without each row do: fit with method='eigh', lam > 0"
+            "intervals need all eigenvectors, as fits without each row do: fit with method='eigh', "
+            "lam > 0, or pass folds=10"
         )
     n, c = int(spectrum.basis.shape[0]), int(spectrum.Z.shape[1])
     weighting = model.weighting

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource
-from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
+from sdgpu.backend.sealed_tensors import read_tensors, tensor_path, write_tensors
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.backend.storage import check_writable
 from sdgpu.engine.streaming import block_rows, sample_rows, sum_rows, takes_sparse
@@ -191,7 +190,7 @@ class Moments:
         OSError
             If the folder cannot be written, or the disk is full: what stood there is untouched.
         """
-        target = _named(path)
+        target = tensor_path(path)
         check_writable(target)
         (stored, numbers), (description, arrays) = self.sums.state(), self.map.state()
         stored = stored | {f"map.{name}": array for name, array in arrays.items()}
@@ -258,7 +257,7 @@ def open_moments(path: str | os.PathLike[str], *, device: str | Backend = "auto"
     ValueError
         If it is damaged, or holds something else: names the file.
     """
-    source = _named(path)
+    source = tensor_path(path)
     arrays, metadata = read_tensors(source, "moments")
     try:
         if metadata["moments"] != FORMAT:
@@ -280,10 +279,3 @@ def open_moments(path: str | os.PathLike[str], *, device: str | Backend = "auto"
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{source} holds no moments: {error}") from error
     return moments
-
-
-def _named(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.suffix != ".safetensors":
-        raise ValueError(f"path={str(target)!r} must end in .safetensors")
-    return target

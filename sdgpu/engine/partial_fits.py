@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from sdgpu.backend.checks import positive
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.moments import Moments
-from sdgpu.engine.path import Predictor
+from sdgpu.engine.predictor import Predictor
 
 __all__ = ["PartialClassification", "PartialFit", "PartialRegression"]
 

@@ -6,116 +6,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import Template, targets
-from sdgpu.backend.backends import Backend, give_back
+from sdgpu.backend.arrays import targets
+from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import integer, positive
-from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.backend.rows import RowSource
-from sdgpu.backend.sparse_rows import is_csr
-from sdgpu.distill.filters import dual_filter, flat_product, limit_exists, limit_rate
+from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
 from sdgpu.distill.variance import Variance, variances
+from sdgpu.engine.cross_intervals import cross_interval
 from sdgpu.engine.intervals import Interval, jackknife_interval
-from sdgpu.operators.weighted_rows import RowWeighting
+from sdgpu.engine.model import Model
+from sdgpu.engine.predictor import Predictor
 from sdgpu.solvers.solution import DistillationChain, Solution
 
-__all__ = ["Limit", "Model", "Path", "Predictor", "limit_of"]
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """What predictions need: the kernel between rows, where to compute, and how to give back.
-
-    Attributes
-    ----------
-    operator : Operator or FeatureOperator
-        Of weighted rows a :class:`~sdgpu.operators.weighted_rows.WeightedOperator`, and `weighting` theirs.
-    backend : Backend
-    template : Template
-    memory : int
-        Bytes.
-    offset : array (c,) or None
-        Added to all predictions: the intercept.
-    source : RowSource or None
-        The training rows, where they can be read again.
-    weighting : RowWeighting or None
-        What lies between the rows and the problem that was solved.
-    """
-
-    operator: Any
-    backend: Backend
-    template: Template
-    memory: int
-    offset: Any = None
-    source: RowSource | None = None
-    weighting: RowWeighting | None = None
-
-    def row_coefficients(self, dual: Any) -> Any:
-        """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""
-        return dual if self.weighting is None else self.weighting.coefficients(dual)
-
-    def row_values(self, values: Any, dual: Any) -> Any:
-        """Values at the rows themselves (.., n, c); what rows of weight 0 have, `dual` predicts."""
-        if self.weighting is not None:
-            values = self.weighting.values(values)
-            if len(self.weighting.absent):
-                absent = self.weighting.absent
-                there = self.operator.at_rows(absent, dual())
-                values = self.backend.xp.asarray(values, copy=True)
-                for number, row in enumerate(absent):
-                    values[..., int(row), :] = there[..., number, :]
-        return values if self.offset is None else values + self.offset
-
-    def afford(self, numbers: int, what: str) -> None:
-        """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
-        require(16 * numbers, self.memory, what, "ask for fewer steps, rows or outputs at once")
-
-    def on_device(self, rows: Any) -> Any:
-        """Checked rows where features or kernel values are made of them."""
-        return rows if is_csr(rows) else self.backend.asarray(rows)
-
-    @underflow_is_zero
-    def predict(self, dual: Any, X_new: Any) -> Any:
-        """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library."""
-        rows = self.template.rows(X_new, "X_new", self.operator.d, empty=True)
-        columns = int(np.prod(dual.shape)) // self.operator.n
-        self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
-        values = _product(self.operator.cross(self.on_device(rows)), dual)
-        return give_back(self.template, values if self.offset is None else values + self.offset)
-
-
-def _product(cross: Any, dual: Any) -> Any:
-    """kappa(X_new, X) dual, by smaller numbers where partial sums overflow though the sum does not."""
-    xp = compat.array_namespace(dual)
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = flat_product(cross, dual)
-    finite = xp.isfinite(product)
-    if bool(xp.all(finite)) or not bool(xp.all(xp.isfinite(dual))):
-        return product
-    return xp.where(finite, product, flat_product(cross, dual * 2.0**-200) * 2.0**200)
-
-
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """One step of a path without its spectrum: X and n c numbers, small enough to keep or pickle."""
-
-    _model: Model = field(repr=False)
-    _dual: Any = field(repr=False)
-
-    @property
-    @underflow_is_zero
-    def dual(self) -> Any:
-        """Dual coefficients (n, c), in the caller's library."""
-        dual = self._model.row_coefficients(self._dual)
-        return give_back(self._model.template, dual, copy=True)
-
-    @underflow_is_zero
-    def predict(self, X_new: Any) -> Any:
-        """Predictions at new rows (m, d): (m, c)."""
-        return self._model.predict(self._dual, X_new)
+__all__ = ["Limit", "Path", "limit_of"]
 
 
 class Functions:
@@ -164,6 +69,36 @@ class Functions:
         array (T, m, c)
         """
         return self._model.predict(self._chain.dual, X_new)
+
+    @underflow_is_zero
+    def gradient(self, X_new: Any) -> Any:
+        """Derivatives d f(x; 1..T) / d x at new rows, exact, in float64 inside.
+
+        Parameters
+        ----------
+        X_new : array_like (m, d)
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        array (T, m, c, d)
+            For 1-D targets (T, m, d).
+
+        Raises
+        ------
+        ValueError
+            For a precomputed kernel, features or a kernel that torch cannot follow, and at a row where
+            there is no derivative: a row of zeros of a kernel of angles.
+        MemoryError
+
+        Notes
+        -----
+        m n (d + 2) T c multiplications, in blocks: no array (m, n, d) is made. Where a kernel has a kink,
+        at a training row, the mean of its slopes to all sides is taken, 0
+        (:mod:`sdgpu.kernels.derivatives`). Where X_new is a tensor of torch that requires a gradient,
+        :meth:`predict` has a graph, which costs m n (d + T c) on the way back.
+        """
+        return self._model.gradient(self._chain.dual, X_new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,11 +153,15 @@ class Path(Functions):
         return _variance(self, self._model, self._chain, X_new, noise, prior=prior)
 
     @underflow_is_zero
-    def interval(self, X_new: Any, coverage: float = 0.9) -> Interval:
-        """Intervals of new targets at new rows, for every step, by the jackknife+ (Barber et al. 2021).
+    def interval(
+        self, X_new: Any, coverage: float = 0.9, *, folds: Any = None, seed: int = 0
+    ) -> Interval:
+        """Intervals of new targets at new rows, for every step: jackknife+ and CV+ (Barber et al. 2021).
 
         The fits without each training row are exact, for later steps too: formulas in
-        :mod:`sdgpu.distill.jackknife_plus`. Nothing is assumed of the noise.
+        :mod:`sdgpu.distill.jackknife_plus`. Nothing is assumed of the noise. With `folds`, for any n and
+        method, fits without each fold: from the same decomposition by method="eigh" and "primal", from sums
+        over the rows of each fold with `features`, else by a fit for each.
 
         Parameters
         ----------
@@ -230,6 +169,11 @@ class Path(Functions):
             As in :meth:`predict`.
         coverage : float, default 0.9
             Share of new targets that lie inside, in (0, 1).
+        folds : int or array_like (n,), optional
+            CV+ with so many folds of rows drawn at random, or with these labels: rows of one label, of one
+            patient say, are left out together. n folds are the jackknife+.
+        seed : int, default 0
+            Of the draw.
 
         Returns
         -------
@@ -239,15 +183,20 @@ class Path(Functions):
         Raises
         ------
         ValueError
-            For too few training rows (9 for 0.9), a row that determines itself, or unless all eigenvectors
-            are known (method="eigh").
+            For too few training rows (9 for 0.9), a row that determines itself, without `folds` unless all
+            eigenvectors are known (method="eigh"), and with them where the rows are gone.
         MemoryError
 
         Notes
         -----
-        n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak. Rows of weight 0 have no say.
+        n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak; with K folds n^2 (n + K T c), or K fits,
+        or one pass for the sums of the folds and one for their errors. Rows of weight 0 have no say.
         """
         spectrum = self._chain.spectrum
+        if folds is not None:
+            path = (self.lam, self.alphas)
+            how: dict[str, Any] = {"coverage": coverage, "folds": folds, "seed": seed}
+            return cross_interval(self._model, spectrum, path, X_new, **how)
         return jackknife_interval(
             self._model, spectrum, self.lam, self.alphas, X_new, coverage=coverage
         )
@@ -305,6 +254,17 @@ class Limit:
     def predict(self, X_new: Any) -> Any:
         """f(x; inf) at new rows (m, d): (m, c)."""
         return self._model.predict(self._dual_and_fitted[0], X_new)
+
+    @underflow_is_zero
+    def gradient(self, X_new: Any) -> Any:
+        """d f(x; inf) / d x at new rows (m, d): (m, c, d); see :meth:`Path.gradient`."""
+        return self._model.gradient(self._dual_and_fitted[0], X_new)
+
+    @underflow_is_zero
+    def predictor(self) -> Predictor:
+        """The limit as a small object that only predicts."""
+        xp = self._model.backend.xp
+        return Predictor(self._model, xp.asarray(self._dual_and_fitted[0], copy=True))
 
     @cached_property
     def _dual_and_fitted(self) -> tuple[Any, Any]:

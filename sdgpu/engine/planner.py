@@ -21,8 +21,8 @@ from sdgpu.engine.calibration import calibrate, with_compiled_loop
 from sdgpu.engine.costs import Option, Task, features_option
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps.explicit import own_size
-from sdgpu.kernels.kernel import row_copies
 from sdgpu.kernels.kernel_matrices import may_be_compiled
+from sdgpu.kernels.row_preparation import row_copies
 from sdgpu.operators import Operator
 from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
 from sdgpu.solvers.eigh import Eigh

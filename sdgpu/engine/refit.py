@@ -13,7 +13,8 @@ from sdgpu.backend.checks import positive, schedule
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.recursion import recursion
-from sdgpu.engine.path import Model, Path
+from sdgpu.engine.model import Model
+from sdgpu.engine.path import Path
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.operators.dense import DenseOperator
 from sdgpu.solvers.cholesky import Cholesky

@@ -19,7 +19,7 @@ from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.distill.limit_interpolation import limit_nodes
-from sdgpu.engine.path import Model
+from sdgpu.engine.model import Model
 from sdgpu.engine.training_data import row_weighting
 from sdgpu.selection.class_scores import several_classes
 from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out

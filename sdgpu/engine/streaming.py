@@ -29,6 +29,7 @@ from sdgpu.solvers.moment_sums import MomentSums
 __all__ = [
     "block_moments",
     "block_rows",
+    "brought",
     "feature_bytes",
     "read_rows",
     "sample_rows",
@@ -122,7 +123,7 @@ def sum_rows(
         start, block = item
         # of targets far from 0 (dates, energies) little would be left in float32
         offset = to_numpy(block.Y).mean(axis=0)
-        block = replace(block, X=_brought(block.X, backend))
+        block = replace(block, X=brought(block.X, backend))
         audited = (start // rows) % AUDIT == 0
         return block_moments(block, features, offset, precision=precision, audited=audited)
 
@@ -157,7 +158,7 @@ def block_moments(
     return sums
 
 
-def _brought(X: Any, backend: Backend) -> Any:
+def brought(X: Any, backend: Backend) -> Any:
     """Rows where features are made, in the precision in which they came; sparse rows stay on the host."""
     if is_csr(X):
         return X

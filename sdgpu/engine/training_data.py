@@ -10,7 +10,7 @@ import array_api_compat as compat
 
 from sdgpu.backend.arrays import dtype_name, may_share, targets
 from sdgpu.backend.backends import Backend
-from sdgpu.backend.conversion import rounded_to
+from sdgpu.backend.conversion import rounded_to, warn_if_followed
 from sdgpu.backend.copying import without_caches
 from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.engine.planner import EXACT_METHODS, Plan
@@ -120,6 +120,7 @@ def row_weighting(
     """
     if sample_weight is None and not intercept:
         return None
+    warn_if_followed(sample_weight=sample_weight)
     n, xp = int(X.shape[0]), backend.xp
     if sample_weight is None:
         weights = xp.ones(n, dtype=xp.float64, device=backend.device)

@@ -27,7 +27,9 @@ __all__ = [
     "inner_rows",
     "l1_distance",
     "mark_opposite",
+    "near_pairs",
     "product",
+    "reciprocal_sine",
     "recompute_near",
 ]
 
@@ -109,14 +111,18 @@ def recompute_near(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
     The expansion has lost a third of its digits where |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2), and a
     square root makes the 1e-16 that is left of zero into 1e-8.
     """
-    xp = compat.array_namespace(tile)
-    d = a.right.shape[1] - 2
-    limit = float(xp.finfo(tile.dtype).eps) ** (1 / 3)
-    near = sign * tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
-    left, right = xp.nonzero(near)
+    near = near_pairs(tile, a, b, sign)
+    left, right = compat.array_namespace(tile).nonzero(near)
     if left.shape[0]:
         tile[near] = sign * _squared_sums(a, b, left, right, -1)
     return tile
+
+
+def near_pairs(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
+    """Where |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2), for a tile of sign |x - x'|^2."""
+    d = a.right.shape[1] - 2
+    limit = float(compat.array_namespace(tile).finfo(tile.dtype).eps) ** (1 / 3)
+    return sign * tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
 
 
 def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
@@ -144,6 +150,17 @@ def chords(tile: Any, *, marked: bool) -> tuple[Any, Any]:
         across = where(opposite, -tile, 4.0 - tile)
         return clip_(where(opposite, 4.0 + tile, tile), 0.0, 4.0), clip_(across, 0.0, 4.0)
     return clip_(tile, 0.0, 4.0), None
+
+
+def reciprocal_sine(tile: Any) -> Any:
+    """1 / sin theta from |u - u'|^2 of unit rows; 0 for the angles 0 and pi, to rounding."""
+    xp = compat.array_namespace(tile)
+    chord, across = chords(tile, marked=True)
+    squares = chord * (4.0 - chord if across is None else across)  # (2 sin theta)^2
+    apart = squares > (16 * float(xp.finfo(tile.dtype).eps)) ** 2
+    return xp.where(
+        apart, 2 / xp.sqrt(xp.where(apart, squares, xp.ones_like(squares))), 0 * squares
+    )
 
 
 def _may_be_negative(tile: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
-from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
+from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows, reciprocal_sine
 from sdgpu.kernels.elementwise import atan2, can_choose, root, sqrt_, where
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
@@ -33,11 +33,17 @@ class Linear(Profile):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        return scaled_rows(X, None, self.lengthscale), None
+
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _plain_rows(X, self.lengthscale)
+        return inner_rows(self.coordinates(X, centre)[0])
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return tile
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return compat.array_namespace(tile).ones_like(tile), None
 
     def diagonal(self, rows: Rows) -> Any:
         return rows.norms
@@ -71,11 +77,18 @@ class Polynomial(Profile):
         object.__setattr__(self, "coef0", positive("coef0", self.coef0, zero=True))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        return scaled_rows(X, None, self.lengthscale), None
+
     def rows(self, X: Any, centre: Any) -> Rows:
-        return _plain_rows(X, self.lengthscale)
+        return inner_rows(self.coordinates(X, centre)[0])
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return (self.gamma * tile + self.coef0) ** self.degree
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        inner = self.gamma * tile + self.coef0
+        return self.gamma * self.degree * inner ** (self.degree - 1), None
 
     def diagonal(self, rows: Rows) -> Any:
         return (self.gamma * rows.norms + self.coef0) ** self.degree
@@ -97,12 +110,23 @@ class Cosine(Profile):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         unit, norms, _ = unit_rows(X, self.lengthscale)
+        return unit, norms
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms = self.coordinates(X, centre)
         return replace(inner_rows(unit), norms=norms)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return tile
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        return False  # a jump
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return compat.array_namespace(tile).ones_like(tile), None
 
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
@@ -142,9 +166,13 @@ class ArcCosine(Profile):
             raise ValueError(f"degree={self.degree} has no closed form here: use 0, 1 or 2")
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         unit, norms, largest = unit_rows(X, self.lengthscale)
-        return replace(distance_rows(unit), norms=norms * largest * largest)
+        return unit, norms * largest * largest
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms = self.coordinates(X, centre)
+        return replace(distance_rows(unit), norms=norms)
 
     @property
     def defined_at_zero(self) -> bool:
@@ -170,6 +198,26 @@ class ArcCosine(Profile):
             value = value * (lengths if self.degree == 1 else lengths * lengths)
         return value
 
+    @property
+    def smooth_at_zero(self) -> bool:
+        return self.degree == 2
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        # by the squared chord, d theta = d chord / (2 sin theta), which J_1' and J_2' have too
+        if self.degree == 0:
+            tile = self._right_angle_at_zero(tile, a_norms, b_norms)
+            return -reciprocal_sine(tile) / (2 * math.pi), None
+        chord, _ = chords(tile, marked=False)
+        theta = 2.0 * atan2(root(chord), root(4.0 - chord))
+        p, lengths = a_norms, root(a_norms) * root(b_norms)
+        nonzero = compat.array_namespace(p).where(p > 0, p, 1.0)
+        if self.degree == 1:
+            slope = -(math.pi - theta) / (2 * math.pi) * lengths
+            return slope, self._angle(chord, 4.0 - chord) * lengths / (2 * nonzero)
+        # the angle works in place
+        slope = -2 * ArcCosine(1)._angle(chord * 1.0, 4.0 - chord) * lengths * lengths
+        return slope, self._angle(chord, 4.0 - chord) * b_norms
+
     def rounding(self, rows: Rows) -> float:
         return super().rounding(rows) + 8.0 * self.degree
 
@@ -194,10 +242,6 @@ class ArcCosine(Profile):
         if not can_choose(chord):
             return chord  # KeOps refuses rows of zeros for degree 0
         return where((a_norms > 0) & (b_norms > 0), chord, 2.0)
-
-
-def _plain_rows(X: Any, lengthscale: Any) -> Rows:
-    return inner_rows(scaled_rows(X, None, lengthscale))
 
 
 def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:

@@ -70,10 +70,12 @@ def where(condition: Any, values: Any, others: Any) -> Any:
 def clip_(tile: Any, low: float | None, high: float | None) -> Any:
     """Clamp to [low, high], in place where the library can."""
     if compat.is_torch_array(tile):
-        return tile.clamp_(low, high)
+        return tile.clamp(low, high) if tile.requires_grad else tile.clamp_(low, high)
     if not compat.is_array_api_obj(tile):
         if hasattr(tile, "clip"):  # a vector of machine code
             return tile.clip(low, high)
+        if low is not None and high is not None:
+            return tile.clamp(low, high)  # 4 - (4 - x) would lose the digits of a small x
         tile = tile if low is None else (tile - low).relu() + low
         return tile if high is None else high - (high - tile).relu()
     xp = compat.array_namespace(tile)
@@ -105,7 +107,12 @@ def _in_place(name: str, tile: Any) -> Any:
     if not compat.is_array_api_obj(tile):
         return getattr(tile, name)()  # a lazy tensor of KeOps
     function = getattr(compat.array_namespace(tile), name)
-    return function(tile) if _standard(tile) else function(tile, out=tile)
+    return function(tile) if _standard(tile) or _recorded(tile) else function(tile, out=tile)
+
+
+def _recorded(tile: Any) -> bool:
+    """Whether torch keeps the tile for a derivative: what was overwritten would be lost."""
+    return bool(getattr(tile, "requires_grad", False))
 
 
 def _standard(tile: Any) -> bool:

@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
-from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows
+from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, reciprocal_sine
 from sdgpu.kernels.dot_product import unit_rows
 from sdgpu.kernels.elementwise import asin, atan2, clip_, root, sqrt_, where
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
 __all__ = ["NNGP", "NTK"]
+
+
+class _WideLayer(NamedTuple):
+    """One layer of pairs of rows: squared length of x, and of the angle before and after."""
+
+    p: Any
+    length: Any
+    gap: Any
+    sine: Any
+    supplement: Any
+    A: Any
+    layer_gap: Any
+
+
+class _ChordSlopes(NamedTuple):
+    """Derivatives by the squared chord and by the squared length of x."""
+
+    chord: Any
+    length: Any
 
 
 @dataclass(frozen=True)
@@ -44,25 +63,27 @@ class _ReLU(Profile):
         object.__setattr__(self, "bias_var", positive("bias_var", self.bias_var, zero=True))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         xp = compat.array_namespace(X)
         values = scaled_rows(X, None, self.lengthscale) * math.sqrt(self.weight_var / X.shape[1])
         if self.bias_var:
             bias = xp.full_like(values[:, :1], math.sqrt(self.bias_var))
             values = xp.concat([values, bias], axis=1)
         unit, norms, largest = unit_rows(values)
-        return replace(distance_rows(unit), norms=norms * largest * largest)
+        return unit, norms * largest * largest
 
-    def _layers(self, tile: Any, p: Any, q: Any) -> tuple[Any, Any]:
-        """NNGP and NTK from squared chords of unit rows; p and q are the squared lengths."""
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms = self.coordinates(X, centre)
+        return replace(distance_rows(unit), norms=norms)
+
+    def _angles(self, tile: Any, p: Any, q: Any) -> Iterator[_WideLayer]:
+        """The layers in turn, from squared chords of unit rows; p and q are the squared lengths."""
         w, b = self.weight_var, self.bias_var
         chord, across = chords(tile, marked=self.exact_opposite)
         opposite = across is not None  # of some pairs
         wide = opposite or _reaches(chord, 3.5)
         gap = chord / 2
         length = root(p) * root(q)  # p q may leave the range
-        S = length * (1 - gap)
-        tangent = S
         for layer in range(self.depth):
             if layer == 0 and wide:  # sine and angle must both be right for angles near pi
                 across = across if opposite else 4.0 - chord
@@ -80,8 +101,7 @@ class _ReLU(Profile):
             # 1 - (sin theta + (pi - theta) cos theta) / pi, without cancellation
             layer_gap = gap + (theta * (1 - gap) - sine) / math.pi
             A = (w / 2) * length
-            S = A * (1 - layer_gap) + b
-            tangent = S + (w / (2 * math.pi)) * supplement * tangent
+            yield _WideLayer(p, length, gap, sine, supplement, A, layer_gap)
             A1, A2 = w / 2 * p, w / 2 * q
             p, q = A1 + b, A2 + b
             length = root(p) * root(q)
@@ -91,7 +111,65 @@ class _ReLU(Profile):
                 difference = root(A1) - root(A2)
                 gap = (b * difference * difference / (length + A + b) + A * layer_gap) / length
             gap = clip_(gap, 0.0, 2.0)
+
+    def _layers(self, tile: Any, p: Any, q: Any) -> tuple[Any, Any]:
+        """NNGP and NTK from squared chords of unit rows; p and q are the squared lengths."""
+        w, b, tangent = self.weight_var, self.bias_var, None
+        for layer in self._angles(tile, p, q):
+            tangent = layer.length * (1 - layer.gap) if tangent is None else tangent
+            S = layer.A * (1 - layer.layer_gap) + b
+            tangent = S + (w / (2 * math.pi)) * layer.supplement * tangent
         return S, tangent
+
+    def _layer_slopes(self, tile: Any, p: Any, q: Any) -> tuple[_ChordSlopes, _ChordSlopes]:
+        """Their derivatives by the squared chord and by p.
+
+        Of cos theta = 1 - gap derivatives stay finite: d(layer_gap) = (pi - theta) / pi d(gap), and with
+        A1 = w p / 2, p' = A1 + b and cos theta' = (A (1 - layer_gap) + b) / L',
+
+            d(gap') = (A d(layer_gap) + b (1 - A (1 - layer_gap) / A1) dp' / (2 p')) / L'.
+
+        Only d(theta) = d(gap) / sin theta does not; it is 0 at the angles 0 and pi of the data.
+        """
+        w, b = self.weight_var, self.bias_var
+        bend = reciprocal_sine(tile) if self.exact_opposite else None
+        dp, gap, tangent, slopes = 1.0, _ChordSlopes(0.5, 0.0), None, _ChordSlopes(0.0, 0.0)
+        for number, layer in enumerate(self._angles(tile, p, q)):
+            L, A, cosine = layer.length, layer.A, 1 - layer.layer_gap
+            grown = dp / (2 * layer.p)  # d L / L by the length of x alone
+            if tangent is None:
+                S = L * (1 - layer.gap)
+                tangent, slopes = S, _ChordSlopes(-L / 2, S * grown)
+            step = layer.supplement / math.pi
+            inner = _ChordSlopes(step * gap.chord, step * gap.length)
+            S = A * cosine + b
+            S_slopes = _ChordSlopes(-A * inner.chord, A * cosine * grown - A * inner.length)
+            if bend is not None:
+                turn = bend if number == 0 else _reciprocal(layer.sine)
+                turn = turn * (w / (2 * math.pi)) * tangent
+                rate = (w / (2 * math.pi)) * layer.supplement
+                slopes = _ChordSlopes(
+                    S_slopes.chord + rate * slopes.chord - turn * gap.chord,
+                    S_slopes.length + rate * slopes.length - turn * gap.length,
+                )
+                tangent = S + rate * tangent
+            after, A1 = w / 2 * layer.p + b, w / 2 * layer.p
+            dp = w / 2 * dp
+            across = root(after) * root(w / 2 * q + b)
+            gap = (
+                _ChordSlopes(
+                    A * inner.chord / across,
+                    (A * inner.length + b * (1 - A * cosine / A1) * dp / (2 * after)) / across,
+                )
+                if b
+                else inner
+            )
+            q = w / 2 * q + b
+        return S_slopes, slopes
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        return self.bias_var > 0
 
     def rounding(self, rows: Rows) -> float:
         return super().rounding(rows) + 8.0 * self.depth
@@ -138,6 +216,9 @@ class NNGP(_ReLU):
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return self._layers(tile, a_norms, b_norms)[0]
 
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return self._layer_slopes(tile, a_norms, b_norms)[0]
+
     def diagonal(self, rows: Rows) -> Any:
         return self._diagonals(rows)[0]
 
@@ -165,8 +246,17 @@ class NTK(_ReLU):
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return self._layers(tile, a_norms, b_norms)[1]
 
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return self._layer_slopes(tile, a_norms, b_norms)[1]
+
     def diagonal(self, rows: Rows) -> Any:
         return self._diagonals(rows)[1]
+
+
+def _reciprocal(sine: Any) -> Any:
+    """1 / sine, 0 for 0."""
+    xp, apart = compat.array_namespace(sine), sine > 0
+    return xp.where(apart, 1 / xp.where(apart, sine, xp.ones_like(sine)), 0 * sine)
 
 
 def _reaches(tile: Any, limit: float) -> bool:

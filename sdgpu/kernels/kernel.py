@@ -5,37 +5,28 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import beside, dtype_name, inputs, same_place, slices
+from sdgpu.backend.arrays import beside, dtype_name, inputs, same_place
 from sdgpu.backend.checks import positive
 from sdgpu.backend.conversion import column_names, same_columns
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.kernels.augmented_rows import (
-    BLOCK,
-    Rows,
-    l1_distance,
-    mark_opposite,
-    product,
-    recompute_near,
+from sdgpu.kernels.augmented_rows import Rows, l1_distance, mark_opposite, product, recompute_near
+from sdgpu.kernels.derivatives import (
+    by_autograd,
+    coordinates_of,
+    profile_slopes,
+    pulled_back,
+    require_finite,
+    statistic_slopes,
 )
 
-__all__ = [
-    "Kernel",
-    "Product",
-    "Profile",
-    "Scaled",
-    "Sum",
-    "lengthscales",
-    "ready_rows",
-    "row_copies",
-    "scaled_rows",
-]
+__all__ = ["Kernel", "Product", "Profile", "Scaled", "Sum", "lengthscales", "scaled_rows"]
 
 
 class Kernel(ABC):
@@ -99,6 +90,25 @@ class Kernel(ABC):
     def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
         """The same sums and products of leaf(part, its rows) for each part, a :class:`Profile`."""
         raise TypeError(f"{type(self).__name__} has no formula")
+
+    def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
+        """sum_j factor_ij W_jr d kappa(x_i, x_j) / d x_i, (b, r, d); see :mod:`sdgpu.kernels.derivatives`.
+
+        Parameters
+        ----------
+        X : tensor (b, d)
+            Of torch, in float64, as the kernel's own rows `rows` (n) are; `centre` as in :meth:`rows`.
+        W : tensor (n, r)
+        factor : tensor (b, n), optional
+            Of pairs.
+
+        Raises
+        ------
+        ValueError
+            Where there is no derivative.
+        """
+        name = type(self).__name__
+        return by_autograd(lambda x: self.tile(self.rows(x, centre), rows), name, X, (factor, W))
 
     @underflow_is_zero
     def __call__(self, A: Any, B: Any = None) -> Any:
@@ -235,6 +245,10 @@ class Sum(_Combination):
     kernels: tuple[Kernel, ...]
     join: ClassVar[Callable[[Any, Any], Any]] = staticmethod(operator.add)
 
+    def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
+        operands = zip(self.kernels, rows.parts, strict=True)
+        return sum(kernel.gradient(X, centre, part, W, factor=factor) for kernel, part in operands)
+
 
 @dataclass(frozen=True)
 class Product(_Combination):
@@ -242,6 +256,20 @@ class Product(_Combination):
 
     kernels: tuple[Kernel, ...]
     join: ClassVar[Callable[[Any, Any], Any]] = staticmethod(operator.mul)
+
+    def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
+        operands = list(zip(self.kernels, rows.parts, strict=True))
+        values = [kernel.tile(kernel.rows(X, centre), part) for kernel, part in operands]
+        total = 0.0
+        for number, (kernel, part) in enumerate(operands):
+            others = (
+                *values[:number],
+                *values[number + 1 :],
+                *(() if factor is None else (factor,)),
+            )
+            own = reduce(operator.mul, others) if others else None
+            total = total + kernel.gradient(X, centre, part, W, factor=own)
+        return total
 
 
 class Profile(Kernel):
@@ -259,12 +287,53 @@ class Profile(Kernel):
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         """The kernel values from the statistic."""
 
-    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        """What the statistic is taken of (n, e), and |x|^2 (n,) or None: :meth:`rows` without augmentation.
+
+        By operations that torch can trace, where a kernel says it itself.
+        """
+        rows = self.rows(X, centre)
+        return coordinates_of(self, rows), rows.norms
+
+    def statistics(self, a: Rows, b: Rows, out: Any = None) -> Any:
+        """The statistic of all pairs, (len(a), len(b)): what the profile takes."""
         tile = l1_distance(a, b) if self.statistic == "l1" else product(a, b, out)
         if self.exact_near or a.far or b.far:
             tile = recompute_near(tile, a, b, self.sign)
-        if self.exact_opposite:
-            tile = mark_opposite(tile, a, b)
+        return mark_opposite(tile, a, b) if self.exact_opposite else tile
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        """Derivatives of :meth:`profile` by the statistic, and by a_norms where there are norms; (a, b).
+
+        By torch, unless a kernel knows better; 0 at a kink.
+        """
+        slopes = profile_slopes(self.profile, tile, a_norms, b_norms)
+        for part in slopes:
+            if part is not None:
+                require_finite(part, type(self).__name__)
+        return slopes
+
+    def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
+        a = self.rows(X, centre)
+        if a.norms is not None and not self.smooth_at_zero and bool((a.norms == 0).any()):
+            row = int((a.norms == 0).nonzero()[0, 0])
+            raise ValueError(
+                f"{type(self).__name__} has no derivative at row {row} of the new rows, which is zero "
+                "or whose square is"
+            )
+        total, lengths = statistic_slopes(self, a, rows, factor, W)
+
+        def ready(x: Any) -> list[Any]:
+            values, norms = self.coordinates(x, centre)
+            return [values, *(() if lengths is None else (norms,))]
+
+        def cotangents(r: int, _: Any) -> list[Any]:
+            return [total[:, r], *(() if lengths is None else (lengths[:, r],))]
+
+        return pulled_back(ready, X, cotangents, int(W.shape[1]))
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        tile = self.statistics(a, b, out)
         if same and self.distance:
             tile = set_zero_diagonal(tile)
         if a.norms is None:
@@ -281,6 +350,11 @@ class Profile(Kernel):
     @property
     def defined_at_zero(self) -> bool:
         """Whether the profile alone gives the values of rows of zeros."""
+        return True
+
+    @property
+    def smooth_at_zero(self) -> bool:
+        """Whether there is a derivative at rows of zeros."""
         return True
 
     @property
@@ -330,6 +404,9 @@ class Scaled(Kernel):
         tile *= self.scale
         return tile
 
+    def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
+        return self.kernel.gradient(X, centre, rows, self.scale * W, factor=factor)
+
     def tile_rows(self, rows: Rows, tile: int) -> int:
         return self.kernel.tile_rows(rows, tile)
 
@@ -345,76 +422,6 @@ class Scaled(Kernel):
 
     def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
         return self.scale * self.kernel.symbolic(leaf, rows)
-
-
-def ready_rows(
-    kernel: Kernel, X: Any, centre: Any, finish: Callable[[Rows], Rows] = lambda rows: rows
-) -> Rows:
-    """finish(kernel.rows(X, centre)), in blocks of rows where these are independent.
-
-    Making wide rows ready takes several copies of them, which are then copies of a block.
-
-    Raises
-    ------
-    ValueError
-        If squares or products of X overflow in the dtype of the rows.
-    """
-    (n, d), xp = X.shape, compat.array_namespace(X)
-    height = max(1, BLOCK // d)
-    if n <= height or not isinstance(kernel, Profile):
-        rows = finish(kernel.rows(X, centre))
-        _require_finite(kernel, rows, X)
-        return rows
-
-    def allocate(like: Any) -> Any:
-        shape = (n, *like.shape[1:])
-        return xp.empty(shape, dtype=like.dtype, device=compat.device(like))
-
-    all_rows = None
-    for part in slices(n, height):
-        block = finish(kernel.rows(X[part, :], centre))
-        if all_rows is None:
-            left = allocate(block.left)
-            right = left if block.right is block.left else allocate(block.right)
-            all_rows = Rows(left, right, None if block.norms is None else allocate(block.norms))
-        all_rows.left[part, ...] = block.left
-        if all_rows.right is not all_rows.left:
-            all_rows.right[part, ...] = block.right
-        if all_rows.norms is not None:
-            all_rows.norms[part] = block.norms
-        if block.far:
-            all_rows = replace(all_rows, far=True)
-    assert all_rows is not None
-    _require_finite(kernel, all_rows, X)
-    return all_rows
-
-
-def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
-    if _finite(rows):
-        return
-    largest, dtype = float(compat.array_namespace(X).max(abs(X))), dtype_name(rows.sample)
-    remedy = "" if dtype == "float64" else ", or use dtype='float64'"
-    raise ValueError(
-        f"the kernel {kernel!r} overflows on data with |X| up to {largest:.3g} in {dtype}: rescale X or "
-        f"the parameters of the kernel{remedy}"
-    )
-
-
-def _finite(rows: Rows) -> bool:
-    """Whether all numbers of ready rows are finite; by extremes, which take no flags of all."""
-    for x in (rows.left, rows.right, rows.norms):
-        if x is not None and compat.size(x):
-            xp = compat.array_namespace(x)
-            if not np.isfinite([float(xp.min(x)), float(xp.max(x))]).all():
-                return False
-    return all(map(_finite, rows.parts))
-
-
-def row_copies(kernel: Kernel) -> int:
-    """How many times n d numbers the ready rows of a kernel take at the most."""
-    if isinstance(kernel, Scaled):
-        return row_copies(kernel.kernel)
-    return sum(map(row_copies, kernel.kernels)) if isinstance(kernel, _Combination) else 2
 
 
 def _operand(other: Any) -> Kernel:

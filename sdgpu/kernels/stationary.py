@@ -57,10 +57,13 @@ class Gaussian(Profile):
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         # the statistic is -gamma log2(e) |x - x'|^2: the profile is a single 2^t
         values = scaled_rows(X, centre, self.lengthscale)
-        return distance_rows(values * math.sqrt(self.gamma * math.log2(math.e)), self.sign)
+        return values * math.sqrt(self.gamma * math.log2(math.e)), None
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return distance_rows(self.coordinates(X, centre)[0], self.sign)
 
     @property
     def distance_factor(self) -> tuple[str, float] | None:
@@ -69,6 +72,9 @@ class Gaussian(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(clip_(tile, None, 0.0))
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return math.log(2) * self.profile(tile, None, None), None
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
@@ -94,8 +100,12 @@ class Laplacian(Profile):
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        values = scaled_rows(X, centre, self.lengthscale)
+        return values * (self.gamma * math.log2(math.e)), None
+
     def rows(self, X: Any, centre: Any) -> Rows:
-        values = scaled_rows(X, centre, self.lengthscale) * (self.gamma * math.log2(math.e))
+        values, _ = self.coordinates(X, centre)
         return Rows(values, values)
 
     @property
@@ -105,6 +115,9 @@ class Laplacian(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(-tile)
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        return -math.log(2) * self.profile(tile, None, None), None
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)
@@ -137,9 +150,12 @@ class Matern(Profile):
             raise ValueError("lengthscale=None: give a number > 0 or one per feature")
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         # the statistic is s^2 = 2 nu r^2
-        return distance_rows(scaled_rows(X, centre, self.lengthscale) * math.sqrt(2 * self.nu))
+        return scaled_rows(X, centre, self.lengthscale) * math.sqrt(2 * self.nu), None
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return distance_rows(self.coordinates(X, centre)[0])
 
     @property
     def distance_factor(self) -> tuple[str, float] | None:
@@ -158,6 +174,14 @@ class Matern(Profile):
         if self.nu == 1.5:
             return (1 + s) * decay
         return (1 + s * (1 + s / 3)) * decay
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        s = sqrt_(clip_(tile, 0.0, None))
+        decay = exp_(-s)
+        if self.nu == 0.5:
+            apart, xp = s > 0, compat.array_namespace(s)
+            return xp.where(apart, -decay / (2 * xp.where(apart, s, xp.ones_like(s))), 0 * s), None
+        return (-decay / 2 if self.nu == 1.5 else -(1 + s) * decay / 6), None
 
     def diagonal(self, rows: Rows) -> Any:
         return _ones(rows)

@@ -17,10 +17,13 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.feature_maps import Explicit
-from sdgpu.kernels.kernel import Profile, column_means, ready_rows
+from sdgpu.kernels.kernel import Profile, column_means
 from sdgpu.kernels.kernel_matrices import TILE, gram
 from sdgpu.kernels.precomputed import check_symmetric
+from sdgpu.kernels.row_preparation import ready_rows
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.expansion import Expansion
+from sdgpu.operators.slopes import KernelSlopes
 
 __all__ = ["DenseOperator"]
 
@@ -134,6 +137,24 @@ class DenseOperator:
         xp = compat.array_namespace(self.X)
         new = xp.astype(new, self.X.dtype, copy=False)
         return Cross(self.kernel, ready_rows(self.kernel, new, self.centre), self.rows, self.tile)
+
+    def slopes(self, X_new: Any) -> KernelSlopes:
+        """Derivatives of kappa(X_new, X) by the new rows.
+
+        Raises
+        ------
+        ValueError
+            For a precomputed kernel.
+        """
+        if self.is_precomputed:
+            raise ValueError(
+                "a precomputed kernel has no rows to take derivatives by: fit rows with a kernel"
+            )
+        return KernelSlopes(self.kernel, X_new, self.X)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c), as its parts."""
+        return Expansion.of_rows(self.kernel, self.X, V)
 
     @underflow_is_zero
     def diag(self) -> Any:

@@ -24,6 +24,8 @@ from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.expansion import Expansion
+from sdgpu.operators.slopes import KernelSlopes
 from sdgpu.operators.tiled import TiledOperator
 
 __all__ = ["KeOpsOperator", "why_not"]
@@ -157,6 +159,14 @@ class KeOpsOperator:
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n)."""
         return self._tiled.cross(X_new)
+
+    def slopes(self, X_new: Any) -> KernelSlopes:
+        """Derivatives of kappa(X_new, X) by the new rows, by tiles."""
+        return self._tiled.slopes(X_new)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c), as its parts."""
+        return Expansion.of_rows(self.kernel, self.X, V)
 
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""

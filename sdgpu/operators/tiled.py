@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
-from sdgpu.backend.backends import Backend, TorchBackend, backend_of
+from sdgpu.backend.backends import Backend, TorchBackend, backend_of, torch_beside
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
@@ -27,8 +27,11 @@ from sdgpu.backend.rates import Rates
 from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.kernel import column_means, ready_rows
+from sdgpu.kernels.kernel import column_means
+from sdgpu.kernels.row_preparation import ready_rows
 from sdgpu.operators.cross import Cross
+from sdgpu.operators.expansion import Expansion
+from sdgpu.operators.slopes import KernelSlopes
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 
@@ -136,7 +139,7 @@ class TiledOperator:
         """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns.
 
         `workers` threads have buffers and sums of their own; ready rows are `copies` times X (see
-        :func:`sdgpu.kernels.kernel.row_copies`), made in float64 and then rounded.
+        :func:`sdgpu.kernels.row_preparation.row_copies`), made in float64 and then rounded.
         """
         size = 8 if precision == "float64" else 4
         tile = min(TILE_CPU, n)
@@ -197,6 +200,14 @@ class TiledOperator:
         rows = self._ready_rows(self.torch_backend.asarray(new))
         return Cross(self.kernel, rows, self.rows, self._size, self.backend)
 
+    def slopes(self, X_new: Any) -> KernelSlopes:
+        """Derivatives of kappa(X_new, X) by the new rows, in float64 whatever the precision."""
+        return KernelSlopes(self.kernel, X_new, self.X)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c), as its parts."""
+        return Expansion.of_rows(self.kernel, self.X, V)
+
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""
         return self.backend.asarray(self.kernel.diagonal(self.rows))
@@ -247,10 +258,7 @@ class TiledOperator:
 
     @property
     def torch_backend(self) -> TorchBackend:
-        backend = backend_of(self.X)
-        if isinstance(backend, TorchBackend):
-            return backend
-        return TorchBackend(f"cuda:{backend.device.id}" if "cupy" in backend.name else "cpu")
+        return torch_beside(backend_of(self.X))
 
     @cached_property
     def _centre(self) -> Any:

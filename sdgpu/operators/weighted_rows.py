@@ -16,7 +16,7 @@ that mean, so distilled targets P S u are A c of the step before, and nothing el
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,10 +25,12 @@ import numpy as np
 
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.operators.expansion import Expansion, expansion_of
 from sdgpu.operators.operator import ChangedOperator, CrossOperator, MatrixOperator, Operator
+from sdgpu.operators.slopes import Slopes, slopes_of
 from sdgpu.operators.tiled import TiledOperator
 
-__all__ = ["RowWeighting", "WeightedCross", "WeightedDense", "WeightedOperator"]
+__all__ = ["RowWeighting", "WeightedCross", "WeightedDense", "WeightedOperator", "WeightedSlopes"]
 
 BLOCK = 2**16  # numbers of K that are changed at a time
 FEW = 4000  # rows whose kernel values are soon made by one thread
@@ -138,6 +140,17 @@ class WeightedOperator(ChangedOperator):
     def cross(self, X_new: Any) -> WeightedCross:
         """kappa(X_new, X) S P - 1 m' as something that multiplies (m, n)."""
         return WeightedCross(self.operator.cross(X_new), self)
+
+    def expansion(self, V: Any) -> Expansion:
+        """The function with coefficients V (n, c) of A, less the mean of Y."""
+        inner = expansion_of(self.operator, self.rows.coefficients(V))
+        if not self.rows.intercept:
+            return inner
+        return replace(inner, constant=inner.constant - to_numpy(self.mean_row @ V))
+
+    def slopes(self, X_new: Any) -> WeightedSlopes:
+        """Derivatives of the rows of :meth:`cross`; m is the same for all of them."""
+        return WeightedSlopes(slopes_of(self.operator, X_new), self.rows)
 
     def diag(self) -> Any:
         """Diagonal of A, (n,)."""
@@ -307,3 +320,19 @@ class WeightedCross:
         if not rows.intercept:
             return block
         return block - (block @ rows.unit)[:, None] * rows.unit[None, :] - self.fitted.mean_row
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSlopes:
+    """Derivatives of kappa(x, X) S P by new rows x."""
+
+    slopes: Slopes
+    rows: RowWeighting
+
+    def columns(self, V: Any) -> Any:
+        """Of kappa(x, X) S P V: (n, r) -> (m, r, d)."""
+        return self.slopes.columns(self.rows.coefficients(V))
+
+    def pull_back(self, V: Any, G: Any) -> Any:
+        """Of the sum of G * (kappa(x, X) S P V): (n, r), (m, r) -> (m, d)."""
+        return self.slopes.pull_back(self.rows.coefficients(V), G)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import sdgpu
-from sdgpu.kernels.kernel import column_means, ready_rows
+from sdgpu.kernels.kernel import column_means
 from sdgpu.kernels.kernel_matrices import gram as engine_gram
+from sdgpu.kernels.row_preparation import ready_rows
 from tests.fuzz.problems import KERNELS, ROWS, random_rows
 from tests.fuzz.reference import Wide, gram
 

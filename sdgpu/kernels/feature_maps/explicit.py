@@ -205,8 +205,10 @@ def _called(function: Callable[[Any], Any], X: Any) -> Any:
     tensor = X if compat.is_torch_array(X) else torch.from_numpy(np.ascontiguousarray(X))
     if parameter is not None:
         tensor = tensor.to(dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad():
-        phi = function(tensor).detach()
+    recorded = tensor.requires_grad and torch.is_grad_enabled()
+    with torch.set_grad_enabled(recorded):
+        phi = function(tensor)
+    phi = phi if recorded else phi.detach()
     return phi if compat.is_torch_array(X) else phi.cpu().numpy()
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.sparse_rows import is_csr
+from sdgpu.kernels.derivatives import by_autograd
 from sdgpu.kernels.kernel import Kernel
 
-__all__ = ["FeatureMap", "Features", "TurnedMap", "as_features"]
+__all__ = ["FeatureMap", "Features", "TurnedMap", "as_features", "map_gradient"]
 
 
 class FeatureMap(Protocol):
@@ -81,6 +82,13 @@ class TurnedMap:
             self._ready[key] = xp.asarray(self.columns, dtype=getattr(xp, dtype), device=device)
         return self.map.transform(X, dtype) @ self._ready[key]
 
+    def gradient(self, X: Any, *, W: Any = None, factor: Any = None) -> Any:
+        """That of the other map, for combined coefficients."""
+        columns = X.new_tensor(self.columns)
+        if W is not None:
+            return map_gradient(self.map, X, W=columns @ W)
+        return map_gradient(self.map, X, factor=factor @ columns.T)
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """It is made when it is needed, and not stored.
 
@@ -124,3 +132,30 @@ def as_features(features: object) -> Features:
     raise TypeError(
         f"features={features!r}: sdgpu.Nystrom(..), sdgpu.RandomFourier(..) or sdgpu.Explicit(..) is wanted"
     )
+
+
+def map_gradient(feature_map: FeatureMap, X: Any, *, W: Any = None, factor: Any = None) -> Any:
+    """sum_k W_kr d phi_k(x_i) / d x_i (b, r, d); or with factors (b, k), one for each row, r = 1.
+
+    A map with a method `gradient` of these arguments says it itself; others are followed by torch.
+
+    Parameters
+    ----------
+    feature_map : FeatureMap
+    X : tensor (b, d)
+        Of torch, in float64.
+    W : tensor (k, r), optional
+    factor : tensor (b, k), optional
+        One of both.
+
+    Raises
+    ------
+    ValueError
+        If torch cannot follow the features, or there is no derivative.
+    """
+    own = getattr(feature_map, "gradient", None)
+    if own is not None:
+        return own(X, W=W, factor=factor)
+    columns = X.new_ones(feature_map.size, 1) if W is None else W
+    name = f"the feature map {type(feature_map).__name__}"
+    return by_autograd(feature_map.transform, name, X, (factor, columns))

@@ -13,7 +13,8 @@ import scipy.linalg
 
 from sdgpu.backend.arrays import slices
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.kernel import Kernel, column_means, ready_rows
+from sdgpu.kernels.kernel import Kernel, column_means
+from sdgpu.kernels.row_preparation import ready_rows
 
 __all__ = ["kmeans_centres", "random_pivots", "uniform_rows"]
 

@@ -29,8 +29,9 @@ from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.copying import without_caches
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.feature_maps.landmarks import kmeans_centres, random_pivots, uniform_rows
-from sdgpu.kernels.kernel import Kernel, ready_rows
+from sdgpu.kernels.kernel import Kernel
 from sdgpu.kernels.kernel_matrices import gram
+from sdgpu.kernels.row_preparation import ready_rows
 
 __all__ = ["Nystrom", "NystromMap", "before_whitening"]
 
@@ -106,6 +107,15 @@ class NystromMap:
             for first, columns in panels:
                 phi[part, columns] = tile[:, first:] @ whitening[first:, columns]
         return phi
+
+    def gradient(self, X: Any, *, W: Any = None, factor: Any = None) -> Any:
+        """That of the kernel, with the coefficients of the landmarks."""
+        xp = compat.array_namespace(X)
+        rows, whitening, centre = self._in(X, "float64")
+        if W is not None:
+            return self.kernel.gradient(X, centre, rows, whitening @ W)
+        ones = xp.ones((len(rows), 1), dtype=X.dtype, device=compat.device(X))
+        return self.kernel.gradient(X, centre, rows, ones, factor=factor @ whitening.T)
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Landmarks, and the whitening: eigenvectors of another machine may have other signs."""

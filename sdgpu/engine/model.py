@@ -1,0 +1,136 @@
+"""What predictions need of a fit: the kernel between rows, where to compute, and how to give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+
+from sdgpu.backend.arrays import Template
+from sdgpu.backend.backends import Backend, give_back
+from sdgpu.backend.conversion import is_followed
+from sdgpu.backend.memory import require
+from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.rows import RowSource
+from sdgpu.backend.scaling import unit
+from sdgpu.backend.sparse_rows import is_csr
+from sdgpu.distill.filters import flat_product
+from sdgpu.kernels.derivatives import require_finite
+from sdgpu.operators.slopes import slopes_of
+from sdgpu.operators.weighted_rows import RowWeighting
+
+__all__ = ["Model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What predictions need: the kernel between rows, where to compute, and how to give back.
+
+    Attributes
+    ----------
+    operator : Operator or FeatureOperator
+        Of weighted rows a :class:`~sdgpu.operators.weighted_rows.WeightedOperator`, and `weighting` theirs.
+    backend : Backend
+    template : Template
+    memory : int
+        Bytes.
+    offset : array (c,) or None
+        Added to all predictions: the intercept.
+    source : RowSource or None
+        The training rows, where they can be read again.
+    weighting : RowWeighting or None
+        What lies between the rows and the problem that was solved.
+    folds : FoldFits or None
+        What makes the fit again without some of its rows (:mod:`sdgpu.engine.cross_intervals`).
+    """
+
+    operator: Any
+    backend: Backend
+    template: Template
+    memory: int
+    offset: Any = None
+    source: RowSource | None = None
+    weighting: RowWeighting | None = None
+    folds: Any = field(default=None, repr=False)
+
+    def row_coefficients(self, dual: Any) -> Any:
+        """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""
+        return dual if self.weighting is None else self.weighting.coefficients(dual)
+
+    def row_values(self, values: Any, dual: Any) -> Any:
+        """Values at the rows themselves (.., n, c); what rows of weight 0 have, `dual` predicts."""
+        if self.weighting is not None:
+            values = self.weighting.values(values)
+            if len(self.weighting.absent):
+                absent = self.weighting.absent
+                there = self.operator.at_rows(absent, dual())
+                values = self.backend.xp.asarray(values, copy=True)
+                for number, row in enumerate(absent):
+                    values[..., int(row), :] = there[..., number, :]
+        return values if self.offset is None else values + self.offset
+
+    def afford(self, numbers: int, what: str) -> None:
+        """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""
+        require(16 * numbers, self.memory, what, "ask for fewer steps, rows or outputs at once")
+
+    def on_device(self, rows: Any) -> Any:
+        """Checked rows where features or kernel values are made of them."""
+        return rows if is_csr(rows) else self.backend.asarray(rows)
+
+    @underflow_is_zero
+    def predict(self, dual: Any, X_new: Any) -> Any:
+        """kappa(X_new, X) dual: dual (..., n, c) -> (..., m, c), in the caller's library.
+
+        Of a tensor that requires a gradient a tensor with a graph, of first order.
+        """
+        rows = self.template.rows(_detached(X_new), "X_new", self.operator.d, empty=True)
+        columns = int(np.prod(dual.shape)) // self.operator.n
+        self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
+        values = _product(self.operator.cross(self.on_device(rows)), dual)
+        values = values if self.offset is None else values + self.offset
+        result = give_back(self.template, values)
+        return self._with_graph(result, dual, X_new) if is_followed(X_new) else result
+
+    def gradient(self, dual: Any, X_new: Any) -> Any:
+        """Derivatives of the same by the rows: dual (..., n, c) -> (..., m, c, d)."""
+        rows = self.template.rows(_detached(X_new), "X_new", self.operator.d, empty=True)
+        *lead, _, c = dual.shape
+        columns, (m, d) = c * int(np.prod(lead, dtype=int)), (int(size) for size in rows.shape)
+        self.afford(m * columns * d, f"derivatives at {m:,} rows by {d:,} features")
+        slopes = slopes_of(self.operator, rows if is_csr(rows) else self.backend.asarray(rows))
+        columns, size = _as_columns(dual)
+        values = require_finite(size * slopes.columns(columns), "the prediction")  # (m, .. c, d)
+        values = values.reshape(m, *lead, c, d).movedim(0, -3)
+        values = values[..., 0, :] if self.template.flat else values
+        return give_back(self.template, values, axis=False)
+
+    def _with_graph(self, result: Any, dual: Any, X_new: Any) -> Any:
+        """The result, which torch may differentiate by X_new."""
+        from sdgpu.engine.differentiable import attached
+
+        slopes = slopes_of(self.operator, self.backend.asarray(X_new.detach()))
+        return attached(X_new, result, slopes, _as_columns(dual), flat=self.template.flat)
+
+
+def _detached(X_new: Any) -> Any:
+    return X_new.detach() if getattr(X_new, "requires_grad", False) else X_new
+
+
+def _as_columns(dual: Any) -> tuple[Any, float]:
+    """(..., n, c) as columns (n, .. c) over a power of two, which keeps sums of huge ones in range."""
+    xp = compat.array_namespace(dual)
+    size = unit(float(xp.max(xp.abs(dual))) if compat.size(dual) else 1.0)
+    return xp.reshape(xp.moveaxis(dual / size, -2, 0), (dual.shape[-2], -1)), size
+
+
+def _product(cross: Any, dual: Any) -> Any:
+    """kappa(X_new, X) dual, by smaller numbers where partial sums overflow though the sum does not."""
+    xp = compat.array_namespace(dual)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = flat_product(cross, dual)
+    finite = xp.isfinite(product)
+    if bool(xp.all(finite)) or not bool(xp.all(xp.isfinite(dual))):
+        return product
+    return xp.where(finite, product, flat_product(cross, dual * 2.0**-200) * 2.0**200)
