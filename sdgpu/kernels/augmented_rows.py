@@ -25,7 +25,6 @@ __all__ = [
     "chords",
     "distance_rows",
     "inner_rows",
-    "l1_distance",
     "mark_opposite",
     "product",
     "recompute_near",
@@ -158,20 +157,3 @@ def _squared_sums(a: Rows, b: Rows, left: Any, right: Any, sign: int) -> Any:
         x = x + sign * xp.take(b.right[:, :d], right[part], axis=0)
         squares.append(xp.sum(x * x, axis=1))
     return xp.concat(squares)
-
-
-def l1_distance(a: Rows, b: Rows) -> Any:
-    """|x - x'|_1 for all pairs, feature by feature (exact) or by the library's own routine."""
-    if compat.is_numpy_array(a.left):
-        from scipy.spatial.distance import cdist
-
-        return cdist(a.left, b.left, "cityblock").astype(a.left.dtype, copy=False)
-    if compat.is_torch_array(a.left):
-        import torch
-
-        return torch.cdist(a.left, b.left, p=1.0)
-    xp = compat.array_namespace(a.left)
-    total = xp.zeros((len(a), len(b)), dtype=a.left.dtype, device=compat.device(a.left))
-    for j in range(a.left.shape[1]):
-        total += xp.abs(a.left[:, j][:, None] - b.left[:, j][None, :])
-    return total

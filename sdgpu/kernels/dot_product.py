@@ -1,4 +1,4 @@
-"""Kernels of inner products and angles: linear, polynomial, cosine and arc-cosine."""
+"""Kernels of inner products and angles: linear, polynomial, cosine, Tanimoto and arc-cosine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
-from sdgpu.kernels.elementwise import atan2, root, sqrt_
+from sdgpu.kernels.elementwise import atan2, larger, root, smaller, sqrt_, whole_power
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
-__all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
+__all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "Tanimoto", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,61 @@ class Cosine(Profile):
     def diagonal(self, rows: Rows) -> Any:
         xp = compat.array_namespace(rows.left)
         return xp.astype(rows.norms > 0, rows.left.dtype)
+
+
+@dataclass(frozen=True)
+class Tanimoto(Profile):
+    """x . x' / (|x|^2 + |x'|^2 - x . x'); 0 where a row is 0.
+
+    Of rows of zeros and ones (fingerprints) it is what both have over what one of them has: the index of
+    Jaccard. It is positive semi-definite for rows of any numbers.
+
+    Parameters
+    ----------
+    lengthscale : float or sequence of d floats, optional
+        The data are divided by it first.
+
+    Notes
+    -----
+    Evaluated as c q / (1 + q^2 - c q) with the cosine c of the two rows and the ratio q <= 1 of their
+    lengths, which stays within the range of numbers.
+
+    References
+    ----------
+    Ralaivola, Swamidass, Saigo and Baldi (2005), Section 5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Tanimoto()(np.array([[1.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 1.0]])).round(6)
+    array([[0.333333]])
+    """
+
+    lengthscale: float | Sequence[float] | None = None
+    distance: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms, largest = unit_rows(X, self.lengthscale)
+        xp = compat.array_namespace(unit)
+        # a row of zeros has the cosine 0 with all, whatever its length; eighth roots of the lengths of
+        # float64 stay within the range of float32, to which tiles may round them
+        lengths = xp.where(norms > 0, xp.sqrt(norms) * largest, xp.ones_like(norms))
+        return replace(inner_rows(unit), norms=lengths**0.125)
+
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        ratio = whole_power(smaller(a_norms, b_norms) / larger(a_norms, b_norms), 8)
+        tile = tile * ratio
+        return tile / (1.0 + ratio * ratio - tile)
+
+    def rounding(self, rows: Rows) -> float:
+        return super().rounding(rows) + 12.0
+
+    def diagonal(self, rows: Rows) -> Any:
+        xp = compat.array_namespace(rows.left)
+        return xp.astype(xp.any(rows.left != 0, axis=1), rows.left.dtype)
 
 
 @dataclass(frozen=True)

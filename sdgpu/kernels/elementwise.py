@@ -11,7 +11,20 @@ from typing import Any
 
 import array_api_compat as compat
 
-__all__ = ["asin", "atan2", "clip_", "exp2_", "exp_", "root", "sqrt_"]
+__all__ = [
+    "asin",
+    "atan2",
+    "clip_",
+    "exp2_",
+    "exp_",
+    "larger",
+    "log1p_",
+    "root",
+    "smaller",
+    "sqrt_",
+    "whole_power",
+    "without_subnormals",
+]
 
 
 def exp_(tile: Any) -> Any:
@@ -31,6 +44,52 @@ def exp2_(tile: Any) -> Any:
 def sqrt_(tile: Any) -> Any:
     """Square root, in place where the library can."""
     return _in_place("sqrt", tile)
+
+
+def log1p_(tile: Any) -> Any:
+    """log(1 + tile) for tile >= 0, in place where the library can."""
+    if compat.is_array_api_obj(tile):
+        return _in_place("log1p", tile)
+    whole = tile + 1.0  # KeOps has no log1p: what the sum rounds off is added to its logarithm
+    return whole.log() + (tile - (whole - 1.0)) / whole
+
+
+def smaller(x: Any, y: Any) -> Any:
+    """min(x, y)."""
+    if not compat.is_array_api_obj(x):  # lazy tensors of KeOps
+        return (x - y).ifelse(y, x)
+    return compat.array_namespace(x).minimum(x, y)
+
+
+def larger(x: Any, y: Any) -> Any:
+    """max(x, y)."""
+    if not compat.is_array_api_obj(x):
+        return (x - y).ifelse(x, y)
+    return compat.array_namespace(x).maximum(x, y)
+
+
+def whole_power(values: Any, exponent: int) -> Any:
+    """values^exponent for a whole number >= 1, by products: powers of the libraries cost ten times that."""
+    if exponent == 1:
+        return values
+    half = whole_power(values, exponent // 2)
+    return half * half * values if exponent % 2 else half * half
+
+
+def without_subnormals(tile: Any) -> Any:
+    """Values >= 0 with 0 for those that are below the smallest normal number, in place where it can.
+
+    They count for nothing beside the others, have few digits, and slow a product down.
+    """
+    if not compat.is_array_api_obj(tile):
+        return tile  # KeOps multiplies them as they come
+    xp = compat.array_namespace(tile)
+    smallest = float(xp.finfo(tile.dtype).smallest_normal)
+    if compat.is_torch_array(tile):
+        import torch
+
+        return torch.threshold_(tile, smallest * (1 - 2.0**-20), 0.0)
+    return tile * xp.astype(tile >= smallest, tile.dtype)
 
 
 def root(values: Any) -> Any:

@@ -52,7 +52,7 @@ def test_numbers_are_those_of_kernels_of_rows(monkeypatch):
 
 def test_distances_are_made_once_for_each_kind(monkeypatch):
     calls = []
-    for name in ("l1_distance", "product"):
+    for name in ("coordinate_sum", "product"):
         made = getattr(shared_distances, name)
         monkeypatch.setattr(
             shared_distances,
@@ -60,7 +60,7 @@ def test_distances_are_made_once_for_each_kind(monkeypatch):
             lambda *args, made=made, name=name: calls.append(name) or made(*args),
         )
     results(monkeypatch, narrow=8)
-    assert sorted(calls) == ["l1_distance"] * 3 + ["product"] * 3  # training, validation, test
+    assert sorted(calls) == ["coordinate_sum"] * 3 + ["product"] * 3  # training, validation, test
 
 
 @pytest.mark.parametrize(
