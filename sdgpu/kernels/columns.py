@@ -58,26 +58,31 @@ class On(Wrapper):
         if not isinstance(self.kernel, Kernel):
             raise TypeError(
                 f"kernel={self.kernel!r} must be a Kernel, such as sdgpu.Gaussian(), on columns "
-                f"{list(self.columns)}"
+                f"{list(self.indices)}"
             )
         if self.kernel.is_precomputed:
             raise TypeError(
                 "kernel=Precomputed() has no columns: its rows are those of a kernel matrix"
             )
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """The columns, counted from 0."""
+        assert isinstance(self.columns, tuple)  # whatever they were given as
+        return self.columns
+
     def chosen(self, X: Any) -> Any:
         """The columns of rows X (n, d), or of an array (d,)."""
-        assert not isinstance(self.columns, int)
         d = int(X.shape[-1])
-        if max(self.columns) >= d:
+        if max(self.indices) >= d:
             raise ValueError(
-                f"columns={list(self.columns)} names column {max(self.columns)}, but the data have {d} "
+                f"columns={list(self.indices)} names column {max(self.indices)}, but the data have {d} "
                 f"features, 0 .. {d - 1}"
             )
         if not compat.is_array_api_obj(X):  # sparse rows
-            return X[:, list(self.columns)]
+            return X[:, list(self.indices)]
         xp = compat.array_namespace(X)
-        indices = xp.asarray(np.array(self.columns, dtype=np.int64), device=compat.device(X))
+        indices = xp.asarray(np.array(self.indices, dtype=np.int64), device=compat.device(X))
         return xp.take(X, indices, axis=X.ndim - 1)
 
     def rows(self, X: Any, centre: Any) -> Rows:

@@ -192,12 +192,16 @@ class SpectralMixture(Wrapper):
         return Sum(tuple(weight * _component(mean, width) for weight, mean, width in parts))
 
     def rows(self, X: Any, centre: Any) -> Rows:
-        if X.shape[1] != len(self.means[0]):
-            raise ValueError(
-                f"means and variances have {len(self.means[0])} features, the data have {X.shape[1]}: give "
-                "one number for each, or choose columns by sdgpu.On"
-            )
+        self.require_features(int(X.shape[1]))
         return self.kernel.rows(X, centre)
+
+    def require_features(self, d: int) -> None:
+        """Raise ValueError unless its frequencies are of d features."""
+        if d != len(self.means[0]):
+            raise ValueError(
+                f"means and variances have {len(self.means[0])} features, but the data have {d}: give one "
+                "number for each, or choose columns by sdgpu.On"
+            )
 
 
 def _component(means: tuple[float, ...], variances: tuple[float, ...]) -> Kernel:
