@@ -177,8 +177,8 @@ class RandomFourier:
         else:
             raise ValueError(
                 "random Fourier features are for Gaussian, Laplacian, Matern, RationalQuadratic, Periodic "
-                f"and SpectralMixture kernels, not {kernel!r}: use sdgpu.Nystrom, or sdgpu.Explicit where the "
-                "kernel has features of its own"
+                f"and SpectralMixture kernels, not {kernel!r}: use sdgpu.Nystrom, or sdgpu.Explicit where "
+                "the kernel has features of its own"
             )
         if kernel.lengthscale is None:
             return W
