@@ -101,13 +101,18 @@ class Wendland(Profile):
         r = 1.0 - u  # at most 1, so that no power leaves the range
         falling = whole_power(u, self._exponent)
         low = self._exponent - self.order  # l
-        if self.order == 1:
-            falling = falling * (1 + (low + 1) * r)
-        elif self.order == 2:
-            falling = falling * (1 + r * ((low + 2) + r * ((low * low + 4 * low + 3) / 3)))
-        elif self.order == 3:
-            second, third = 6 * low**2 + 36 * low + 45, low**3 + 9 * low**2 + 23 * low + 15
-            falling = falling * (1 + r * ((low + 3) + r * (second / 15 + r * (third / 15))))
+        coefficients = {
+            0: (),
+            1: (low + 1,),
+            2: (low + 2, (low * low + 4 * low + 3) / 3),
+            3: (
+                low + 3,
+                (6 * low**2 + 36 * low + 45) / 15,
+                (low**3 + 9 * low**2 + 23 * low + 15) / 15,
+            ),
+        }[self.order]
+        if coefficients:
+            falling *= _horner(r, (1.0, *coefficients))
         return without_subnormals(falling)
 
     def rounding(self, rows: Rows) -> float:
@@ -116,3 +121,13 @@ class Wendland(Profile):
 
     def diagonal(self, rows: Rows) -> Any:
         return ones(rows)
+
+
+def _horner(r: Any, coefficients: tuple[float, ...]) -> Any:
+    """The polynomial of r with the coefficients of rising powers, two at least, in an array of its own."""
+    value = r * coefficients[-1]
+    for coefficient in coefficients[-2:0:-1]:
+        value += coefficient
+        value *= r
+    value += coefficients[0]
+    return value

@@ -153,7 +153,7 @@ class Tanimoto(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         ratio = whole_power(smaller(a_norms, b_norms) / larger(a_norms, b_norms), 8)
-        tile = tile * ratio
+        tile *= ratio
         return tile / (1.0 + ratio * ratio - tile)
 
     def rounding(self, rows: Rows) -> float:

@@ -72,8 +72,14 @@ def whole_power(values: Any, exponent: int) -> Any:
     """values^exponent for a whole number >= 1, by products: powers of the libraries cost ten times that."""
     if exponent == 1:
         return values
-    half = whole_power(values, exponent // 2)
-    return half * half * values if exponent % 2 else half * half
+    power = whole_power(values, exponent // 2)
+    if power is values:
+        power = values * values
+    else:
+        power *= power
+    if exponent % 2:
+        power *= values
+    return power
 
 
 def without_subnormals(tile: Any) -> Any:

@@ -179,15 +179,22 @@ class Matern(Profile):
         s = sqrt_(clip_(tile, 0.0, None))
         if self.nu > 2.5:  # beyond, exp(-s) is 0 in every precision, but s^p would not be finite
             s = clip_(s, None, 104.5 if "float32" in str(s.dtype) else 750.0)
-        decay = exp_(-s)
         p = round(self.nu - 0.5)
         if p == 0:
-            return without_subnormals(decay)
-        polynomial = 1.0  # by Horner's rule; the ratio of two coefficients is a fraction
-        for k in range(p, 0, -1):
-            ratio = k * (2 * p - k + 1) / (2 * (p - k + 1))
-            polynomial = 1 + (s if ratio == 1 else s / ratio) * polynomial
-        return without_subnormals(polynomial * decay)
+            s *= -1.0
+            return without_subnormals(exp_(s))
+        # Horner's rule in place, on the ratios of neighbouring coefficients; the first ratio is 1
+        polynomial = s + 1.0 if p == 1 else s / (p * (p + 1) / 2)
+        for k in range(p - 1, 0, -1):
+            polynomial += 1.0
+            polynomial *= s
+            if k > 1:
+                polynomial /= k * (2 * p - k + 1) / (2 * (p - k + 1))
+        if p > 1:
+            polynomial += 1.0
+        s *= -1.0
+        polynomial *= exp_(s)
+        return without_subnormals(polynomial)
 
     def rounding(self, rows: Rows) -> float:
         return super().rounding(rows) + 3.0 * (self.nu - 0.5)
