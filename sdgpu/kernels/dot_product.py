@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import array_api_compat as compat
+import numpy as np
 
 from sdgpu.backend.checks import integer, positive
+from sdgpu.backend.sparse_rows import is_csr, square_sums
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows
 from sdgpu.kernels.elementwise import atan2, larger, root, smaller, sqrt_, whole_power
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
@@ -29,6 +31,7 @@ class Linear(Profile):
 
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
@@ -64,6 +67,7 @@ class Polynomial(Profile):
     coef0: float = 1.0
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "degree", integer("degree", self.degree, 1))
@@ -93,6 +97,7 @@ class Cosine(Profile):
 
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
@@ -105,8 +110,8 @@ class Cosine(Profile):
         return tile
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.left)
-        return xp.astype(rows.norms > 0, rows.left.dtype)
+        xp = compat.array_namespace(rows.norms)
+        return xp.astype(rows.norms > 0, rows.norms.dtype)
 
 
 @dataclass(frozen=True)
@@ -139,13 +144,14 @@ class Tanimoto(Profile):
 
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def rows(self, X: Any, centre: Any) -> Rows:
         unit, norms, largest = unit_rows(X, self.lengthscale)
-        xp = compat.array_namespace(unit)
+        xp = compat.array_namespace(norms)
         # a row of zeros has the cosine 0 with all, whatever its length; eighth roots of the lengths of
         # float64 stay within the range of float32, to which tiles may round them
         lengths = xp.where(norms > 0, xp.sqrt(norms) * largest, xp.ones_like(norms))
@@ -160,8 +166,8 @@ class Tanimoto(Profile):
         return super().rounding(rows) + 12.0
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.left)
-        return xp.astype(xp.any(rows.left != 0, axis=1), rows.left.dtype)
+        units = inner_rows(rows.left).norms  # 1, and 0 of a row of zeros
+        return compat.array_namespace(units).astype(units > 0.5, units.dtype)
 
 
 @dataclass(frozen=True)
@@ -267,6 +273,8 @@ def _plain_rows(X: Any, lengthscale: Any) -> Rows:
 def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:
     """Rows of length 1 (0 stays 0), their squared lengths before over scale^2, and that scale."""
     values = scaled_rows(X, None, lengthscale)
+    if is_csr(values):
+        return _unit_csr(values)
     xp = compat.array_namespace(values)
     # scaled by the largest entry first: squares of tiny or huge entries leave the range
     largest = xp.max(xp.abs(values), axis=1)
@@ -275,3 +283,19 @@ def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:
     norms = xp.sum(values * values, axis=1)
     length = xp.sqrt(xp.where(norms > 0, norms, xp.ones_like(norms)))
     return values / length[:, None], norms, largest
+
+
+def _unit_csr(values: Any) -> tuple[Any, Any, Any]:
+    """The same of CSR rows."""
+    largest = abs(values).max(axis=1).toarray().reshape(-1)
+    largest = np.where(largest > 0, largest, 1)
+    counts = np.diff(values.indptr)
+
+    def by(rows: Any, numbers: Any) -> Any:
+        return type(rows)(
+            (rows.data / np.repeat(numbers, counts), rows.indices, rows.indptr), rows.shape
+        )
+
+    values = by(values, largest)
+    norms = square_sums(values)
+    return by(values, np.sqrt(np.where(norms > 0, norms, 1))), norms, largest

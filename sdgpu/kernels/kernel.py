@@ -16,9 +16,11 @@ from sdgpu.backend.arrays import beside, dtype_name, inputs, same_place, slices
 from sdgpu.backend.checks import positive
 from sdgpu.backend.conversion import column_names, same_columns
 from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.kernels.augmented_rows import BLOCK, Rows, mark_opposite, product, recompute_near
 from sdgpu.kernels.coordinate_sums import coordinate_sum
 from sdgpu.kernels.row_scaling import column_means, lengthscales, scaled_rows, set_zero_diagonal
+from sdgpu.kernels.sparse_values import sparse_values
 
 __all__ = [
     "Kernel",
@@ -58,6 +60,11 @@ class Kernel(ABC):
 
     is_precomputed: ClassVar[bool] = False
     has_compiled_loop: ClassVar[bool] = False
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether it has values of sparse rows: those of inner products and lengths."""
+        return False
 
     @abstractmethod
     def rows(self, X: Any, centre: Any) -> Rows:
@@ -112,6 +119,8 @@ class Kernel(ABC):
         Parameters
         ----------
         A : array (n, d)
+            Of kernels with `takes_sparse` a sparse matrix too: the result is one of NumPy, and rows are
+            never made dense.
         B : array (m, d), optional
             A itself by default: then the result is symmetric to the last bit.
 
@@ -124,6 +133,8 @@ class Kernel(ABC):
         TypeError, ValueError
             For input that is not two matrices of finite real rows of one library, device and d.
         """
+        if is_sparse(A) or is_sparse(B):
+            return sparse_values(self, A, B)
         source, A = A, inputs(A, "A", empty=True)
         if B is None:
             return gram(self, self.rows(A, column_means(A)))
@@ -193,6 +204,10 @@ class _Combination(Kernel):
     def diagonal(self, rows: Rows) -> Any:
         operands = zip(self.kernels, rows.parts, strict=True)
         return reduce(type(self).join, (kernel.diagonal(part) for kernel, part in operands))
+
+    @property
+    def takes_sparse(self) -> bool:
+        return all(kernel.takes_sparse for kernel in self.kernels)
 
     @property
     def opaque(self) -> Kernel | None:
@@ -320,6 +335,10 @@ class Wrapper(Kernel):
 
     def diagonal(self, rows: Rows) -> Any:
         return self.kernel.diagonal(rows)
+
+    @property
+    def takes_sparse(self) -> bool:
+        return self.kernel.takes_sparse
 
     @property
     def opaque(self) -> Kernel | None:

@@ -9,6 +9,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.checks import positive
+from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = [
     "column_means",
@@ -62,11 +63,26 @@ def of_features(name: str, value: Sequence[float] | float, X: Any) -> Any:
 
 
 def scaled_rows(X: Any, centre: Any, lengthscale: Sequence[float] | float | None) -> Any:
-    """(X - centre) / lengthscale, or X / lengthscale without a centre."""
+    """(X - centre) / lengthscale, or X / lengthscale without a centre; sparse rows are not centred."""
+    if is_csr(X):
+        return _scaled_csr(X, lengthscale)
     centred = X if centre is None else X - centre
     if lengthscale is None:
         return centred
     return centred / of_features("lengthscale", lengthscale, X)
+
+
+def _scaled_csr(X: Any, lengthscale: Sequence[float] | float | None) -> Any:
+    if lengthscale is None:
+        return X
+    if isinstance(lengthscale, float):
+        return X / lengthscale
+    if len(lengthscale) != X.shape[1]:
+        raise ValueError(
+            f"lengthscale has {len(lengthscale)} entries, but the data have {X.shape[1]} features"
+        )
+    data = X.data / np.asarray(lengthscale, dtype=X.dtype)[X.indices]
+    return type(X)((data, X.indices, X.indptr), shape=X.shape)
 
 
 def set_zero_diagonal(tile: Any) -> Any:

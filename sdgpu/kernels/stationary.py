@@ -56,6 +56,7 @@ class Gaussian(Profile):
     lengthscale: float | Sequence[float] | None = None
     sign: ClassVar[float] = -1.0
     has_compiled_loop: ClassVar[bool] = True
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))
@@ -151,6 +152,7 @@ class Matern(Profile):
 
     nu: float = 1.5
     lengthscale: float | Sequence[float] = 1.0
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         if number("nu", self.nu) not in HALF_INTEGERS:
@@ -235,6 +237,7 @@ class RationalQuadratic(Profile):
 
     power: float = 1.0
     lengthscale: float | Sequence[float] = 1.0
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "power", positive("power", self.power))
@@ -318,5 +321,6 @@ def _one_width(lengthscale: Any) -> float | None:
 
 def ones(rows: Rows) -> Any:
     """kappa(x, x) = 1 for each row, (n,)."""
-    xp = compat.array_namespace(rows.left)
-    return xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))
+    sample = rows.sample
+    xp = compat.array_namespace(sample)
+    return xp.ones((len(rows),), dtype=sample.dtype, device=compat.device(sample))

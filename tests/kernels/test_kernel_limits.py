@@ -178,9 +178,17 @@ def test_a_spectral_mixture_is_its_spectral_density(rng):
 
 @pytest.mark.parametrize(
     "kernel",
-    ["matern72", "rationalquadratic", "periodic", "wendland", "tanimoto", "chi2", "additivechi2",
-     "histogramintersection"],
-)  # fmt: skip
+    [
+        "matern72",
+        "rationalquadratic",
+        "periodic",
+        "wendland",
+        "tanimoto",
+        "chi2",
+        "additivechi2",
+        "histogramintersection",
+    ],
+)
 def test_estimators_take_their_names(kernel, rng):
     X = rng.uniform(0.1, 1, (60, 3))
     y = X.sum(axis=1) + 0.1 * rng.standard_normal(60)
