@@ -54,11 +54,14 @@ class Kernel(ABC):
     ----------
     is_precomputed : bool
         Whether its "rows" are those of a Gram matrix.
+    copies : int
+        How many times n d numbers its ready rows take at the most.
     has_compiled_loop : bool
         Whether :mod:`sdgpu.operators.fused_cpu` and :mod:`~sdgpu.operators.fused_cuda` know its formula.
     """
 
     is_precomputed: ClassVar[bool] = False
+    copies: ClassVar[int] = 2
     has_compiled_loop: ClassVar[bool] = False
 
     @property
@@ -434,7 +437,9 @@ def row_copies(kernel: Kernel) -> int:
     """How many times n d numbers the ready rows of a kernel take at the most."""
     if isinstance(kernel, Wrapper):
         return row_copies(kernel.kernel)
-    return sum(map(row_copies, kernel.kernels)) if isinstance(kernel, _Combination) else 2
+    return (
+        sum(map(row_copies, kernel.kernels)) if isinstance(kernel, _Combination) else kernel.copies
+    )
 
 
 def _operand(other: Any) -> Kernel:

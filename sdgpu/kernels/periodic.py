@@ -64,6 +64,7 @@ class Periodic(Profile):
     period: float | Sequence[float] = 1.0
     lengthscale: float | Sequence[float] = 1.0
     sign: ClassVar[float] = -1.0
+    copies: ClassVar[int] = 4  # a cosine and a sine for each feature
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "period", one_or_each("period", self.period))
@@ -101,6 +102,7 @@ class Wave(Profile):
 
     frequency: float
     distance: ClassVar[bool] = False
+    copies: ClassVar[int] = 4
 
     def rows(self, X: Any, centre: Any) -> Rows:
         xp = compat.array_namespace(X)

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 import sdgpu
 from sdgpu.backend.backends import to_numpy
+from sdgpu.kernels.kernel import row_copies
 from tests.problems import assert_near
 
 FALLING = [
@@ -198,6 +199,19 @@ def test_estimators_take_their_names(kernel, rng):
     made = sdgpu.kernels.as_kernel(kernel, gamma=0.5)
     wanted = sdgpu.fit(X, y, made, 0.1).path(alphas=0.3, steps=3).predict(X[:5])[-1]
     assert_allclose(model.predict(X[:5]), wanted, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kernel", SEMI_DEFINITE, ids=repr)
+def test_ready_rows_are_no_larger_than_they_are_said_to_be(kernel, rng):
+    """What the plan counts: so many times the rows, and their squares and ones."""
+
+    def numbers(rows):
+        sides = {id(array): array.size for array in (rows.left, rows.right) if array is not None}
+        return sum(sides.values()) + sum(map(numbers, rows.parts))
+
+    X = rng.uniform(0, 1, (50, 3))
+    copies = row_copies(kernel)
+    assert numbers(kernel.rows(X, X.mean(axis=0))) <= copies * 50 * (3 + 2)
 
 
 @pytest.mark.parametrize("kernel", SEMI_DEFINITE, ids=repr)
