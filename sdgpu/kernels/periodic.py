@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import array_api_compat as compat
 import numpy as np
@@ -25,6 +25,8 @@ from sdgpu.kernels.row_scaling import of_features, one_or_each
 from sdgpu.kernels.stationary import Gaussian, ones
 
 __all__ = ["Periodic", "SpectralMixture"]
+
+Table = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,8 @@ class SpectralMixture(Wrapper):
     """
 
     weights: Sequence[float]
-    means: Sequence[Any]
-    variances: Sequence[Any]
+    means: Sequence[float] | Sequence[Sequence[float]]
+    variances: Sequence[float] | Sequence[Sequence[float]]
 
     def __post_init__(self) -> None:
         weights = np.asarray(self.weights, dtype=object)
@@ -178,19 +180,25 @@ class SpectralMixture(Wrapper):
         for name in ("means", "variances"):
             table = _table(name, getattr(self, name), len(checked))
             object.__setattr__(self, name, table)
-        if len(self.means[0]) != len(self.variances[0]):
+        means, variances = (len(table[0]) for table in self.tables)
+        if means != variances:
             raise ValueError(
-                f"variances have {len(self.variances[0])} features, means have {len(self.means[0])}: give "
+                f"variances have {variances} features, means have {means}: give "
                 "one number for each component and feature in both"
             )
 
     def __getstate__(self) -> dict[str, Any]:
         return without_caches(self)
 
+    @property
+    def tables(self) -> tuple[Table, Table]:
+        """Means and variances (Q, d), whatever they were given as."""
+        return cast("tuple[Table, Table]", (self.means, self.variances))
+
     @cached_property
     def kernel(self) -> Kernel:  # type: ignore[override]
         """The same as sums and products."""
-        parts = zip(self.weights, self.means, self.variances, strict=True)
+        parts = zip(self.weights, *self.tables, strict=True)
         return Sum(tuple(weight * _component(mean, width) for weight, mean, width in parts))
 
     def rows(self, X: Any, centre: Any) -> Rows:
@@ -199,9 +207,10 @@ class SpectralMixture(Wrapper):
 
     def require_features(self, d: int) -> None:
         """Raise ValueError unless its frequencies are of d features."""
-        if d != len(self.means[0]):
+        features = len(self.tables[0][0])
+        if d != features:
             raise ValueError(
-                f"means and variances have {len(self.means[0])} features, but the data have {d}: give one "
+                f"means and variances have {features} features, but the data have {d}: give one "
                 "number for each, or choose columns by sdgpu.On"
             )
 
@@ -214,7 +223,7 @@ def _component(means: tuple[float, ...], variances: tuple[float, ...]) -> Kernel
     return parts[0] if len(parts) == 1 else Product(tuple(parts))
 
 
-def _table(name: str, values: Any, count: int) -> tuple[tuple[float, ...], ...]:
+def _table(name: str, values: Any, count: int) -> Table:
     """Numbers (Q, d), of (Q,) for one feature: means >= 0, variances > 0."""
     try:
         host = np.asarray(values, dtype=object)

@@ -1,5 +1,8 @@
 """Kernels where they are hard: far and near rows, limits of their parameters, and how positive they are."""
 
+import copy
+import pickle
+
 import mpmath
 import numpy as np
 import pytest
@@ -212,6 +215,16 @@ def test_ready_rows_are_no_larger_than_they_are_said_to_be(kernel, rng):
     X = rng.uniform(0, 1, (50, 3))
     copies = row_copies(kernel)
     assert numbers(kernel.rows(X, X.mean(axis=0))) <= copies * 50 * (3 + 2)
+
+
+@pytest.mark.parametrize("kernel", SEMI_DEFINITE, ids=repr)
+def test_copies_of_a_kernel_that_was_used(kernel, rng):
+    X = rng.uniform(0, 1, (5, 3))
+    K = kernel(X)
+    for again in (pickle.loads(pickle.dumps(kernel)), copy.deepcopy(kernel)):
+        assert again == kernel
+        assert hash(again) == hash(kernel)
+        assert np.array_equal(again(X), K)
 
 
 @pytest.mark.parametrize("kernel", SEMI_DEFINITE, ids=repr)
