@@ -54,6 +54,8 @@ def fitted():
             MemoryError,
             r"n = 25 rows need at least .* but 10 kB may be used: at most about 12 rows fit",
         ),
+        ({"kernel": "chi2"}, ValueError, "ChiSquared is a kernel of nonnegative rows.* down to -"),
+        ({"kernel": sdgpu.On(7, KERNEL)}, ValueError, "names column 7, but the data have"),
         ({"kernel": "precomputed"}, ValueError, "square"),
         (
             {"kernel": "precomputed", "X": np.diag([1.0, -1.0]), "Y": np.ones(2)},

@@ -65,13 +65,14 @@ def test_tests_mirror_the_tree():
 PUBLIC = """
 Gaussian Laplacian Matern Polynomial Linear Cosine ArcCosine NNGP NTK EmpiricalNTK FunctionKernel Precomputed
 CubicGreen CubicSpline BrownianBridge median_distance
+RationalQuadratic Periodic SpectralMixture Wendland ChiSquared AdditiveChiSquared HistogramIntersection Tanimoto On
 fit plan Plan refit_path open_sweep Sweep constrained_path constrain ConstrainedPath Predictor open_predictor
 Predictor.save Predictor.module Predictor.predict Predictor.gradient
 Fit.spectrum Fit.path Fit.limit Fit.diagonal Fit.optimal_alphas Fit.joint_alphas Fit.sweep Fit.loo Fit.gcv
 Fit.gcv_sweep Fit.with_targets
 Sweep.best Sweep.save
 SelfDistillationRegressor SelfDistillationRegressorCV SelfDistillationClassifier SelfDistillationClassifierCV
-operators.DenseOperator operators.TiledOperator operators.KeOpsOperator
+operators.DenseOperator operators.TiledOperator operators.KeOpsOperator operators.SparseOperator
 kernels.EmpiricalNTK
 nn.train nn.distill_chain nn.estimate_alpha nn.resnet20 nn.resnet56 nn.resnet18 nn.resnet34 nn.resnet50
 nn.Config nn.grid_chains nn.load_weights

@@ -1,18 +1,20 @@
 """Sparse rows at the door: matrices of SciPy and tensors of torch become CSR of SciPy.
 
-Only feature models of kernels with features of their own take them: there a row costs the square of its
-entries rather than of its features. They are summed on the host.
+Feature models of kernels with features of their own take them: there a row costs the square of its
+entries rather than of its features, and they are summed on the host. Kernels of inner products and lengths
+have values of them, by products of sparse matrices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 import scipy
 
-__all__ = ["csr_rows", "is_csr", "is_sparse"]
+__all__ = ["beside_each_other", "csr_rows", "is_csr", "is_sparse", "square_sums"]
 
 
 def is_sparse(value: object) -> bool:
@@ -26,6 +28,17 @@ def is_sparse(value: object) -> bool:
 def is_csr(array: object) -> bool:
     """Whether an array behind the door is sparse."""
     return isinstance(array, scipy.sparse.csr_array)
+
+
+def square_sums(rows: scipy.sparse.csr_array) -> np.ndarray:
+    """|x|^2 of CSR rows, (n,)."""
+    return np.asarray((rows * rows).sum(axis=1)).reshape(-1)
+
+
+def beside_each_other(parts: Sequence[Any], *, axis: int = 1) -> scipy.sparse.csr_array:
+    """Sparse and dense columns as one matrix in CSR, as `concat` of axis 1 makes of arrays."""
+    assert axis == 1
+    return scipy.sparse.csr_array(scipy.sparse.hstack(list(map(scipy.sparse.csr_array, parts))))
 
 
 def csr_rows(value: Any, name: str, *, features: int | None = None) -> scipy.sparse.csr_array:

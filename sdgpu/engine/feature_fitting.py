@@ -204,17 +204,20 @@ def features_for_sparse(X: Any, kernel: Any) -> Explicit:
         For a kernel without, and for fewer rows than features, whose n x n problem is the smaller one.
     """
     kernel, (n, d) = as_kernel(kernel), X.shape
+    matrix = ", or the kernel matrix, kernel(X), with sdgpu.Precomputed()"
     size = None if kernel.is_precomputed else own_size(kernel, int(d))
     if size is None:
         raise TypeError(
             f"X is sparse ({type(X).__name__}), and {kernel!r} has no features of its own: use "
             "sdgpu.Linear, Cosine or Polynomial, or pass X.toarray() (of torch: X.to_dense())"
+            + matrix
+            * kernel.takes_sparse
         )
     if size > n:
         raise TypeError(
             f"X is sparse with {n:,} rows and {size:,} features: pass X.toarray() (of torch: "
-            "X.to_dense()), or the kernel matrix, which is the smaller problem, with "
-            "sdgpu.Precomputed(): of a linear kernel (X @ X.T).toarray()"
+            "X.to_dense()), or the kernel matrix, kernel(X), which is the smaller problem, with "
+            "sdgpu.Precomputed()"
         )
     return Explicit()
 

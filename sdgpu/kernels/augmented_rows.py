@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import array_api_compat as compat
+import numpy as np
 
 from sdgpu.backend.arrays import slices
+from sdgpu.backend.sparse_rows import beside_each_other, is_csr, square_sums
 from sdgpu.kernels.elementwise import can_choose, clip_, where
 
 __all__ = [
@@ -25,7 +27,6 @@ __all__ = [
     "chords",
     "distance_rows",
     "inner_rows",
-    "l1_distance",
     "mark_opposite",
     "near_pairs",
     "product",
@@ -44,7 +45,7 @@ class Rows:
     Attributes
     ----------
     left, right : array (n, d + 2) or (n, d)
-        Augmented rows whose product is the statistic.
+        Augmented rows whose product is the statistic; of sparse rows in CSR.
     norms : array (n,) or None
         |x|^2 of the rows before normalisation, for kernels of angle and length.
     parts : tuple of Rows
@@ -62,7 +63,9 @@ class Rows:
 
     def __getitem__(self, rows: slice) -> Rows:
         def cut(array: Any) -> Any:
-            return None if array is None else array[rows, ...]
+            if array is None or is_csr(array):
+                return array if array is None else array[rows]
+            return array[rows, ...]
 
         parts = tuple(part[rows] for part in self.parts)
         return Rows(cut(self.left), cut(self.right), cut(self.norms), parts, self.far)
@@ -70,30 +73,38 @@ class Rows:
     @property
     def sample(self) -> Any:
         """An array with the library, device and dtype of the rows."""
-        return self.parts[0].sample if self.parts else self.left
+        if self.parts:
+            return self.parts[0].sample
+        return self.left.data if is_csr(self.left) else self.left
 
 
 def distance_rows(values: Any, sign: float = 1.0) -> Rows:
     """Rows whose product is sign * |x - x'|^2; the values should be centred."""
-    xp = compat.array_namespace(values)
-    squares = xp.sum(values * values, axis=1)[:, None]
+    sparse = is_csr(values)
+    xp = compat.array_namespace(values.data if sparse else values)
+    squares = (square_sums(values) if sparse else xp.sum(values * values, axis=1))[:, None]
     ones = xp.ones_like(squares)
-    left = xp.concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
+    concat = beside_each_other if sparse else xp.concat
+    left = concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
     # the expansion is off by about eps |x|^2: what an exponent can bear depends on the precision
     eps = float(xp.finfo(values.dtype).eps)
     largest = float(xp.max(squares)) if squares.shape[0] else 0.0
     far = eps * largest > (1e-12 if eps < 1e-10 else 1e-5)
-    return Rows(left, xp.concat([values, ones, squares], axis=1), far=far)
+    return Rows(left, concat([values, ones, squares], axis=1), far=far)
 
 
 def inner_rows(values: Any) -> Rows:
     """Rows whose product is x . x'."""
+    if is_csr(values):
+        return Rows(values, values, norms=square_sums(values))
     xp = compat.array_namespace(values)
     return Rows(values, values, norms=xp.sum(values * values, axis=1))
 
 
 def product(a: Rows, b: Rows, out: Any = None) -> Any:
     """The statistic of all pairs, (len(a), len(b)), in `out` if that is given."""
+    if is_csr(a.left):
+        return (a.left @ b.right.T).toarray()
     if out is None:
         return a.left @ b.right.T
     if compat.is_torch_array(out):
@@ -120,9 +131,9 @@ def recompute_near(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
 
 def near_pairs(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
     """Where |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2), for a tile of sign |x - x'|^2."""
-    d = a.right.shape[1] - 2
     limit = float(compat.array_namespace(tile).finfo(tile.dtype).eps) ** (1 / 3)
-    return sign * tile < limit * (a.right[:, d + 1][:, None] + b.right[:, d + 1][None, :])
+    squares = (_last_column(a.right)[:, None], _last_column(b.right)[None, :])
+    return sign * tile < limit * (squares[0] + squares[1])
 
 
 def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
@@ -170,30 +181,22 @@ def _may_be_negative(tile: Any) -> bool:
     return bool(compat.size(tile)) and float(compat.array_namespace(tile).min(tile)) < 0
 
 
+def _last_column(rows: Any) -> Any:
+    """|x|^2 of augmented rows."""
+    return rows[:, [-1]].toarray()[:, 0] if is_csr(rows) else rows[:, -1]
+
+
 def _squared_sums(a: Rows, b: Rows, left: Any, right: Any, sign: int) -> Any:
     """|x + sign x'|^2 of the pairs (left, right), in blocks."""
-    xp = compat.array_namespace(a.right)
     d = a.right.shape[1] - 2
+    if is_csr(a.right):
+        x, y = a.right[:, :d], b.right[:, :d]
+        parts = slices(left.shape[0], BLOCK // 64)  # entries are few
+        return np.concatenate([square_sums(x[left[p]] + sign * y[right[p]]) for p in parts])
+    xp = compat.array_namespace(a.right)
     squares = []
     for part in slices(left.shape[0], max(1, BLOCK // d)):
         x = xp.take(a.right[:, :d], left[part], axis=0)
         x = x + sign * xp.take(b.right[:, :d], right[part], axis=0)
         squares.append(xp.sum(x * x, axis=1))
     return xp.concat(squares)
-
-
-def l1_distance(a: Rows, b: Rows) -> Any:
-    """|x - x'|_1 for all pairs, feature by feature (exact) or by the library's own routine."""
-    if compat.is_numpy_array(a.left):
-        from scipy.spatial.distance import cdist
-
-        return cdist(a.left, b.left, "cityblock").astype(a.left.dtype, copy=False)
-    if compat.is_torch_array(a.left):
-        import torch
-
-        return torch.cdist(a.left, b.left, p=1.0)
-    xp = compat.array_namespace(a.left)
-    total = xp.zeros((len(a), len(b)), dtype=a.left.dtype, device=compat.device(a.left))
-    for j in range(a.left.shape[1]):
-        total += xp.abs(a.left[:, j][:, None] - b.left[:, j][None, :])
-    return total

@@ -7,7 +7,9 @@ For new rows x_i, others x_j, coefficients W and factors F of pairs,
 Of a profile phi of a statistic s_ij it is two products, with F phi'(s) (b, n) as a matrix:
 
     2 v_i (F phi' W)_ir - 2 (F phi' [W_jr v_j])_ir    for s = |v - v'|^2,
-    (F phi' [W_jr v_j])_ir                            for s = v . v'.
+    (F phi' [W_jr v_j])_ir                            for s = v . v',
+
+and of a sum over coordinates of a term one product for each coordinate, with the slopes of its terms.
 
 No array (b, n, d) is made. What a kernel makes of x before it takes a statistic, the coordinates v and the
 squared length p, is differentiated by torch.
@@ -26,6 +28,7 @@ from typing import Any
 
 from sdgpu.backend.arrays import slices
 from sdgpu.kernels.augmented_rows import BLOCK, Rows, near_pairs
+from sdgpu.kernels.coordinate_sums import TERM_SLOPES
 
 __all__ = [
     "by_autograd",
@@ -50,6 +53,7 @@ def recording() -> Iterator[None]:
     with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
         # extremes are looked at on the way, which torch takes for a mistake
         warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         yield
 
 
@@ -142,19 +146,22 @@ def require_finite(gradient: Any, name: str) -> Any:
 def profile_slopes(
     profile: Callable[[Any, Any, Any], Any], tile: Any, a_norms: Any, b_norms: Any
 ) -> tuple[Any, Any]:
-    """d profile / d statistic and d profile / d |x|^2 (or None), each (a, b), by torch."""
-    import torch
+    """d profile / d statistic and d profile / d |x|^2 (or None), each (a, b), by torch.
 
-    with recording():
-        statistic = tile.clone().requires_grad_()
-        sources = [statistic]
-        if a_norms is not None:
-            sources.append(a_norms.expand(tile.shape).clone().requires_grad_())
-        lengths = sources[1] if len(sources) > 1 else None
-        values = profile(statistic * 1.0, lengths, b_norms)
-        found = torch.autograd.grad(values.sum(), sources, allow_unused=True)
-    first, *rest = (torch.zeros_like(tile) if part is None else part for part in found)
-    return first, rest[0] if rest else None
+    A profile is elementwise, so a pass with the tangent 1 is its derivative, and may work in place.
+    """
+    lengths = None if a_norms is None else a_norms.expand(tile.shape)
+
+    def slope(number: int) -> Any:
+        from torch.autograd import forward_ad
+
+        with recording(), forward_ad.dual_level():
+            own = [tile.clone(), None if lengths is None else lengths.clone()]
+            own[number] = forward_ad.make_dual(own[number], own[number].new_ones(tile.shape))
+            tangent = forward_ad.unpack_dual(profile(*own, b_norms)).tangent
+            return tile.new_zeros(tile.shape) if tangent is None else tangent
+
+    return slope(0), None if lengths is None else slope(1)
 
 
 def statistic_slopes(kernel: Any, a: Rows, rows: Rows, factor: Any, W: Any) -> tuple[Any, Any]:
@@ -210,10 +217,10 @@ def coordinates_of(kernel: Any, rows: Rows) -> Any:
 def _add_products(kernel: Any, total: Any, v: tuple[Any, Any], slopes: Any, W: Any) -> None:
     """Add the sums over one tile, by products."""
     (left, right), width = v, max(1, int(v[1].shape[1]))
-    if kernel.statistic == "l1":
+    if kernel.statistic in TERM_SLOPES:
+        slope = TERM_SLOPES[kernel.statistic]
         for k in range(int(left.shape[1])):
-            signs = (left[:, k, None] - right[None, :, k]).sign_()
-            total[:, :, k] += (slopes * signs) @ W
+            total[:, :, k] += (slopes * slope(left[:, k, None], right[None, :, k])) @ W
         return
     if kernel.distance:
         total += 2 * kernel.sign * left[:, None, :] * (slopes @ W)[:, :, None]

@@ -6,29 +6,41 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial
+from sdgpu.kernels.columns import On
+from sdgpu.kernels.compact_support import Wendland
+from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial, Tanimoto
+from sdgpu.kernels.histograms import AdditiveChiSquared, ChiSquared, HistogramIntersection
 from sdgpu.kernels.infinite_width import NNGP, NTK
 from sdgpu.kernels.kernel import Kernel, Product, Scaled, Sum
+from sdgpu.kernels.periodic import Periodic, SpectralMixture
 from sdgpu.kernels.splines import BrownianBridge, CubicGreen, CubicSpline
-from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern
+from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern, RationalQuadratic
 
 __all__ = ["describe_kernel", "described_kernel"]
 
 _CLASSES: dict[str, type[Kernel]] = {
     kind.__name__: kind
     for kind in (
+        AdditiveChiSquared,
         ArcCosine,
         BrownianBridge,
+        ChiSquared,
         Cosine,
         CubicGreen,
         CubicSpline,
         Gaussian,
+        HistogramIntersection,
         Laplacian,
         Linear,
         Matern,
         NNGP,
         NTK,
+        Periodic,
         Polynomial,
+        RationalQuadratic,
+        SpectralMixture,
+        Tanimoto,
+        Wendland,
     )
 }
 _JOINED: dict[str, type[Sum] | type[Product]] = {"Sum": Sum, "Product": Product}
@@ -51,15 +63,20 @@ def describe_kernel(kernel: Kernel) -> dict[str, Any]:
     name = type(kernel).__name__
     if isinstance(kernel, Scaled):
         return {"kind": name, "scale": kernel.scale, "kernel": describe_kernel(kernel.kernel)}
+    if type(kernel) is On:
+        columns, inside = _plain(kernel.columns), describe_kernel(kernel.kernel)
+        return {"kind": name, "columns": columns, "kernel": inside}
     if isinstance(kernel, (Sum, Product)):
         return {"kind": name, "kernels": [describe_kernel(part) for part in kernel.kernels]}
     if type(kernel) is not _CLASSES.get(name):
         raise TypeError(f"{kernel!r} cannot go into a file: it is no formula of this package")
     values = {field.name: getattr(kernel, field.name) for field in fields(kernel)}  # type: ignore[arg-type]
-    return {
-        "kind": name,
-        **{key: list(x) if isinstance(x, tuple) else x for key, x in values.items()},
-    }
+    return {"kind": name, **{key: _plain(value) for key, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists."""
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def described_kernel(description: Any, *, depth: int = 0) -> Kernel:
@@ -81,6 +98,8 @@ def described_kernel(description: Any, *, depth: int = 0) -> Kernel:
     try:
         if kind == "Scaled" and set(values) == {"scale", "kernel"}:
             return described_kernel(values["kernel"], depth=depth + 1) * values["scale"]
+        if kind == "On" and set(values) == {"columns", "kernel"}:
+            return On(values["columns"], described_kernel(values["kernel"], depth=depth + 1))
         if kind in _JOINED and set(values) == {"kernels"}:
             parts = tuple(described_kernel(part, depth=depth + 1) for part in values["kernels"])
             if not parts:

@@ -1,4 +1,4 @@
-"""Kernels of inner products and angles: linear, polynomial, cosine and arc-cosine."""
+"""Kernels of inner products and angles: linear, polynomial, cosine, Tanimoto and arc-cosine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import array_api_compat as compat
+import numpy as np
 
 from sdgpu.backend.checks import integer, positive
+from sdgpu.backend.sparse_rows import is_csr, square_sums
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows, reciprocal_sine
-from sdgpu.kernels.elementwise import atan2, can_choose, root, sqrt_, where
+from sdgpu.kernels.elementwise import (
+    atan2,
+    can_choose,
+    larger,
+    root,
+    smaller,
+    sqrt_,
+    where,
+    whole_power,
+)
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
-__all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "unit_rows"]
+__all__ = ["ArcCosine", "Cosine", "Linear", "Polynomial", "Tanimoto", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,7 @@ class Linear(Profile):
 
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
@@ -70,6 +82,7 @@ class Polynomial(Profile):
     coef0: float = 1.0
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "degree", integer("degree", self.degree, 1))
@@ -106,6 +119,7 @@ class Cosine(Profile):
 
     lengthscale: float | Sequence[float] | None = None
     distance: ClassVar[bool] = False
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
@@ -129,8 +143,64 @@ class Cosine(Profile):
         return compat.array_namespace(tile).ones_like(tile), None
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.left)
-        return xp.astype(rows.norms > 0, rows.left.dtype)
+        xp = compat.array_namespace(rows.norms)
+        return xp.astype(rows.norms > 0, rows.norms.dtype)
+
+
+@dataclass(frozen=True)
+class Tanimoto(Profile):
+    """x . x' / (|x|^2 + |x'|^2 - x . x'); 0 where a row is 0.
+
+    Of rows of zeros and ones (fingerprints) it is what both have over what one of them has: the index of
+    Jaccard. It is positive semi-definite for rows of any numbers.
+
+    Parameters
+    ----------
+    lengthscale : float or sequence of d floats, optional
+        The data are divided by it first.
+
+    Notes
+    -----
+    Evaluated as c q / (1 + q^2 - c q) with the cosine c of the two rows and the ratio q <= 1 of their
+    lengths, which stays within the range of numbers.
+
+    References
+    ----------
+    Ralaivola, Swamidass, Saigo and Baldi (2005), Section 5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Tanimoto()(np.array([[1.0, 1.0, 0.0]]), np.array([[0.0, 1.0, 1.0]])).round(6)
+    array([[0.333333]])
+    """
+
+    lengthscale: float | Sequence[float] | None = None
+    distance: ClassVar[bool] = False
+    takes_sparse = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        unit, norms, largest = unit_rows(X, self.lengthscale)
+        xp = compat.array_namespace(norms)
+        # a row of zeros has the cosine 0 with all, whatever its length; eighth roots of the lengths of
+        # float64 stay within the range of float32, to which tiles may round them
+        lengths = xp.where(norms > 0, xp.sqrt(norms) * largest, xp.ones_like(norms))
+        return replace(inner_rows(unit), norms=lengths**0.125)
+
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        ratio = whole_power(smaller(a_norms, b_norms) / larger(a_norms, b_norms), 8)
+        tile *= ratio
+        return tile / (1.0 + ratio * ratio - tile)
+
+    def rounding(self, rows: Rows) -> float:
+        return super().rounding(rows) + 12.0
+
+    def diagonal(self, rows: Rows) -> Any:
+        units = inner_rows(rows.left).norms  # 1, and 0 of a row of zeros
+        return compat.array_namespace(units).astype(units > 0.5, units.dtype)
 
 
 @dataclass(frozen=True)
@@ -247,6 +317,8 @@ class ArcCosine(Profile):
 def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:
     """Rows of length 1 (0 stays 0), their squared lengths before over scale^2, and that scale."""
     values = scaled_rows(X, None, lengthscale)
+    if is_csr(values):
+        return _unit_csr(values)
     xp = compat.array_namespace(values)
     # scaled by the largest entry first: squares of tiny or huge entries leave the range
     largest = xp.max(xp.abs(values), axis=1)
@@ -255,3 +327,19 @@ def unit_rows(X: Any, lengthscale: Any = None) -> tuple[Any, Any, Any]:
     norms = xp.sum(values * values, axis=1)
     length = xp.sqrt(xp.where(norms > 0, norms, xp.ones_like(norms)))
     return values / length[:, None], norms, largest
+
+
+def _unit_csr(values: Any) -> tuple[Any, Any, Any]:
+    """The same of CSR rows."""
+    largest = abs(values).max(axis=1).toarray().reshape(-1)
+    largest = np.where(largest > 0, largest, 1)
+    counts = np.diff(values.indptr)
+
+    def by(rows: Any, numbers: Any) -> Any:
+        return type(rows)(
+            (rows.data / np.repeat(numbers, counts), rows.indices, rows.indptr), rows.shape
+        )
+
+    values = by(values, largest)
+    norms = square_sums(values)
+    return by(values, np.sqrt(np.where(norms > 0, norms, 1))), norms, largest

@@ -11,12 +11,27 @@ from typing import Any
 
 import array_api_compat as compat
 
-__all__ = ["asin", "atan2", "can_choose", "clip_", "exp2_", "exp_", "root", "sqrt_", "where"]
+__all__ = [
+    "asin",
+    "atan2",
+    "can_choose",
+    "clip_",
+    "exp2_",
+    "exp_",
+    "larger",
+    "log1p_",
+    "root",
+    "smaller",
+    "sqrt_",
+    "where",
+    "whole_power",
+    "without_subnormals",
+]
 
 
 def exp_(tile: Any) -> Any:
     """e^tile, in place where the library can; 0 below the smallest normal number."""
-    return _without_denormals(_in_place("exp", tile))
+    return without_subnormals(_in_place("exp", tile))
 
 
 def exp2_(tile: Any) -> Any:
@@ -25,15 +40,70 @@ def exp2_(tile: Any) -> Any:
     0 below the smallest normal number: whatever reads denormal numbers takes twice as long.
     """
     if _standard(tile) and not hasattr(compat.array_namespace(tile), "exp2"):
-        return _without_denormals(compat.array_namespace(tile).exp(tile * math.log(2)))
+        return without_subnormals(compat.array_namespace(tile).exp(tile * math.log(2)))
     if not compat.is_array_api_obj(tile) and not hasattr(tile, "exp2"):
         return (tile * math.log(2)).exp()  # a lazy tensor of KeOps
-    return _without_denormals(_in_place("exp2", tile))
+    return without_subnormals(_in_place("exp2", tile))
 
 
 def sqrt_(tile: Any) -> Any:
     """Square root, in place where the library can."""
     return _in_place("sqrt", tile)
+
+
+def log1p_(tile: Any) -> Any:
+    """log(1 + tile) for tile >= 0, in place where the library can."""
+    if compat.is_array_api_obj(tile):
+        return _in_place("log1p", tile)
+    whole = tile + 1.0  # KeOps has no log1p: what the sum rounds off is added to its logarithm
+    return whole.log() + (tile - (whole - 1.0)) / whole
+
+
+def smaller(x: Any, y: Any) -> Any:
+    """min(x, y)."""
+    if not compat.is_array_api_obj(x):  # lazy tensors of KeOps
+        return (x - y).ifelse(y, x)
+    return compat.array_namespace(x).minimum(x, y)
+
+
+def larger(x: Any, y: Any) -> Any:
+    """max(x, y)."""
+    if not compat.is_array_api_obj(x):
+        return (x - y).ifelse(x, y)
+    return compat.array_namespace(x).maximum(x, y)
+
+
+def whole_power(values: Any, exponent: int) -> Any:
+    """values^exponent for a whole number >= 1, by products: powers of the libraries cost ten times that."""
+    if exponent == 1:
+        return values
+    power = whole_power(values, exponent // 2)
+    power = power * power  # not in place: torch's forward derivatives take a factor for the result
+    if exponent % 2:
+        power *= values
+    return power
+
+
+def without_subnormals(tile: Any) -> Any:
+    """Values >= 0 with 0 for those that are below the smallest normal number, in place where it can.
+
+    They count for nothing beside the others, have few digits, and slow a product down.
+    """
+    if not compat.is_array_api_obj(tile) or not compat.size(tile):
+        return tile  # KeOps multiplies them as they come
+    xp = compat.array_namespace(tile)
+    limits = xp.finfo(tile.dtype)
+    smallest = float(limits.smallest_normal)
+    if compat.is_torch_array(tile) and not tile.requires_grad:
+        import torch
+
+        return torch.threshold_(tile, smallest * (1 - float(limits.eps)), 0.0)
+    if not bool(xp.min(tile) < smallest):
+        return tile
+    if compat.is_numpy_array(tile):
+        tile[tile < smallest] = 0.0
+        return tile
+    return xp.where(tile < smallest, xp.zeros_like(tile), tile)
 
 
 def root(values: Any) -> Any:
@@ -84,28 +154,11 @@ def clip_(tile: Any, low: float | None, high: float | None) -> Any:
     return xp.clip(tile, low, high, out=tile)
 
 
-def _without_denormals(values: Any) -> Any:
-    """Values >= 0 with 0 for those that have lost digits; of lazy tensors and vectors as they are."""
-    if not compat.is_array_api_obj(values) or not compat.size(values):
-        return values
-    xp = compat.array_namespace(values)
-    limits = xp.finfo(values.dtype)
-    smallest = float(limits.smallest_normal)
-    if compat.is_torch_array(values) and not values.requires_grad:
-        import torch
-
-        return torch.threshold_(values, smallest * (1 - float(limits.eps)), 0.0)
-    if not bool(xp.min(values) < smallest):
-        return values
-    if compat.is_numpy_array(values):
-        values[values < smallest] = 0.0
-        return values
-    return xp.where(values < smallest, xp.zeros_like(values), values)
-
-
 def _in_place(name: str, tile: Any) -> Any:
     if not compat.is_array_api_obj(tile):
         return getattr(tile, name)()  # a lazy tensor of KeOps
+    if compat.is_torch_array(tile) and not tile.requires_grad:
+        return getattr(tile, f"{name}_")()  # torch follows it, forwards
     function = getattr(compat.array_namespace(tile), name)
     return function(tile) if _standard(tile) or _recorded(tile) else function(tile, out=tile)
 

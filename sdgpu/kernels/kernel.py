@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
 
 import array_api_compat as compat
-import numpy as np
 
 from sdgpu.backend.arrays import beside, dtype_name, inputs, same_place
 from sdgpu.backend.checks import positive
 from sdgpu.backend.conversion import column_names, same_columns
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.kernels.augmented_rows import Rows, l1_distance, mark_opposite, product, recompute_near
+from sdgpu.backend.sparse_rows import is_sparse
+from sdgpu.kernels.augmented_rows import Rows, mark_opposite, product, recompute_near
+from sdgpu.kernels.coordinate_sums import coordinate_sum
 from sdgpu.kernels.derivatives import (
     by_autograd,
     coordinates_of,
@@ -25,8 +26,21 @@ from sdgpu.kernels.derivatives import (
     require_finite,
     statistic_slopes,
 )
+from sdgpu.kernels.row_scaling import column_means, lengthscales, scaled_rows, set_zero_diagonal
+from sdgpu.kernels.sparse_values import sparse_values
 
-__all__ = ["Kernel", "Product", "Profile", "Scaled", "Sum", "lengthscales", "scaled_rows"]
+__all__ = [
+    "Kernel",
+    "Product",
+    "Profile",
+    "Scaled",
+    "Sum",
+    "Wrapper",
+    "column_means",
+    "lengthscales",
+    "scaled_rows",
+    "set_zero_diagonal",
+]
 
 
 class Kernel(ABC):
@@ -42,12 +56,20 @@ class Kernel(ABC):
     ----------
     is_precomputed : bool
         Whether its "rows" are those of a Gram matrix.
+    copies : int
+        How many times n d numbers its ready rows take at the most.
     has_fused_cuda : bool
         Whether :mod:`sdgpu.operators.fused_cuda` knows its formula.
     """
 
     is_precomputed: ClassVar[bool] = False
+    copies: ClassVar[int] = 2
     has_fused_cuda: ClassVar[bool] = False
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether it has values of sparse rows: those of inner products and lengths."""
+        return False
 
     @abstractmethod
     def rows(self, X: Any, centre: Any) -> Rows:
@@ -68,6 +90,10 @@ class Kernel(ABC):
     @property
     def distance_factor(self) -> tuple[str, float] | None:
         """("l2", f) where values are `profile` of f |x - x'|^2, ("l1", f) of f |x - x'|_1; else None."""
+        return None
+
+    def in_ball(self, X: Any, centre: Any) -> Any:
+        """Rows (n, k) of which kappa is exactly 0 from distance 1 on; None if there are none."""
         return None
 
     def tile_rows(self, rows: Rows, tile: int) -> int:
@@ -117,6 +143,8 @@ class Kernel(ABC):
         Parameters
         ----------
         A : array (n, d)
+            Of kernels with `takes_sparse` a sparse matrix too: the result is one of NumPy, and rows are
+            never made dense.
         B : array (m, d), optional
             A itself by default: then the result is symmetric to the last bit.
 
@@ -131,6 +159,8 @@ class Kernel(ABC):
         """
         from sdgpu.kernels.kernel_matrices import cross, gram
 
+        if is_sparse(A) or is_sparse(B):
+            return sparse_values(self, A, B)
         source, A = A, inputs(A, "A", empty=True)
         if B is None:
             return gram(self, self.rows(A, column_means(A)))
@@ -157,53 +187,6 @@ class Kernel(ABC):
     __rmul__ = __mul__
 
 
-def column_means(X: Any) -> Any:
-    """Mean of each feature, (d,); 0 for no rows."""
-    xp = compat.array_namespace(X)
-    if X.shape[0] == 0:
-        return xp.zeros((X.shape[1],), dtype=X.dtype, device=compat.device(X))
-    return xp.mean(X, axis=0)
-
-
-def lengthscales(value: float | Sequence[float] | None) -> tuple[float, ...] | float | None:
-    """Check a length scale: None, one number > 0, or one per feature (kept as a tuple)."""
-    if value is None:
-        return None
-    host = np.asarray(value, dtype=object)
-    if host.ndim == 0:
-        return positive("lengthscale", value)
-    if host.ndim != 1 or host.size == 0:
-        raise ValueError(f"lengthscale must be a number or one per feature, got shape {host.shape}")
-    return tuple(positive("lengthscale", entry) for entry in host)
-
-
-def scaled_rows(X: Any, centre: Any, lengthscale: Sequence[float] | float | None) -> Any:
-    """(X - centre) / lengthscale, or X / lengthscale without a centre."""
-    xp = compat.array_namespace(X)
-    centred = X if centre is None else X - centre
-    if lengthscale is None:
-        return centred
-    if not isinstance(lengthscale, float):
-        if len(lengthscale) != X.shape[1]:
-            raise ValueError(
-                f"lengthscale has {len(lengthscale)} entries, but the data have {X.shape[1]} features"
-            )
-        return centred / xp.asarray(lengthscale, dtype=X.dtype, device=compat.device(X))
-    return centred / lengthscale
-
-
-def set_zero_diagonal(tile: Any) -> Any:
-    """The tile with an exactly zero diagonal: a point has distance 0 to itself."""
-    if compat.is_torch_array(tile):
-        return tile.fill_diagonal_(0.0)
-    xp = compat.array_namespace(tile)
-    if hasattr(xp, "fill_diagonal"):
-        xp.fill_diagonal(tile, 0.0)
-        return tile
-    tile *= 1 - xp.eye(tile.shape[0], dtype=tile.dtype, device=compat.device(tile))
-    return tile
-
-
 class _Combination(Kernel):
     """What sums and products share: the operands' rows, and tiles joined elementwise."""
 
@@ -228,6 +211,10 @@ class _Combination(Kernel):
     def diagonal(self, rows: Rows) -> Any:
         operands = zip(self.kernels, rows.parts, strict=True)
         return reduce(type(self).join, (kernel.diagonal(part) for kernel, part in operands))
+
+    @property
+    def takes_sparse(self) -> bool:
+        return all(kernel.takes_sparse for kernel in self.kernels)
 
     @property
     def opaque(self) -> Kernel | None:
@@ -271,12 +258,17 @@ class Product(_Combination):
             total = total + kernel.gradient(X, centre, part, W, factor=own)
         return total
 
+    def in_ball(self, X: Any, centre: Any) -> Any:
+        balls = (kernel.in_ball(X, centre) for kernel in self.kernels)
+        return next((ball for ball in balls if ball is not None), None)
+
 
 class Profile(Kernel):
     """A kernel that is one statistic and an elementwise profile of it: the formula is written once.
 
-    ``statistic`` is "product" (augmented rows) or "l1". The profile works in place on a tile (a, b), or
-    on a lazy tensor of KeOps; a_norms (a, 1) and b_norms (1, b) are |x|^2 where the kernel needs them.
+    ``statistic`` is "product" (augmented rows), or a sum over coordinates, such as "l1" (see
+    :mod:`sdgpu.kernels.coordinate_sums`). The profile works in place on a tile (a, b), or on a lazy tensor
+    of KeOps; a_norms (a, 1) and b_norms (1, b) are |x|^2 where the kernel needs them.
     """
 
     statistic: ClassVar[str] = "product"
@@ -297,7 +289,10 @@ class Profile(Kernel):
 
     def statistics(self, a: Rows, b: Rows, out: Any = None) -> Any:
         """The statistic of all pairs, (len(a), len(b)): what the profile takes."""
-        tile = l1_distance(a, b) if self.statistic == "l1" else product(a, b, out)
+        if self.statistic == "product":
+            tile = product(a, b, out)
+        else:
+            tile = coordinate_sum(self.statistic, a.left, b.left)
         if self.exact_near or a.far or b.far:
             tile = recompute_near(tile, a, b, self.sign)
         return mark_opposite(tile, a, b) if self.exact_opposite else tile
@@ -380,7 +375,7 @@ class Profile(Kernel):
         xp = compat.array_namespace(rows.right)
         if self.statistic == "l1":
             return 4.0 + width**0.5 + 2 * float(xp.max(xp.sum(xp.abs(rows.left), axis=1)))
-        if not self.distance:
+        if not self.distance or self.statistic != "product":
             return 4.0 + width**0.5
         largest = float(xp.max(rows.right[:, -1]))
         bound = 4.0 + 2 * largest**0.5
@@ -389,15 +384,50 @@ class Profile(Kernel):
         return bound + 2 * min(largest, 1e5)
 
 
-@dataclass(frozen=True)
-class Scaled(Kernel):
-    """scale times kappa with scale >= 0, made by ``number * kernel``."""
+class Wrapper(Kernel):
+    """A kernel that is another one, ``kernel``, but for what it overrides."""
 
-    scale: float
     kernel: Kernel
 
     def rows(self, X: Any, centre: Any) -> Rows:
         return self.kernel.rows(X, centre)
+
+    def in_ball(self, X: Any, centre: Any) -> Any:
+        return self.kernel.in_ball(X, centre)
+
+    def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
+        return self.kernel.tile(a, b, same=same, out=out)
+
+    def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
+        return self.kernel.gradient(X, centre, rows, W, factor=factor)
+
+    def tile_rows(self, rows: Rows, tile: int) -> int:
+        return self.kernel.tile_rows(rows, tile)
+
+    def rounding(self, rows: Rows) -> float:
+        return self.kernel.rounding(rows)
+
+    def diagonal(self, rows: Rows) -> Any:
+        return self.kernel.diagonal(rows)
+
+    @property
+    def takes_sparse(self) -> bool:
+        return self.kernel.takes_sparse
+
+    @property
+    def opaque(self) -> Kernel | None:
+        return self.kernel.opaque
+
+    def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
+        return self.kernel.symbolic(leaf, rows)
+
+
+@dataclass(frozen=True)
+class Scaled(Wrapper):
+    """scale times kappa with scale >= 0, made by ``number * kernel``."""
+
+    scale: float
+    kernel: Kernel
 
     def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
         tile = self.kernel.tile(a, b, same=same, out=out)
@@ -407,18 +437,8 @@ class Scaled(Kernel):
     def gradient(self, X: Any, centre: Any, rows: Rows, W: Any, *, factor: Any = None) -> Any:
         return self.kernel.gradient(X, centre, rows, self.scale * W, factor=factor)
 
-    def tile_rows(self, rows: Rows, tile: int) -> int:
-        return self.kernel.tile_rows(rows, tile)
-
-    def rounding(self, rows: Rows) -> float:
-        return self.kernel.rounding(rows)
-
     def diagonal(self, rows: Rows) -> Any:
         return self.scale * self.kernel.diagonal(rows)
-
-    @property
-    def opaque(self) -> Kernel | None:
-        return self.kernel.opaque
 
     def symbolic(self, leaf: Callable[[Profile, Rows], Any], rows: Rows) -> Any:
         return self.scale * self.kernel.symbolic(leaf, rows)

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sdgpu.backend.checks import choice
-from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial
+from sdgpu.kernels.compact_support import Wendland
+from sdgpu.kernels.dot_product import ArcCosine, Cosine, Linear, Polynomial, Tanimoto
+from sdgpu.kernels.histograms import AdditiveChiSquared, ChiSquared, HistogramIntersection
 from sdgpu.kernels.infinite_width import NNGP, NTK
 from sdgpu.kernels.kernel import Kernel
+from sdgpu.kernels.periodic import Periodic
 from sdgpu.kernels.precomputed import FunctionKernel, Precomputed
 from sdgpu.kernels.splines import BrownianBridge, CubicGreen, CubicSpline
-from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern
+from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern, RationalQuadratic
 
 __all__ = ["NAMED", "as_kernel"]
 
@@ -36,10 +39,18 @@ NAMED: dict[str, Callable[[Parameters], Kernel]] = {
     "matern12": lambda p: Matern(0.5, p.lengthscale),
     "matern32": lambda p: Matern(1.5, p.lengthscale),
     "matern52": lambda p: Matern(2.5, p.lengthscale),
+    "matern72": lambda p: Matern(3.5, p.lengthscale),
+    "rationalquadratic": lambda p: RationalQuadratic(1.0, p.lengthscale),
+    "periodic": lambda p: Periodic(1.0, p.lengthscale),
+    "wendland": lambda p: Wendland(1, p.lengthscale * 20**0.5),
     "poly": lambda p: Polynomial(p.degree, p.gamma, p.coef0),
     "polynomial": lambda p: Polynomial(p.degree, p.gamma, p.coef0),
     "linear": lambda p: Linear(),
     "cosine": lambda p: Cosine(),
+    "tanimoto": lambda p: Tanimoto(),
+    "chi2": lambda p: ChiSquared(p.gamma),
+    "additivechi2": lambda p: AdditiveChiSquared(),
+    "histogramintersection": lambda p: HistogramIntersection(),
     "arccosine": lambda p: ArcCosine(),
     "nngp": lambda p: NNGP(),
     "ntk": lambda p: NTK(),
@@ -62,12 +73,15 @@ def as_kernel(
     Parameters
     ----------
     kernel : Kernel, str or callable
-        Names: rbf or gaussian, laplacian, matern12, matern32, matern52, poly or polynomial, linear,
-        cosine, arccosine, nngp, ntk, cubicgreen, cubicspline, brownianbridge, precomputed.
+        Names: rbf or gaussian, laplacian, matern12, matern32, matern52, matern72, rationalquadratic,
+        periodic, wendland, poly or polynomial, linear, cosine, tanimoto, chi2, additivechi2,
+        histogramintersection, arccosine, nngp, ntk, cubicgreen, cubicspline, brownianbridge, precomputed.
     gamma, degree, coef0
-        Parameters of the named kernels, with scikit-learn's meaning. A Matern kernel takes
-        lengthscale = 1 / sqrt(2 gamma), the width of the Gaussian with the same gamma; "arccosine"
-        is of degree 1, "nngp" and "ntk" have one hidden layer.
+        Parameters of the named kernels, with scikit-learn's meaning. Matern kernels, "rationalquadratic"
+        (of power 1) and "periodic" (of period 1) take lengthscale = 1 / sqrt(2 gamma), the width of the
+        Gaussian with the same gamma; "wendland" (of order 1, for up to 3 features) the radius sqrt(20)
+        times that, which gives it the curvature of that Gaussian at 0; "arccosine" is of degree 1, "nngp"
+        and "ntk" have one hidden layer.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdgpu.backend.arrays import dtype_name, slices
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
-from sdgpu.kernels.kernel import Kernel, Product, Profile, Scaled, Sum
+from sdgpu.kernels.kernel import Kernel, Product, Profile, Sum, Wrapper
 
 __all__ = ["ready_rows", "row_copies"]
 
@@ -81,6 +81,8 @@ def _finite(rows: Rows) -> bool:
 
 def row_copies(kernel: Kernel) -> int:
     """How many times n d numbers the ready rows of a kernel take at the most."""
-    if isinstance(kernel, Scaled):
+    if isinstance(kernel, Wrapper):
         return row_copies(kernel.kernel)
-    return sum(map(row_copies, kernel.kernels)) if isinstance(kernel, (Sum, Product)) else 2
+    if isinstance(kernel, (Sum, Product)):
+        return sum(map(row_copies, kernel.kernels))
+    return kernel.copies

@@ -1,4 +1,4 @@
-"""Kernels of distance: Gaussian, Laplacian and Matern, with one length scale or one per feature.
+"""Kernels of distance, with a length scale or one per feature: Gaussian, Laplacian, Matern and their like.
 
 Data are centred before distances are taken, distances are clamped at 0 and are exactly 0 on the
 diagonal.
@@ -19,10 +19,14 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import integer, number, positive
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute_near
-from sdgpu.kernels.elementwise import clip_, exp2_, exp_, sqrt_
+from sdgpu.kernels.elementwise import clip_, exp2_, exp_, log1p_, sqrt_, without_subnormals
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
-__all__ = ["Gaussian", "Laplacian", "Matern", "median_distance"]
+__all__ = ["Gaussian", "Laplacian", "Matern", "RationalQuadratic", "median_distance", "ones"]
+
+HALF_INTEGERS = tuple(
+    p + 0.5 for p in range(101)
+)  # beyond, float32 has no room between s^p and exp(-s)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Gaussian(Profile):
     lengthscale: float | Sequence[float] | None = None
     sign: ClassVar[float] = -1.0
     has_fused_cuda: ClassVar[bool] = True
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", positive("gamma", self.gamma))
@@ -77,7 +82,7 @@ class Gaussian(Profile):
         return math.log(2) * self.profile(tile, None, None), None
 
     def diagonal(self, rows: Rows) -> Any:
-        return _ones(rows)
+        return ones(rows)
 
 
 @dataclass(frozen=True)
@@ -120,32 +125,54 @@ class Laplacian(Profile):
         return -math.log(2) * self.profile(tile, None, None), None
 
     def diagonal(self, rows: Rows) -> Any:
-        return _ones(rows)
+        return ones(rows)
 
 
 @dataclass(frozen=True)
 class Matern(Profile):
-    """Matern kernel of smoothness nu = 1/2, 3/2 or 5/2 in r = |x - x'| / lengthscale.
+    """Matern kernel of smoothness nu = p + 1/2 in r = |x - x'| / lengthscale: a polynomial times exp(-s).
 
-    nu = 1/2: exp(-r); nu = 3/2: (1 + s) exp(-s), s = sqrt(3) r;
-    nu = 5/2: (1 + s + s^2 / 3) exp(-s), s = sqrt(5) r.
+    With s = sqrt(2 nu) r it is exp(-s) p! / (2p)! sum_k (2p - k)! / ((p - k)! k!) (2 s)^k, k = 0 .. p.
+    nu = 1/2: exp(-r); nu = 3/2: (1 + s) exp(-s); nu = 5/2: (1 + s + s^2 / 3) exp(-s).
 
     Parameters
     ----------
-    nu : {0.5, 1.5, 2.5}, default 1.5
+    nu : float, default 1.5
+        0.5, 1.5, 2.5 .. 100.5.
     lengthscale : float or sequence of d floats, default 1
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another nu, or a lengthscale that is not > 0.
+
+    Notes
+    -----
+    nu - 1/2 multiplications and additions a value. As nu grows it tends to ``Gaussian(0.5, lengthscale)``,
+    from which it differs by about 1 / nu.
 
     References
     ----------
-    Rasmussen and Williams (2006), Section 4.2.
+    Rasmussen and Williams (2006), Section 4.2, equation (4.16).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Matern(3.5)(np.array([[0.0], [1.0]])).round(6)
+    array([[1.      , 0.544942],
+           [0.544942, 1.      ]])
     """
 
     nu: float = 1.5
     lengthscale: float | Sequence[float] = 1.0
+    takes_sparse = True
 
     def __post_init__(self) -> None:
-        if number("nu", self.nu) not in (0.5, 1.5, 2.5):
-            raise ValueError(f"nu={self.nu!r} has no closed form here: use 0.5, 1.5 or 2.5")
+        if number("nu", self.nu) not in HALF_INTEGERS:
+            raise ValueError(
+                f"nu={self.nu!r} has no closed form here: use a half-integer, 0.5, 1.5, 2.5 .. 100.5, or "
+                "its limit sdgpu.Gaussian(0.5, lengthscale)"
+            )
         if self.lengthscale is None:
             raise ValueError("lengthscale=None: give a number > 0 or one per feature")
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
@@ -168,23 +195,96 @@ class Matern(Profile):
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         s = sqrt_(clip_(tile, 0.0, None))
-        decay = exp_(-s)
-        if self.nu == 0.5:
-            return decay
-        if self.nu == 1.5:
-            return (1 + s) * decay
-        return (1 + s * (1 + s / 3)) * decay
+        if self.nu > 2.5:  # beyond, exp(-s) is 0 in every precision, but s^p would not be finite
+            s = clip_(s, None, 104.5 if "float32" in str(s.dtype) else 750.0)
+        p = round(self.nu - 0.5)
+        if p == 0:
+            s *= -1.0
+            return exp_(s)
+        # Horner's rule in place, on the ratios of neighbouring coefficients; the first ratio is 1
+        polynomial = s + 1.0 if p == 1 else s / (p * (p + 1) / 2)
+        for k in range(p - 1, 0, -1):
+            polynomial += 1.0
+            polynomial *= s
+            if k > 1:
+                polynomial /= k * (2 * p - k + 1) / (2 * (p - k + 1))
+        if p > 1:
+            polynomial += 1.0
+        s *= -1.0
+        polynomial *= exp_(s)
+        return without_subnormals(polynomial)
+
+    def rounding(self, rows: Rows) -> float:
+        return super().rounding(rows) + 3.0 * (self.nu - 0.5)
 
     def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        if self.nu > 0.5:  # K_nu' is K of a smoothness less
+            return Matern(self.nu - 1).profile(tile * 1.0, None, None) / (4 - 4 * self.nu), None
         s = sqrt_(clip_(tile, 0.0, None))
-        decay = exp_(-s)
-        if self.nu == 0.5:
-            apart, xp = s > 0, compat.array_namespace(s)
-            return xp.where(apart, -decay / (2 * xp.where(apart, s, xp.ones_like(s))), 0 * s), None
-        return (-decay / 2 if self.nu == 1.5 else -(1 + s) * decay / 6), None
+        apart, xp = s > 0, compat.array_namespace(s)
+        nonzero = xp.where(apart, s, xp.ones_like(s))
+        return xp.where(apart, exp_(-s) / (-2 * nonzero), 0 * s), None
 
     def diagonal(self, rows: Rows) -> Any:
-        return _ones(rows)
+        return ones(rows)
+
+
+@dataclass(frozen=True)
+class RationalQuadratic(Profile):
+    """(1 + r^2 / (2 power))^(-power) with r = |x - x'| / lengthscale.
+
+    A mixture of Gaussian kernels of all widths, 1 / width^2 being Gamma distributed. As power grows it
+    tends to ``Gaussian(0.5, lengthscale)``.
+
+    Parameters
+    ----------
+    power : float, default 1
+        > 0; alpha of Rasmussen and Williams. The smaller, the heavier the tail.
+    lengthscale : float or sequence of d floats, default 1
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a power or lengthscale that is not > 0.
+
+    References
+    ----------
+    Rasmussen and Williams (2006), Section 4.2, equation (4.19).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> RationalQuadratic(power=0.5)(np.array([[0.0], [1.0]])).round(6)
+    array([[1.      , 0.707107],
+           [0.707107, 1.      ]])
+    """
+
+    power: float = 1.0
+    lengthscale: float | Sequence[float] = 1.0
+    takes_sparse = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "power", positive("power", self.power))
+        if self.lengthscale is None:
+            raise ValueError("lengthscale=None: give a number > 0 or one per feature")
+        object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        # the statistic is r^2 / 2, the exponent of the Gaussian that it looks like near 0
+        return distance_rows(scaled_rows(X, centre, self.lengthscale) * math.sqrt(0.5))
+
+    @property
+    def distance_factor(self) -> tuple[str, float] | None:
+        width = _one_width(self.lengthscale)
+        return None if width is None else ("l2", 0.5 / width**2)
+
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        # of a large power 1 + r^2 / (2 power) has lost the digits that log1p keeps
+        logarithm = log1p_(clip_(tile, 0.0, None) / self.power)
+        return exp_(logarithm * -self.power)
+
+    def diagonal(self, rows: Rows) -> Any:
+        return ones(rows)
 
 
 @underflow_is_zero
@@ -243,6 +343,8 @@ def _one_width(lengthscale: Any) -> float | None:
     return lengthscale if isinstance(lengthscale, float) else None
 
 
-def _ones(rows: Rows) -> Any:
-    xp = compat.array_namespace(rows.left)
-    return xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))
+def ones(rows: Rows) -> Any:
+    """kappa(x, x) = 1 for each row, (n,)."""
+    sample = rows.sample
+    xp = compat.array_namespace(sample)
+    return xp.ones((len(rows),), dtype=sample.dtype, device=compat.device(sample))

@@ -22,6 +22,7 @@ from typing import Any
 from sdgpu.backend.rates import Rates
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.coordinate_sums import TERMS
 from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.cross import Cross
 from sdgpu.operators.expansion import Expansion
@@ -217,4 +218,6 @@ def _statistic(kernel: Profile, rows: Rows, lazy: Any) -> Any:
         difference = lazy(values[:, None, :]) - lazy(values[None, :, :])
         return kernel.sign * (difference**2).sum(-1)
     left, right = lazy(rows.left[:, None, :]), lazy(rows.right[None, :, :])
-    return (left - right).abs().sum(-1) if kernel.statistic == "l1" else (left * right).sum(-1)
+    if kernel.statistic == "product":
+        return (left * right).sum(-1)
+    return TERMS[kernel.statistic](left, right).sum(-1)

@@ -49,7 +49,12 @@ def close(found, wanted, tol):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=tol * scale + 1e-12)
 
 
+NONNEGATIVE = ("chi2", "additivechi2", "intersection")
+
+
 def rows_for(name):
+    if name in NONNEGATIVE:
+        return np.abs(X), np.abs(NEW)
     if name in ON_UNIT:
         return (0.02 + 0.96 * RNG.random((N, 1))), 0.1 + 0.8 * RNG.random((M, 1))
     return X, NEW
@@ -237,6 +242,7 @@ def test_random_problems(block):
             size = np.abs(x).max()
             new = np.concatenate([x[:2], x[:3] + 0.01 * size * rng.standard_normal(x[:3].shape)])
             new = np.clip(new, 0, 1) if problem.kernel in ON_UNIT else new
+            new = np.abs(new) if problem.kernel in NONNEGATIVE else new
             found, reason = None, ""
             try:
                 found = path.gradient(new)
@@ -246,7 +252,10 @@ def test_random_problems(block):
                 assert "has no derivative at row" in reason
                 continue
             assert np.isfinite(found).all()
-            regular = problem.rows in ("plain", "lattice", "line") and problem.kernel not in ON_UNIT
+            regular = problem.rows in ("plain", "lattice", "line") and problem.kernel not in (
+                *ON_UNIT,
+                *NONNEGATIVE,
+            )
             if regular and problem.targets in ("noise", "smooth", "unit", "classes"):
                 rows, h = new[len(x[:2]) :], 1e-7 * max(size, 1e-3)
                 wanted = differences(path.predict, rows, h)

@@ -16,6 +16,21 @@ KERNELS = {
     "matern12": lambda p: sdgpu.Matern(0.5, 1 / p),
     "matern32": lambda p: sdgpu.Matern(1.5, 1 / p),
     "matern52": lambda p: sdgpu.Matern(2.5, 1 / p),
+    "matern72": lambda p: sdgpu.Matern(3.5, 1 / p),
+    "matern192": lambda p: sdgpu.Matern(9.5, 1 / p),
+    "rational": lambda p: sdgpu.RationalQuadratic(p),
+    "rational_wide": lambda p: sdgpu.RationalQuadratic(0.5, 1 / p),
+    "periodic": lambda p: sdgpu.Periodic(1.7, 1 / p),
+    "wendland0": lambda p: sdgpu.Wendland(0, 1 / p, dimension=5),
+    "wendland1": lambda p: sdgpu.Wendland(1, 1 / p, dimension=5),
+    "wendland2": lambda p: sdgpu.Wendland(2, 1 / p, dimension=5),
+    "wendland3": lambda p: sdgpu.Wendland(3, 1 / p, dimension=5),
+    "tanimoto": lambda p: sdgpu.Tanimoto(),
+    "chi2": lambda p: sdgpu.ChiSquared(p),
+    "additivechi2": lambda p: sdgpu.AdditiveChiSquared(),
+    "intersection": lambda p: sdgpu.HistogramIntersection(),
+    "mixture": lambda p: sdgpu.On(0, sdgpu.SpectralMixture([1.0, 0.5], [0.0, 0.3], [p, 0.1])),
+    "columns": lambda p: sdgpu.On(0, sdgpu.Periodic(1.7)) * sdgpu.On([0], sdgpu.Gaussian(p)),
     "linear": lambda p: sdgpu.Linear(),
     "polynomial": lambda p: sdgpu.Polynomial(3, p, 1.0),
     "cosine": lambda p: sdgpu.Cosine(),
@@ -35,6 +50,7 @@ KERNELS = {
     "bridge": lambda p: sdgpu.BrownianBridge(),
 }
 ON_UNIT_INTERVAL = ("cubicgreen", "cubicspline", "bridge")
+NONNEGATIVE = ("chi2", "additivechi2", "intersection")
 ROWS = (
     "plain",
     "repeated",
@@ -64,7 +80,7 @@ class Exponential:
 
 
 def random_rows(seed: int, n: int, d: int, rows: str, kernel: str) -> np.ndarray:
-    """Data (n, d) of one of the kinds ROWS; of one feature in [0, 1] for splines."""
+    """Data (n, d) of one of the kinds ROWS; of one feature in [0, 1] for splines, >= 0 for histograms."""
     rng = np.random.default_rng([seed, 0])
     X = rng.standard_normal((n, d))
     if rows == "repeated":
@@ -84,7 +100,7 @@ def random_rows(seed: int, n: int, d: int, rows: str, kernel: str) -> np.ndarray
     if kernel in ON_UNIT_INTERVAL:
         X = X[:, :1] - X[:, :1].min()
         X = X / max(X.max(), 1e-300)
-    return X
+    return np.abs(X) if kernel in NONNEGATIVE else X
 
 
 @dataclass(frozen=True)

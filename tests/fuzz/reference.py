@@ -6,6 +6,8 @@ step a solve by a Cholesky factor.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 Wide = np.longdouble  # 64 bits of mantissa on x86; the tests skip where it is no wider than float64
@@ -22,12 +24,38 @@ FORMULAS = {
         (1 + _root(5) * _length(r) * p + 5 * (_length(r) * p) ** 2 / 3)
         * np.exp(-_root(5) * _length(r) * p)
     ),
+    "matern72": lambda s, r, p: _matern(3, _length(r) * p),
+    "matern192": lambda s, r, p: _matern(9, _length(r) * p),
+    "rational": lambda s, r, p: np.exp(-p * np.log1p(_squared(r) / (2 * p))),
+    "rational_wide": lambda s, r, p: 1 / np.sqrt(1 + _squared(r) * p * p),
+    "wendland0": lambda s, r, p: _wendland(0, _length(r) * p),
+    "wendland1": lambda s, r, p: _wendland(1, _length(r) * p),
+    "wendland2": lambda s, r, p: _wendland(2, _length(r) * p),
+    "wendland3": lambda s, r, p: _wendland(3, _length(r) * p),
     "linear": lambda s, r, p: s,
     "polynomial": lambda s, r, p: (p * s + 1) ** 3,
     "sum": lambda s, r, p: np.exp(-p * _squared(r)) + s / 2,
     "product": lambda s, r, p: FORMULAS["matern32"](s, r, p) * (s + 1) ** 2,
     "small": lambda s, r, p: 1e-9 * np.exp(-p * _squared(r)),
     "function": lambda s, r, p: FORMULAS["laplacian"](s, r, p),
+}
+OF_ROWS = {  # of rows (m, 1, d) and (1, n, d)
+    "periodic": lambda x, y, p: _periodic(x, y, 1 / p),
+    "columns": lambda x, y, p: (
+        _periodic(x[..., :1], y[..., :1], 1) * np.exp(-p * _squared((x - y)[..., :1]))
+    ),
+    "mixture": lambda x, y, p: (
+        np.exp(-2 * PI**2 * p * _squared((x - y)[..., :1]))
+        + np.exp(-2 * PI**2 * Wide(0.1) * _squared((x - y)[..., :1]))
+        * np.cos(2 * PI * Wide(0.3) * (x - y)[..., 0])
+        / 2
+    ),
+    "tanimoto": lambda x, y, p: _ratio(
+        (x * y).sum(axis=-1), _squared(x) + _squared(y) - (x * y).sum(axis=-1)
+    ),
+    "chi2": lambda x, y, p: np.exp(-p * _ratio((x - y) ** 2, x + y).sum(axis=-1)),
+    "additivechi2": lambda x, y, p: _ratio(2 * x * y, x + y).sum(axis=-1),
+    "intersection": lambda x, y, p: np.minimum(x, y).sum(axis=-1),
 }
 OF_TWO_NUMBERS = {
     "cubicgreen": lambda x, t, p: (
@@ -53,6 +81,8 @@ def gram(name: str, A: np.ndarray, B: np.ndarray, parameter: float) -> np.ndarra
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if name in OF_TWO_NUMBERS:
             return OF_TWO_NUMBERS[name](A[:, :1], B[:, 0][None, :], parameter)
+        if name in OF_ROWS:
+            return OF_ROWS[name](A[:, None, :], B[None, :, :], parameter)
         if name in NETWORKS or name == "cosine" or name.startswith("arccosine"):
             return _of_angles(name, A, B, parameter)
         return FORMULAS[name](A @ B.T, A[:, None, :] - B[None, :, :], parameter)
@@ -112,6 +142,47 @@ def _squared(r: np.ndarray) -> np.ndarray:
 
 def _length(r: np.ndarray) -> np.ndarray:
     return np.sqrt(_squared(r))
+
+
+def _matern(p: int, r: np.ndarray) -> np.ndarray:
+    """Rasmussen and Williams (2006), (4.16), of nu = p + 1/2."""
+    s = _root(2 * p + 1) * r
+    s = np.where(s > 10_000, 10_000, s)  # where exp(-s) is 0 in float64, and s^p is finite
+    terms = [
+        math.factorial(p + i) // math.factorial(i) * (2 * s) ** (p - i) / math.factorial(p - i)
+        for i in range(p + 1)
+    ]
+    return np.exp(-s) * sum(terms) * math.factorial(p) / math.factorial(2 * p)
+
+
+def _wendland(order: int, r: np.ndarray) -> np.ndarray:
+    """The same book, (4.21), for rows of up to five features."""
+    j = 5 // 2 + order + 1
+    polynomial = [
+        1,
+        (j + 1) * r + 1,
+        ((j**2 + 4 * j + 3) * r**2 + (3 * j + 6) * r + 3) / 3,
+        (
+            (j**3 + 9 * j**2 + 23 * j + 15) * r**3
+            + (6 * j**2 + 36 * j + 45) * r**2
+            + (15 * j + 45) * r
+            + 15
+        )
+        / 15,
+    ][order]
+    return np.where(r < 1, np.maximum(1 - r, 0) ** (j + order) * polynomial, 0)
+
+
+def _periodic(x: np.ndarray, y: np.ndarray, lengthscale: Wide) -> np.ndarray:
+    """exp(-2 sum sin^2(pi (x - y) / 1.7) / lengthscale^2); fmod is exact."""
+    period = Wide(1.7)
+    turns = (np.fmod(x, period) - np.fmod(y, period)) / period
+    return np.exp(-2 * (np.sin(PI * turns) ** 2).sum(axis=-1) / lengthscale**2)
+
+
+def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """The quotient, 0 / 0 being 0."""
+    return over / np.where(under > 0, under, 1)
 
 
 def _root(x: int) -> np.ndarray:

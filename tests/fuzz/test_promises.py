@@ -153,6 +153,10 @@ def check_sweep(problem, fit, data, truth, alphas, lam, size) -> None:
         precision = np.finfo("float64" if fit.info.precision == "float64" else "float32").eps
         moved = np.linalg.norm(K, 2) * np.sqrt((dual**2).sum()) + loss.max()
         rounding = 32 * precision * (4 + np.sqrt(problem.n)) * moved
+        entries = DenseOperator(
+            fit.kernel, problem.X.astype(float)
+        ).rounding()  # as the kernel says
+        rounding += precision * entries * np.trace(K) * np.sqrt((dual**2).sum())
         for t in range(problem.steps):
             growth = np.abs(coefficients(alphas[:t])).sum() if t else 1.0
             error = 2 * fit.info.error_estimate * np.sqrt((size**2).sum()) + rounding

@@ -258,7 +258,7 @@ def called(function):
         (
             lambda: RandomFourier(8).prepare(sdgpu.Linear(), None, 2, 0),
             ValueError,
-            "for Gaussian, Laplacian and Matern kernels, not Linear",
+            "SpectralMixture kernels, not Linear",
         ),
         (
             lambda: RandomFourier(8).prepare(KERNEL + sdgpu.Laplacian(), None, 2, 0),

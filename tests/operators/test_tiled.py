@@ -12,15 +12,24 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels import (
     NNGP,
     NTK,
+    AdditiveChiSquared,
     ArcCosine,
+    ChiSquared,
     Cosine,
     FunctionKernel,
     Gaussian,
+    HistogramIntersection,
     Laplacian,
     Linear,
     Matern,
+    On,
+    Periodic,
     Polynomial,
     Precomputed,
+    RationalQuadratic,
+    SpectralMixture,
+    Tanimoto,
+    Wendland,
 )
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator, keops
 from sdgpu.operators import tiled as module
@@ -29,7 +38,10 @@ from tests.problems import assert_near
 KERNELS = [
     Gaussian(0.2), Gaussian(0.5, [0.5, 1.0, 2.0, 3.0, 0.7]), Laplacian(0.2), Matern(0.5), Matern(1.5),
     Matern(2.5), Polynomial(2), Linear(), Cosine(), ArcCosine(0), ArcCosine(1), ArcCosine(2),
-    NNGP(2, 1.5, 0.3), NTK(2), Gaussian(0.2) + Linear(), 2 * Gaussian(0.2) * Cosine(), FunctionKernel(lambda A, B: A @ B.T),
+    NNGP(2, 1.5, 0.3), NTK(2), Matern(4.5, 2.0), RationalQuadratic(0.7, [0.5, 1.0, 2.0, 3.0, 0.7]),
+    Periodic(1.3), Wendland(0, 4.0, dimension=5), Wendland(2, 4.0, dimension=5), Tanimoto(), ChiSquared(0.4),
+    AdditiveChiSquared(), HistogramIntersection(), On(3, SpectralMixture([1.5, 0.5], [0.0, 0.3], [0.1, 0.01])),
+    On([4, 1], Gaussian(0.5)) * On(0, Periodic(1.3)), Gaussian(0.2) + Linear(), 2 * Gaussian(0.2) * Cosine(), FunctionKernel(lambda A, B: A @ B.T),
 ]  # fmt: skip
 TOLERANCE = {"float32": 2e-5, "mixed": 5e-6, "float64": 1e-12}
 
@@ -41,15 +53,24 @@ def arrays(rng):
     return A, rng.standard_normal((9, 5)), rng.standard_normal((23, 3))
 
 
+def allowed_rows(kernel, rows):
+    """Rows that the kernel takes: of histograms not negative, and some of them 0."""
+    if isinstance(kernel, (AdditiveChiSquared, ChiSquared, HistogramIntersection)):
+        return np.maximum(rows, 0)
+    return rows
+
+
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
 @pytest.mark.parametrize("precision", TOLERANCE)
 @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
 def test_tiles_are_the_matrix(kernel, precision, library, arrays):
     A, new, V = arrays
+    A, new = allowed_rows(kernel, A), allowed_rows(kernel, new)
     tiled = TiledOperator(kernel, library(A), precision, tile=7)
     dense = DenseOperator(kernel, A)
     # degree 0 has a kink where rows are parallel: float32 sees it at the square root of its rounding
-    rough = kernel in (ArcCosine(0), Matern(0.5), NTK(2)) and precision != "float64"
+    kinked = (ArcCosine(0), Matern(0.5), NTK(2), Wendland(0, 4.0, dimension=5))
+    rough = kernel in kinked and precision != "float64"
     size = (5e-4 if rough else TOLERANCE[precision]) * np.abs(dense.matrix).max() * 10
     product = tiled.matmat(library(V))
     assert type(product) is type(library(V))
@@ -66,6 +87,7 @@ def test_tiles_are_the_matrix(kernel, precision, library, arrays):
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_kept_tiles_multiply_the_same(kernel, precision, arrays):
     A, _, V = arrays
+    A = allowed_rows(kernel, A)
     kept, anew = (TiledOperator(kernel, A, precision, tile=7, keep=keep) for keep in (True, False))
     first, again = kept.matmat(V), kept.matmat(V)
     assert_allclose(again, first, rtol=0)
@@ -79,7 +101,7 @@ def test_compiled_passes_are_the_matrix(precision, kernel, arrays, monkeypatch):
     pytest.importorskip("llvmlite")
     monkeypatch.setattr(module, "FUSED_ROWS", 0)
     A, _, V = arrays
-    A = np.vstack([A, A + 12.0])  # and values below the smallest float
+    A = allowed_rows(kernel, np.vstack([A, A + 12.0]))  # and values below the smallest float
     V = np.vstack([V, V])
     V = np.hstack([V, V**2, V[:, ::-1]])
     dense = DenseOperator(kernel, A)
@@ -188,14 +210,27 @@ def test_bad_input(rng):
 
 @pytest.mark.parametrize(
     "kernel",
-    [Gaussian(0.2), Laplacian(0.2) + Linear(), ArcCosine(1)],
-    ids=["gaussian", "sum", "arc"],
+    [
+        Gaussian(0.2),
+        Laplacian(0.2) + Linear(),
+        ArcCosine(1),
+        RationalQuadratic(1e6),
+        Matern(4.5),
+        Wendland(0, 3.0, dimension=5),
+        Tanimoto(),
+        ChiSquared(0.4),
+        HistogramIntersection() + AdditiveChiSquared(),
+        On(3, SpectralMixture([1.5, 0.5], [0.0, 0.3], [0.1, 0.01])) * On([0, 1], Periodic(1.3)),
+    ],
+    ids=repr,
 )
 @pytest.mark.filterwarnings("ignore")
 def test_keops_is_the_matrix(kernel, arrays):
     if keops.why_not():
         pytest.skip(keops.why_not())
     A, new, V = arrays
+    if "Chi" in repr(kernel):
+        A, new = np.maximum(A, 0), np.maximum(new, 0)
     operator, dense = KeOpsOperator(kernel, A), DenseOperator(kernel, A)
     assert_allclose(operator.matmat(V), dense.matmat(V), rtol=1e-12, atol=1e-12)
     assert_allclose(operator.diag(), dense.diag())
@@ -252,6 +287,7 @@ def test_a_machine_without_a_compiler_says_so(monkeypatch, outcome, words):
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_tiles_on_cuda(kernel, precision, arrays):
     A, _, V = arrays
+    A = allowed_rows(kernel, A)
     tiled = TiledOperator(kernel, torch.tensor(A, device="cuda"), precision, tile=7)
     wanted = DenseOperator(kernel, A).matmat(V)
     found = to_numpy(tiled.matmat(torch.tensor(V, device="cuda")))

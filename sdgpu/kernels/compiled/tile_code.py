@@ -31,6 +31,7 @@ from sdgpu.kernels.compiled.machine_code import (
     vector_lanes,
 )
 from sdgpu.kernels.compiled.vectors import Index, Mask, Vector
+from sdgpu.kernels.coordinate_sums import TERMS
 from sdgpu.kernels.kernel import Kernel, Profile
 
 __all__ = [
@@ -52,11 +53,6 @@ __all__ = [
 #: rows packed feature by feature in groups, of norms and of squares, and the width of a row.
 FIELDS = 6
 LEFT, RIGHT, PACKED, NORMS, SQUARES, WIDTH = range(FIELDS)
-#: What is added to a sum over features for one feature of two rows.
-TERMS: dict[str, Callable[[Vector, Vector, Vector], Vector]] = {
-    "product": lambda total, x, y: x.fma(y, total),
-    "l1": lambda total, x, y: total + abs(x - y),
-}
 ROWS_AT_ONCE = 4  # with two vectors of columns eight sums in registers, and room for what is added
 
 
@@ -120,7 +116,7 @@ def formula_of(kernel: Kernel, rows: Rows) -> tuple[Formula, list[Rows]] | None:
         return 1.0
 
     kernel.symbolic(leaf, rows)
-    if not all(part.profile.statistic in TERMS for part in parts):
+    if not all(part.profile.statistic in ("product", *TERMS) for part in parts):
         return None
     return Formula(kernel, tuple(parts), _skeleton(rows)), found
 
@@ -189,7 +185,7 @@ class TileCode:
 
         def leaf(p: int, part: Part) -> Any:
             t = statistics[p]
-            if part.profile.statistic != "product":
+            if part.profile.statistic in TERMS:  # terms >= 0
                 t = t.known(0.0, math.inf)
             if not part.has_norms:
                 return part.profile.profile(t, None, None)
@@ -248,7 +244,7 @@ class TileCode:
             self._store(given, r, c0, values)
 
         sizes = (given["h"], given["w"], width)
-        _sums(code, TERMS[part.profile.statistic], (a, b), sizes, finish)
+        _sums(code, part.profile.statistic, (a, b), sizes, finish)
 
     def _store(self, given: dict[str, Any], r: Any, c0: Index, values: list[Vector]) -> None:
         """Keep the values of a group of columns, of the last one those that are below the width."""
@@ -277,7 +273,7 @@ class TileCode:
                 given["out"].store(place, one)
 
         sizes = (given["h"], given["w"], given["k"])
-        _sums(code, TERMS[statistic], (given["a"], given["packed"]), sizes, finish)
+        _sums(code, statistic, (given["a"], given["packed"]), sizes, finish)
         code.end()
 
     def _write_statistics(self) -> None:
@@ -366,7 +362,7 @@ class TileCode:
 
 def _sums(
     code: Code,
-    term: Callable[[Vector, Vector, Vector], Vector],
+    statistic: str,
     factors: tuple[Array, Array],
     sizes: tuple[Index, Index, Index],
     finish: Callable[[Any, Index, list[Vector]], None],
@@ -378,6 +374,10 @@ def _sums(
     """
     (left, packed), (h, w, k) = factors, sizes
     lanes, group = vector_lanes(left.dtype), group_size(left.dtype)
+
+    def add(total: Vector, x: Vector, y: Vector) -> Vector:
+        return x.fma(y, total) if statistic == "product" else total + TERMS[statistic](x, y)
+
     whole = (h // ROWS_AT_ONCE) * ROWS_AT_ONCE
     with code.loop(0, w, group) as c0:
         panel = packed.at(c0 * k)
@@ -390,6 +390,6 @@ def _sums(
                     for r, pair in enumerate(sums):
                         x = a.load(k * r + j).spread(lanes)
                         for total, y in zip(pair, others, strict=True):
-                            total.set(term(total.value, x, y))
+                            total.set(add(total.value, x, y))
                 for r, pair in enumerate(sums):
                     finish(r0 + r, c0, [total.value for total in pair])

@@ -226,6 +226,10 @@ class Vector:
             result = result.where(result < high, high).known(min(result.low, high), high)
         return result
 
+    def ifelse(self, value: Any, other: Any) -> Vector:
+        """`value` where these numbers are >= 0, else `other`: as lazy tensors have it."""
+        return self.other(value).where(self >= 0.0, other)
+
     def smaller(self, value: Any) -> Vector:
         """The smaller of two."""
         right = self.other(value)

@@ -9,6 +9,7 @@ Polynomial            all monomials up to its degree, with the roots of their co
 scale * kappa         sqrt(scale) phi
 kappa_1 + kappa_2     [phi_1, phi_2]
 kappa_1 * kappa_2     all products of an entry of phi_1 and one of phi_2
+On(columns, kappa)    phi of those columns
 ====================  ==============================================================
 
 A linear kernel of n rows is a problem of d unknowns: n d^2 multiplications where K takes n^2 d.
@@ -27,6 +28,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.sparse_rows import is_csr
+from sdgpu.kernels.columns import On
 from sdgpu.kernels.dot_product import Cosine, Linear, Polynomial
 from sdgpu.kernels.feature_maps.feature_map import TurnedMap
 from sdgpu.kernels.feature_maps.sparse_features import sparse_features
@@ -47,6 +49,8 @@ def own_size(kernel: Kernel, d: int) -> int | None:
         )
     if isinstance(kernel, Scaled):
         return own_size(kernel.kernel, d)
+    if isinstance(kernel, On):
+        return own_size(kernel.kernel, len(kernel.indices))
     if isinstance(kernel, (Sum, Product)):
         sizes = [own_size(part, d) for part in kernel.kernels]
         known = [size for size in sizes if size is not None]
@@ -108,6 +112,8 @@ def _own(kernel: Kernel, X: Any) -> Any:
         return _monomials(kernel, X)
     if isinstance(kernel, Scaled):
         return _own(kernel.kernel, X) * math.sqrt(kernel.scale)
+    if isinstance(kernel, On):
+        return _own(kernel.kernel, kernel.chosen(X))
     assert isinstance(kernel, (Sum, Product))
     parts = [_own(part, X) for part in kernel.kernels]
     if isinstance(kernel, Sum):

@@ -9,7 +9,14 @@ kernel          frequencies, before the length scale
 Gaussian        normal with variance 2 gamma
 Laplacian       each entry Cauchy with scale gamma
 Matern nu       multivariate t with 2 nu degrees of freedom
+rational        normal with a variance that is Gamma distributed, of shape power and
+quadratic       mean 1
+periodic        multiples of 2 pi / period, differences of two Poisson numbers
+spectral        2 pi times normal ones around +-means
+mixture
 ==============  ===================================================================
+
+Of a kernel on some columns the frequencies are those of its rows, and 0 for the other columns.
 
 References
 ----------
@@ -26,11 +33,18 @@ import numpy as np
 
 from sdgpu.backend.checks import integer
 from sdgpu.backend.copying import without_caches
+from sdgpu.kernels.columns import On
 from sdgpu.kernels.feature_maps.feature_map import TurnedMap
 from sdgpu.kernels.kernel import Kernel, Scaled
-from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern
+from sdgpu.kernels.periodic import Periodic, SpectralMixture
+from sdgpu.kernels.row_scaling import of_features
+from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern, RationalQuadratic
 
 __all__ = ["FourierMap", "RandomFourier"]
+
+MOST_TURNS = (
+    1e6  # beyond, a Poisson number is as good as normal, and may leave the range of integers
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +100,15 @@ class FourierMap:
 
 @dataclass(frozen=True)
 class RandomFourier:
-    """k random features of a Gaussian, Laplacian or Matern kernel, or a multiple of one.
+    """k random features of a stationary kernel (see the table above), or a multiple of one.
 
     Parameters
     ----------
     size : int, default 1000
         k, even.
     orthogonal : bool, default False
-        Frequencies of a Gaussian or Matern kernel in orthogonal blocks of d: smaller errors for the same k.
+        Frequencies of a Gaussian, Matern or rational quadratic kernel in orthogonal blocks of d: smaller
+        errors for the same k.
 
     Notes
     -----
@@ -121,11 +136,23 @@ class RandomFourier:
         ------
         ValueError
             For another kernel, a length scale that is not one per feature, or orthogonal frequencies of a
-            Laplacian, whose density has no rotations.
+            kernel whose density has no rotations.
         """
         rng, scale = np.random.default_rng(seed), 1.0
         while isinstance(kernel, Scaled):
             scale, kernel = scale * kernel.scale, kernel.kernel
+        if isinstance(kernel, On):
+            columns = kernel.chosen(np.arange(d))
+            inside = self.prepare(kernel.kernel, None, len(columns), seed)
+            W = np.zeros((self.size // 2, d))
+            W[:, columns] = inside.frequencies
+            return FourierMap(W, float(np.sqrt(scale)) * inside.scale)
+        if isinstance(kernel, SpectralMixture):
+            scale *= sum(kernel.weights)
+        return FourierMap(self._frequencies(kernel, rng, d), float(np.sqrt(scale)))
+
+    def _frequencies(self, kernel: Kernel, rng: np.random.Generator, d: int) -> np.ndarray:
+        """W (k / 2, d) from the spectral density of the kernel."""
         count = self.size // 2
         if isinstance(kernel, Gaussian):
             W = self._normal(rng, count, d) * np.sqrt(2 * kernel.gamma)
@@ -133,23 +160,29 @@ class RandomFourier:
             freedom = 2 * kernel.nu
             W = self._normal(rng, count, d)
             W /= np.sqrt(rng.chisquare(freedom, (count, 1)) / freedom)
-        elif isinstance(kernel, Laplacian) and not self.orthogonal:
+        elif isinstance(kernel, RationalQuadratic):
+            W = self._normal(rng, count, d)
+            W *= np.sqrt(rng.gamma(kernel.power, 1 / kernel.power, (count, 1)))
+        elif self.orthogonal and isinstance(kernel, (Laplacian, Periodic, SpectralMixture)):
+            name = type(kernel).__name__
+            raise ValueError(
+                f"orthogonal=True: the density of a {name} kernel has no rotations; leave it out"
+            )
+        elif isinstance(kernel, Laplacian):
             W = rng.standard_cauchy((count, d)) * kernel.gamma
+        elif isinstance(kernel, Periodic):
+            return _harmonics(kernel, rng, count, d)
+        elif isinstance(kernel, SpectralMixture):
+            return _mixed(kernel, rng, count, d)
         else:
-            if isinstance(kernel, Laplacian):
-                raise ValueError(
-                    "orthogonal=True: the density of a Laplacian kernel has no rotations; leave it out"
-                )
             raise ValueError(
-                f"random Fourier features are for Gaussian, Laplacian and Matern kernels, not {kernel!r}: "
-                "use sdgpu.Nystrom, or sdgpu.Explicit where the kernel has features of its own"
+                "random Fourier features are for Gaussian, Laplacian, Matern, RationalQuadratic, Periodic "
+                f"and SpectralMixture kernels, not {kernel!r}: use sdgpu.Nystrom, or sdgpu.Explicit where "
+                "the kernel has features of its own"
             )
-        lengthscale = np.asarray(1.0 if kernel.lengthscale is None else kernel.lengthscale)
-        if lengthscale.ndim and len(lengthscale) != d:
-            raise ValueError(
-                f"lengthscale has {len(lengthscale)} entries, but the data have {d} features"
-            )
-        return FourierMap(W / lengthscale, float(np.sqrt(scale)))
+        if kernel.lengthscale is None:
+            return W
+        return W / of_features("lengthscale", kernel.lengthscale, W)
 
     def _normal(self, rng: np.random.Generator, count: int, d: int) -> np.ndarray:
         """Standard normal rows (count, d); in orthogonal blocks with the lengths of independent ones."""
@@ -161,3 +194,31 @@ class RandomFourier:
             lengths = np.sqrt(rng.chisquare(d, d))
             blocks.append((lengths[:, None] * (Q * np.sign(np.diag(R))).T)[: count - start])
         return np.concatenate(blocks)
+
+
+def _harmonics(kernel: Periodic, rng: np.random.Generator, count: int, d: int) -> np.ndarray:
+    """Whole multiples of 2 pi / period: exp(-a (1 - cos)) has the coefficients e^-a I_j(a), a = 1 / l^2.
+
+    They are the probabilities of a difference of two Poisson numbers of mean a / 2.
+    """
+    like = np.empty((count, d))
+    period, width = (
+        np.broadcast_to(of_features(name, getattr(kernel, name), like), (d,))
+        for name in ("period", "lengthscale")
+    )
+    mean = 0.5 / width**2
+    few = np.minimum(mean, MOST_TURNS)
+    turns = (rng.poisson(few, (count, d)) - rng.poisson(few, (count, d))).astype(np.float64)
+    many = np.rint(rng.standard_normal((count, d)) * np.sqrt(2 * mean))
+    return np.where(mean > MOST_TURNS, many, turns) * (2 * np.pi / period)
+
+
+def _mixed(kernel: SpectralMixture, rng: np.random.Generator, count: int, d: int) -> np.ndarray:
+    """2 pi (+-mean + sqrt(variance) z) of a component drawn by its weight, a sign for each feature."""
+    kernel.require_features(d)
+    means, variances = np.array(kernel.means), np.array(kernel.variances)
+    weights = np.array(kernel.weights)
+    drawn = rng.choice(len(weights), count, p=weights / weights.sum())
+    signs = rng.choice([-1.0, 1.0], (count, d))
+    normal = rng.standard_normal((count, d))
+    return 2 * np.pi * (signs * means[drawn] + np.sqrt(variances[drawn]) * normal)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from sdgpu.kernels.columns import On
 from sdgpu.kernels.dot_product import Cosine, Linear
 from sdgpu.kernels.kernel import Kernel, Scaled, Sum, lengthscales
 
@@ -31,6 +32,8 @@ def sparse_features(kernel: Kernel, X: Any, dense: Callable[[Kernel, Any], Any])
         return _times(rows, 1 / np.where(norms > 0, norms, 1.0))
     if isinstance(kernel, Scaled):
         return sparse_features(kernel.kernel, X, dense) * math.sqrt(kernel.scale)
+    if isinstance(kernel, On):
+        return sparse_features(kernel.kernel, kernel.chosen(X), dense)
     if isinstance(kernel, Sum):
         parts = [sparse_features(part, X, dense) for part in kernel.kernels]
         return scipy.sparse.hstack(parts, format="csr")

@@ -85,8 +85,12 @@ def kernel_of(point: KernelPoint, table: DataTable, seed: int) -> Kernel:
     width = parameters.pop("width_over_median", None)
     if width is not None:
         length = width * _median_distance(table, seed)
-        of_width = {"gaussian": 0.5 / length**2, "laplacian": 1 / length, "matern": length}
-        parameters["lengthscale" if point.name == "matern" else "gamma"] = of_width[point.name]
+        of_width = {"gaussian": 0.5 / length**2, "laplacian": 1 / length}
+        parameters["gamma" if point.name in of_width else "lengthscale"] = of_width.get(
+            point.name, length
+        )
+    if point.name == "wendland":
+        parameters["dimension"] = _some_rows(split_of(table, seed)).shape[1]
     return KERNEL_CLASSES[point.name](**parameters)
 
 
@@ -94,9 +98,13 @@ KERNEL_CLASSES: dict[str, Callable[..., Kernel]] = {
     "gaussian": sdgpu.Gaussian,
     "laplacian": sdgpu.Laplacian,
     "matern": sdgpu.Matern,
+    "rationalquadratic": sdgpu.RationalQuadratic,
+    "periodic": sdgpu.Periodic,
+    "wendland": sdgpu.Wendland,
     "polynomial": sdgpu.Polynomial,
     "linear": sdgpu.Linear,
     "cosine": sdgpu.Cosine,
+    "tanimoto": sdgpu.Tanimoto,
     "arccosine": sdgpu.ArcCosine,
     "nngp": sdgpu.NNGP,
     "ntk": sdgpu.NTK,

@@ -7,7 +7,8 @@ top                     name, description, seeds
 ``[data]``              source, target, classify, encode, impute, header, rows, validation, test
 ``[noise]``             kind, levels
 ``[[kernel]]``          name, and of its parameters a number or a list: gamma, lengthscale,
-                        width_over_median, nu, degree, coef0, depth, weight_var, bias_var
+                        width_over_median, nu, power, period, order, degree, coef0, depth, weight_var,
+                        bias_var
 ``[[method]]``          name, operator, or features (nystrom, fourier, own) with size and landmarks
 ``[grid]``              lams or lams_over_n, alphas, steps
 ``[choose]``            rules, metrics
@@ -30,6 +31,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from sdgpu.kernels.stationary import HALF_INTEGERS
 from sdgpu.selection.metrics import METRICS
 from sdgpu.selection.sweep import FAMILIES
 from sdgpu.study.grid_study.key_lines import Lines, explain
@@ -37,6 +39,7 @@ from sdgpu.study.grid_study.key_types import (
     Count,
     Levels,
     Names,
+    Orders,
     Positive,
     Ridges,
     Scales,
@@ -58,9 +61,13 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "gaussian": ("gamma", "width_over_median"),
     "laplacian": ("gamma", "width_over_median"),
     "matern": ("nu", "lengthscale", "width_over_median"),
+    "rationalquadratic": ("power", "lengthscale", "width_over_median"),
+    "periodic": ("period", "lengthscale"),
+    "wendland": ("order", "lengthscale", "width_over_median"),
     "polynomial": ("degree", "gamma", "coef0"),
     "linear": (),
     "cosine": (),
+    "tanimoto": (),
     "arccosine": ("degree",),
     "nngp": ("depth", "weight_var", "bias_var"),
     "ntk": ("depth", "weight_var", "bias_var"),
@@ -132,6 +139,9 @@ class KernelTable(_Table):
     lengthscale: Scales | None = None
     width_over_median: Scales | None = None
     nu: Scales | None = None
+    power: Scales | None = None
+    period: Scales | None = None
+    order: Orders | None = None
     degree: Whole | None = None
     coef0: Weights | None = None
     depth: Whole | None = None
@@ -150,8 +160,8 @@ class KernelTable(_Table):
         widths = [name for name in given if name in WIDTHS]
         if len(widths) > 1:
             raise fault_of(widths[1], f"{widths[0]} and {widths[1]} both set the width: give one")
-        if self.nu is not None and not {*self.nu} <= {0.5, 1.5, 2.5}:
-            raise fault_of("nu", f"nu={list(self.nu)} must be of 0.5, 1.5, 2.5")
+        if self.nu is not None and not {*self.nu} <= {*HALF_INTEGERS}:
+            raise fault_of("nu", f"nu={list(self.nu)} must be of 0.5, 1.5, 2.5 .. 100.5")
         return self
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Finite",
     "Levels",
     "Names",
+    "Orders",
     "Positive",
     "Ridges",
     "Scales",
@@ -76,6 +77,7 @@ Ridges = Annotated[tuple[Positive, ...], BeforeValidator(_geometric)]
 Scales = Annotated[tuple[Positive, ...], BeforeValidator(_geometric)]
 Weights = Annotated[tuple[Finite, ...], BeforeValidator(_even)]
 Whole = Annotated[tuple[Count, ...], BeforeValidator(listed)]
+Orders = Annotated[tuple[Annotated[int, Field(ge=0, le=3)], ...], BeforeValidator(listed)]
 Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Levels = Annotated[tuple[NotNegative, ...], BeforeValidator(_even)]

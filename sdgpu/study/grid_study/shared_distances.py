@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from sdgpu.kernels import Kernel, Precomputed
-from sdgpu.kernels.augmented_rows import Rows, distance_rows, l1_distance, product, recompute_near
+from sdgpu.kernels.augmented_rows import distance_rows, product, recompute_near
+from sdgpu.kernels.coordinate_sums import coordinate_sum
 from sdgpu.kernels.kernel import Profile, set_zero_diagonal
 from sdgpu.study.grid_study.cells import Decomposition
 from sdgpu.study.real_data.datasets import Split
@@ -66,8 +67,7 @@ def _distances(key: _Key, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     centre = parts.X_train.mean(axis=0)
     train, *others = (rows - centre for rows in (parts.X_train, parts.X_val, parts.X_test))
     if kind == "l1":
-        left = Rows(train, train)
-        found = [l1_distance(Rows(rows, rows), left) for rows in (train, *others)]
+        found = [coordinate_sum("l1", rows, train) for rows in (train, *others)]
     else:
         left = distance_rows(train)
         ready = [left, *map(distance_rows, others)]

@@ -125,6 +125,23 @@ def test_levels_of_noise_share_a_decomposition_and_have_the_numbers_of_their_own
             {"name": "polynomial", "degree": 2, "coef0": 0.5},
             lambda m: sdgpu.Polynomial(2, coef0=0.5),
         ),
+        (
+            {"name": "matern", "nu": 3.5, "lengthscale": 2.0},
+            lambda m: sdgpu.Matern(3.5, lengthscale=2.0),
+        ),
+        (
+            {"name": "rationalquadratic", "power": 0.5, "width_over_median": 2.0},
+            lambda m: sdgpu.RationalQuadratic(0.5, lengthscale=2 * m),
+        ),
+        (
+            {"name": "periodic", "period": 3.0, "lengthscale": 0.7},
+            lambda m: sdgpu.Periodic(3.0, 0.7),
+        ),
+        (
+            {"name": "wendland", "order": 2, "width_over_median": 3.0},
+            lambda m: sdgpu.Wendland(2, 3 * m, dimension=10),
+        ),
+        ({"name": "tanimoto"}, lambda m: sdgpu.Tanimoto()),
         ({"name": "linear"}, lambda m: sdgpu.Linear()),
         ({"name": "cosine"}, lambda m: sdgpu.Cosine()),
         ({"name": "arccosine", "degree": 1}, lambda m: sdgpu.ArcCosine(1)),

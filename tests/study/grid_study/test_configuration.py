@@ -66,7 +66,7 @@ def test_the_example_that_init_writes_is_a_study(tmp_path):
     [
         ("gamma =", "gama =", r"line 9, \[kernel\] number 1 gama: .* did you mean 'gamma'"),
         ("nu =", "gamma =", r"line 13, \[kernel\] number 2 gamma: .* 'matern', which takes nu"),
-        ("nu = 1.5", "nu = 2", r"line 13, .*nu=\[2.0\] must be of 0.5, 1.5, 2.5"),
+        ("nu = 1.5", "nu = 2", r"line 13, .*nu=\[2.0\] must be of 0.5, 1.5, 2.5 \.\. 100.5"),
         ('"matern"', '"mattern"', r"line 12, .*name='mattern' is not known: did you mean 'matern'"),
         ("[0.1, 1]", "[]", r"line 9, .*gamma: the list is empty"),
         ("[0.1, 1]", "[1, 1.0]", r"line 9, .*names one value twice"),

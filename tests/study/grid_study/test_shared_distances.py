@@ -13,6 +13,7 @@ KERNELS = [
     {"name": "gaussian", "width_over_median": [0.5, 2.0]},
     {"name": "laplacian", "gamma": [0.01, 0.1]},
     {"name": "matern", "nu": [0.5, 1.5, 2.5], "lengthscale": 8.0},
+    {"name": "rationalquadratic", "power": [0.5, 2.0], "lengthscale": 8.0},
 ]
 
 
@@ -52,7 +53,7 @@ def test_numbers_are_those_of_kernels_of_rows(monkeypatch):
 
 def test_distances_are_made_once_for_each_kind(monkeypatch):
     calls = []
-    for name in ("l1_distance", "product"):
+    for name in ("coordinate_sum", "product"):
         made = getattr(shared_distances, name)
         monkeypatch.setattr(
             shared_distances,
@@ -60,7 +61,7 @@ def test_distances_are_made_once_for_each_kind(monkeypatch):
             lambda *args, made=made, name=name: calls.append(name) or made(*args),
         )
     results(monkeypatch, narrow=8)
-    assert sorted(calls) == ["l1_distance"] * 3 + ["product"] * 3  # training, validation, test
+    assert sorted(calls) == ["coordinate_sum"] * 3 + ["product"] * 3  # training, validation, test
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,8 @@ def test_what_shares_nothing(more, monkeypatch):
         (sdgpu.Gaussian(0.3, lengthscale=2.0), "l2"),
         (sdgpu.Laplacian(0.3, lengthscale=2.0), "l1"),
         (sdgpu.Matern(1.5, lengthscale=2.0), "l2"),
+        (sdgpu.Matern(4.5, lengthscale=2.0), "l2"),
+        (sdgpu.RationalQuadratic(0.7, lengthscale=2.0), "l2"),
     ],
 )
 def test_values_are_profiles_of_distances(kernel, kind):
