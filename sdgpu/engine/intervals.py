@@ -28,7 +28,7 @@ class Interval:
         In the caller's library; for 1-D targets without the axis c.
     coverage : float
         Asked for: of new rows drawn like the training rows at least 2 coverage - 1 lie inside, whatever
-        the noise; `coverage` of them in practice (Barber et al. 2021).
+        the noise, less (2 / n)^1/2 at most with folds; `coverage` of them in practice (Barber et al. 2021).
     """
 
     lower: Any

@@ -10,6 +10,7 @@ import numpy as np
 from sdgpu.backend.arrays import inputs, targets
 from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import choice, integer
+from sdgpu.backend.conversion import warn_if_followed
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource
 from sdgpu.backend.sealed_tensors import read_tensors, tensor_path, write_tensors
@@ -211,6 +212,7 @@ class Moments:
         self._sums = MomentSums.zeros(self._map.size, self.c)
 
     def _source(self, X: Any, Y: Any, weights: Any) -> RowSource:
+        warn_if_followed(X=X, Y=Y)
         if isinstance(X, RowSource):
             if Y is not None or weights is not None:
                 raise ValueError("Y and sample_weight: a source brings its own")

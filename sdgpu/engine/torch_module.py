@@ -91,11 +91,6 @@ class _KernelValues(torch.nn.Module):
 
     def __init__(self, kernel: Kernel, X: Any, tensor: Callable[[Any], torch.Tensor]) -> None:
         super().__init__()
-        if kernel.is_precomputed or kernel.opaque is not None:
-            raise TypeError(
-                f"{type(kernel.opaque or kernel).__name__} has no formula in plain torch: use predict, "
-                "which torch follows, or features=sdgpu.Nystrom(..) of another kernel"
-            )
         rows = torch.tensor(X, dtype=torch.float64)
         centre = rows.mean(dim=0)
         self.kernel = kernel
@@ -103,10 +98,11 @@ class _KernelValues(torch.nn.Module):
         self._tree = _bare(kernel.rows(rows, centre))
         count = 0
 
-        def keep(part: Profile, _: Rows) -> _Shell:
+        def keep(part: Any, _: Rows) -> _Shell:
             nonlocal count
-            values, norms = part.coordinates(rows, centre)
-            if part.exact_opposite and values.shape[1] == 1:
+            spline = hasattr(part, "between")
+            values, norms = (rows, None) if spline else part.coordinates(rows, centre)
+            if not spline and part.exact_opposite and values.shape[1] == 1:
                 raise ValueError(
                     f"rows of one feature are parallel or opposite, where {part!r} loses half of its "
                     "digits in plain torch: use predict"
@@ -116,14 +112,21 @@ class _KernelValues(torch.nn.Module):
             count += 1
             return _Shell(torch.ones(()))
 
-        kernel.symbolic(keep, self._tree)
+        try:
+            kernel.symbolic(keep, self._tree)
+        except TypeError as error:
+            raise TypeError(
+                f"{error} in plain torch: use predict, which torch follows as far as it can"
+            ) from error
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         numbers = iter(range(len(self._buffers)))
 
-        def leaf(part: Profile, _: Rows) -> _Shell:
+        def leaf(part: Any, _: Rows) -> _Shell:
             number = next(numbers)
             rows, squares = (getattr(self, f"{name}_{number}") for name in ("rows", "squares"))
+            if hasattr(part, "between"):
+                return _Shell(part.between(torch.minimum(X, rows.T), torch.maximum(X, rows.T)))
             values, norms = part.coordinates(X, self.centre)
             statistic = _statistic(part, values, rows)
             if norms is None:

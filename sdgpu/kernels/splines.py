@@ -10,6 +10,7 @@ place wherever x lies, at the ends and on the diagonal too.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class _OnUnitInterval(Kernel):
     """What they share: one feature in [0, 1], and values from min(x, x') and max(x, x')."""
 
     @abstractmethod
-    def _value(self, low: Any, high: Any) -> Any:
+    def between(self, low: Any, high: Any) -> Any:
         """kappa for 0 <= low <= high <= 1, elementwise."""
 
     def rows(self, X: Any, centre: Any) -> Rows:
@@ -49,11 +50,16 @@ class _OnUnitInterval(Kernel):
     def tile(self, a: Rows, b: Rows, *, same: bool = False, out: Any = None) -> Any:
         xp = compat.array_namespace(a.left)
         x, y = a.left, b.right.T  # (a, 1), (1, b)
-        return self._value(xp.minimum(x, y), xp.maximum(x, y))
+        return self.between(xp.minimum(x, y), xp.maximum(x, y))
+
+    def symbolic(self, leaf: Callable[[Any, Rows], Any], rows: Rows) -> Any:
+        return leaf(
+            self, rows
+        )  # for plain torch; KeOps, which has no minimum of two, asks `opaque` first
 
     def diagonal(self, rows: Rows) -> Any:
         x = rows.left[:, 0]
-        return self._value(x, x)
+        return self.between(x, x)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class CubicGreen(_OnUnitInterval):
            [0.014323, 0.020833]])
     """
 
-    def _value(self, low: Any, high: Any) -> Any:
+    def between(self, low: Any, high: Any) -> Any:
         complement = 1 - high
         return low * complement * ((high - low) * (high + low) + 2 * high * complement) / 6
 
@@ -121,7 +127,7 @@ class CubicSpline(_OnUnitInterval):
     def __post_init__(self) -> None:
         object.__setattr__(self, "line", positive("line", self.line))
 
-    def _value(self, low: Any, high: Any) -> Any:
+    def between(self, low: Any, high: Any) -> Any:
         return self.line * (1 + low * high) + low * low * (2 * high + (high - low)) / 6
 
 
@@ -144,5 +150,5 @@ class BrownianBridge(_OnUnitInterval):
            [0.125 , 0.25  ]])
     """
 
-    def _value(self, low: Any, high: Any) -> Any:
+    def between(self, low: Any, high: Any) -> Any:
         return low * (1 - high)

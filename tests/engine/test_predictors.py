@@ -20,7 +20,6 @@ N, D, C, M, T = 40, 3, 2, 7, 3
 X, NEW, Y = RNG.normal(size=(N, D)), RNG.normal(size=(M, D)), RNG.normal(size=(N, C))
 WEIGHTS = np.where(np.arange(N) % 5 == 2, 0.0, RNG.uniform(0.2, 3.0, N))
 NAMES = [name for name in KERNELS if name != "function"]
-FORMULAS = [name for name in NAMES if name not in ("cubicgreen", "cubicspline", "bridge")]
 FEATURES = {
     "nystrom": (2 * sdgpu.Matern(1.5), sdgpu.Nystrom(12)),
     "fourier": (sdgpu.Gaussian(0.4, [1.0, 2.0, 0.5]), sdgpu.RandomFourier(30)),
@@ -177,18 +176,18 @@ def test_functions_without_coefficients(path):
 # plain torch ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", NAMES)
 def test_plain_torch(name):
-    fit = sdgpu.fit(X, Y, KERNELS[name](0.7), [0.5], sample_weight=WEIGHTS, intercept=True)
+    x, new = rows_of(name)
+    fit = sdgpu.fit(x, Y, KERNELS[name](0.7), [0.5], sample_weight=WEIGHTS, intercept=True)
     predictor = fit.path(0.5, [0.3, -0.4], T).predictor()
     module = predictor.module()
-    for rows in (NEW, X, X + 1e-9, NEW[:0], NEW[:1]):
+    for rows in (new, x, x + 1e-9, new[:0], new[:1]):
         close(module(torch.tensor(rows)).numpy(), predictor.predict(rows), 1e-10)
-    print(name)
-    close(module.gradient(torch.tensor(NEW)).numpy(), predictor.gradient(NEW), 1e-9)
-    assert torch.isfinite(module.gradient(torch.tensor(X))).all()
+    close(module.gradient(torch.tensor(new)).numpy(), predictor.gradient(new), 1e-9)
+    assert torch.isfinite(module.gradient(torch.tensor(x))).all()
     assert not list(module.parameters())
-    rows = torch.tensor(NEW[:2], requires_grad=True)
+    rows = torch.tensor(new[:2], requires_grad=True)
     assert torch.autograd.gradcheck(module, rows)
     assert torch.autograd.gradgradcheck(module, rows)
 
@@ -207,17 +206,19 @@ def test_the_state_goes_round_and_moves():
 
 
 @pytest.mark.parametrize(
-    "name", ["gaussian", "laplacian", "matern12", "arccosine0", "ntk_bias", "product"]
+    "name", ["gaussian", "laplacian", "matern12", "arccosine0", "ntk_bias", "product", "spline"]
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Dynamo, about caches of array-api-compat
 def test_exported_and_compiled(name):
-    predictor = sdgpu.fit(X, Y[:, 0], KERNELS[name](0.7), [0.5]).path(0.5).predictor()
-    module, rows = predictor.module(), torch.tensor(NEW)
+    kernel = sdgpu.CubicSpline() if name == "spline" else KERNELS[name](0.7)
+    x, new = rows_of("cubicspline" if name == "spline" else name)
+    predictor = sdgpu.fit(x, Y[:, 0], kernel, [0.5]).path(0.5).predictor()
+    module, rows = predictor.module(), torch.tensor(new)
     sizes = ({0: torch.export.Dim("m")},)
     exported = torch.export.export(module, (rows,), dynamic_shapes=sizes, strict=False).module()
-    close(exported(torch.tensor(X)).numpy(), predictor.predict(X))
+    close(exported(torch.tensor(x)).numpy(), predictor.predict(x))
     compiled = torch.compile(module, backend="eager", fullgraph=True)
-    close(compiled(rows).numpy(), predictor.predict(NEW))
+    close(compiled(rows).numpy(), predictor.predict(new))
     torch._dynamo.reset()
 
 
@@ -261,7 +262,6 @@ def test_features_of_a_module_and_of_a_function():
             "cannot go into a file",
             "EmpiricalNTK has no",
         ),
-        (sdgpu.CubicSpline(), np.linspace(0, 1, N)[:, None], None, "CubicSpline has no formula"),
     ],
 )
 def test_what_is_no_formula(kernel, rows, saved, made, path):
