@@ -15,6 +15,8 @@ import torch
 
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.columns import part_columns
+from sdgpu.kernels.coordinate_sums import TERMS
 from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.expansion import Expansion
 
@@ -96,12 +98,15 @@ class _KernelValues(torch.nn.Module):
         self.kernel = kernel
         self.register_buffer("centre", tensor(centre))
         self._tree = _bare(kernel.rows(rows, centre))
+        self._columns = part_columns(kernel, tuple(range(int(rows.shape[1]))))
         count = 0
 
         def keep(part: Any, _: Rows) -> _Shell:
             nonlocal count
-            spline = hasattr(part, "between")
-            values, norms = (rows, None) if spline else part.coordinates(rows, centre)
+            spline, seen = hasattr(part, "between"), list(self._columns[count])
+            values, norms = rows[:, seen], None
+            if not spline:
+                values, norms = part.coordinates(values, centre[seen])
             if not spline and part.exact_opposite and values.shape[1] == 1:
                 raise ValueError(
                     f"rows of one feature are parallel or opposite, where {part!r} loses half of its "
@@ -125,9 +130,11 @@ class _KernelValues(torch.nn.Module):
         def leaf(part: Any, _: Rows) -> _Shell:
             number = next(numbers)
             rows, squares = (getattr(self, f"{name}_{number}") for name in ("rows", "squares"))
+            seen = list(self._columns[number])
+            own = X[:, seen]
             if hasattr(part, "between"):
-                return _Shell(part.between(torch.minimum(X, rows.T), torch.maximum(X, rows.T)))
-            values, norms = part.coordinates(X, self.centre)
+                return _Shell(part.between(torch.minimum(own, rows.T), torch.maximum(own, rows.T)))
+            values, norms = part.coordinates(own, self.centre[seen])
             statistic = _statistic(part, values, rows)
             if norms is None:
                 return part.profile(_Shell(statistic), None, None)
@@ -178,8 +185,8 @@ def _bare(rows: Rows) -> Rows:
 
 def _statistic(kernel: Profile, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The statistic of all pairs, from differences where a kernel has a kink."""
-    if kernel.statistic == "l1":
-        return (a[:, None, :] - b[None, :, :]).abs().sum(dim=-1)
+    if kernel.statistic in TERMS:
+        return TERMS[kernel.statistic](a[:, None, :], b[None, :, :]).sum(dim=-1)
     if not kernel.distance:
         return a @ b.T
     if kernel.exact_near:
@@ -230,6 +237,15 @@ class _Shell:
         """To [low, high]."""
         return _Shell(self.tensor.clamp(low, high))
 
+    def ifelse(self, value: Any, other: Any) -> _Shell:
+        """`value` where it is >= 0, else `other`."""
+        return _Shell(torch.where(self.tensor >= 0, _inner(value), _inner(other)))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensor."""
+        return self.tensor.dtype
+
     def asin(self) -> _Shell:
         """Of numbers up to 1."""
         return _Shell(torch.asin(self.tensor))
@@ -239,7 +255,7 @@ class _Shell:
         return _Shell(torch.atan2(self.tensor, other.tensor))
 
     def __getattr__(self, name: str) -> Callable[[], _Shell]:
-        if name not in ("exp", "sin", "cos", "relu", "abs"):
+        if name not in ("exp", "log", "sin", "cos", "relu", "abs"):
             raise AttributeError(name)
         return lambda: _Shell(getattr(self.tensor, name)())
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from sdgpu.backend.checks import integer
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.kernel import Kernel, Wrapper
+from sdgpu.kernels.kernel import Kernel, Product, Sum, Wrapper
 
-__all__ = ["On"]
+__all__ = ["On", "part_columns"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,17 @@ class On(Wrapper):
 
     def in_ball(self, X: Any, centre: Any) -> Any:
         return self.kernel.in_ball(self.chosen(X), None if centre is None else self.chosen(centre))
+
+
+def part_columns(kernel: Kernel, columns: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Which of the columns each part of a kernel's formula sees, in the order of the formula."""
+    if isinstance(kernel, On):
+        return part_columns(kernel.kernel, tuple(columns[i] for i in kernel.indices))
+    if isinstance(kernel, Wrapper):
+        return part_columns(kernel.kernel, columns)
+    if isinstance(kernel, (Sum, Product)):
+        return [seen for part in kernel.kernels for seen in part_columns(part, columns)]
+    return [columns]
 
 
 def _checked(columns: Any) -> tuple[int, ...]:

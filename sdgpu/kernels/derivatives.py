@@ -153,12 +153,16 @@ def profile_slopes(
     lengths = None if a_norms is None else a_norms.expand(tile.shape)
 
     def slope(number: int) -> Any:
+        import torch
         from torch.autograd import forward_ad
 
         with recording(), forward_ad.dual_level():
-            own = [tile.clone(), None if lengths is None else lengths.clone()]
-            own[number] = forward_ad.make_dual(own[number], own[number].new_ones(tile.shape))
-            tangent = forward_ad.unpack_dual(profile(*own, b_norms)).tangent
+            t, p = tile.clone(), None if lengths is None else lengths.clone()
+            if number == 0:
+                t = forward_ad.make_dual(t, torch.ones_like(t))
+            else:
+                p = forward_ad.make_dual(p, torch.ones_like(t))
+            tangent = forward_ad.unpack_dual(profile(t, p, b_norms)).tangent
             return tile.new_zeros(tile.shape) if tangent is None else tangent
 
     return slope(0), None if lengths is None else slope(1)
