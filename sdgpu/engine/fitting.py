@@ -268,7 +268,7 @@ def _decompose(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _FitAgain:
     """The same fit of other rows."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import array_api_compat as compat
@@ -54,6 +54,10 @@ class Model:
     source: RowSource | None = None
     weighting: RowWeighting | None = None
     folds: Any = field(default=None, repr=False)
+
+    def without_targets(self) -> Model:
+        """The same without what would fit again: all that predictions need."""
+        return replace(self, source=None, folds=None)
 
     def row_coefficients(self, dual: Any) -> Any:
         """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""

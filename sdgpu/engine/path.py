@@ -208,7 +208,8 @@ class Path(Functions):
         if tau > self.steps:
             raise ValueError(f"step={step} is beyond the {self.steps} steps of this path")
         xp = self._model.backend.xp
-        return Predictor(self._model, xp.asarray(self._chain.dual[tau - 1, ...], copy=True))
+        dual = xp.asarray(self._chain.dual[tau - 1, ...], copy=True)
+        return Predictor(self._model.without_targets(), dual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +265,8 @@ class Limit:
     def predictor(self) -> Predictor:
         """The limit as a small object that only predicts."""
         xp = self._model.backend.xp
-        return Predictor(self._model, xp.asarray(self._dual_and_fitted[0], copy=True))
+        dual = xp.asarray(self._dual_and_fitted[0], copy=True)
+        return Predictor(self._model.without_targets(), dual)
 
     @cached_property
     def _dual_and_fitted(self) -> tuple[Any, Any]:

@@ -166,6 +166,19 @@ def test_float32(path):
     close(sdgpu.open_predictor(path).predict(NEW), huge.predict(NEW))
 
 
+def test_a_pickle_holds_neither_targets_nor_rows_of_a_feature_model():
+    wide = RNG.normal(size=(4000, D))
+    fit = sdgpu.fit(
+        wide, wide @ np.ones((D, 20)), sdgpu.Gaussian(0.4), [0.5], features=sdgpu.Nystrom(8)
+    )
+    assert len(pickle.dumps(fit.path(0.5).predictor())) < 10_000 < wide.nbytes
+    fit = sdgpu.fit(
+        wide[:300], Y[:1] + wide[:300, :2], sdgpu.Gaussian(0.4), [9.0], method="lanczos"
+    )
+    path = fit.path(9.0)
+    assert len(pickle.dumps(path.predictor())) + 8 * 300 * 2 < len(pickle.dumps(path))
+
+
 def test_functions_without_coefficients(path):
     fit = sdgpu.fit(X, 0 * Y, sdgpu.Gaussian(0.4), [0.5])
     fit.path(0.5).predictor().save(path)
