@@ -40,6 +40,8 @@ from sdgpu.kernels import (
     median_distance,
 )
 from sdgpu.kernels.feature_maps import Explicit, Nystrom, RandomFourier
+from sdgpu.selection.class_metrics import TopK
+from sdgpu.selection.regression_metrics import Huber, Pinball
 from sdgpu.selection.sweep import Sweep, open_sweep
 
 if TYPE_CHECKING:
@@ -66,11 +68,13 @@ __all__ = [
     "Fit",
     "FunctionKernel",
     "Gaussian",
+    "Huber",
     "Laplacian",
     "Linear",
     "Matern",
     "Moments",
     "Nystrom",
+    "Pinball",
     "Plan",
     "Polynomial",
     "Precomputed",
@@ -80,6 +84,7 @@ __all__ = [
     "SelfDistillationRegressor",
     "SelfDistillationRegressorCV",
     "Sweep",
+    "TopK",
     "constrain",
     "constrained_path",
     "fit",
