@@ -250,7 +250,7 @@ class Fit:
             With gcv, degrees_of_freedom, their standard errors and train_mse; `best("gcv")` chooses.
             Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
-        return gcv_of_grid(self._swept, GridRequest(lams, alphas, steps))
+        return gcv_of_grid(self.parts, GridRequest(lams, alphas, steps))
 
     @underflow_is_zero
     def optimal_alphas(
@@ -416,7 +416,7 @@ class Fit:
         judged = partial(
             judge, self._solution, self._model, X_val, Y_val, sample_weight=sample_weight
         )
-        return sweep_of_grid(self._swept, judged, request)
+        return sweep_of_grid(self.parts, judged, request)
 
     @underflow_is_zero
     def predictor(self, best: Best) -> Predictor:
@@ -431,7 +431,8 @@ class Fit:
         return chosen_predictor(self._solution, self._model, best)
 
     @property
-    def _swept(self) -> SweptFit:
+    def parts(self) -> SweptFit:
+        """Solution, model and what else a sweep needs, for code that builds on fits."""
         return SweptFit(
             solution=self._solution,
             model=self._model,
