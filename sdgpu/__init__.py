@@ -21,6 +21,7 @@ from sdgpu.engine.fitting import fit
 from sdgpu.engine.moments import Moments, open_moments
 from sdgpu.engine.planner import Plan, plan
 from sdgpu.engine.refit import refit_path
+from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
 from sdgpu.kernels import (
     NNGP,
     NTK,
@@ -79,6 +80,7 @@ __all__ = [
     "Polynomial",
     "Precomputed",
     "RandomFourier",
+    "ReweightedFit",
     "SelfDistillationClassifier",
     "SelfDistillationClassifierCV",
     "SelfDistillationRegressor",
@@ -95,6 +97,7 @@ __all__ = [
     "operators",
     "plan",
     "refit_path",
+    "reweighted_fit",
     "rows",
 ]
 
