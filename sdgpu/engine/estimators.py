@@ -156,7 +156,8 @@ class SelfDistillationRegressorCV(_Regression, ParameterSearch):
         :data:`sdgpu.selection.metrics.METRICS`, "pinball_0.9" and the like, or what scikit-learn calls it,
         such as "neg_mean_absolute_error".
     one_standard_error : bool, default False
-        The most regularised choice within one standard error of the best, see :meth:`sdgpu.Sweep.best`.
+        The most regularised choice within one standard error of the best, see :meth:`sdgpu.Sweep.best`. Of
+        repeated folds rows count as often as they are judged, and the error is too small.
     per_output : bool, default False
         A lam, alpha and step for each output, for L A T c numbers of memory; over="fixed" or "ridge".
     random_state : int, RandomState or None

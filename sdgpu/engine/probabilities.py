@@ -19,6 +19,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
+from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.fitted import Fit
@@ -44,6 +45,7 @@ class Temperature:
     beta: float
     reason: str = ""
 
+    @underflow_is_zero
     def probabilities(self, values: np.ndarray) -> np.ndarray:
         """softmax(beta f) of values (m, c): rows that add up to 1.
 
@@ -57,6 +59,7 @@ class Temperature:
         return np.asarray(scipy.special.softmax(self.beta * values.astype(np.float64), axis=1))
 
 
+@underflow_is_zero
 def temperature_of(
     scores: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None
 ) -> Temperature:

@@ -40,6 +40,7 @@ from sdgpu.selection.regression_metrics import (
 __all__ = [
     "CLASSES",
     "METRICS",
+    "MeanMetric",
     "Metric",
     "OutputMetric",
     "PredictedRows",
@@ -101,6 +102,13 @@ class Metric(Protocol):
         """The score (...) from the sums (..., size) over so many rows."""
 
 
+class MeanMetric(Metric, Protocol):
+    """A metric that is the mean over rows of its terms."""
+
+    def terms(self, rows: PredictedRows) -> Any:
+        """What each row has by itself, (..., b)."""
+
+
 def sums_of(metric: Any, outputs: int) -> int:
     """Sums that a metric keeps for so many outputs."""
     return int(metric.size_for(outputs) if hasattr(metric, "size_for") else metric.size)
@@ -114,7 +122,7 @@ class StandardError:
     independent of each other, whatever their weights. NaN for one row.
     """
 
-    metric: Any
+    metric: MeanMetric
     size: ClassVar[int] = 5
     larger_is_better: ClassVar[None] = None
     takes_weights: ClassVar[bool] = True
@@ -154,7 +162,7 @@ class StandardError:
 class OutputMetric:
     """A metric of each output by itself: (..., c) in the place of one number."""
 
-    metric: Any
+    metric: Metric
     outputs: int
     takes_weights: ClassVar[bool] = True
     larger_is_better: ClassVar[None] = None
@@ -204,10 +212,9 @@ class OutputMetric:
 
     def merge(self, sums: np.ndarray, more: np.ndarray) -> np.ndarray:
         """As the metric."""
-        if not hasattr(self.metric, "merge"):
-            return sums + more
+        merge = getattr(self.metric, "merge", np.add)
         pairs = zip(self._each(sums), self._each(more), strict=True)
-        return np.concatenate([self.metric.merge(one, two) for one, two in pairs], axis=-1)
+        return np.concatenate([merge(one, two) for one, two in pairs], axis=-1)
 
     def result(self, sums: np.ndarray, count: float) -> np.ndarray:
         """The scores (..., c)."""
@@ -295,5 +302,5 @@ def as_metrics(values: Iterable[str | Metric]) -> tuple[Metric, ...]:
 
 def standard_errors(metrics: Iterable[Metric]) -> tuple[Any, ...]:
     """Standard errors of the squared error, and of those metrics that are means over rows."""
-    means = (metric for metric in metrics if hasattr(metric, "terms"))
+    means: list[Any] = [metric for metric in metrics if hasattr(metric, "terms")]
     return tuple(StandardError(metric) for metric in (SquaredError(), *means))

@@ -398,3 +398,67 @@ def test_larger_is_better_within_one_standard_error(rng):
     assert best.value - error <= simple.value <= best.value
     assert simple.lam >= best.lam
     assert not (values.sel(lam=values["lam"] > simple.lam) >= best.value - error).any()
+
+
+@pytest.mark.parametrize("outputs", ["real", 3])
+def test_rows_of_a_source(rng, outputs, monkeypatch):
+    """Blocks of a stream, with weights: as of arrays."""
+    (X, Y), (X_val, Y_val) = (
+        real(rng, n) if outputs == "real" else classes(rng, n, 3) for n in (60, 50)
+    )
+    weights = rng.integers(0, 3, 50).astype(float)
+    names = list(REAL if outputs == "real" else CLASSES)
+    fitted = sdgpu.fit(X, Y, KERNEL, LAMS, features=sdgpu.Nystrom(10), intercept=True)
+    how = {**GRID, "metrics": names, "standard_errors": True}
+    wanted = fitted.sweep(X_val, Y_val, **how, sample_weight=weights).dataset
+
+    def blocks():
+        for part in (slice(0, 11), slice(11, 12), slice(12, 50)):
+            yield X_val[part], Y_val[part], weights[part]
+
+    source = sdgpu.rows.blocks(blocks, d=2, c=Y.shape[1])
+    found = fitted.sweep(source, **how).dataset
+    for name in wanted:
+        if name in names or str(name).endswith("_se"):
+            assert_allclose(found[name], wanted[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    if outputs == 3:
+        monkeypatch.setattr("sdgpu.selection.grid_scores.require", refused)
+        with pytest.raises(MemoryError, match="auc of 50 rows, which must all be kept"):
+            fitted.sweep(source, **GRID, metrics=["auc"])
+
+
+def refused(size, allowed, what, remedy):
+    raise MemoryError(what)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_problems(seed):
+    """Few rows, one step, one output, lam from nothing to everything, absent rows: by hand."""
+    rng = np.random.default_rng(seed)
+    n, m, c = int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 4))
+    steps, scale = int(rng.integers(1, 4)), 10.0 ** rng.integers(-6, 7)
+    X, X_val = rng.standard_normal((n, 2)), rng.standard_normal((m, 2))
+    Y, Y_val = scale * rng.standard_normal((n, c)), scale * rng.standard_normal((m, c))
+    weights = rng.integers(0, 3, m).astype(float)
+    weights[0] = 1
+    lams = np.array([1e-12, 1.0, 1e12]) * n
+    alphas = np.array([0.0, float(rng.uniform(-1, 2))])
+    fitted = sdgpu.fit(X, Y, KERNEL, lams, method="eigh")
+    names = [name for name in REAL if not name.startswith("huber")]
+    sweep = fitted.sweep(
+        X_val, Y_val, alphas=alphas, steps=steps, metrics=names, sample_weight=weights
+    ).dataset
+    present = weights > 0
+    for lam in lams:
+        for alpha in alphas:
+            predicted = fitted.path(lam, alpha, steps).predict(X_val)
+            for step in range(steps):
+                point = sweep.sel(lam=lam, alpha=alpha, step=step + 1)
+                y, f, w = (a[present] for a in (Y_val, predicted[step], weights))
+                for name in names:
+                    if name in ("r2", "explained_variance") and len(y) < 2:
+                        continue  # theirs is NaN
+                    wanted = REAL[name](y, f, sample_weight=w)
+                    shares = name in ("r2", "explained_variance")
+                    tolerance = 1e-12 * (1 + abs(wanted)) if shares else 1e-14 * scale
+                    assert_allclose(point[name], wanted, rtol=1e-6, atol=tolerance, err_msg=name)
