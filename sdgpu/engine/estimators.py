@@ -14,6 +14,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import validate_data
 
 from sdgpu.backend.rounding import mean_and_spread
+from sdgpu.backend.scaling import safe_unit
 from sdgpu.engine.classification import FLOATS, Classification
 from sdgpu.engine.distillers import FixedParameters
 from sdgpu.engine.parameter_search import ParameterSearch
@@ -66,14 +67,15 @@ class _Regression(MultiOutputMixin, RegressorMixin):
 
 def _warn_of_far_targets(y: np.ndarray) -> None:
     """Targets that vary little around a number far from 0: a penalty on that number is hardly meant."""
-    mean, spread = mean_and_spread(y.astype(np.float64).reshape(len(y), -1))
+    size = safe_unit(float(np.abs(y).max()))  # squares of 1e200 overflow
+    mean, spread = mean_and_spread(y.astype(np.float64).reshape(len(y), -1) / size)
     far = np.flatnonzero((spread > 0) & (np.abs(mean) > FAR * spread))
     if len(far):
         j = int(far[0])
         warnings.warn(
-            f"y is {mean[j]:.3g} +- {spread[j]:.1g}: without a constant the penalty of lam is on its "
-            "distance from 0, and predictions fall to 0 between the rows; fit_intercept=True takes the "
-            "mean off",
+            f"y is {size * mean[j]:.3g} +- {size * spread[j]:.1g}: without a constant the penalty of lam "
+            "is on its distance from 0, and predictions fall to 0 between the rows; fit_intercept=True "
+            "takes the mean off",
             stacklevel=4,
         )
 
@@ -149,8 +151,8 @@ class SelfDistillationRegressorCV(_Regression, ParameterSearch):
     validation_fraction : float, default 0.2
         Share of the rows to choose on.
     cv : int, splitter of scikit-learn, or iterable of (train, test), optional
-        Folds in place of one split; fit takes `groups` for them. Left-out rows of all folds are judged
-        together: means over rows, weighted; r2, auc and f1 are of all of them too, not means over folds.
+        Folds, in the place of `selection`; fit takes `groups` for them. Left-out rows of all folds are
+        judged together: means over rows, weighted; r2, auc and f1 are of all of them, no means over folds.
     scoring : str or Metric, optional
         What chooses among fixed weights in place of the squared error: a metric of
         :data:`sdgpu.selection.metrics.METRICS`, "pinball_0.9" and the like, or what scikit-learn calls it,

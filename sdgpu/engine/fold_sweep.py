@@ -50,7 +50,7 @@ class Folds:
         return np.unique(np.concatenate([validation for _, validation in self.splits]))
 
     def losses(self, lams: np.ndarray, steps: int, **options: Any) -> Validation:
-        """Of all folds; one fit is held at a time."""
+        """Of all folds; one fit of a fold is held at a time, beside that of all rows."""
         merged: Validation | None = None
         for train, validation in self.splits:
             parts = self.decompose(train).parts

@@ -147,15 +147,13 @@ class ParameterSearch(Distiller):
         share = number("validation_fraction", self.validation_fraction)
         if not 0 < share < 1:
             raise ValueError(f"validation_fraction={share} must be between 0 and 1")
-        if self.cv is not None and self.selection != "validation":
-            raise ValueError(f"cv= chooses by folds, not by selection={self.selection!r}: give one")
         metric = _metric(self.scoring, classifier=is_classifier(self))
         if metric is not None and self.over != "fixed":
             raise ValueError(f"scoring= chooses among fixed weights, not over={self.over!r}")
         simple = [
             name for name in ("one_standard_error", "per_output") if bool(getattr(self, name))
         ]
-        if self.selection == "gcv":
+        if self.cv is None and self.selection == "gcv":
             if self.over != "fixed":
                 raise ValueError(
                     f"selection='gcv' chooses among fixed weights, not over={self.over!r}"

@@ -57,7 +57,9 @@ class Best:
         return np.ndim(self.lam) == 1
 
 
-def simplest_within(losses: np.ndarray, errors: np.ndarray, *, steps: bool) -> tuple[int, ...]:
+def simplest_within(
+    losses: np.ndarray, errors: np.ndarray, lams: np.ndarray, *, steps: bool
+) -> tuple[int, ...]:
     """The most regularised point whose loss is within one standard error of the smallest.
 
     The largest lam with such a point; of its points those of the fewest steps, and of these the one of
@@ -69,6 +71,8 @@ def simplest_within(losses: np.ndarray, errors: np.ndarray, *, steps: bool) -> t
         NaN where there is none.
     errors : array like losses
         Standard errors, of which that of the smallest loss counts.
+    lams : array (L,)
+        In any order.
     steps : bool
         Whether the last axis are steps.
 
@@ -84,9 +88,8 @@ def simplest_within(losses: np.ndarray, errors: np.ndarray, *, steps: bool) -> t
             "one_standard_error"
         )
     near = losses <= losses[best] + errors[best]  # a comparison with NaN is false
-    near &= (np.cumsum(near[::-1].any(axis=tuple(range(1, near.ndim))))[::-1] == 1).reshape(
-        -1, *(1,) * (near.ndim - 1)
-    )
+    rows = near.reshape(len(lams), -1).any(axis=1)
+    near[lams < lams[rows].max()] = False
     if steps:
         near &= np.cumsum(near.any(axis=(0, 1))) == 1
     found = np.unravel_index(np.argmin(np.where(near, losses, np.inf)), losses.shape)

@@ -127,7 +127,8 @@ class Sweep:
         losses = -losses if larger else losses
         if one_standard_error:
             errors = self._standard_errors(over, name)
-            indices = simplest_within(losses.values, errors, steps="step" in losses.dims)
+            lams = self.dataset["lam"].values
+            indices = simplest_within(losses.values, errors, lams, steps="step" in losses.dims)
             return self._point(over, name, dict(zip(losses.dims, indices, strict=True)))
         found = losses.argmin(dim=list(losses.dims))
         return self._point(over, name, {dim: int(index) for dim, index in found.items()})

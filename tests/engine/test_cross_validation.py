@@ -25,6 +25,7 @@ from sdgpu import (
 )
 from sdgpu.engine.parameter_search import SCORERS
 from sdgpu.selection.metrics import METRICS, PredictedRows, named_metric
+from sdgpu.study.pictures import plot_losses
 
 LAMS, ALPHAS = np.geomspace(1e-2, 30, 6), np.array([0.0, 0.4, 1.2])
 GRID = {"gamma": 0.5, "lams": LAMS, "alphas": ALPHAS, "steps": 3}
@@ -72,6 +73,7 @@ def test_losses_are_those_of_explicit_folds(rng, cv, intercept, weighted):
     lam, alpha, step = np.unravel_index(mse.argmin(), mse.shape)
     assert (model.lam_, model.step_) == (LAMS[lam], step + 1)
     how = {"sample_weight": weights, "intercept": intercept}
+    assert plot_losses(model.sweep_.dataset["mse"], label="left-out rows").get_xlabel()
     refitted = sdgpu.fit(X, Y, KERNEL, LAMS[lam], **how)
     chain = 0.0 if step == 0 else ALPHAS[alpha]
     wanted = refitted.path(None, chain, step + 1).predict(X)[-1]
@@ -157,6 +159,9 @@ def test_groups_iterables_and_kernels(rng):
     )
     features.fit(X, Y, groups=groups)
     assert features.score(X, Y) > 0.2
+    for selection in ("loo", "gcv"):  # folds take its place
+        given = clone(by_groups).set_params(selection=selection).fit(X, Y, groups=groups)
+        assert given.best_ == by_groups.best_
     with pytest.raises(ValueError, match="groups"):
         clone(by_groups).fit(X, Y)
 
@@ -209,7 +214,6 @@ def test_scoring_by_every_name(rng):
     ("how", "error", "words"),
     [
         ({"cv": 1}, ValueError, "n_splits=1"),
-        ({"cv": 3, "selection": "loo"}, ValueError, "cv= chooses by folds, not by selection='loo'"),
         (
             {"scoring": "neg_median_absolute_error"},
             ValueError,
@@ -269,6 +273,9 @@ def test_targets_far_from_zero(rng, cv):
             estimator.fit(X[:70], y[:70])
     SelfDistillationRegressor().fit(X, y - y.mean() + 5)  # not far
     SelfDistillationRegressor().fit(X, np.ones(100))  # does not vary
+    SelfDistillationRegressor().fit(X, 1e200 * (y - y.mean()))
+    with pytest.warns(UserWarning, match=r"y is 1e\+206 "):
+        SelfDistillationRegressor().fit(X, 1e200 * y)
 
 
 def test_left_out_predictions_agree_with_cross_val_predict(rng):

@@ -31,7 +31,15 @@ ALL = [
 
 
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([*ALL, SelfDistillationClassifier(class_weight="balanced")], legacy=True)
+@parametrize_with_checks(
+    [
+        *ALL,
+        SelfDistillationClassifier(class_weight="balanced"),
+        SelfDistillationClassifierCV(selection="loo", scoring="accuracy"),
+        SelfDistillationRegressorCV(cv=3, per_output=True),
+    ],
+    legacy=True,
+)
 def test_scikit_learn(estimator, check):
     check(estimator)
 

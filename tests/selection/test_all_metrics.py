@@ -352,9 +352,11 @@ def test_standard_errors(rng, left_out, weighted, tmp_path):
     assert again.best(one_standard_error=True) == sweep.best(one_standard_error=True)
 
 
-def test_the_simplest_point_within_one_standard_error(rng):
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_simplest_point_within_one_standard_error(rng, order):
     X, Y = real(rng, 40)
-    fitted = sdgpu.fit(X, Y, KERNEL, np.geomspace(1e-3, 100, 12), intercept=True)
+    lams = np.geomspace(1e-3, 100, 12)[::order]
+    fitted = sdgpu.fit(X, Y, KERNEL, lams, intercept=True)
     sweep = fitted.sweep(alphas=[0.0, 0.5], steps=4, metrics=["mae", "r2"], standard_errors=True)
     for over, name in (("fixed", "mse"), ("mae", "mae"), ("ridge", "mse")):
         best, simple = sweep.best(over), sweep.best(over, one_standard_error=True)
