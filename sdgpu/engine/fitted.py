@@ -422,7 +422,14 @@ class Fit:
     def predictor(self, best: Best) -> Predictor:
         """What a choice of :meth:`Sweep.best` predicts, all outputs or each by its own lam and step.
 
-        A small object with `predict`; n k T c multiplications for each lam among the choices.
+        Parameters
+        ----------
+        best : Best
+
+        Returns
+        -------
+        Predictor
+            With .predict(X_new), for n k T c multiplications for each lam among the choices.
         """
         for lam in np.unique(best.lam):
             self._lam(float(lam))

@@ -169,6 +169,24 @@ def test_leave_one_out(rng, outputs, weighted, features):
 
 
 @pytest.mark.parametrize("name", [*REAL, *CLASSES])
+def test_one_set_of_predictions(rng, name):
+    """Without axes of a grid, as a study judges test rows."""
+    Y, f = np.eye(3)[rng.integers(3, size=20)], rng.standard_normal((20, 3))
+    metric = named_metric(name)
+    found = metric.result(metric.update(PredictedRows(f.T, Y.T)), 20)
+    assert_allclose(found, (REAL | CLASSES)[name](Y, f), rtol=1e-12)
+
+
+def test_defaults():
+    for metric, name in (
+        (sdgpu.Pinball(), "pinball_0.5"),
+        (sdgpu.Huber(), "huber_1.35"),
+        (sdgpu.TopK(), "top_2"),
+    ):
+        assert metric.name == name
+
+
+@pytest.mark.parametrize("name", [*REAL, *CLASSES])
 def test_blocks_merge_to_the_whole(rng, name):
     """Two workers with some rows each, many small blocks, or all at once."""
     T, c, tails = 3, 3, grid_tails(ALPHAS, 3)
@@ -291,6 +309,7 @@ def test_rows_that_must_be_kept_are_counted(rng):
     ("make", "error", "words"),
     [
         (lambda: sdgpu.Pinball(1.0), ValueError, r"quantile=1.0 must be between 0 and 1"),
+        (lambda: sdgpu.Pinball(0), ValueError, r"quantile=0 must be between 0 and 1"),
         (lambda: sdgpu.Pinball("high"), TypeError, "quantile='high'"),
         (lambda: sdgpu.Huber(0), ValueError, "delta=0 must be > 0"),
         (lambda: sdgpu.TopK(0), ValueError, "k=0"),
