@@ -22,6 +22,7 @@ from sdgpu.engine.moments import Moments, open_moments
 from sdgpu.engine.planner import Plan, plan
 from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
+from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
 from sdgpu.kernels import (
     NNGP,
     NTK,
@@ -50,6 +51,8 @@ from sdgpu.kernels import (
     median_distance,
 )
 from sdgpu.kernels.feature_maps import Explicit, Nystrom, RandomFourier
+from sdgpu.selection.class_metrics import TopK
+from sdgpu.selection.regression_metrics import Huber, Pinball
 from sdgpu.selection.sweep import Sweep, open_sweep
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ __all__ = [
     "FunctionKernel",
     "Gaussian",
     "HistogramIntersection",
+    "Huber",
     "Laplacian",
     "Linear",
     "Matern",
@@ -86,12 +90,14 @@ __all__ = [
     "Nystrom",
     "On",
     "Periodic",
+    "Pinball",
     "Plan",
     "Polynomial",
     "Precomputed",
     "Predictor",
     "RandomFourier",
     "RationalQuadratic",
+    "ReweightedFit",
     "SelfDistillationClassifier",
     "SelfDistillationClassifierCV",
     "SelfDistillationRegressor",
@@ -99,6 +105,7 @@ __all__ = [
     "SpectralMixture",
     "Sweep",
     "Tanimoto",
+    "TopK",
     "Wendland",
     "constrain",
     "constrained_path",
@@ -111,6 +118,7 @@ __all__ = [
     "operators",
     "plan",
     "refit_path",
+    "reweighted_fit",
     "rows",
 ]
 

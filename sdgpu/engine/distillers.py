@@ -1,33 +1,28 @@
-"""What the scikit-learn estimators share: parameters, the choice of lam, alpha and step, predictions."""
+"""What the scikit-learn estimators share: the kernel, the fit, predictions; given lam, alpha and steps."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sdgpu.backend.checks import choice, integer, number, positive
-from sdgpu.backend.checks import grid as number_grid
+from sdgpu.backend.checks import choice as name_choice
+from sdgpu.backend.checks import positive
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
-from sdgpu.engine.path import Path
 from sdgpu.engine.predictor import Predictor
+from sdgpu.engine.probabilities import with_rows
 from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
 from sdgpu.kernels.feature_maps import Explicit, Features
 from sdgpu.kernels.feature_maps.explicit import own_size
-from sdgpu.selection.sweep import Best, Sweep
 
-__all__ = ["Distiller", "FixedParameters", "ParameterSearch"]
+__all__ = ["Distiller", "FixedParameters"]
 
-_CHAINS = ("star", "clipped", "joint")  # families with weights of their own for every step
-BROKEN = 4.0  # times the promised loss on the rows that it was promised on
 _WIDE = [np.float64, np.float32]
 
 
@@ -40,7 +35,7 @@ class Distiller(BaseEstimator):
     def _kernel(self, X: np.ndarray) -> Kernel:
         gamma = self.gamma
         if isinstance(gamma, str):
-            choice("gamma", gamma, ("median",))
+            name_choice("gamma", gamma, ("median",))
             if is_sparse(X):
                 raise ValueError("gamma='median' is of distances, X is sparse: give a number")
             gamma = 0.5 / median_distance(X) ** 2
@@ -85,21 +80,37 @@ class Distiller(BaseEstimator):
             kernel,
             lams,
             sample_weight=weights,
-            intercept=self.fit_intercept,
+            intercept=self._has_intercept,
             method=self.method if method is None else method,
             device=self.device,
             features=self.features,
         )
+
+    @property
+    def _has_intercept(self) -> bool:
+        return bool(self.fit_intercept)
 
     def _scaled(self, Y: np.ndarray) -> np.ndarray:
         """Y, or Y by a power of two where its squares leave float64: losses are in that unit then."""
         self._unit = safe_unit(float(np.abs(Y).max()))
         return Y if self._unit == 1 else Y / self._unit
 
-    def _keep(self, path: Path) -> None:
-        """Keep the last step of a path: what a prediction needs, without the spectrum."""
-        predictor = self._predictor = path.predictor()
+    def _keep(self, predictor: Predictor) -> None:
+        """Keep what a prediction needs, without the spectrum."""
+        self._predictor = predictor
         self.dual_coef_ = predictor.dual * self._unit
+
+    def _after_fit(
+        self,
+        fitted: Fit,
+        rows: tuple[Any, np.ndarray, np.ndarray | None],
+        choice: tuple[float, Any, int],
+        kernel: Kernel,
+    ) -> None:
+        """What else is learned of the rows (X, Y, weights) while their spectrum is there.
+
+        `choice` are lam, weights of the steps, and the step.
+        """
 
     def _raw(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -144,7 +155,7 @@ class FixedParameters(Distiller):
         alpha: Any = 0.5,
         steps: int = 2,
         *,
-        fit_intercept: bool = False,
+        fit_intercept: bool | str = False,
         degree: int = 3,
         coef0: float = 1.0,
         method: str = "auto",
@@ -164,186 +175,18 @@ class FixedParameters(Distiller):
         self.features = features
 
     def _learn(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None) -> None:
+        choice = (positive("lam", self.lam, zero=self.features is None), self.alpha, self.steps)
+        kernel = self._kernel(X)
         if self.features is not None:
             self._restart()
             self._add(X, Y, weights)
-            self._refit()
+            fitted = self._refit()
+            rows = X, Y, weights
+            self._after_fit(with_rows(fitted, X, Y, weights), rows, choice, kernel)
             return
-        self._dtype, lam = np.result_type(X.dtype, np.float32), positive("lam", self.lam, zero=True)
-        kernel = self._kernel(X)
-        rows = self._rows(X, kernel)
-        fitted = self._decompose(rows, self._scaled(Y), lam, kernel, weights=weights)
-        self.info_ = fitted.info
-        self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
-
-
-class ParameterSearch(Distiller):
-    """Parameters and search of the estimators that choose lam, alpha and step themselves."""
-
-    def __init__(
-        self,
-        kernel: Any = "rbf",
-        gamma: float | str | None = None,
-        lams: Any = None,
-        alphas: Any = None,
-        steps: int = 5,
-        *,
-        over: str = "fixed",
-        selection: str = "validation",
-        validation_fraction: float = 0.2,
-        fit_intercept: bool = False,
-        degree: int = 3,
-        coef0: float = 1.0,
-        method: str = "auto",
-        device: str = "auto",
-        random_state: Any = None,
-        features: Features | None = None,
-    ) -> None:
-        self.kernel = kernel
-        self.gamma = gamma
-        self.lams = lams
-        self.alphas = alphas
-        self.steps = steps
-        self.over = over
-        self.selection = selection
-        self.validation_fraction = validation_fraction
-        self.fit_intercept = fit_intercept
-        self.degree = degree
-        self.coef0 = coef0
-        self.method = method
-        self.device = device
-        self.features = features
-        self.random_state = random_state
-
-    def _learn(
-        self,
-        X: np.ndarray,
-        Y: np.ndarray,
-        weights: np.ndarray | None,
-        labels: np.ndarray | None = None,
-    ) -> None:
         self._dtype = np.result_type(X.dtype, np.float32)
-        n, Y = X.shape[0], self._scaled(Y)
-        choice("over", self.over, ("fixed", "ridge", "star", "clipped", "joint"))
-        choice("selection", self.selection, ("validation", "loo", "gcv"))
-        if self.selection == "gcv" and self.over != "fixed":
-            raise ValueError(f"selection='gcv' chooses among fixed weights, not over={self.over!r}")
-        share = number("validation_fraction", self.validation_fraction)
-        if not 0 < share < 1:
-            raise ValueError(f"validation_fraction={share} must be between 0 and 1")
-        if n < 2:
-            raise ValueError(f"n_samples={n}: choosing lam, alpha and step needs at least 2 rows")
-        total = n if weights is None else float(weights.sum())
-        lams = np.geomspace(1e-6, 1e0, 25) * total if self.lams is None else self.lams
-        alphas = (
-            np.linspace(0, 1, 101) if self.alphas is None else number_grid("alphas", self.alphas)
-        )
-        pairwise, kernel = self.__sklearn_tags__().input_tags.pairwise, self._kernel(X)
-        X = self._rows(X, kernel)
-        if pairwise and X.shape[0] != X.shape[1]:
-            raise ValueError(f"a precomputed kernel must be square, got {X.shape}")
-        steps = integer("steps", self.steps, 1)
-        if self.selection != "validation":
-            self._learn_from_all(X, Y, weights, lams, alphas, steps=steps, kernel=kernel)
-            return
-        train, validation = self._split(n, labels, weights)
-        index = np.ix_ if pairwise else (lambda rows, _: rows)
-        own, theirs = (None, None) if weights is None else (weights[train], weights[validation])
-        train_fit = self._decompose(X[index(train, train)], Y[train], lams, kernel, weights=own)
-        self.sweep_: Sweep = train_fit.sweep(
-            X[index(validation, train)],
-            Y[validation],
-            alphas=alphas,
-            steps=steps,
-            sample_weight=theirs,
-        )
-        self._choose(self.over)
-        self._finish(self._decompose(X, Y, self.lam_, kernel, weights=weights))
-        if self.over in _CHAINS:
-            self._keep_promise(X, Y, weights, validation, kernel)
-
-    def _learn_from_all(
-        self,
-        X: np.ndarray,
-        Y: np.ndarray,
-        weights: np.ndarray | None,
-        lams: Any,
-        alphas: np.ndarray,
-        *,
-        steps: int,
-        kernel: Kernel,
-    ) -> None:
-        """Choose on the training rows themselves: one decomposition chooses and predicts."""
-        method = "auto" if self.features is not None or is_sparse(X) else "eigh"
-        fitted = self._decompose(X, Y, lams, kernel, weights=weights, method=method)
-        self.sweep_ = fitted.sweep(alphas=alphas, steps=steps)
-        self._choose("gcv" if self.selection == "gcv" else self.over)
-        self._finish(fitted)
-
-    def _choose(self, over: str) -> None:
-        self.best_: Best = self.sweep_.best(over)
-        self.lam_, self.alpha_, self.step_ = self.best_.lam, self.best_.alpha, int(self.best_.step)
-
-    def _keep_promise(
-        self,
-        X: np.ndarray,
-        Y: np.ndarray,
-        weights: np.ndarray | None,
-        validation: np.ndarray,
-        kernel: Kernel,
-    ) -> None:
-        """Fall back to fixed weights if the chosen chain does not stand the move to all rows.
-
-        It has seen the rows that it was chosen on by then, and should do better there, not worse. Weights
-        far beyond 1 combine predictions that cancel: on another matrix they may not.
-        """
-        pairwise = self.__sklearn_tags__().input_tags.pairwise
-        rows = X[validation][:, : len(X)] if pairwise else X[validation]
-        assert self._predictor is not None
-        predictions = self._predictor.predict(rows).reshape(len(validation), -1)
-        truth, some = Y[validation].reshape(len(validation), -1), None
-        if weights is not None:
-            some = weights[validation]
-        losses, squares = ((v**2).mean(axis=1) for v in (predictions - truth, truth))
-        loss = float(np.average(losses, weights=some))
-        negligible = 1e-10 * float(np.average(squares, weights=some))
-        if loss <= BROKEN * self.best_.value + negligible:
-            return
-        fixed = self.sweep_.best("fixed")
-        if self.step_ == 1 or not np.isfinite(fixed.mse):
-            return
-        warnings.warn(
-            f"over={self.over!r}: the weights promise a loss of {self.best_.value:.3g} and leave "
-            f"{loss:.3g} on the same rows when they are fitted to all: fixed weights are taken instead",
-            stacklevel=3,
-        )
-        self._choose("fixed")
-        self._finish(self._decompose(X, Y, self.lam_, kernel, weights=weights))
-
-    def _finish(self, fitted: Fit) -> None:
+        rows = self._rows(X, kernel), self._scaled(Y), weights
+        fitted = self._decompose(*rows[:2], choice[0], kernel, weights=weights)
         self.info_ = fitted.info
-        weights = 0.0 if self.step_ == 1 else self.alpha_
-        self._keep(fitted.path(self.lam_, alphas=weights, steps=self.step_))
-
-    def _split(
-        self, n: int, labels: np.ndarray | None, weights: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to fit and rows to choose on; stratified where every class can be on both sides.
-
-        Rows of weight 0 are in neither.
-        """
-        rows = np.arange(n) if weights is None else np.flatnonzero(weights)
-        labels = None if labels is None else labels[rows]
-        n = len(rows)
-        if n < 2:
-            raise ValueError(f"sample_weight is > 0 for {n} row: choosing needs at least 2")
-        m = min(max(1, round(self.validation_fraction * n)), n - 1)
-        stratify = None
-        if labels is not None:
-            counts = np.unique(labels, return_counts=True)[1]
-            if counts.min() >= 2 and len(counts) <= min(m, n - m):
-                stratify = labels
-        train, validation = train_test_split(
-            rows, test_size=m, random_state=self.random_state, stratify=stratify
-        )
-        return np.sort(train), np.sort(validation)
+        self._keep(fitted.path(alphas=self.alpha, steps=self.steps).predictor())
+        self._after_fit(fitted, rows, choice, kernel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,18 @@ from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import coefficient_box, integer, number, positive, schedule, served_lam
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
-from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.progress import Progress
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot
+from sdgpu.engine.chosen import chosen_predictor
+from sdgpu.engine.grid_sweep import GridRequest, SweptFit, gcv_of_grid, sweep_of_grid
 from sdgpu.engine.model import Model
 from sdgpu.engine.path import Limit, Path, limit_of
+from sdgpu.engine.predictor import Predictor
 from sdgpu.engine.requests import (
     afford_joint,
     afford_steps,
-    check_metrics,
-    checked_grid,
     judge,
     left_out_predictions,
     one_shot_weights,
@@ -31,7 +32,7 @@ from sdgpu.engine.requests import (
     spectrum_for,
     spectrum_given_back,
 )
-from sdgpu.engine.results import Info, labelled
+from sdgpu.engine.results import Info
 from sdgpu.kernels import Kernel
 from sdgpu.selection.chosen_weights import (
     JointAlphas,
@@ -39,10 +40,8 @@ from sdgpu.selection.chosen_weights import (
     chosen_greedily,
     chosen_jointly,
 )
-from sdgpu.selection.metrics import CLASSES, Metric, as_metrics
-from sdgpu.selection.sweep import Sweep
-from sdgpu.selection.sweep_grid import run_sweep, training_dataset
-from sdgpu.selection.training_error import training_losses
+from sdgpu.selection.metrics import Metric
+from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectrum import Spectrum
 
@@ -253,19 +252,7 @@ class Fit:
             With gcv, degrees_of_freedom, their standard errors and train_mse; `best("gcv")` chooses.
             Costs a few products of K, once, with probes where not all eigenvalues are known.
         """
-        lams, alphas, steps = checked_grid(
-            self._solution, self._model, self.lams, lams, alphas, steps=steps
-        )
-        numbers = self._solution.leverages.trace_numbers(self.info.n)
-        self._model.afford(numbers, "generalised cross-validation")
-        watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
-        with watch.stage("sweep"):
-            accuracy = self.info.error_estimate
-            losses = training_losses(
-                self._solution, lams, alphas, steps, estimate=True, accuracy=accuracy
-            )
-        sweep = Sweep(training_dataset(lams, alphas, steps, losses))
-        return labelled(sweep, self.info, self.kernel, watch.seconds["sweep"])
+        return gcv_of_grid(self.parts, GridRequest(lams, alphas, steps))
 
     @underflow_is_zero
     def optimal_alphas(
@@ -377,6 +364,8 @@ class Fit:
         *,
         metrics: Iterable[str | Metric] = (),
         classes: bool = False,
+        standard_errors: bool = False,
+        per_output: bool = False,
         sample_weight: Any = None,
     ) -> Sweep:
         """Validation loss of every (lam, alpha, step), the limits, alpha* and the joint optima.
@@ -395,10 +384,16 @@ class Fit:
         steps : int, default 10
             T.
         metrics : iterable of str or Metric, optional
-            Scores of the whole grid too: "mae", "accuracy", "nll", "brier", "ece", or objects with the
-            methods of :class:`sdgpu.selection.metrics.Metric`.
+            Scores of the whole grid too, by validation rows or leave-one-out: "mae", "rmse", "r2",
+            "pinball_0.9", "auc", .. (:data:`sdgpu.selection.metrics.METRICS`), or objects with the methods
+            of :class:`sdgpu.selection.metrics.Metric`, such as :class:`sdgpu.Pinball`.
         classes : bool, default False
             For one-hot targets, the same as metrics=["accuracy", "nll", "brier", "ece"].
+        standard_errors : bool, default False
+            Those over rows of the squared error and of metrics that are means, for
+            best(one_standard_error=True): predictions of all points are made for them.
+        per_output : bool, default False
+            Losses of each output too, L A T c numbers, for best(per_output=True).
         sample_weight : array_like (m,), optional
             Weights of the validation rows in losses and metrics; left-out rows have those of the fit.
 
@@ -417,30 +412,41 @@ class Fit:
         m n k + m k L T c multiplications and L A T losses: the weights cost next to nothing. Scores of
         classes need the predictions themselves, m c L A T numbers made and dropped.
         """
-        all_metrics = as_metrics((*as_metrics(metrics), *(CLASSES if classes else ())))
-        lams, alphas, steps = checked_grid(
-            self._solution,
-            self._model,
-            self.lams,
-            lams,
-            alphas,
-            steps=steps,
-            variables=8 + sum(2 * metric.size + 1 for metric in all_metrics),  # sums, means, itself
+        request = GridRequest(
+            lams, alphas, steps, metrics, classes, errors=standard_errors, per_output=per_output
         )
-        afford_joint(len(lams), steps)
-        solution, model = self._solution, self._model
-        rows = judge(solution, model, X_val, Y_val, steps, sample_weight=sample_weight)
-        check_metrics(rows, all_metrics)
-        watch = Stopwatch(self._model.backend.synchronize, progress=self._progress)
-        sweep = run_sweep(
-            self._solution,
-            rows.losses,
-            lams,
-            alphas,
-            steps,
-            left_out=rows.left_out,
-            watch=watch,
-            metrics=all_metrics,
-            accuracy=self.info.error_estimate,
+        judged = partial(
+            judge, self._solution, self._model, X_val, Y_val, sample_weight=sample_weight
         )
-        return labelled(sweep, self.info, self.kernel, watch.seconds["sweep"])
+        return sweep_of_grid(self.parts, judged, request)
+
+    @underflow_is_zero
+    def predictor(self, best: Best) -> Predictor:
+        """What a choice of :meth:`Sweep.best` predicts, all outputs or each by its own lam and step.
+
+        Parameters
+        ----------
+        best : Best
+
+        Returns
+        -------
+        Predictor
+            With .predict(X_new), for n k T c multiplications for each lam among the choices.
+        """
+        for lam in np.unique(best.lam):
+            self._lam(float(lam))
+        if np.ndim(best.lam) and len(best.lam) != self.info.c:
+            raise ValueError(f"best is of {len(best.lam)} outputs, the fit has {self.info.c}")
+        return chosen_predictor(self._solution, self._model, best)
+
+    @property
+    def parts(self) -> SweptFit:
+        """Solution, model and what else a sweep needs, for code that builds on fits."""
+        return SweptFit(
+            solution=self._solution,
+            model=self._model,
+            lams=self.lams,
+            info=self.info,
+            kernel=self.kernel,
+            progress=self._progress,
+        )

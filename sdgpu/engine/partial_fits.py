@@ -10,6 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sdgpu.backend.checks import positive
+from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.predictor import Predictor
@@ -61,17 +62,22 @@ class PartialFit(BaseEstimator):
             )
         moments.add(X.astype(np.float64), Y, weights)
         self._predictor = None  # made when it is needed: k^3 operations for many blocks at once
+        self._forget()
         return self
+
+    def _forget(self) -> None:
+        """Drop what was learned of the rows before."""
 
     def _restart(self) -> None:
         self.moments_ = None
 
-    def _refit(self) -> None:
-        """The predictor of all rows so far."""
+    def _refit(self) -> Fit:
+        """The fit of all rows so far, whose predictor is kept."""
         assert self.moments_ is not None
-        fitted = fit(self.moments_, lams=positive("lam", self.lam), intercept=self.fit_intercept)
+        fitted = fit(self.moments_, lams=positive("lam", self.lam), intercept=self._has_intercept)
         self.info_ = fitted.info
-        self._keep(fitted.path(alphas=self.alpha, steps=self.steps))
+        self._keep(fitted.path(alphas=self.alpha, steps=self.steps).predictor())
+        return fitted
 
 
 class PartialRegression(PartialFit):
@@ -133,5 +139,11 @@ class PartialClassification(PartialFit):
         unknown = np.unique(y[self.classes_[codes] != y])
         if len(unknown):
             raise ValueError(f"y holds {unknown.tolist()}, which classes does not")
-        weights = checked_weights(sample_weight, X)
+        weights = self._class_weighted(checked_weights(sample_weight, X), y, partial=True)
         return self._add(X, np.eye(len(self.classes_))[codes], weights)
+
+    def _class_weighted(
+        self, weights: np.ndarray | None, y: np.ndarray, *, partial: bool = False
+    ) -> np.ndarray | None:
+        """Weights of the rows times those of their classes; see the estimator."""
+        raise NotImplementedError

@@ -24,13 +24,14 @@ from sdgpu.engine.training_data import row_weighting
 from sdgpu.selection.class_scores import several_classes
 from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
-from sdgpu.selection.metrics import CLASSES, Metric
+from sdgpu.selection.metrics import Metric
 from sdgpu.selection.validation_rows import HeldRows, StreamedRows
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
 from sdgpu.solvers.solution import Solution, combine_steps
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = [
+    "Judge",
     "afford_joint",
     "afford_left_out",
     "afford_steps",
@@ -258,7 +259,7 @@ def check_metrics(rows: Judge, metrics: Sequence[Metric]) -> None:
                 "sdgpu.selection.metrics.Metric, or leave it out"
             )
         metric.check(name, rows.truth)
-    if not rows.streamed and set(metrics) & set(CLASSES):
+    if not rows.streamed and any(getattr(metric, "of_classes", False) for metric in metrics):
         several_classes(name, rows.truth)
 
 

@@ -104,18 +104,20 @@ def one_hot_rows(name: str, Y: Any) -> None:
     xp = compat.array_namespace(Y)
     if int(Y.shape[1]) < 2:
         raise ValueError(
-            f"{name} has one column: classes=True needs one-hot rows of two classes or more"
+            f"{name} has one column: metrics of classes need one-hot rows of two classes or more"
         )
     rounded = xp.round(Y)
     one_hot = xp.all((rounded == 0) | (rounded == 1)) & xp.all(xp.sum(rounded, axis=1) == 1)
     if not bool(one_hot) or float(xp.max(xp.abs(Y - rounded))) > 1e-6:
         raise ValueError(
-            f"{name} is not one-hot: classes=True needs a single 1 in each row, else 0"
+            f"{name} is not one-hot: metrics of classes need a single 1 in each row, else 0"
         )
 
 
 def several_classes(name: str, Y: Any) -> None:
-    """Raise ValueError if the one-hot rows of Y (m, c) are all of one class."""
+    """Raise ValueError if the one-hot rows of Y (m, c), or its one column of 0 and 1, are of one class."""
     xp = compat.array_namespace(Y)
+    if int(Y.shape[1]) == 1:
+        Y = xp.concat([Y, 1 - Y], axis=1)
     if int(xp.sum(xp.astype(xp.any(xp.round(Y) == 1, axis=0), xp.int64))) < 2:
         raise ValueError(f"{name} holds one class only: there is nothing to tell apart")

@@ -8,7 +8,7 @@ Memory stays bounded whatever m and c are.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat as compat
@@ -91,6 +91,15 @@ class Validation:
             folds=folds,
             unit=unit,
             weight=self.total + other.total,
+        )
+
+    def of_all_outputs(self) -> Validation:
+        """Triangles (.., c, T, T) per output as those of all outputs together (.., T, T)."""
+        return replace(
+            self,
+            triangles=_stacked(self.triangles),
+            replicates=None if self.replicates is None else _stacked(self.replicates),
+            folds=None if self.folds is None else _stacked(self.folds),
         )
 
     @property
@@ -285,6 +294,12 @@ def merged_folds(folds: np.ndarray) -> np.ndarray:
         return folds[0]
     stacked = np.concatenate(list(folds), axis=-2)
     return np.asarray(merge_rows(None, stacked))
+
+
+def _stacked(triangles: np.ndarray) -> np.ndarray:
+    """One triangle of the rows of several, on the third axis from the end."""
+    *lead, c, T, _ = triangles.shape
+    return np.asarray(merge_rows(None, triangles.reshape(*lead, c * T, T)))
 
 
 def _triangles(u: Any, truth: Any, *, per_output: bool) -> np.ndarray:

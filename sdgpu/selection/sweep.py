@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from sdgpu.backend.checks import choice
 from sdgpu.backend.datafiles import check_target, read_dataset, write_dataset
-from sdgpu.selection.metrics import CLASSES, METRICS
+from sdgpu.selection.best_point import Best, best_of_each, simplest_within
+from sdgpu.selection.metrics import CLASSES, METRICS, named_metric
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,45 +40,6 @@ _DIMS: dict[str, tuple[str, ...]] = {
     "joint_alpha": ("lam", "chain", "step"),
     **{name: (name,) for name in ("lam", "alpha", "step", "chain")},
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Best:
-    """The best point of a sweep. Two are equal if all their numbers are.
-
-    Attributes
-    ----------
-    lam : float
-    alpha : float or array (step - 1,)
-        The fixed weight, or the weights of steps 2..step of a chosen chain; NaN at step 1, which has
-        no weight.
-    step : float
-        The distillation step; infinite for the limit.
-    mse : float
-        Its mean squared validation error; NaN where none is known, as for GCV without validation data.
-    criterion : str
-        The variable of the dataset that chose it: "mse", "star_mse", "gcv", "accuracy", ..
-    value : float
-        That variable there.
-    """
-
-    lam: float
-    alpha: Any
-    step: float
-    mse: float
-    criterion: str = "mse"
-    value: float = np.nan
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Best):
-            return NotImplemented
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return all(
-            a == b if isinstance(a, str) else np.array_equal(a, b, equal_nan=True) for a, b in pairs
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.lam, self.step, self.criterion))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +74,17 @@ class Sweep:
                                                         right classes, mean -log p of the right one,
                                                         mean ||p - e||^2, calibration error
         others by their names       (lam, alpha, step)  of metrics=[..], :mod:`sdgpu.selection.metrics`
+        mse_se, mae_se, ..          (lam, alpha, step)  standard errors over rows of means, with
+                                                        standard_errors=True
+        mse_per_output, ..          (.., step, output)  of each output, with per_output=True
         ==========================  ==================  ==========================================
     """
 
     dataset: xr.Dataset
 
-    def best(self, over: str = "fixed") -> Best:
+    def best(
+        self, over: str = "fixed", *, one_standard_error: bool = False, per_output: bool = False
+    ) -> Best:
         """The point with the smallest validation loss; of an estimate, with its standard error added.
 
         Parameters
@@ -127,6 +94,14 @@ class Sweep:
             among fixed weights by generalised cross-validation on the training data alone, or by a metric
             that the sweep has, such as the largest "accuracy" or the smallest "nll", "brier" or "ece" (a
             model that gives every row the shares of the classes has an ece of 0 and knows nothing).
+            "mse" is "fixed".
+        one_standard_error : bool, default False
+            The most regularised point within one standard error of the best in its place: the largest
+            lam, then the fewest steps. For "fixed", "ridge" and metrics that are means over rows, of a
+            sweep with standard_errors=True.
+        per_output : bool, default False
+            The best point of each output: lam, alpha, step, mse and value are arrays (c,). For "fixed",
+            "ridge" and metrics, of a sweep with per_output=True.
 
         Returns
         -------
@@ -135,42 +110,115 @@ class Sweep:
         Raises
         ------
         ValueError
-            For an unknown `over`, or if every loss is NaN.
+            For an unknown `over`, for what the sweep does not have, or if every loss is NaN.
         """
-        metrics = self._metrics
-        if over in METRICS and over not in metrics:
-            remedy = "classes=True" if METRICS[over] in CLASSES else f"metrics=[{over!r}]"
-            raise ValueError(f"this sweep has no {over}: ask for it with {remedy}")
-        name = (FAMILIES | metrics)[choice("over", over, FAMILIES | metrics)]
-        if name not in self.dataset:
-            raise ValueError(f"this sweep has no {name}: only over='gcv' can choose")
+        over = "fixed" if over == "mse" else getattr(over, "name", over)
+        name = self._variable(over)
+        larger = bool(self.dataset[name].attrs.get("larger_is_better"))
+        if per_output:
+            if one_standard_error:
+                raise ValueError("one_standard_error is of all outputs together: per_output=False")
+            return self._best_of_each(over, "mse" if over == "ridge" else name, larger=larger)
         losses = self.dataset[name]
         if f"{name}_error" in self.dataset:  # the smallest of many estimates is one of the luckiest
             losses = losses + self.dataset[f"{name}_error"]
         if not bool(losses.notnull().any()):
             raise ValueError(f"every {losses.name} of this sweep is NaN")
-        larger = bool(losses.attrs.get("larger_is_better"))
-        where = (-losses if larger else losses).argmin(dim=list(losses.dims))
-        point = losses.isel(where)
-        lam, value = float(point["lam"]), float(self.dataset[name].isel(where))
-        mse_name = "mse" if name == "gcv" or name in metrics else name
+        losses = -losses if larger else losses
+        if one_standard_error:
+            errors = self._standard_errors(over, name)
+            lams = self.dataset["lam"].values
+            indices = simplest_within(losses.values, errors, lams, steps="step" in losses.dims)
+            return self._point(over, name, dict(zip(losses.dims, indices, strict=True)))
+        found = losses.argmin(dim=list(losses.dims))
+        return self._point(over, name, {dim: int(index) for dim, index in found.items()})
+
+    def _variable(self, over: str) -> str:
+        """The variable that chooses.
+
+        Raises
+        ------
+        ValueError
+            For a name that is none, or one that this sweep has not.
+        """
+        metrics = self._metrics
+        if over in FAMILIES or over in metrics:
+            name = (FAMILIES | metrics)[over]
+            if name not in self.dataset:
+                raise ValueError(f"this sweep has no {name}: only over='gcv' can choose")
+            return name
+        try:
+            metric = named_metric(over)
+        except ValueError:
+            choice("over", over, (*FAMILIES, *metrics, *METRICS))
+            raise
+        remedy = "classes=True" if metric in CLASSES else f"metrics=[{over!r}]"
+        raise ValueError(f"this sweep has no {over}: ask for it with {remedy}")
+
+    def _point(self, over: str, name: str, where: dict[Any, int]) -> Best:
+        """What a place in the grid says."""
+        point = self.dataset[name].isel(where)
+        metric = over in self._metrics
+        mse_name = "mse" if name == "gcv" or metric else name
         mse = float(self.dataset[mse_name].isel(where)) if mse_name in self.dataset else np.nan
         step = (
             float(point["step"]) if "step" in point.coords else (np.inf if over == "limit" else 1)
         )
-        if over in ("fixed", "limit", "gcv") or over in metrics:
+        if over in ("fixed", "limit", "gcv") or metric:
             alpha: Any = float(point["alpha"]) if step != 1 else np.nan
         elif over == "ridge" or step == 1:
             alpha = np.nan
         else:
             alpha = self._chain(over, int(where["lam"]), int(step))
         return Best(
-            lam=lam,
+            lam=float(point["lam"]),
             alpha=alpha,
             step=step if np.isinf(step) else int(step),
             mse=mse,
             criterion=name,
-            value=value,
+            value=float(point),
+        )
+
+    def _standard_errors(self, over: str, name: str) -> np.ndarray:
+        """Those of a variable, in its shape.
+
+        Raises
+        ------
+        ValueError
+            If it has none.
+        """
+        base = "mse" if over == "ridge" else name
+        if f"{base}_se" not in self.dataset:
+            raise ValueError(
+                f"this sweep has no standard error of {base}: ask for it with fit.sweep(.., "
+                "standard_errors=True); the squared error and metrics that are means over rows ('mae', "
+                "'nll', 'accuracy', ..) have one, others ('r2', 'rmse', 'auc', ..) and chosen chains none"
+            )
+        errors = self.dataset[f"{base}_se"].values
+        return errors[:, 0, 0] if over == "ridge" else errors
+
+    def _best_of_each(self, over: str, name: str, *, larger: bool) -> Best:
+        """The best of each output."""
+        if f"{name}_per_output" not in self.dataset or not (
+            over in ("fixed", "ridge") or over in self._metrics
+        ):
+            raise ValueError(
+                f"this sweep has no {name} of each output: fit.sweep(.., per_output=True) has it, for "
+                "over='fixed', 'ridge' and metrics of real targets"
+            )
+        values = self.dataset[f"{name}_per_output"].values
+        where = best_of_each(
+            (-values if larger else values)[:, :, : 1 if over == "ridge" else None]
+        )
+        rows = np.arange(values.shape[-1])
+        step = self.dataset["step"].values[where[2]]
+        return Best(
+            lam=self.dataset["lam"].values[where[0]],
+            alpha=np.where(step == 1, np.nan, self.dataset["alpha"].values[where[1]]),
+            step=step,
+            mse=self.dataset["mse_per_output"].values[(*where, rows)],
+            criterion=f"{name}_per_output",
+            value=values[(*where, rows)],
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -235,11 +283,11 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     if missing:
         raise ValueError(f"{source} holds no sweep: {', '.join(missing)} is missing")
     for name, variable in dataset.variables.items():
-        is_metric = "larger_is_better" in variable.attrs
-        dims = _GRID if is_metric else _DIMS.get(str(name), variable.dims)
-        if variable.dims != dims or (
-            (is_metric or name in _DIMS) and variable.dtype.kind not in "fi"
-        ):
+        known = name in _DIMS or "larger_is_better" in variable.attrs
+        dims = _DIMS.get(str(name), _GRID if known else variable.dims)
+        if str(name).endswith(("_se", "_per_output")):
+            known, dims = True, _GRID if str(name).endswith("_se") else (*_GRID, "output")
+        if variable.dims != dims or (known and variable.dtype.kind not in "fi"):
             raise ValueError(
                 f"{source} holds no sweep: {name} has dimensions {variable.dims} and type "
                 f"{variable.dtype}, where numbers over {dims} are wanted"

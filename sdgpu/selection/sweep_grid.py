@@ -16,7 +16,6 @@ from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
 from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.losses import Validation
-from sdgpu.selection.metrics import Metric
 from sdgpu.selection.sweep import Sweep
 from sdgpu.selection.training_error import training_losses
 from sdgpu.solvers.solution import Solution
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["run_sweep", "training_dataset"]
+
+_GRID = ("lam", "alpha", "step")
 
 
 def run_sweep(
@@ -36,31 +37,33 @@ def run_sweep(
     *,
     left_out: bool,
     watch: Stopwatch,
-    metrics: tuple[Metric, ...] = (),
+    metrics: tuple[Any, ...] = (),
     accuracy: float = 0.0,
+    per_output: bool = False,
+    memory: int | None = None,
 ) -> Sweep:
     """Losses of the grid (L, A, T): one pass over the rows to judge on, then small algebra.
 
     Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device. `judge` makes the losses of
     some rows: (lams, steps, ..) -> Validation; `left_out` says that these are the training rows, each
-    judged by the fit without it. `accuracy` is the relative error of the predictions.
+    judged by the fit without it. `accuracy` is the relative error of the predictions; `memory` the bytes
+    for rows that metrics keep.
     """
     largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
     nodes = limit_nodes(largest, lams, alphas)
     with watch.stage("sweep"):
         limit_grid, tails = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
-        scores = GridScores(tails, len(lams), metrics) if metrics else None
-        validation = judge(lams, steps, limits=limit_grid, scores=scores, watch=watch)
-        scale = validation.scale
+        options: dict[str, Any] = {"per_output": True} if per_output else {}
+        scores = None
+        if metrics:
+            outputs = solution.outputs
+            scores = GridScores(tails, len(lams), metrics, outputs=outputs, memory=memory)
+        validation = judge(lams, steps, limits=limit_grid, scores=scores, watch=watch, **options)
+        scale, by_output = validation.scale, validation.triangles
+        if per_output:
+            validation = validation.of_all_outputs()
         mse = scale * grid_losses(validation.triangles, tails)
-        error = np.zeros_like(mse)
-        if validation.replicates is not None:
-            replicate_mse = np.stack([scale * grid_losses(R, tails) for R in validation.replicates])
-            # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
-            leverages = solution.leverages
-            residual_dof = solution.counted - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
-            bias = 2 * mse * (leverages.bias(lams, steps) / residual_dof)[:, None, :]
-            error = np.hypot(jackknife_error(replicate_mse, mse), bias)
+        error = _estimate_error(solution, validation, lams, tails, mse)
         estimate = solution.leverages.exact or left_out
         train = training_losses(solution, lams, alphas, steps, estimate=estimate, accuracy=accuracy)
         limit = scale * nodes.spread(validation.limits, validation.zero)
@@ -76,11 +79,36 @@ def run_sweep(
             scale=scale,
             accuracy=accuracy,
         )
+        if per_output:
+            losses = _losses_by_output(by_output, tails) * (scale * validation.outputs)
+            dataset["mse_per_output"] = ((*_GRID, "output"), losses)
     for metric in metrics:
-        dataset[metric.name].attrs.update(
-            long_name=metric.description, larger_is_better=int(metric.larger_is_better)
-        )
+        attrs = dataset[metric.name].attrs
+        attrs["long_name"] = metric.description
+        if metric.larger_is_better is not None:  # what can choose
+            attrs["larger_is_better"] = int(metric.larger_is_better)
     return Sweep(dataset)
+
+
+def _estimate_error(
+    solution: Solution, validation: Validation, lams: np.ndarray, tails: np.ndarray, mse: np.ndarray
+) -> np.ndarray:
+    """Standard error of the losses (L, A, T) where leverages are estimates, else 0."""
+    if validation.replicates is None:
+        return np.zeros_like(mse)
+    scale, steps, leverages = validation.scale, mse.shape[-1], solution.leverages
+    replicate_mse = np.stack([scale * grid_losses(R, tails) for R in validation.replicates])
+    # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
+    residual_dof = solution.counted - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
+    bias = 2 * mse * (leverages.bias(lams, steps) / residual_dof)[:, None, :]
+    return np.asarray(np.hypot(jackknife_error(replicate_mse, mse), bias))
+
+
+def _losses_by_output(triangles: np.ndarray, tails: np.ndarray) -> np.ndarray:
+    """Sums of squared errors (L, A, T, c) from triangles (L, c, T, T)."""
+    L, c, T, _ = triangles.shape
+    losses = grid_losses(triangles.reshape(L * c, T, T), tails)
+    return losses.reshape(L, c, len(tails), T).transpose(0, 2, 3, 1)
 
 
 def _dataset(
@@ -100,11 +128,11 @@ def _dataset(
     # what is promised must survive the errors of the predictions that are combined
     noise = np.full(len(lams), np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(validation.zero))
     joint = steady_joint_weights(validation.triangles, noise)
-    grid, chain = ("lam", "alpha", "step"), ("lam", "step")
+    grid, chain = _GRID, ("lam", "step")
     first = np.full((len(lams), steps, 1), np.nan)
     variables = {
         "mse": (grid, mse),
-        **{name: (grid, values) for name, values in grid_variables.items()},
+        **{name: (_axes(values), values) for name, values in grid_variables.items()},
         "limit_mse": (("lam", "alpha"), limit),
         "ridge_mse": (("lam",), mse[:, 0, 0]),
         "alpha_star": (chain, np.hstack([no_weight, star.alphas])),
@@ -129,10 +157,13 @@ def training_dataset(
     lams: np.ndarray, alphas: np.ndarray, steps: int, variables: dict[str, np.ndarray]
 ) -> xr.Dataset:
     """The variables of :func:`training_losses` as a dataset."""
-    grid = ("lam", "alpha", "step")
     return _described(
-        {name: (grid, values) for name, values in variables.items()}, lams, alphas, steps
+        {name: (_GRID, values) for name, values in variables.items()}, lams, alphas, steps
     )
+
+
+def _axes(values: np.ndarray) -> tuple[str, ...]:
+    return _GRID if values.ndim == len(_GRID) else (*_GRID, "output")
 
 
 def _described(
@@ -156,6 +187,7 @@ _MEANING = {
     "step": "distillation step, 1 is the ordinary fit",
     "chain": "number of steps for which the weights were chosen together",
     "mse": "mean squared validation error",
+    "mse_per_output": "mean squared validation error of each output",
     "mse_error": "standard error of mse, where it is an estimate",
     "train_mse": "mean squared training error",
     "degrees_of_freedom": "trace of the smoother",

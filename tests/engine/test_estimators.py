@@ -30,19 +30,16 @@ ALL = [
 ]
 
 
-def split_by_rows(estimator):
-    """Checks that repeat rows: those that choose by a split of the rows see another split then."""
-    names = (
-        "check_sample_weight_equivalence_on_dense_data",
-        "check_sample_weight_equivalence_on_sparse_data",
-    )
-    if getattr(estimator, "selection", "") != "validation":
-        return {}
-    return dict.fromkeys(names, "repeated rows are split otherwise than weights")
-
-
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks(ALL, legacy=True, expected_failed_checks=split_by_rows)
+@parametrize_with_checks(
+    [
+        *ALL,
+        SelfDistillationClassifier(class_weight="balanced"),
+        SelfDistillationClassifierCV(selection="loo", scoring="accuracy"),
+        SelfDistillationRegressorCV(cv=3, per_output=True),
+    ],
+    legacy=True,
+)
 def test_scikit_learn(estimator, check):
     check(estimator)
 

@@ -13,7 +13,6 @@ from sdgpu.engine.estimators import (
     SelfDistillationRegressor,
     SelfDistillationRegressorCV,
 )
-from tests.engine.test_estimators import split_by_rows
 from tests.problems import assert_near
 
 RNG = np.random.default_rng(5)
@@ -30,7 +29,6 @@ SPARSE = scipy.sparse.csr_matrix(X)
         SelfDistillationClassifierCV(kernel="poly", degree=2),
     ],
     legacy=True,
-    expected_failed_checks=split_by_rows,
 )
 def test_scikit_learn(estimator, check):
     check(estimator)

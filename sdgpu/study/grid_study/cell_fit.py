@@ -19,7 +19,7 @@ from sdgpu.kernels.feature_maps import Features
 from sdgpu.selection.metrics import Metric, PredictedRows, as_metrics
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.grid_study.cells import Cell, Decomposition, KernelPoint, MethodPoint
-from sdgpu.study.grid_study.configuration import DataTable
+from sdgpu.study.grid_study.configuration import SIMPLE, DataTable
 from sdgpu.study.grid_study.shared_distances import forget_distances, share_distances
 from sdgpu.study.real_data.datasets import Dataset, Split, load, sample, split
 from sdgpu.study.real_data.large_data import LargeData, load_large
@@ -216,7 +216,14 @@ def _judged(
     config, start = job.config, time.perf_counter()
     alphas, steps = np.array(config.grid.alphas), config.grid.steps
     metrics = as_metrics(config.choose.metrics)
-    sweep = fitted.sweep(parts.X_val, Y_val, alphas=alphas, steps=steps, metrics=metrics)
+    sweep = fitted.sweep(
+        parts.X_val,
+        Y_val,
+        alphas=alphas,
+        steps=steps,
+        metrics=metrics,
+        standard_errors=config.choose.standard_errors,
+    )
     seconds["sweep"] = time.perf_counter() - start
     start = time.perf_counter()
     chosen = {}
@@ -280,6 +287,8 @@ def _best(
     if rule in ("loo", "ridge_loo"):
         left_out = fitted.sweep(alphas=alphas, steps=steps)
         return left_out.best("fixed" if rule == "loo" else "ridge")
+    if rule.endswith(SIMPLE):
+        return sweep.best(rule.removesuffix(SIMPLE), one_standard_error=True)
     return sweep.best(rule)
 
 

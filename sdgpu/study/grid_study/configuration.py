@@ -32,7 +32,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from sdgpu.kernels.stationary import HALF_INTEGERS
-from sdgpu.selection.metrics import METRICS
+from sdgpu.selection.metrics import as_metrics, named_metric
 from sdgpu.selection.sweep import FAMILIES
 from sdgpu.study.grid_study.key_lines import Lines, explain
 from sdgpu.study.grid_study.key_types import (
@@ -54,7 +54,7 @@ from sdgpu.study.grid_study.key_types import (
 )
 from sdgpu.study.real_data.datasets import LARGE
 
-__all__ = ["KERNELS", "StudyConfig", "read_study"]
+__all__ = ["KERNELS", "SIMPLE", "StudyConfig", "read_study"]
 
 #: Kernels of a study and the parameters that each takes.
 KERNELS: dict[str, tuple[str, ...]] = {
@@ -74,7 +74,13 @@ KERNELS: dict[str, tuple[str, ...]] = {
 }
 WIDTHS = ("gamma", "lengthscale", "width_over_median")
 RULES = (*FAMILIES, "loo", "ridge_loo", "oracle")
+SIMPLE = "_1se"  # the end of rules that take the most regularised point within one standard error
 KEPT = ("mse", "train_mse", "gcv", "degrees_of_freedom", "limit_mse", "metrics")
+
+
+def _means(names: tuple[str, ...]) -> list[str]:
+    """Metrics that are means over rows: they have standard errors."""
+    return [metric.name for metric in as_metrics(names) if hasattr(metric, "terms")]
 
 
 class _Table(BaseModel):
@@ -233,7 +239,8 @@ class ChooseTable(_Table):
     """Rules that choose lam, alpha and step: those of :meth:`sdgpu.Sweep.best` on the validation rows.
 
     "gcv", "loo" and "ridge_loo" see the training rows alone, "oracle" the test rows; a metric chooses by
-    itself.
+    itself. "fixed_1se", "ridge_1se" and "mae_1se" of a metric "mae" that is a mean over rows take the most
+    regularised point within one standard error of the best.
     """
 
     rules: Names = ("ridge", "fixed", "star", "joint", "gcv")
@@ -243,10 +250,16 @@ class ChooseTable(_Table):
     def _known(self) -> ChooseTable:
         check_key("rules", require_different, self.rules)
         for metric in self.metrics:
-            check_choice("metrics", metric, METRICS)
+            check_key("metrics", named_metric, metric)
+        simple = [f"{rule}{SIMPLE}" for rule in ("fixed", "ridge", *_means(self.metrics))]
         for rule in self.rules:
-            check_choice("rules", rule, (*RULES, *self.metrics))
+            check_choice("rules", rule, (*RULES, *self.metrics, *simple))
         return self
+
+    @property
+    def standard_errors(self) -> bool:
+        """Whether a rule asks for them."""
+        return any(rule.endswith(SIMPLE) for rule in self.rules)
 
 
 class ComputeTable(_Table):

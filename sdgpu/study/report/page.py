@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from sdgpu.backend.storage import check_writable, write_file
+from sdgpu.selection.metrics import larger_is_better
 from sdgpu.study.grid_study.cells import AXES
 from sdgpu.study.grid_study.study_results import StudyResults
 from sdgpu.study.grid_study.summary_tables import caption_of, shown_cells
@@ -133,7 +134,7 @@ def _summary(results: StudyResults, loss: str) -> dict[str, Any]:
         if number == ROWS:
             break
         means = {rule: float(summary[rule, "mean"].iloc[number]) for rule in rules}
-        largest = "accuracy" in loss
+        largest = larger_is_better(loss.removeprefix("test_"))
         judged = {rule: mean for rule, mean in means.items() if rule != "oracle" and mean == mean}
         best = (max if largest else min)(judged.values(), default=math.nan)
         row = [_labelled(value) for value in line[: len(axes)]]

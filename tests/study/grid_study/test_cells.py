@@ -186,6 +186,31 @@ def test_features_precisions_and_classes():
         assert result.record["fit"]["precision"] in ("float64", "mixed", result.record["precision"])
 
 
+def test_metrics_and_simple_rules():
+    """Every metric is judged on test rows; simple rules take a larger lam at hardly any loss."""
+    real = ["mae", "rmse", "r2", "explained_variance", "max_error", "pinball_0.9", "huber_1"]
+    rules = ["fixed", "fixed_1se", "ridge_1se", "mae", "mae_1se", "r2"]
+    grid = {"lams_over_n": "1e-4:1:12", "alphas": [0.0, 0.5], "steps": 3}
+    (found,) = results(grid=grid, choose={"rules": rules, "metrics": real})
+    chosen = found.record["chosen"]
+    assert list(chosen) == rules
+    for rule, choice in chosen.items():
+        assert choice["note"] == "", rule
+        assert all(np.isfinite(choice[f"test_{name}"]) for name in real)
+    for rule in ("fixed", "mae"):
+        assert chosen[f"{rule}_1se"]["lam"] > chosen[rule]["lam"]
+        assert chosen[rule]["value"] < chosen[f"{rule}_1se"]["value"] < 1.5 * chosen[rule]["value"]
+    assert chosen["r2"]["test_r2"] < 1
+    classes = ["auc", "f1", "f1_macro", "balanced_accuracy", "top_3"]
+    (found,) = results(
+        data={"source": "digits", "rows": 120},
+        choose={"rules": [*classes, "top_3_1se"], "metrics": classes},
+    )
+    for choice in found.record["chosen"].values():
+        assert choice["note"] == ""
+        assert all(0 <= choice[f"test_{name}"] <= 1 for name in classes)
+
+
 def test_rows_that_are_read_in_blocks(monkeypatch):
     sea = np.repeat(np.repeat(np.random.default_rng(0).random((8, 12)) < 0.6, 9, 0), 8, 1)
     monkeypatch.setattr(large_data, "land_mask", lambda: LandMask(np.packbits(sea, axis=1)))

@@ -110,6 +110,8 @@ def test_errors_say_where(tmp_path, old, new, words):
         ("[[method]]\nname = 'cg'\nfeatures = 'own'", "leave name and operator out"),
         ("[choose]\nrules = ['mae']", "rules='mae' is not known"),
         ("[choose]\nmetrics = ['mse2']", "metrics='mse2' is not known"),
+        ("[choose]\nmetrics = ['pinball_2']", "quantile=2.0 must be between 0 and 1"),
+        ("[choose]\nrules = ['r2_1se']\nmetrics = ['r2']", "rules='r2_1se' is not known"),
         ("[choose]\nrules = []", "the list is empty"),
         ("[compute]\nprecision = 'float16'", "'float64' or 'float32'"),
         ("[compute]\nworkers = 0", "greater than or equal to 1"),

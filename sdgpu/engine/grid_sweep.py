@@ -1,0 +1,152 @@
+"""Sweeps of a fit: what is asked is checked, and memory counted, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.engine.path import Model
+from sdgpu.engine.requests import Judge, afford_joint, afford_steps, check_metrics, checked_grid
+from sdgpu.engine.results import Info, labelled
+from sdgpu.kernels import Kernel
+from sdgpu.selection.metrics import (
+    CLASSES,
+    Metric,
+    OutputMetric,
+    as_metrics,
+    standard_errors,
+    sums_of,
+)
+from sdgpu.selection.sweep import Sweep
+from sdgpu.selection.sweep_grid import run_sweep, training_dataset
+from sdgpu.selection.training_error import training_losses
+from sdgpu.solvers.solution import Solution
+
+__all__ = ["GridRequest", "SweptFit", "gcv_of_grid", "sweep_of_grid"]
+
+
+@dataclass(frozen=True, eq=False)
+class SweptFit:
+    """What a sweep needs of a fit.
+
+    Attributes
+    ----------
+    solution : Solution
+    model : Model
+    lams : array (L,)
+        The regularisations that it serves.
+    info : Info
+    kernel : Kernel
+    progress : callable or None
+    """
+
+    solution: Solution
+    model: Model
+    lams: np.ndarray
+    info: Info
+    kernel: Kernel
+    progress: Progress | None
+
+
+@dataclass(frozen=True, eq=False)
+class GridRequest:
+    """What is asked of a grid.
+
+    Attributes
+    ----------
+    lams, alphas : array_like or None
+    steps : int
+    metrics : iterable of str or Metric
+    classes : bool
+        Whether those of classes are wanted too.
+    errors : bool
+        Whether standard errors over rows are.
+    per_output : bool
+        Whether losses of each output are.
+    """
+
+    lams: Any = None
+    alphas: Any = None
+    steps: int = 10
+    metrics: Iterable[str | Metric] = ()
+    classes: bool = False
+    errors: bool = False
+    per_output: bool = False
+
+    def scores(self, outputs: int) -> tuple[Any, ...]:
+        """The metrics, their standard errors, and those of each of c outputs."""
+        metrics = as_metrics((*as_metrics(self.metrics), *(CLASSES if self.classes else ())))
+        scores: tuple[Any, ...] = metrics
+        if self.errors:
+            scores += standard_errors(metrics)
+        if self.per_output:
+            scores += tuple(OutputMetric(metric, outputs) for metric in metrics)
+        return scores
+
+
+def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: GridRequest) -> Sweep:
+    """A sweep on the rows that `judged` gives for so many steps.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        Before any work.
+    """
+    solution, model, c = fitted.solution, fitted.model, fitted.info.c
+    scores = request.scores(c)
+    variables = 8 + sum(2 * sums_of(metric, c) + 1 for metric in scores)  # sums, means, itself
+    lams, alphas, steps = checked_grid(
+        solution,
+        model,
+        fitted.lams,
+        request.lams,
+        request.alphas,
+        steps=request.steps,
+        variables=variables + (2 * c if request.per_output else 0),
+    )
+    afford_joint(len(lams), steps)
+    if request.per_output:
+        afford_steps(solution, model, len(lams), steps, outputs=c)
+    rows = judged(steps)
+    check_metrics(rows, scores)
+    kept = [metric for metric in scores if getattr(metric, "needs_all_rows", False)]
+    if kept and rows.rows is not None:
+        what = (
+            f"{', '.join(one.name for one in kept)} of {rows.rows:,} rows, which must all be kept"
+        )
+        model.afford(len(lams) * steps * rows.rows * c, what)
+    watch = Stopwatch(model.backend.synchronize, progress=fitted.progress)
+    sweep = run_sweep(
+        solution,
+        rows.losses,
+        lams,
+        alphas,
+        steps,
+        left_out=rows.left_out,
+        watch=watch,
+        metrics=scores,
+        accuracy=fitted.info.error_estimate,
+        per_output=request.per_output,
+        memory=model.memory,
+    )
+    return labelled(sweep, fitted.info, fitted.kernel, watch.seconds["sweep"])
+
+
+def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
+    """Generalised cross-validation of a grid, from the training data alone."""
+    solution, model = fitted.solution, fitted.model
+    lams, alphas, steps = checked_grid(
+        solution, model, fitted.lams, request.lams, request.alphas, steps=request.steps
+    )
+    numbers = solution.leverages.trace_numbers(fitted.info.n)
+    model.afford(numbers, "generalised cross-validation")
+    watch = Stopwatch(model.backend.synchronize, progress=fitted.progress)
+    with watch.stage("sweep"):
+        accuracy = fitted.info.error_estimate
+        losses = training_losses(solution, lams, alphas, steps, estimate=True, accuracy=accuracy)
+    sweep = Sweep(training_dataset(lams, alphas, steps, losses))
+    return labelled(sweep, fitted.info, fitted.kernel, watch.seconds["sweep"])
