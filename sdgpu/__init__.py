@@ -23,6 +23,7 @@ from sdgpu.engine.planner import Plan, plan
 from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
 from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
+from sdgpu.engine.tuning import Tuned, tune
 from sdgpu.kernels import (
     NNGP,
     NTK,
@@ -106,6 +107,7 @@ __all__ = [
     "Sweep",
     "Tanimoto",
     "TopK",
+    "Tuned",
     "Wendland",
     "constrain",
     "constrained_path",
@@ -120,6 +122,7 @@ __all__ = [
     "refit_path",
     "reweighted_fit",
     "rows",
+    "tune",
 ]
 
 

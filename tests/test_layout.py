@@ -66,7 +66,7 @@ PUBLIC = """
 Gaussian Laplacian Matern Polynomial Linear Cosine ArcCosine NNGP NTK EmpiricalNTK FunctionKernel Precomputed
 CubicGreen CubicSpline BrownianBridge median_distance
 RationalQuadratic Periodic SpectralMixture Wendland ChiSquared AdditiveChiSquared HistogramIntersection Tanimoto On
-Pinball Huber TopK reweighted_fit ReweightedFit
+Pinball Huber TopK reweighted_fit ReweightedFit tune Tuned
 fit plan Plan refit_path open_sweep Sweep constrained_path constrain ConstrainedPath Predictor open_predictor
 Predictor.save Predictor.module Predictor.predict Predictor.gradient
 Fit.spectrum Fit.path Fit.limit Fit.diagonal Fit.optimal_alphas Fit.joint_alphas Fit.sweep Fit.loo Fit.gcv

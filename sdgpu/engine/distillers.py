@@ -17,7 +17,7 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.predictor import Predictor
 from sdgpu.engine.probabilities import with_rows
-from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance
+from sdgpu.kernels import Kernel, Precomputed, as_kernel, median_distance, scale_gamma
 from sdgpu.kernels.feature_maps import Explicit, Features
 from sdgpu.kernels.feature_maps.explicit import own_size
 
@@ -35,10 +35,10 @@ class Distiller(BaseEstimator):
     def _kernel(self, X: np.ndarray) -> Kernel:
         gamma = self.gamma
         if isinstance(gamma, str):
-            name_choice("gamma", gamma, ("median",))
+            name_choice("gamma", gamma, ("median", "scale"))
             if is_sparse(X):
-                raise ValueError("gamma='median' is of distances, X is sparse: give a number")
-            gamma = 0.5 / median_distance(X) ** 2
+                raise ValueError(f"gamma={gamma!r} is of dense rows, X is sparse: give a number")
+            gamma = 0.5 / median_distance(X) ** 2 if gamma == "median" else scale_gamma(X)
         if gamma is None:
             gamma = 1.0 / X.shape[1]
         return as_kernel(self.kernel, gamma=gamma, degree=self.degree, coef0=self.coef0)

@@ -87,8 +87,9 @@ class SelfDistillationRegressor(_Regression, FixedParameters, PartialRegression)
     ----------
     kernel : str, Kernel or callable, default "rbf"
         See :func:`sdgpu.kernels.as_kernel`.
-    gamma : float, "median" or None, default None
-        Parameter of a named kernel; None is 1 / n_features, "median" is 0.5 / median distance^2.
+    gamma : float, "median", "scale" or None, default None
+        Parameter of a named kernel; None is 1 / n_features, "median" is 0.5 / median distance^2, "scale"
+        1 / (n_features times the variance of all entries of X).
     lam : float, default 1
         Ridge of K + lam I.
     alpha : float or array (steps - 1,), default 0.5

@@ -17,7 +17,14 @@ from sdgpu.kernels.periodic import Periodic, SpectralMixture
 from sdgpu.kernels.precomputed import FunctionKernel, Precomputed
 from sdgpu.kernels.registry import as_kernel
 from sdgpu.kernels.splines import BrownianBridge, CubicGreen, CubicSpline
-from sdgpu.kernels.stationary import Gaussian, Laplacian, Matern, RationalQuadratic, median_distance
+from sdgpu.kernels.stationary import (
+    Gaussian,
+    Laplacian,
+    Matern,
+    RationalQuadratic,
+    median_distance,
+    scale_gamma,
+)
 
 __all__ = [
     "NNGP",
@@ -50,4 +57,5 @@ __all__ = [
     "Wendland",
     "as_kernel",
     "median_distance",
+    "scale_gamma",
 ]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat as compat
+
 from sdgpu.backend.checks import integer
 from sdgpu.kernels.augmented_rows import Rows, distance_rows
-from sdgpu.kernels.elementwise import clip_, sqrt_, whole_power, without_subnormals
+from sdgpu.kernels.elementwise import clip_, root, sqrt_, whole_power, without_subnormals
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 from sdgpu.kernels.stationary import ones
 
@@ -114,6 +116,18 @@ class Wendland(Profile):
         if coefficients:
             falling *= _horner(r, (1.0, *coefficients))
         return without_subnormals(falling)
+
+    def slopes(self, tile: Any, a_norms: Any, b_norms: Any) -> tuple[Any, Any]:
+        low, k = self._exponent - self.order, self.order
+        if k:  # - phi' / r is the function of an order less, for two dimensions more
+            lower = Wendland(k - 1, 1.0, self.dimension + 2).profile(tile * 1.0, None, None)
+            return lower * (-0.5 * (2 * k + low) * (2 * k + low - 1) / (2 * k - 1)), None
+        xp = compat.array_namespace(tile)
+        r = root(clip_(tile * 1.0, 0.0, None))
+        apart, u = r > 0, clip_(1.0 - r, 0.0, None)
+        nonzero = xp.where(apart, r, xp.ones_like(r))
+        falling = whole_power(u, low - 1) if low > 1 else xp.astype(u > 0, u.dtype)
+        return xp.where(apart, -low * falling / (2 * nonzero), 0 * r), None
 
     def rounding(self, rows: Rows) -> float:
         # at r = 0 the slope in r^2 is that of a binomial coefficient

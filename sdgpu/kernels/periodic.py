@@ -67,6 +67,7 @@ class Periodic(Profile):
     lengthscale: float | Sequence[float] = 1.0
     sign: ClassVar[float] = -1.0
     copies: ClassVar[int] = 4  # a cosine and a sine for each feature
+    divides_rows: ClassVar[bool] = False  # its length scale divides the points on circles
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "period", one_or_each("period", self.period))

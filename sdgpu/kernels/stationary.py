@@ -22,7 +22,15 @@ from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute
 from sdgpu.kernels.elementwise import clip_, exp2_, exp_, log1p_, sqrt_, without_subnormals
 from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
 
-__all__ = ["Gaussian", "Laplacian", "Matern", "RationalQuadratic", "median_distance", "ones"]
+__all__ = [
+    "Gaussian",
+    "Laplacian",
+    "Matern",
+    "RationalQuadratic",
+    "median_distance",
+    "ones",
+    "scale_gamma",
+]
 
 HALF_INTEGERS = tuple(
     p + 0.5 for p in range(101)
@@ -334,6 +342,28 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     if pairs.size == 0:
         raise ValueError("X has fewer than two different rows: there is no median distance")
     return scale * float(np.median(np.sqrt(pairs)))
+
+
+def scale_gamma(X: Any) -> float:
+    """1 / (d var X), over all entries of X: scikit-learn's gamma="scale".
+
+    Parameters
+    ----------
+    X : array_like (n, d)
+
+    Returns
+    -------
+    float
+        1 / d where all entries are equal.
+    """
+    array = inputs(X, "X")
+    host = np.array(to_numpy(array), dtype=np.float64)
+    scale = float(np.max(np.abs(host))) or 1.0
+    rounding = 4 * float(np.finfo(dtype_name(array)).eps)  # of entries that are equal
+    spread = float((host / scale).std())
+    if spread <= rounding:
+        return 1.0 / host.shape[1]
+    return 1.0 / (host.shape[1] * (scale * spread) ** 2)
 
 
 def _one_width(lengthscale: Any) -> float | None:

@@ -16,6 +16,7 @@ from sdgpu.study.pictures.paper_figures import (
     ratio_figure,
     steps_figure,
 )
+from sdgpu.study.pictures.relevance import plot_relevance
 from sdgpu.study.pictures.spectra import plot_filters
 from sdgpu.study.pictures.theory_figures import (
     plot_alpha_signs,
@@ -39,6 +40,7 @@ __all__ = [
     "plot_learning_curves",
     "plot_linear_features",
     "plot_losses",
+    "plot_relevance",
     "plot_risk",
     "plot_rules",
     "plot_tangent",

@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import sdgpu
+from sdgpu.engine.tuning import Tuned
 from sdgpu.study import pictures
 from sdgpu.study.pictures.palette import PALETTE
 
@@ -41,6 +42,8 @@ NETWORKS = xr.Dataset(
     },
 )
 
+TUNED = Tuned(sdgpu.Gaussian(1.0, [0.5, 4.0]), 0.1, 0.2, FIT, SWEEP, "")
+
 
 def axes():
     return Figure().subplots()
@@ -58,6 +61,8 @@ def drawn(ax):
         lambda ax: pictures.plot_losses(SWEEP["limit_mse"], ax=ax),
         lambda ax: pictures.plot_alpha_star(SWEEP["alpha_star"], ax=ax),
         lambda ax: pictures.plot_filters(FIT, 1.0, 0.3, 5, ax=ax),
+        lambda ax: pictures.plot_relevance(TUNED, ax=ax),
+        lambda ax: pictures.plot_relevance(TUNED, ["a", "b"], ax=ax),
         lambda ax: pictures.plot_learning_curves(FRAME, ax=ax),
         lambda ax: pictures.plot_rules(FRAME, ["noise", "n"], ax=ax),
         lambda ax: pictures.plot_cost(FRAME, ax=ax),
@@ -171,3 +176,11 @@ def test_colours_can_be_told_apart_without_red_or_green():
         ]
         gaps = [np.abs(a - b).max() for i, a in enumerate(seen) for b in seen[:i]]
         assert min(gaps) > 0.1
+
+
+def test_relevance_is_sorted_and_named():
+    ax = pictures.plot_relevance(TUNED, ["near", "far"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["far", "near"]
+    assert [bar.get_width() for bar in ax.patches] == [0.125, 1.0]
+    with pytest.raises(ValueError, match="names has 1 entries, but the kernel has 2 features"):
+        pictures.plot_relevance(TUNED, ["one"])
