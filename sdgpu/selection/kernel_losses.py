@@ -22,11 +22,11 @@ import numpy as np
 from sdgpu.distill.leave_one_out import leave_one_out
 from sdgpu.distill.schedules import coefficients
 
-__all__ = ["LOSSES", "Chain", "KernelSlope", "dense_slope", "validation_slope"]
+__all__ = ["LOSSES", "JudgedChain", "KernelSlope", "dense_slope", "validation_slope"]
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class JudgedChain:
     """What a kernel is judged by: targets, and the steps that are taken to them.
 
     Attributes
@@ -78,7 +78,7 @@ class KernelSlope:
 
 
 def dense_slope(
-    loss: Callable[[Any, Any, Chain], Any], K: Any, lam: float, chain: Chain
+    loss: Callable[[Any, Any, JudgedChain], Any], K: Any, lam: float, chain: JudgedChain
 ) -> KernelSlope:
     """The slope of a loss of `LOSSES` at a kernel matrix (n, n), by reverse differentiation.
 
@@ -99,7 +99,7 @@ def dense_slope(
     return KernelSlope(value.item(), by_lam.item(), lambda part: G[part])
 
 
-def _inverse(K: Any, ridge: Any, chain: Chain) -> tuple[Any, Any, Any]:
+def _inverse(K: Any, ridge: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
     """Q, diag(1 / w) as a column or 1, and log det(K + lam / w)."""
     import torch
 
@@ -114,7 +114,7 @@ def _inverse(K: Any, ridge: Any, chain: Chain) -> tuple[Any, Any, Any]:
     return Q, shares, log_determinant
 
 
-def _powers(Q: Any, ridge: Any, shares: Any, chain: Chain) -> tuple[Any, Any, Any]:
+def _powers(Q: Any, ridge: Any, shares: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
     """H^q Y (T + 1, n, c) and diag(H^q) (T + 1, n, 1) for q = 0 .. T, and 1 - diag(H) by its own sum."""
     import torch
 
@@ -132,14 +132,14 @@ def _powers(Q: Any, ridge: Any, shares: Any, chain: Chain) -> tuple[Any, Any, An
     return torch.stack(fitted), torch.stack(diagonal), complement
 
 
-def _mean_square(errors: Any, chain: Chain) -> Any:
+def _mean_square(errors: Any, chain: JudgedChain) -> Any:
     squares = (errors * errors).mean(dim=1)
     if chain.weights is None:
         return squares.mean()
     return (chain.weights * squares).sum() / chain.weights.sum()
 
 
-def _leave_one_out(K: Any, ridge: Any, chain: Chain) -> Any:
+def _leave_one_out(K: Any, ridge: Any, chain: JudgedChain) -> Any:
     """Mean squared error of step T at each row, of the chain without that row."""
     Q, shares, _ = _inverse(K, ridge, chain)
     fitted, diagonal, complement = _powers(Q, ridge, shares, chain)
@@ -148,7 +148,7 @@ def _leave_one_out(K: Any, ridge: Any, chain: Chain) -> Any:
     return _mean_square((weights * steps).sum(dim=0) - chain.Y, chain)
 
 
-def _gcv(K: Any, ridge: Any, chain: Chain) -> Any:
+def _gcv(K: Any, ridge: Any, chain: JudgedChain) -> Any:
     """||Y - S Y||^2 / n / (1 - tr S / n)^2 of the smoother S of step T."""
     Q, shares, _ = _inverse(K, ridge, chain)
     fitted, diagonal, _ = _powers(Q, ridge, shares, chain)
@@ -158,7 +158,7 @@ def _gcv(K: Any, ridge: Any, chain: Chain) -> Any:
     return _mean_square(residuals, chain) / complement**2
 
 
-def _marginal(K: Any, ridge: Any, chain: Chain) -> Any:
+def _marginal(K: Any, ridge: Any, chain: JudgedChain) -> Any:
     """- log of the density of Y under a Gaussian process with noise lam, over n c, less its constant."""
     Q, _, log_determinant = _inverse(K, ridge, chain)
     Y = chain.Y
@@ -167,7 +167,7 @@ def _marginal(K: Any, ridge: Any, chain: Chain) -> Any:
 
 
 #: Losses of a kernel matrix, by the word that asks for them.
-LOSSES: dict[str, Callable[[Any, Any, Chain], Any]] = {
+LOSSES: dict[str, Callable[[Any, Any, JudgedChain], Any]] = {
     "loo": _leave_one_out,
     "gcv": _gcv,
     "marginal": _marginal,
@@ -175,7 +175,7 @@ LOSSES: dict[str, Callable[[Any, Any, Chain], Any]] = {
 
 
 def validation_slope(
-    solve: Callable[[Any], Any], cross: Any, Y_val: Any, lam: float, chain: Chain
+    solve: Callable[[Any], Any], cross: Any, Y_val: Any, lam: float, chain: JudgedChain
 ) -> KernelSlope:
     """The slope of the mean squared error of step T at validation rows, by adjoint solves.
 
@@ -190,7 +190,7 @@ def validation_slope(
         kappa(X_val, X), and its transpose, times columns.
     Y_val : tensor (m, c)
     lam : float
-    chain : Chain
+    chain : JudgedChain
         Without weights and intercept.
 
     Notes
