@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -100,18 +101,43 @@ def dense_slope(
 
 
 def _inverse(K: Any, ridge: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
-    """Q, diag(1 / w) as a column or 1, and log det(K + lam / w)."""
+    """Q, diag(1 / w), and log det(K + lam / w)."""
     import torch
 
     ones = torch.ones(len(K), dtype=torch.float64)
     shares = ones if chain.weights is None else 1.0 / chain.weights
-    factor = torch.linalg.cholesky(K + torch.diag(ridge * shares))
-    Q = torch.cholesky_inverse(factor)
-    log_determinant = 2 * torch.log(torch.diagonal(factor)).sum()
+    Q, log_determinant = _inverse_of()(K, ridge * shares)
     if chain.intercept:
         column = Q.sum(dim=1)
         Q = Q - torch.outer(column, column) / column.sum()
     return Q, shares, log_determinant
+
+
+@cache
+def _inverse_of() -> Callable[[Any, Any], tuple[Any, Any]]:
+    """(K, diagonal) to (K + diag)^-1 and its log determinant, whose derivative is two products.
+
+    - Q g Q + g' Q, where torch would go back through the factor, in three times as long.
+    """
+    import torch
+
+    class Inverse(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, K: Any, diagonal: Any) -> tuple[Any, Any]:
+            factor = torch.linalg.cholesky(K + torch.diag(diagonal))
+            Q = torch.cholesky_inverse(factor)
+            context.save_for_backward(Q)
+            return Q, 2 * torch.log(torch.diagonal(factor)).sum()
+
+        @staticmethod
+        def backward(context: Any, by_inverse: Any, by_logarithm: Any) -> tuple[Any, Any]:
+            (Q,) = context.saved_tensors
+            total = by_logarithm * Q
+            if bool(by_inverse.any()):
+                total = total - Q @ by_inverse @ Q
+            return total, torch.diagonal(total)
+
+    return Inverse.apply
 
 
 def _powers(Q: Any, ridge: Any, shares: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
