@@ -15,9 +15,9 @@ ASKED, STEPS = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95]), 3
 
 
 def coverage(source, rows):
-    """Share of test targets inside, (asked, step) and for the Gaussian-process reading, over ten splits."""
+    """Share of test targets inside, (asked, step) and for the Gaussian-process reading, over four splits."""
     data, inside, gaussian = load(source, rows=rows, seed=0), [], []
-    for seed in range(10):
+    for seed in range(4):
         parts = split(data, seed=seed)
         X, y, X_test, y_test = parts.X_train, parts.Y_train[:, 0], parts.X_test, parts.Y_test[:, 0]
         kernel = sdgpu.Gaussian(gamma=0.5 / sdgpu.median_distance(X) ** 2)
@@ -29,7 +29,7 @@ def coverage(source, rows):
         noise = np.mean((y - path.fitted[0]) ** 2)  # as if it were normal, and of one size
         spread = np.sqrt(path.variance(X_test).posterior[0] + noise)
         gaussian.append([(abs(y_test - path.predict(X_test)[0]) <= z * spread).mean() for z in Z])
-    return np.reshape(inside, (10, len(ASKED), STEPS)).mean(axis=0), np.mean(gaussian, axis=0)
+    return np.reshape(inside, (4, len(ASKED), STEPS)).mean(axis=0), np.mean(gaussian, axis=0)
 
 
 Z = np.array([0.674, 0.842, 1.036, 1.282, 1.645, 1.960])  # of the normal distribution

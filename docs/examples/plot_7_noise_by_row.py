@@ -41,7 +41,7 @@ kinds = {
 }
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 for ax, (name, spread) in zip(axes, kinds.items(), strict=True):
-    (plain, known, estimated), model = errors(spread, draws=20)
+    (plain, known, estimated), model = errors(spread, draws=2)
     print(f"noise {name}: no weights {plain:.4f}, known {known:.4f}, estimated {estimated:.4f}")
     line = np.stack([np.zeros(100), np.linspace(-2, 2, 100)], axis=1)
     ax.semilogy(line[:, 1], spread(line), color="black", label="noise")
