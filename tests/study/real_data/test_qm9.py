@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from sdgpu.study.grid_study.cell_fit import forget_data, split_of
+from sdgpu.study.grid_study.configuration import DataTable
 from sdgpu.study.real_data.datasets import load, split
 from sdgpu.study.real_data.molecules import coulomb_matrices
 from sdgpu.study.real_data.qm9 import ATOM_ENERGIES, HARTREE, PROPERTIES, numbers, read_qm9
@@ -86,6 +88,17 @@ def test_as_a_data_set(package):
     assert_array_equal(some.Y[:, 0], table.properties["gap"][places])
     assert len(set(places)) == 2
     assert split(data, validation=0.34, test=0.34).X_train.shape == (1, 15)
+
+
+def test_as_the_data_of_a_study(package):
+    forget_data()
+    table = DataTable(source="qm9", target="dipole", validation=0.34, test=0.34)
+    assert not table.is_file
+    assert not table.is_large
+    parts = split_of(table, 0)
+    assert parts.name == "qm9"
+    assert (len(parts.X_train), len(parts.X_val), len(parts.X_test)) == (1, 1, 1)
+    forget_data()
 
 
 def test_names_that_are_none(package):
