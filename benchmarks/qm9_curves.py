@@ -59,8 +59,8 @@ TITLES = {
     "bonds": "bag of bonds",
     "spectrum": "eigenvalues of the Coulomb matrix",
 }
-#: Mean absolute errors in Faber et al. (2017, arXiv 1702.05532), up to 117,000 molecules, as later tables
-#: quote them: docs/chemistry.md says which.
+#: Mean absolute errors as later tables quote them, and the largest size of Faber et al. (2017, arXiv
+#: 1702.05532): docs/chemistry.md says where they were read.
 PUBLISHED = {
     "coulomb": {"atomisation": 2.98 * 0.0433641, "gap": 5.32 * 0.0433641},  # kcal/mol there
     "bonds": {"atomisation": 0.0667, "gap": 0.148, "polarisability": 0.298},
