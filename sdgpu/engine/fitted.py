@@ -34,12 +34,8 @@ from sdgpu.engine.requests import (
 )
 from sdgpu.engine.results import Info
 from sdgpu.kernels import Kernel
-from sdgpu.selection.chosen_weights import (
-    JointAlphas,
-    OptimalAlphas,
-    chosen_greedily,
-    chosen_jointly,
-)
+from sdgpu.selection import chosen_weights
+from sdgpu.selection.chosen_weights import JointAlphas, OptimalAlphas
 from sdgpu.selection.metrics import Metric
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.solvers.solution import Solution
@@ -295,7 +291,7 @@ class Fit:
         afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
         options = {"steps": steps, "per_output": per_output, "sample_weight": sample_weight}
         validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
-        return chosen_greedily(validation, clip=clip)
+        return chosen_weights.chosen_greedily(validation, clip=clip)
 
     @underflow_is_zero
     def joint_alphas(
@@ -349,7 +345,7 @@ class Fit:
         options: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
         options["sample_weight"] = sample_weight
         validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
-        return chosen_jointly(
+        return chosen_weights.chosen_jointly(
             validation, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
         )
 

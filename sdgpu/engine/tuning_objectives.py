@@ -17,7 +17,13 @@ from sdgpu.kernels.kernel_matrices import cross, gram
 from sdgpu.kernels.row_preparation import ready_rows
 from sdgpu.kernels.tunable import Tunable
 from sdgpu.operators import TiledOperator
-from sdgpu.selection.kernel_losses import LOSSES, Chain, KernelSlope, dense_slope, validation_slope
+from sdgpu.selection.kernel_losses import (
+    LOSSES,
+    JudgedChain,
+    KernelSlope,
+    dense_slope,
+    validation_slope,
+)
 from sdgpu.solvers.cg import CG
 from sdgpu.solvers.preconditioners import pivoted_cholesky
 
@@ -56,7 +62,7 @@ def objective_of(
     if weights is not None and bool((weights == 0).any()):  # a row left out
         kept = weights > 0
         X, Y, weights = X[kept], Y[kept], weights[kept]
-    chain = Chain(Y, alphas, weights, intercept)
+    chain = JudgedChain(Y, alphas, weights, intercept)
     if isinstance(by, str):
         choice("by", by, LOSSES)
         if by == "marginal" and len(alphas):
@@ -95,7 +101,7 @@ def objective_of(
 class _Sloped:
     """What the objectives share: derivatives by the kernel matrix become those by parameters."""
 
-    def __init__(self, tunable: Tunable, X: Any, chain: Chain) -> None:
+    def __init__(self, tunable: Tunable, X: Any, chain: JudgedChain) -> None:
         self.tunable, self.X, self.chain = tunable, X, chain
 
     def slope(self, logs: np.ndarray, lam: float) -> tuple[float, np.ndarray]:
@@ -131,7 +137,7 @@ class _Sloped:
 class _OfMatrix(_Sloped):
     """A loss of `LOSSES` of the whole kernel matrix."""
 
-    def __init__(self, tunable: Tunable, X: Any, chain: Chain, name: str) -> None:
+    def __init__(self, tunable: Tunable, X: Any, chain: JudgedChain, name: str) -> None:
         super().__init__(tunable, X, chain)
         self._loss_of = LOSSES[name]
         self._made: tuple[Kernel | None, Any] = (None, None)
@@ -155,7 +161,12 @@ class _OfValidation(_Sloped):
     """The mean squared error at validation rows, by solves with the kernel matrix."""
 
     def __init__(
-        self, tunable: Tunable, X: Any, chain: Chain, validation: Any, accuracy: tuple[float, int]
+        self,
+        tunable: Tunable,
+        X: Any,
+        chain: JudgedChain,
+        validation: Any,
+        accuracy: tuple[float, int],
     ) -> None:
         super().__init__(tunable, X, chain)
         self.validation, (self._tol, self._seed) = validation, accuracy

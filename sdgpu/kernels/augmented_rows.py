@@ -88,7 +88,8 @@ def distance_rows(values: Any, sign: float = 1.0) -> Rows:
     left = concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
     # the expansion is off by about eps |x|^2: what an exponent can bear depends on the precision
     eps = float(xp.finfo(values.dtype).eps)
-    largest = float(xp.max(squares)) if squares.shape[0] else 0.0
+    known = squares.detach() if compat.is_torch_array(squares) else squares
+    largest = float(xp.max(known)) if squares.shape[0] else 0.0
     far = eps * largest > (1e-12 if eps < 1e-10 else 1e-5)
     return Rows(left, concat([values, ones, squares], axis=1), far=far)
 

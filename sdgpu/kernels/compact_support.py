@@ -78,6 +78,9 @@ class Wendland(Profile):
         object.__setattr__(self, "dimension", integer("dimension", self.dimension, 1))
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
+        return self.in_ball(X, centre), None
+
     def rows(self, X: Any, centre: Any) -> Rows:
         return distance_rows(self.in_ball(X, centre))
 

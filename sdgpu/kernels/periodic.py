@@ -73,7 +73,7 @@ class Periodic(Profile):
         object.__setattr__(self, "period", one_or_each("period", self.period))
         object.__setattr__(self, "lengthscale", one_or_each("lengthscale", self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         xp = compat.array_namespace(X)
         wide = xp.astype(X, xp.float64, copy=False)
         period, width = (
@@ -83,7 +83,10 @@ class Periodic(Profile):
         # the statistic is -log2(e) / 2 times the squared distance: the profile is a single 2^t
         scale = math.sqrt(math.log2(math.e) / 2) / width
         points = xp.concat([xp.cos(angles) * scale, xp.sin(angles) * scale], axis=1)
-        return distance_rows(xp.astype(points, X.dtype, copy=False), self.sign)
+        return xp.astype(points, X.dtype, copy=False), None
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return distance_rows(self.coordinates(X, centre)[0], self.sign)
 
     def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
         return exp2_(clip_(tile, None, 0.0))

@@ -277,9 +277,12 @@ class RationalQuadratic(Profile):
             raise ValueError("lengthscale=None: give a number > 0 or one per feature")
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
-    def rows(self, X: Any, centre: Any) -> Rows:
+    def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
         # the statistic is r^2 / 2, the exponent of the Gaussian that it looks like near 0
-        return distance_rows(scaled_rows(X, centre, self.lengthscale) * math.sqrt(0.5))
+        return scaled_rows(X, centre, self.lengthscale) * math.sqrt(0.5), None
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        return distance_rows(self.coordinates(X, centre)[0])
 
     @property
     def distance_factor(self) -> tuple[str, float] | None:

@@ -138,7 +138,7 @@ class Tunable:
         wanted = {(one.part, one.name) for one in self.parameters}
         for first in range(0, int(A.shape[0]), height):
             part = slice(first, min(first + height, int(A.shape[0])))
-            block = _Block(A[part], B, centre, same, wanted, totals)
+            block = _SeenRows(A[part], B, centre, same, wanted, totals)
             _contract(kernel, block, factor(part), _Counter())
         return np.concatenate([totals[one.part, one.name] for one in self.parameters])
 
@@ -245,7 +245,7 @@ def _shaped(like: Any, numbers: Sequence[float]) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
+class _SeenRows:
     """Rows of A with all of B, as one part of a kernel sees them, and the sums so far."""
 
     a: Any
@@ -255,7 +255,7 @@ class _Block:
     wanted: set[tuple[int, str]]
     totals: dict[tuple[int, str], Any]
 
-    def chosen(self, node: On) -> _Block:
+    def chosen(self, node: On) -> _SeenRows:
         """The columns that a part sees."""
         a, b, centre = map(node.chosen, (self.a, self.b, self.centre))
         return replace(self, a=a, b=b, centre=centre)
@@ -271,7 +271,7 @@ class _Block:
         )
 
 
-def _contract(node: Kernel, block: _Block, factor: Any, counter: _Counter) -> None:
+def _contract(node: Kernel, block: _SeenRows, factor: Any, counter: _Counter) -> None:
     """Add the derivatives of every parameter of a kernel, of which each value counts `factor` (b, n)."""
     part = counter.next()
     if isinstance(node, Sum):
@@ -296,7 +296,7 @@ def _contract(node: Kernel, block: _Block, factor: Any, counter: _Counter) -> No
                 _of_part(node, block, factor, (part, name))
 
 
-def _of_part(node: Kernel, block: _Block, factor: Any, key: tuple[int, str]) -> None:
+def _of_part(node: Kernel, block: _SeenRows, factor: Any, key: tuple[int, str]) -> None:
     name = key[1]
     if name in ("lengthscale", "width") and getattr(node, "divides_rows", True):
         by_row = _by_rows(node, block, factor)
@@ -318,7 +318,7 @@ def _of_part(node: Kernel, block: _Block, factor: Any, key: tuple[int, str]) -> 
     block.add(key, slopes)
 
 
-def _by_rows(node: Kernel, block: _Block, factor: Any) -> Any:
+def _by_rows(node: Kernel, block: _SeenRows, factor: Any) -> Any:
     """- sum_ij G_ij (x_k d / dx_k + x'_k d / dx'_k) kappa(x_i, x'_j), (d,)."""
     import torch
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ import numpy as np
 from sdgpu.distill.leave_one_out import leave_one_out
 from sdgpu.distill.schedules import coefficients
 
-__all__ = ["LOSSES", "Chain", "KernelSlope", "dense_slope", "validation_slope"]
+__all__ = ["LOSSES", "JudgedChain", "KernelSlope", "dense_slope", "validation_slope"]
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class JudgedChain:
     """What a kernel is judged by: targets, and the steps that are taken to them.
 
     Attributes
@@ -78,7 +79,7 @@ class KernelSlope:
 
 
 def dense_slope(
-    loss: Callable[[Any, Any, Chain], Any], K: Any, lam: float, chain: Chain
+    loss: Callable[[Any, Any, JudgedChain], Any], K: Any, lam: float, chain: JudgedChain
 ) -> KernelSlope:
     """The slope of a loss of `LOSSES` at a kernel matrix (n, n), by reverse differentiation.
 
@@ -99,22 +100,47 @@ def dense_slope(
     return KernelSlope(value.item(), by_lam.item(), lambda part: G[part])
 
 
-def _inverse(K: Any, ridge: Any, chain: Chain) -> tuple[Any, Any, Any]:
-    """Q, diag(1 / w) as a column or 1, and log det(K + lam / w)."""
+def _inverse(K: Any, ridge: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
+    """Q, diag(1 / w), and log det(K + lam / w)."""
     import torch
 
     ones = torch.ones(len(K), dtype=torch.float64)
     shares = ones if chain.weights is None else 1.0 / chain.weights
-    factor = torch.linalg.cholesky(K + torch.diag(ridge * shares))
-    Q = torch.cholesky_inverse(factor)
-    log_determinant = 2 * torch.log(torch.diagonal(factor)).sum()
+    Q, log_determinant = _inverse_of()(K, ridge * shares)
     if chain.intercept:
         column = Q.sum(dim=1)
         Q = Q - torch.outer(column, column) / column.sum()
     return Q, shares, log_determinant
 
 
-def _powers(Q: Any, ridge: Any, shares: Any, chain: Chain) -> tuple[Any, Any, Any]:
+@cache
+def _inverse_of() -> Callable[[Any, Any], tuple[Any, Any]]:
+    """(K, diagonal) to (K + diag)^-1 and its log determinant, whose derivative is two products.
+
+    - Q g Q + g' Q, where torch would go back through the factor, in three times as long.
+    """
+    import torch
+
+    class Inverse(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, K: Any, diagonal: Any) -> tuple[Any, Any]:
+            factor = torch.linalg.cholesky(K + torch.diag(diagonal))
+            Q = torch.cholesky_inverse(factor)
+            context.save_for_backward(Q)
+            return Q, 2 * torch.log(torch.diagonal(factor)).sum()
+
+        @staticmethod
+        def backward(context: Any, by_inverse: Any, by_logarithm: Any) -> tuple[Any, Any]:
+            (Q,) = context.saved_tensors
+            total = by_logarithm * Q
+            if bool(by_inverse.any()):
+                total = total - Q @ by_inverse @ Q
+            return total, torch.diagonal(total)
+
+    return Inverse.apply
+
+
+def _powers(Q: Any, ridge: Any, shares: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
     """H^q Y (T + 1, n, c) and diag(H^q) (T + 1, n, 1) for q = 0 .. T, and 1 - diag(H) by its own sum."""
     import torch
 
@@ -132,14 +158,14 @@ def _powers(Q: Any, ridge: Any, shares: Any, chain: Chain) -> tuple[Any, Any, An
     return torch.stack(fitted), torch.stack(diagonal), complement
 
 
-def _mean_square(errors: Any, chain: Chain) -> Any:
+def _mean_square(errors: Any, chain: JudgedChain) -> Any:
     squares = (errors * errors).mean(dim=1)
     if chain.weights is None:
         return squares.mean()
     return (chain.weights * squares).sum() / chain.weights.sum()
 
 
-def _leave_one_out(K: Any, ridge: Any, chain: Chain) -> Any:
+def _leave_one_out(K: Any, ridge: Any, chain: JudgedChain) -> Any:
     """Mean squared error of step T at each row, of the chain without that row."""
     Q, shares, _ = _inverse(K, ridge, chain)
     fitted, diagonal, complement = _powers(Q, ridge, shares, chain)
@@ -148,7 +174,7 @@ def _leave_one_out(K: Any, ridge: Any, chain: Chain) -> Any:
     return _mean_square((weights * steps).sum(dim=0) - chain.Y, chain)
 
 
-def _gcv(K: Any, ridge: Any, chain: Chain) -> Any:
+def _gcv(K: Any, ridge: Any, chain: JudgedChain) -> Any:
     """||Y - S Y||^2 / n / (1 - tr S / n)^2 of the smoother S of step T."""
     Q, shares, _ = _inverse(K, ridge, chain)
     fitted, diagonal, _ = _powers(Q, ridge, shares, chain)
@@ -158,7 +184,7 @@ def _gcv(K: Any, ridge: Any, chain: Chain) -> Any:
     return _mean_square(residuals, chain) / complement**2
 
 
-def _marginal(K: Any, ridge: Any, chain: Chain) -> Any:
+def _marginal(K: Any, ridge: Any, chain: JudgedChain) -> Any:
     """- log of the density of Y under a Gaussian process with noise lam, over n c, less its constant."""
     Q, _, log_determinant = _inverse(K, ridge, chain)
     Y = chain.Y
@@ -167,7 +193,7 @@ def _marginal(K: Any, ridge: Any, chain: Chain) -> Any:
 
 
 #: Losses of a kernel matrix, by the word that asks for them.
-LOSSES: dict[str, Callable[[Any, Any, Chain], Any]] = {
+LOSSES: dict[str, Callable[[Any, Any, JudgedChain], Any]] = {
     "loo": _leave_one_out,
     "gcv": _gcv,
     "marginal": _marginal,
@@ -175,7 +201,7 @@ LOSSES: dict[str, Callable[[Any, Any, Chain], Any]] = {
 
 
 def validation_slope(
-    solve: Callable[[Any], Any], cross: Any, Y_val: Any, lam: float, chain: Chain
+    solve: Callable[[Any], Any], cross: Any, Y_val: Any, lam: float, chain: JudgedChain
 ) -> KernelSlope:
     """The slope of the mean squared error of step T at validation rows, by adjoint solves.
 
@@ -190,7 +216,7 @@ def validation_slope(
         kappa(X_val, X), and its transpose, times columns.
     Y_val : tensor (m, c)
     lam : float
-    chain : Chain
+    chain : JudgedChain
         Without weights and intercept.
 
     Notes

@@ -200,7 +200,7 @@ def test_few_and_many_rows(n):
         fit = sdgpu.fit(x, np.cos(x[:, 0]), kernel, [0.5], method="eigh", intercept=n > 1)
         path = fit.path(0.5, ALPHAS, T)
         # steps so small that they hardly ever cross a kink
-        close(path.gradient(new), differences(path.predict, new, 1e-8), 2e-6)
+        close(path.gradient(new), differences(path.predict, new, 1e-8), 1e-5)
 
 
 @pytest.mark.parametrize("library", ["torch", "array_api_strict", "numpy"])

@@ -74,7 +74,7 @@ def test_features_that_matter_are_found():
     assert history["loss"].min() == tuned.loss
     assert set(history["start"].values) == {0, 1}
     assert list(history["parameter"].values)[-1] == "lam"
-    best = history.isel(evaluation=int(history["loss"].argmin()))["value"].values
+    best = history.isel(evaluation=int(np.argmin(history["loss"].values)))["value"].values
     np.testing.assert_allclose(best[:-1], tuned.kernel.lengthscale, rtol=1e-12)
 
 

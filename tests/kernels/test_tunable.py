@@ -100,9 +100,9 @@ def test_names_and_numbers():
     tunable = Tunable(2.0 * sdgpu.Gaussian(1.0), 2, ("scale", "lengthscale"))
     assert tunable.labels == ["scale", "lengthscale of part 1[0]", "lengthscale of part 1[1]"]
     with pytest.raises(
-        ValueError, match=r"has no widht to learn; it has gamma, lengthscale, width"
+        ValueError, match=r"has no sigma to learn; it has gamma, lengthscale, width"
     ):
-        Tunable(sdgpu.Gaussian(), 2, ("widht",))
+        Tunable(sdgpu.Gaussian(), 2, ("sigma",))
     with pytest.raises(ValueError, match=r"nu to learn; it has lengthscale, width"):
         Tunable(sdgpu.Matern(1.5), 2, ("nu",))
     with pytest.raises(ValueError, match="has no name to learn"):

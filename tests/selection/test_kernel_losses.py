@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sdgpu
-from sdgpu.selection.kernel_losses import LOSSES, Chain, dense_slope, validation_slope
+from sdgpu.selection.kernel_losses import LOSSES, JudgedChain, dense_slope, validation_slope
 from tests.problems import assert_near
 
 RNG = np.random.default_rng(1)
@@ -19,7 +19,7 @@ LAM = 0.4
 
 def chain_of(alphas=(), weights=None, intercept=False):
     w = None if weights is None else torch.tensor(weights)
-    return Chain(torch.tensor(Y), np.array(alphas, dtype=float), w, intercept)
+    return JudgedChain(torch.tensor(Y), np.array(alphas, dtype=float), w, intercept)
 
 
 def loss_of(name, chain, K=K, lam=LAM):
@@ -104,7 +104,7 @@ def test_the_closed_forms():
     """Those of the docstring, for one output."""
     Q = np.linalg.inv(K + LAM * np.eye(N))
     y = Y[:, :1]
-    chain = Chain(torch.tensor(y), np.zeros(0))
+    chain = JudgedChain(torch.tensor(y), np.zeros(0))
     c, q = (Q @ y)[:, 0], np.diag(Q)
     r = c / q
     g = 2 * r / N

@@ -146,18 +146,19 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
     start = time.perf_counter()
     parts = split_of(job.data, job.seed)
     kernel = kernel_of(job.kernel, job.data, job.seed)
-    if not isinstance(parts, LargeData):
+    if not isinstance(parts, LargeData) and job.method.learn is None:
         parts, kernel = share_distances(parts, kernel, job)
     rows = parts.train.n if isinstance(parts, LargeData) else len(parts.X_train)
     lams = job.config.grid.ridges(rows or 0)
     loaded, fitted, results = time.perf_counter() - start, None, []
 
-    def fit_to(Y: Any) -> Fit:
-        features = _features(job.method, kernel, parts, job.seed)
+    def fit_to(Y: Any, Y_val: Any) -> Fit:
+        own = _learned(kernel, job, parts, (Y, Y_val))
+        features = _features(job.method, own, parts, job.seed)
         return sdgpu.fit(
             parts.train if isinstance(parts, LargeData) else parts.X_train,
             None if isinstance(parts, LargeData) else Y,
-            kernel,
+            own,
             lams,
             features=features,
             method=job.method.name,
@@ -176,14 +177,34 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always", UserWarning)
             Y_train, Y_val = _noisy(parts, job, cell)
-            shared = fitted is not None and fitted.info.method == "eigh"
-            fitted = fitted.with_targets(Y_train) if fitted and shared else fit_to(Y_train)
+            # a kernel that is learned from the targets is another one for others
+            shared = fitted is not None and fitted.info.method == "eigh" and not job.method.learn
+            fitted = fitted.with_targets(Y_train) if fitted and shared else fit_to(Y_train, Y_val)
             seconds = {"load": 0.0 if shared else loaded, "fit": time.perf_counter() - start}
             result = _judged(job, cell, fitted, parts, Y_val, lams=lams, seconds=seconds)
         texts = dict.fromkeys(str(w.message) for w in heard if issubclass(w.category, UserWarning))
         result.record["warnings"] = list(texts)
+        if job.method.learn is not None:
+            result.record["learned"] = repr(fitted.kernel)
         results.append(result)
     return results
+
+
+def _learned(
+    kernel: Kernel, job: Decomposition, parts: Split | LargeData, targets: tuple[Any, Any]
+) -> Kernel:
+    """The kernel of a cell, its parameters learned where the study asks for it."""
+    method = job.method
+    if method.learn is None:
+        return kernel
+    if isinstance(parts, LargeData):
+        raise ValueError(f"learn={list(method.learn)} needs rows in memory: leave it out here")
+    by = (parts.X_val, targets[1]) if method.learn_by == "validation" else method.learn_by
+    lams = job.config.grid.ridges(len(parts.X_train))
+    intercept = method.has_intercept and method.learn_by != "validation"
+    return sdgpu.tune(
+        parts.X_train, targets[0], kernel, lams, over=method.learn, by=by, intercept=intercept
+    ).kernel
 
 
 def _noisy(parts: Split | LargeData, job: Decomposition, cell: Cell) -> tuple[Any, Any]:

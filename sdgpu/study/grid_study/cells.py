@@ -55,6 +55,8 @@ class MethodPoint:
     size: int | None = None
     landmarks: str = "rpcholesky"
     intercept: bool | None = None
+    learn: tuple[str, ...] | None = None
+    learn_by: str = "loo"
 
     @property
     def has_intercept(self) -> bool:
@@ -71,6 +73,8 @@ class MethodPoint:
             words.append(self.landmarks)
         if self.intercept is not None:
             words.append("intercept" if self.intercept else "no intercept")
+        if self.learn is not None:
+            words.append(f"learned {' and '.join(self.learn)} by {self.learn_by}")
         return ", ".join(words)
 
 
@@ -195,5 +199,12 @@ def _kernel_points(table: KernelTable) -> Iterator[KernelPoint]:
 def _method_points(table: MethodTable) -> Iterator[MethodPoint]:
     for size in table.size or (None,):
         yield MethodPoint(
-            table.name, table.operator, table.features, size, table.landmarks, table.intercept
+            name=table.name,
+            operator=table.operator,
+            features=table.features,
+            size=size,
+            landmarks=table.landmarks,
+            intercept=table.intercept,
+            learn=table.learn,
+            learn_by=table.learn_by,
         )

@@ -174,7 +174,9 @@ class KernelTable(_Table):
 class MethodTable(_Table):
     """How cells are fitted: a method of :func:`sdgpu.fit`, or a feature map of several sizes.
 
-    Feature maps have an intercept unless it is false, other methods where it is true.
+    Feature maps have an intercept unless it is false, other methods where it is true. With `learn`, names
+    of parameters as :func:`sdgpu.tune` takes them, each cell learns its kernel on its training rows first,
+    by leave-one-out, GCV, marginal likelihood or the validation rows.
     """
 
     name: str = "auto"
@@ -183,9 +185,13 @@ class MethodTable(_Table):
     size: Whole | None = None
     landmarks: Literal["rpcholesky", "kmeans", "uniform"] = "rpcholesky"
     intercept: bool | None = None
+    learn: Names | None = None
+    learn_by: Literal["loo", "gcv", "marginal", "validation"] = "loo"
 
     @model_validator(mode="after")
     def _fits(self) -> MethodTable:
+        if self.learn is None and "learn_by" in self.model_fields_set:
+            raise fault_of("learn_by", "learn_by says how: name what, learn = ['lengthscale']")
         check_choice("name", self.name, ("auto", "eigh", "lanczos", "subspace", "cg"))
         if self.features is None:
             for name in ("size", "landmarks"):

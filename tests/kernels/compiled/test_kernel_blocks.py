@@ -21,10 +21,12 @@ from sdgpu.kernels import (
     Polynomial,
     kernel_matrices,
 )
+from sdgpu.kernels.compiled import kernel_blocks, machine_code, tile_code
 from sdgpu.kernels.compiled.kernel_blocks import fill_block, fill_gram
 from sdgpu.kernels.kernel import Profile, column_means
 from sdgpu.kernels.kernel_matrices import gram
 from sdgpu.kernels.stationary import distance_rows
+from sdgpu.operators import fused_cpu
 
 KERNELS = [
     Gaussian(0.2),
@@ -75,6 +77,30 @@ def test_matrices(kernel, dtype):
         assert (K == K.T).all()
         near(K, gram(kernel, rows), kernel, rows)
         near(block, kernel.tile(new, rows), kernel, rows)
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_narrower_vectors(width, monkeypatch):
+    """Those of processors without AVX-512, and of ARM."""
+    caches = (tile_code._tile_machine, kernel_blocks._blocks, fused_cpu._products)
+    monkeypatch.setattr(machine_code, "_vector_bytes", lambda: width)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        for kernel in (Gaussian(0.2), Matern(0.5), NTK(1), Laplacian(0.3)):
+            for dtype in ("float32", "float64"):
+                test_matrices(kernel, dtype)
+                X, _ = data(70, 1, dtype)
+                rows = kernel.rows(torch.tensor(X), torch.tensor(column_means(X)))
+                fused = fused_cpu.fused_products(kernel, rows, dtype)
+                V = np.vstack([X.T, X.T])
+                found = fused.share(V, 32, 0, 1, np.zeros(1, dtype=bool))
+                wanted = V.astype(float) @ kernel(X.astype(float))
+                tol = 1e-4 if dtype == "float32" else 1e-12
+                np.testing.assert_allclose(found, wanted, atol=tol * np.abs(wanted).max())
+    finally:
+        for cached in caches:
+            cached.cache_clear()
 
 
 def test_rows_far_from_their_centre():

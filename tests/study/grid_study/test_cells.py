@@ -240,3 +240,24 @@ def test_what_is_kept_is_what_was_asked_for():
     metrics = {"metrics": ["mae"], "rules": ["mae"]}
     more = results(results={"keep": ["gcv", "metrics"]}, choose=metrics)[0].arrays
     assert more.keys() == {*few, "gcv", "mae"}
+
+
+@pytest.mark.filterwarnings("ignore:.*ended at a bound")
+@pytest.mark.parametrize("by", ["marginal", "validation"])
+def test_kernels_are_learned_in_each_cell(by):
+    method = {"learn": "width", "learn_by": by}
+    quiet, noisy = results(method=method, noise={"levels": [0.0, 1.0]})
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    tuned = sdgpu.tune(
+        parts.X_train,
+        parts.Y_train,
+        sdgpu.Gaussian(0.05),
+        LAMS,
+        over=["width"],
+        by=(parts.X_val, parts.Y_val) if by == "validation" else by,
+    )
+    assert quiet.record["learned"] == repr(tuned.kernel) != noisy.record["learned"]
+    fit = sdgpu.fit(parts.X_train, parts.Y_train, tuned.kernel, LAMS, method="eigh")
+    sweep = fit.sweep(parts.X_val, parts.Y_val, alphas=ALPHAS, steps=STEPS)
+    assert quiet.record["chosen"]["fixed"]["lam"] == sweep.best().lam
+    assert f"learned width by {by}" in quiet.record["method"]

@@ -105,6 +105,8 @@ def test_errors_say_where(tmp_path, old, new, words):
         ("[noise]\nlevels = -1", "greater than or equal to 0"),
         ("[[method]]\nname = 'eig'", "did you mean 'eigh'"),
         ("[[method]]\nsize = 3", "line 20, .*size is of features"),
+        ("[[method]]\nlearn_by = 'gcv'", "learn_by says how: name what"),
+        ("[[method]]\nlearn = 'width'\nlearn_by = 'loss'", "learn_by='loss'"),
         ("[[method]]\nfeatures = 'nystrom'", "needs size"),
         ("[[method]]\nfeatures = 'own'\nsize = 3", "leave size out"),
         ("[[method]]\nname = 'cg'\nfeatures = 'own'", "leave name and operator out"),
