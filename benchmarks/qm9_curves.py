@@ -114,7 +114,7 @@ class Choice:
     alpha: float
     step: int
     loo: float | None = None
-    mae: float = np.nan
+    mae: float | None = None
 
 
 def problem(representation: str) -> Problem:
