@@ -47,12 +47,14 @@ __all__ = [
 Data = Annotated[
     str,
     typer.Argument(
-        help="diabetes, digits, flights, or a .csv, .tsv, .txt (.gz, ..) or .npz file; of sweep also "
+        help="diabetes, digits, flights, qm9, or a .csv, .tsv, .txt (.gz, ..) or .npz file; of sweep also "
         "earth, marble, power"
     ),
 ]
 Rows = Annotated[int | None, typer.Option(help="take a random sample of so many rows; 60 % train")]
-Target = Annotated[str | None, typer.Option(help="column of a table to predict (default: last)")]
+Target = Annotated[
+    str | None, typer.Option(help="column of a table to predict (default: last); property of qm9")
+]
 Classify = Annotated[bool, typer.Option("--classify", help="the target holds class labels")]
 Encode = Annotated[
     bool, typer.Option("--encode", help="make columns of zeros and ones of columns of words")

@@ -1,4 +1,4 @@
-"""Data sets: two that scikit-learn ships, the flights of 2013, and files."""
+"""Data sets: two that scikit-learn ships, the flights of 2013, molecules, and files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from sdgpu.backend.arrays import inputs, targets
-from sdgpu.backend.checks import integer, number
+from sdgpu.backend.checks import choice, integer, number
 from sdgpu.backend.rounding import mean_and_spread
 from sdgpu.backend.rows.text_lines import is_text_table, table_name
 from sdgpu.backend.rows.text_tables import TextTable, open_table
 from sdgpu.backend.untrusted_files import read_npz
+from sdgpu.study.real_data.molecules import coulomb_matrices
+from sdgpu.study.real_data.qm9 import PROPERTIES, read_qm9
 
 __all__ = ["Dataset", "Split", "load", "sample", "split"]
 
 SHIPPED = ("diabetes", "digits")
-NAMES = (*SHIPPED, "flights")
+NAMES = (*SHIPPED, "flights", "qm9")
 LARGE = ("earth", "marble", "power")  # of study/real_data/large_data.py
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".npz")  # and what else open_table reads
 BLOCK = 8192  # rows of a table that are read together
@@ -85,12 +87,14 @@ def load(
     ----------
     source : str
         "diabetes" or "digits" (shipped with scikit-learn), "flights" (extra ``data``: arrival delay of
-        291,140 flights from schedule, departure delay and weather), a table of text (``.csv``, ``.tsv`` or
+        291,140 flights from schedule, departure delay and weather), "qm9" (extra ``chemistry``: a property
+        of 130,831 molecules from their sorted Coulomb matrices), a table of text (``.csv``, ``.tsv`` or
         ``.txt``, perhaps packed: ``.gz``, ``.bz2``, ``.xz``, ``.zst``) as
         :func:`sdgpu.backend.rows.text_tables.open_table` reads it, or an ``.npz`` file with arrays X and Y
         (or y).
     target : str, optional
-        Column of a table to predict; the last one by default. All others are inputs.
+        Column of a table to predict; the last one by default. All others are inputs. Of "qm9" one of
+        :data:`sdgpu.study.real_data.qm9.PROPERTIES`, by default "atomisation", the energy in eV.
     classify : bool, default False
         Read the target of a file as labels and make one-hot rows of it.
     encode : bool, default False
@@ -112,9 +116,11 @@ def load(
     FileNotFoundError
         If there is no such file.
     ImportError
-        If "flights" is asked for without the extra.
+        If "flights" or "qm9" is asked for without the extra.
     """
-    if source in NAMES and (target is not None or classify):
+    if source == "qm9" and classify:
+        raise ValueError("the properties of qm9 are numbers: classify is for files")
+    if source in NAMES and source != "qm9" and (target is not None or classify):
         raise ValueError(f"{source} has its own target: target and classify are for files")
     if is_text_table(source):
         if not Path(source).exists():
@@ -126,6 +132,8 @@ def load(
     for name, value in (("encode", encode or None), ("impute", impute), ("header", header)):
         if value is not None:
             raise ValueError(f"{name}={value!r} is for tables of text, not for {source}")
+    if source == "qm9":
+        return _molecules("atomisation" if target is None else target, rows, seed)
     if source in NAMES:
         return sample(_flights() if source == "flights" else _shipped(source), rows, seed)
     return sample(_file(source, target, classify=classify), rows, seed)
@@ -252,6 +260,15 @@ def _flights() -> Dataset:
     table = table.dropna(subset=[*FLIGHT_FEATURES, "arr_delay"])
     X = table[list(FLIGHT_FEATURES)].to_numpy(dtype=np.float64)
     return Dataset("flights", X, table["arr_delay"].to_numpy(dtype=np.float64)[:, None])
+
+
+def _molecules(target: str, rows: int | None, seed: int) -> Dataset:
+    """A property of molecules; Coulomb matrices are made of those that are drawn."""
+    choice("target", target, tuple(PROPERTIES))
+    table = read_qm9((target,))
+    numbers = np.arange(len(table))[:, None]
+    drawn = sample(Dataset("qm9", numbers, table.properties[target][:, None]), rows, seed)
+    return replace(drawn, X=coulomb_matrices(table.molecules.take(drawn.X[:, 0])))
 
 
 def _one_hot(name: str, X: np.ndarray, labels: np.ndarray) -> Dataset:
