@@ -25,7 +25,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,12 @@ def before(every: list[dict[str, Any]], representation: str, n: int) -> list[dic
     return sorted((p for p in mine if p["n"] == largest), key=lambda p: NAMES.index(p["property"]))
 
 
-def one_size(data: Problem, representation: str, n: int, path: Path) -> None:
+def shortened(choice: Choice, steps: int) -> Choice:
+    """A chain of more steps than that becomes its step 1."""
+    return choice if choice.step <= steps else replace(choice, alpha=1.0, step=1, loo=None)
+
+
+def one_size(data: Problem, representation: str, n: int, path: Path, *, steps: int = STEPS) -> None:
     """The points of a representation with n rows, at the end of the file."""
     start, earlier = time.perf_counter(), before(points(path), representation, n)
     print(f"{TITLES[representation]}, {n:,} molecules", flush=True)
@@ -283,7 +288,8 @@ def one_size(data: Problem, representation: str, n: int, path: Path) -> None:
     elif len(earlier) < len(NAMES):
         raise SystemExit(f"{n} rows need a choice: run sizes up to {LARGEST_EXACT} before")
     else:
-        found, method = carried(data, n, [Choice(**p["carry"]) for p in earlier]), "cg"
+        choices = [shortened(Choice(**p["carry"]), steps) for p in earlier]
+        found, method = carried(data, n, choices), "cg"
     seconds = time.perf_counter() - start
     baseline = np.abs(data.targets(n)[1]).mean(axis=0)
     lines = []
@@ -368,6 +374,7 @@ def main() -> None:
     parser.add_argument("out", help="picture; table and points lie beside it as .md and .jsonl")
     parser.add_argument("sizes", nargs="*", type=int, help="molecules to learn from")
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--steps", type=int, default=STEPS, help="at most, beyond exact sizes")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     path = Path(arguments.out).with_suffix(".jsonl")
@@ -381,7 +388,7 @@ def main() -> None:
             if not 10 <= min(sizes) <= max(sizes) <= len(data.X) - HELD_OUT:
                 raise SystemExit(f"sizes must lie in 10 .. {len(data.X) - HELD_OUT}")
         for n in sizes:
-            one_size(data, representation, n, path)
+            one_size(data, representation, n, path, steps=arguments.steps)
     every = points(path)
     write_file(Path(arguments.out).with_suffix(".md"), table(every).encode())
     draw(every, arguments.out)

@@ -135,6 +135,12 @@ def test_points_go_on(problem, tmp_path, capsys):
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
+def test_chains_are_cut_to_step_1():
+    chain_of_3 = qm9_curves.Choice(4.0, 0.02, 0.3, 3, loo=0.5)
+    assert qm9_curves.shortened(chain_of_3, 3) is chain_of_3
+    assert qm9_curves.shortened(chain_of_3, 2) == qm9_curves.Choice(4.0, 0.02, 1.0, 1)
+
+
 def test_the_documentation_prints_the_points():
     page = (ROOT / "docs" / "chemistry.md").read_text()
     for line in qm9_curves.table(qm9_curves.points(POINTS)).splitlines():
