@@ -37,7 +37,8 @@ class Distiller(BaseEstimator):
         if isinstance(gamma, str):
             name_choice("gamma", gamma, ("median", "scale"))
             if is_sparse(X):
-                raise ValueError(f"gamma={gamma!r} is of dense rows, X is sparse: give a number")
+                of = "distances" if gamma == "median" else "all entries"
+                raise ValueError(f"gamma={gamma!r} is of {of}, X is sparse: give a number")
             gamma = 0.5 / median_distance(X) ** 2 if gamma == "median" else scale_gamma(X)
         if gamma is None:
             gamma = 1.0 / X.shape[1]

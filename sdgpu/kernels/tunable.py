@@ -320,16 +320,14 @@ def _of_part(node: Kernel, block: _SeenRows, factor: Any, key: tuple[int, str]) 
 
 def _by_rows(node: Kernel, block: _SeenRows, factor: Any) -> Any:
     """- sum_ij G_ij (x_k d / dx_k + x'_k d / dx'_k) kappa(x_i, x'_j), (d,)."""
-    import torch
-
     a, b, centre = block.a, block.b, block.centre
     origin = _origin(node, a, centre)
-    ones = torch.ones(len(b), 1, dtype=torch.float64)
+    ones = b.new_ones(len(b), 1)
     of_a = node.gradient(a, centre, node.rows(b, centre), ones, factor=factor)[:, 0, :]
     total = ((a - origin) * of_a).sum(dim=0)
     if block.same:
         return -2 * total
-    ones = torch.ones(len(a), 1, dtype=torch.float64)
+    ones = a.new_ones(len(a), 1)
     of_b = node.gradient(b, centre, node.rows(a, centre), ones, factor=factor.T)[:, 0, :]
     return -(total + ((b - origin) * of_b).sum(dim=0))
 

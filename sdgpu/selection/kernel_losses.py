@@ -104,7 +104,7 @@ def _inverse(K: Any, ridge: Any, chain: JudgedChain) -> tuple[Any, Any, Any]:
     """Q, diag(1 / w), and log det(K + lam / w)."""
     import torch
 
-    ones = torch.ones(len(K), dtype=torch.float64)
+    ones = K.new_ones(len(K))
     shares = ones if chain.weights is None else 1.0 / chain.weights
     Q, log_determinant = _inverse_of()(K, ridge * shares)
     if chain.intercept:
@@ -150,7 +150,7 @@ def _powers(Q: Any, ridge: Any, shares: Any, chain: JudgedChain) -> tuple[Any, A
     for _ in range(chain.steps):
         fitted.append(fitted[-1] - scaled * (Q @ fitted[-1]))
     if chain.steps > 1:
-        H = torch.eye(len(Q), dtype=torch.float64) - scaled * Q
+        H = torch.eye(len(Q), dtype=Q.dtype, device=Q.device) - scaled * Q
         power = H
         for _ in range(chain.steps - 1):
             power = power @ H
