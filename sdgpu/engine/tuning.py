@@ -145,12 +145,13 @@ def tune(
     Warns
     -----
     UserWarning
-        If a parameter ends at a bound; which ones is in `message`.
+        If a parameter ends at a bound; which ones is in `message`. If a solve misses `tol`.
 
     Notes
     -----
     An evaluation costs some ten products of n x n matrices up to 6,000 rows, ten n^2 numbers of memory;
-    beyond, a sketch, 2 T solves and a pass over K with its derivatives. Kinks of a kernel count as the
+    beyond, a sketch, 2 T solves and a pass over K with its derivatives. All of it in float64 on the CPU,
+    wherever X lies; only the last fit is made there. Kinks of a kernel count as the
     mean of the slopes to both sides.
 
     References

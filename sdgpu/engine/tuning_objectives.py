@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Protocol
 
 import numpy as np
@@ -203,6 +204,13 @@ class _OfValidation(_Sloped):
             found = solver.solve(
                 lambda V: operator.matmat(V.T).T, B.T.contiguous(), lam, precondition=sketch.solve
             )
+            worst = float(found.residuals.max(initial=0.0))
+            if worst > self._tol:
+                warnings.warn(
+                    f"a solve ended at a relative residual of {worst:.0e}, above tol={self._tol:.0e}: the "
+                    "gradient is no more accurate; raise the smallest of lams, or tol",
+                    stacklevel=2,
+                )
             return found.W.T
 
         return solve

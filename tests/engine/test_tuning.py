@@ -58,6 +58,13 @@ def test_gradients_by_solves(alphas, monkeypatch):
     assert_slope(objective((X_VAL, Y_VAL), alphas), tol=1e-6)
 
 
+def test_solves_that_miss_their_tolerance_say_so(monkeypatch):
+    monkeypatch.setattr(tuning_objectives, "DENSE_ROWS", 10)
+    made = objective((X_VAL, Y_VAL), tol=1e-30)
+    with pytest.warns(UserWarning, match=r"relative residual of .*, above tol=1e-30"):
+        made.slope(made.tunable.start, 1e-6)
+
+
 def test_features_that_matter_are_found():
     X = RNG.uniform(-1, 1, (120, 4))
     y = np.sin(4 * X[:, 1]) + 0.05 * RNG.standard_normal(120)

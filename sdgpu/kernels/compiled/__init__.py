@@ -1,7 +1,9 @@
 """Kernels as machine code for the CPU: a profile is run once, on symbols that write its instructions.
 
-:mod:`~sdgpu.kernels.compiled.vector_code` writes loops over vectors of numbers and has them compiled,
-:mod:`~sdgpu.kernels.compiled.elementary_functions` holds powers, logarithms and angles of such vectors, and
-:mod:`~sdgpu.kernels.compiled.tile_code` a tile of any kernel that has a formula. Only the first imports
-llvmlite (extra ``fast``); where it is missing everything works by the passes of the array libraries.
+:mod:`~sdgpu.kernels.compiled.vectors` are the symbols, numbers in registers, with powers, logarithms and
+angles from :mod:`~sdgpu.kernels.compiled.elementary_functions`; :mod:`~sdgpu.kernels.compiled.machine_code`
+writes loops over them and has them compiled; :mod:`~sdgpu.kernels.compiled.tile_code` is a tile of any
+kernel that has a formula, :mod:`~sdgpu.kernels.compiled.row_table` the rows as it reads them, and
+:mod:`~sdgpu.kernels.compiled.kernel_blocks` whole matrices. llvmlite (extra ``fast``) is imported here
+alone; where it is missing everything works by the passes of the array libraries.
 """
