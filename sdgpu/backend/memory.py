@@ -26,6 +26,7 @@ _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([kmgt]?i?)b?\s*", re.IGNORECASE)
 # addresses that libraries reserve at their first use, measured with NumPy 2.4 and torch 2.13
 BLAS, TORCH, THREAD = 70_000_000, 500_000_000, 150_000_000
+_USAGE = {"RLIMIT_AS": "vms", "RLIMIT_DATA": "data"}  # what psutil calls what they limit
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -68,6 +69,8 @@ def available(device: str = "cpu") -> int:
             limit = int(Path(path).read_text())
         except (OSError, ValueError):  # no container, or "max"
             continue
+        if limit >= machine.total:  # a container without a limit of its own
+            continue
         free = min(free, max(limit - int(psutil.Process().memory_info().rss), 0))
     return free
 
@@ -78,13 +81,15 @@ def addresses() -> int | None:
         import resource
     except ImportError:  # Windows has neither
         return None
+    limits = {name: resource.getrlimit(getattr(resource, name))[0] for name in _USAGE}
+    finite = {name: x for name, x in limits.items() if x != resource.RLIM_INFINITY}
+    if not finite:  # as nearly always: what is used need not be read
+        return None
     usage = psutil.Process().memory_info()
-    remaining = []
-    for name, used_bytes in (("RLIMIT_AS", usage.vms), ("RLIMIT_DATA", getattr(usage, "data", 0))):
-        limit = resource.getrlimit(getattr(resource, name))[0]
-        if limit != resource.RLIM_INFINITY:
-            remaining.append(max(limit - int(used_bytes), 0))
-    return min(remaining, default=None)
+    remaining = [
+        max(limit - int(getattr(usage, _USAGE[name], 0)), 0) for name, limit in finite.items()
+    ]
+    return min(remaining)
 
 
 def library_addresses(threads: int) -> int:

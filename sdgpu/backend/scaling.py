@@ -12,6 +12,8 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
+from sdgpu.backend.backends import to_numpy
+
 __all__ = ["column_units", "safe_unit", "unit"]
 
 SAFE = 1e100  # sums of many squares up to SAFE^2, and down to SAFE^-2, neither overflow nor vanish
@@ -25,18 +27,24 @@ def unit(largest: float) -> float:
     >>> unit(5.0), unit(0.75), unit(0.0)
     (4.0, 0.5, 1.0)
     """
-    if not largest > 0:
-        return 1.0
-    exponent = int(np.frexp(largest)[1]) - 1
-    # the reciprocal of a smaller number overflows
-    return float(np.ldexp(1.0, int(np.clip(exponent, -1021, 1022))))
+    return float(_units(np.asarray(largest, dtype=float)))
 
 
 def column_units(Y: Any) -> np.ndarray:
     """A power of two near the largest entry of each column of Y (n, c), (c,); 1 for columns of zeros."""
     xp = compat.array_namespace(Y)
-    largest = np.asarray([float(x) for x in xp.max(xp.abs(Y), axis=0)]) if Y.shape[0] else None
-    return np.asarray([1.0] * int(Y.shape[1]) if largest is None else [unit(x) for x in largest])
+    if not Y.shape[0]:
+        return np.ones(int(Y.shape[1]))
+    return _units(to_numpy(xp.max(xp.abs(Y), axis=0)).astype(float))
+
+
+def _units(largest: np.ndarray) -> np.ndarray:
+    """The units of many numbers at once."""
+    positive = largest > 0
+    exponents = np.frexp(np.where(positive, largest, 1.0))[1] - 1
+    # the reciprocal of a smaller number overflows
+    powers = np.ldexp(1.0, np.clip(exponents, -1021, 1022))
+    return np.asarray(np.where(positive, powers, 1.0))
 
 
 def safe_unit(largest: float) -> float:

@@ -61,11 +61,13 @@ class Task:
         """Every way to fit, or by one method alone, with its price."""
         if method == "primal":
             return [_primal(self, rates)]
-        exact = [] if method not in ("auto", "eigh") else [_eigh(self, rates)]
         if method == "eigh":
-            return exact
-        primal = [_primal(self, rates)] if self.own and method == "auto" else []
-        return [*exact, *primal, *_krylov(self, rates)]
+            return [_eigh(self, rates)]
+        return [*(self.exact(rates) if method == "auto" else []), *_krylov(self, rates)]
+
+    def exact(self, rates: Rates) -> list[Option]:
+        """Those that know every eigenvalue."""
+        return [_eigh(self, rates), *([_primal(self, rates)] if self.own else [])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,6 @@ FEATURES = 2000  # k of the feature model that a plan offers
 FEWER, MANY = 4, 500  # rows for each feature, and in all, from which the plan looks at features
 EXACT = 0.05  # seconds that all eigenvalues may take before a grown basis is considered
 
-
 #: Below SMALL rows every machine is fast enough, and with less memory than MEASURED nothing is measured.
 SMALL, MEASURED = 2500, 2**29
 
@@ -237,20 +236,23 @@ def decide(
     )
     # a fit has no use for the prices of what was not asked for
     priced_method = "auto" if measured else method
+    free = not measured and method == "auto" and operator in ("auto", "dense")
+    if free and (quick := _quick(task, nominal(backend))) is not None:
+        return _plan(task, quick, np.inf, (quick.reason,))
     options = _options(task, nominal(backend), backend, priced_method)
     left = (
         features_option(task, nominal(backend), FEATURES) if measured and not precomputed else None
     )
     best, patience = _best(task, options, method, operator, otherwise=left)
     if best is left:
-        rivals = tuple(option.line(task.allowed) for option in options)
+        rivals = (option.line(task.allowed) for option in options)
         return _plan(task, best, np.inf, (best.reason, *rivals))
     if measured and n > SMALL and task.allowed >= MEASURED:
         index = options.index(best)
         options = _options(task, calibrate(backend), backend, priced_method)
         best = options[index]
-    wishes = {"method": method, "operator": operator}
-    reasons = [f"{name} as asked" for name, value in wishes.items() if value != "auto"]
+    wishes = (("method", method), ("operator", operator))
+    reasons = [f"{name} as asked" for name, value in wishes if value != "auto"]
     others = options if left is None else [*options, left]
     alternatives = [option.line(task.allowed) for option in others if option is not best]
     return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
@@ -430,6 +432,12 @@ def _worth(option: Option) -> float:
     """Seconds, but an exact answer within EXACT seconds comes before an approximate one in fewer."""
     exact = option.method in EXACT_METHODS and option.seconds <= EXACT
     return option.seconds - EXACT if exact else option.seconds
+
+
+def _quick(task: Task, rates: Rates) -> Option | None:
+    """The exact option that is taken whatever the others cost: a small fit need not price them."""
+    quick = (x for x in task.exact(rates) if x.bytes <= task.allowed and _worth(x) <= 0)
+    return min(quick, key=_worth, default=None)
 
 
 def _too_much(n: int, smallest: Option, allowed: int) -> str:
