@@ -3,7 +3,7 @@
 3,000 rows of the common problem, a Gaussian kernel. First a single lam, every method stopped at predictions
 right to 1e-3 (checked); then a grid of ten lam, which those without a shared decomposition solve ten times.
 None but ours has weights and steps: ours answers 10 x 101 x 10 losses in the second. Peers that are not
-installed are left out: `pip install himalaya gpytorch rlaopt pykeops`.
+installed are left out: `pip install himalaya gpytorch rlaopt pykeops xrfm`.
 """
 
 from __future__ import annotations
@@ -111,6 +111,20 @@ def rlaopt(ridge: float) -> np.ndarray:
     return np.asarray(data().kernel(data().X_val, data().X) @ dual)
 
 
+def xrfm(ridge: float) -> np.ndarray:
+    """Its kernel machine with no feature learned, by Cholesky; exp(-(r / width)^2) is our Gaussian."""
+    import torch
+    from xrfm.rfm_src import RFM
+
+    X, Y, X_val, Y_val = (
+        torch.from_numpy(x) for x in (data().X, data().Y, data().X_val, data().Y_val)
+    )
+    width = data().kernel.gamma ** -0.5
+    model = RFM("l2", iters=0, bandwidth=width, exponent=2.0, device="cpu", verbose=False)
+    model.fit((X, Y), (X_val, Y_val), iters=0, reg=ridge, solver="cholesky")
+    return np.asarray(model.predict(X_val))
+
+
 def ours(ridge: float) -> np.ndarray:
     fit = sdgpu.fit(data().X, data().Y, data().kernel, [ridge], tol=ACCURACY)
     return np.asarray(fit.path(ridge, steps=1).predict(data().X_val)[0])
@@ -122,6 +136,7 @@ PEERS = {
     "GPyTorch": ("gpytorch", gpytorch),
     "KeOps": ("pykeops", keops),
     "rlaopt": ("rlaopt", rlaopt),
+    "xRFM": ("xrfm", xrfm),
 }
 
 
