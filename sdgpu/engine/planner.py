@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.backends import Backend, resolve
-from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
+from sdgpu.backend.checks import choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.backend.rates import Rates, nominal
 from sdgpu.engine.calibration import calibrate, with_compiled_loop
 from sdgpu.engine.costs import Option, Task, features_option
+from sdgpu.engine.plans import Plan, follow
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.kernels.kernel_matrices import may_be_compiled
@@ -51,59 +52,6 @@ EXACT = 0.05  # seconds that all eigenvalues may take before a grown basis is co
 
 #: Below SMALL rows every machine is fast enough, and with less memory than MEASURED nothing is measured.
 SMALL, MEASURED = 2500, 2**29
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be done, why, and what it will cost.
-
-    Attributes
-    ----------
-    method : {"eigh", "primal", "lanczos", "subspace", "cg", "features"}
-        The last where nothing else ends: `fit(.., features=)`, which is another model.
-    operator : {"dense", "tiled", "keops", "nystrom"}
-    precision : {"float64", "mixed", "float32"}
-    block, rank : int
-        Columns of a pass; rank of the sketch, 0 for none.
-    max_size : int
-        Largest basis that the memory allows.
-    tol : float
-        Relative error of the predictions.
-    steps : int
-        Distillation steps that the basis has to serve.
-    seconds : float
-        Predicted time of the fit. The number of passes depends on the spectrum of K, which nothing
-        knows beforehand: the guess is that of smooth kernels on real data.
-    bytes : int
-        Predicted peak.
-    n, d, c : int
-    lam : float
-        The problem it was made for: rows, features, outputs, and the smallest regularisation.
-    threads : int
-        Of products, at most: those of the machine, where the memory allows.
-    reasons : tuple of str
-    patience : float
-        Passes that would cost as much as an eigendecomposition that would fit too, where the method was
-        left to the plan: a fit turns to it when the basis is going to need more.
-    """
-
-    method: str
-    operator: str
-    precision: str
-    block: int
-    rank: int
-    max_size: int
-    tol: float
-    steps: int
-    seconds: float
-    bytes: int
-    n: int
-    d: int
-    c: int
-    lam: float
-    threads: int
-    reasons: tuple[str, ...]
-    patience: float = np.inf
 
 
 def plan(
@@ -235,19 +183,26 @@ def decide(
         compiled_gram=may_be_compiled(resolved, n * n / 2, d),
     )
     # a fit has no use for the prices of what was not asked for
+    return _chosen(task, backend, method, operator, measured=measured)
+
+
+def _chosen(task: Task, backend: Backend, method: str, operator: str, *, measured: bool) -> Plan:
+    """The best of the options, and what the others would have cost."""
     priced_method = "auto" if measured else method
     free = not measured and method == "auto" and operator in ("auto", "dense")
     if free and (quick := _quick(task, nominal(backend))) is not None:
         return _plan(task, quick, np.inf, (quick.reason,))
     options = _options(task, nominal(backend), backend, priced_method)
     left = (
-        features_option(task, nominal(backend), FEATURES) if measured and not precomputed else None
+        features_option(task, nominal(backend), FEATURES)
+        if measured and not task.precomputed
+        else None
     )
     best, patience = _best(task, options, method, operator, otherwise=left)
     if best is left:
         rivals = (option.line(task.allowed) for option in options)
         return _plan(task, best, np.inf, (best.reason, *rivals))
-    if measured and n > SMALL and task.allowed >= MEASURED:
+    if measured and task.n > SMALL and task.allowed >= MEASURED:
         index = options.index(best)
         options = _options(task, calibrate(backend), backend, priced_method)
         best = options[index]
@@ -381,51 +336,6 @@ def _plan(task: Task, best: Option, patience: float, reasons: tuple[str, ...]) -
         reasons=reasons,
         patience=patience,
     )
-
-
-def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict[str, Any]) -> Plan:
-    """The plan, if it was made for this problem and nothing else is asked for.
-
-    Parameters
-    ----------
-    plan : Plan
-    problem : dict
-        n, d and c of the data.
-    lams : array (L,)
-    arguments : dict
-        Arguments that the plan overrules, those that were left at their defaults not among them.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
-    if plan.method == "features":
-        raise ValueError(
-            f"plan= says features: leave it out and pass features=sdgpu.Nystrom({plan.rank})"
-        )
-    for name, size in problem.items():
-        if getattr(plan, name) != size:
-            what = {"n": "rows", "d": "features", "c": "outputs"}[name]
-            raise ValueError(
-                f"plan= was made for {name} = {getattr(plan, name):,} {what}, but the data have "
-                f"{size:,}: make one with sdgpu.plan({name}={size}, ..)"
-            )
-    if lams.min() < plan.lam * (1 - ROUNDED):
-        raise ValueError(
-            f"plan= was made for lams >= {plan.lam:.9g}, but the smallest of lams= is "
-            f"{lams.min():g}: "
-            "make one with sdgpu.plan(lams=..) of these"
-        )
-    for name, value in arguments.items():
-        entry = getattr(plan, "precision" if name == "dtype" else name)
-        if value != entry:
-            raise ValueError(
-                f"{name}={value!r} contradicts the plan, which has {name}={entry!r}: leave {name} out, or "
-                f"make the plan with it"
-            )
-    return plan
 
 
 def _worth(option: Option) -> float:
