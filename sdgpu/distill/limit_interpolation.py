@@ -14,6 +14,7 @@ import numpy as np
 from numpy.polynomial.chebyshev import Chebyshev, chebpts1, chebvander
 
 from sdgpu.distill.filters import limit_exists
+from sdgpu.distill.smoothers import RIDGE, Smoother
 
 __all__ = ["LimitNodes", "limit_nodes"]
 
@@ -63,12 +64,18 @@ class LimitNodes:
         return losses
 
 
-def limit_nodes(delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> LimitNodes:
-    """Choose what to evaluate for the limits of lams (L,) x alphas (A,) on a spectrum delta (k,)."""
+def limit_nodes(
+    delta: np.ndarray, lams: np.ndarray, alphas: np.ndarray, smoother: Smoother = RIDGE
+) -> LimitNodes:
+    """Choose what to evaluate for the limits of lams (L,) x alphas (A,) on a spectrum delta (k,).
+
+    The limits of another smoother than ridge are no function of lam / alpha: each is evaluated.
+    """
     ridge, weight = np.meshgrid(lams, alphas, indexing="ij")
-    exists = limit_exists(delta, ridge, weight)
-    zero = exists & (weight == 0)
-    positive = exists & (weight > 0)
+    exists = limit_exists(delta, ridge, weight, smoother)
+    of_ridge = smoother.name == RIDGE.name
+    zero = exists & (weight == 0) & of_ridge
+    positive = exists & (weight > 0) & of_ridge
     mu = np.full(ridge.shape, np.nan)
     with np.errstate(over="ignore"):
         mu[positive] = ridge[positive] / weight[positive]

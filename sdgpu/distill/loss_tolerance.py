@@ -43,12 +43,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.distill.filters import shrinkage
+from sdgpu.distill.filters import shrinkage, stepwise_filters
 
 __all__ = [
     "ConstrainedSteps",
     "Regime",
-    "constrained_filter",
     "constrained_regime",
     "constrained_sign_rule",
     "constrained_steps",
@@ -267,37 +266,6 @@ def constrained_regime(
     )
 
 
-def constrained_filter(eigenvalues: np.ndarray, lams: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """B(1..T) with a lam for each step: B(tau) = A(tau) ((1 - alpha_tau) B(tau-1) + alpha_tau I).
-
-    Parameters
-    ----------
-    eigenvalues : array (k,)
-    lams : array (T,)
-        Of steps 1..T, package convention; inf for a collapse.
-    alphas : array (T - 1,)
-        Of steps 2..T.
-
-    Returns
-    -------
-    array (T, k)
-
-    Notes
-    -----
-    O(T k). :func:`sdgpu.distill.filters.train_filter` with one lam for all steps. The ratios of Theorem
-    D.2 are :func:`sdgpu.distill.diagnostics.ratios` of it.
-
-    References
-    ----------
-    Borup and Andersen (2021), Proposition D.1.
-    """
-    A = shrinkage(eigenvalues, lams)  # A(1..T), 0 where lam = inf
-    filters = [A[0]]
-    for a, alpha in zip(A[1:], alphas, strict=True):
-        filters.append(a * ((1 - alpha) * filters[-1] + alpha))
-    return np.stack(filters)
-
-
 def constrained_sign_rule(
     eigenvalues: np.ndarray, lams: np.ndarray, alphas: np.ndarray
 ) -> np.ndarray:
@@ -317,7 +285,7 @@ def constrained_sign_rule(
         Ascending.
     lams : array (T,)
     alphas : array (T - 1,)
-        As for :func:`constrained_filter`; they may vary.
+        As for :func:`sdgpu.distill.filters.stepwise_filters`; they may vary.
 
     Returns
     -------
@@ -328,7 +296,7 @@ def constrained_sign_rule(
     ----------
     Borup and Andersen (2021), (25) and (26).
     """
-    A, B = shrinkage(eigenvalues, lams), constrained_filter(eigenvalues, lams, alphas)
+    A, B = shrinkage(eigenvalues, lams), stepwise_filters(eigenvalues, lams, alphas)[0]
     B_previous = np.concatenate([np.ones((1, len(eigenvalues))), B[:-1]])
     weight = np.concatenate([np.ones(1), alphas])[:, None]  # step 1 has the ground truth alone
     A_j, A_k, B_j, B_k = A[:, :-1], A[:, 1:], B_previous[:, :-1], B_previous[:, 1:]

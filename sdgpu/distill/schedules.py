@@ -21,6 +21,7 @@ import numpy as np
 
 __all__ = [
     "all_tails",
+    "boosting_schedule",
     "coefficients",
     "from_tails",
     "grid_tails",
@@ -79,6 +80,19 @@ def grid_tails(alphas: np.ndarray, steps: int) -> np.ndarray:
         Column 0 is 1 (for u_1), column j is s_j.
     """
     return (1 - alphas)[:, None] ** np.arange(steps)
+
+
+def boosting_schedule(rounds: int) -> np.ndarray:
+    """Weights with which m steps are m rounds of L2-boosting (iterated Tikhonov), (m - 1,).
+
+    alpha_t = m / (m - t + 1) for t = 2..m, all above 1: B(m) = 1 - (1 - a)^m.
+
+    Examples
+    --------
+    >>> boosting_schedule(3)
+    array([1.5, 3. ])
+    """
+    return rounds / np.arange(rounds - 1.0, 0.0, -1.0)
 
 
 def coefficients(alphas: Any) -> Any:

@@ -18,6 +18,7 @@ from sdgpu.distill.loss_tolerance import (
     constrained_regime,
     constrained_steps,
 )
+from sdgpu.distill.smoothers import only_ridge
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.model import Model
@@ -218,6 +219,8 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
     """
     tolerance, alphas, steps = _question(eps, alpha, steps)
+    why = "its functions have the least norm for their loss, which those of no other smoother have"
+    only_ridge(fitted._solution, "the constrained form", why)
     spectrum, model = fitted._spectrum_for("a constrained path"), fitted._model
     if not spectrum.holds_kernel:
         raise ValueError(

@@ -17,6 +17,7 @@ from sdgpu.backend.progress import Progress
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot
+from sdgpu.distill.smoothers import Smoother, as_smoother, smoother_of
 from sdgpu.engine.chosen import chosen_predictor
 from sdgpu.engine.grid_sweep import GridRequest, SweptFit, gcv_of_grid, sweep_of_grid
 from sdgpu.engine.model import Model
@@ -26,13 +27,14 @@ from sdgpu.engine.requests import (
     afford_joint,
     afford_steps,
     judge,
+    lam_of_steps,
     left_out_predictions,
     one_shot_weights,
     schedule_losses,
     spectrum_for,
     spectrum_given_back,
 )
-from sdgpu.engine.results import Info
+from sdgpu.engine.results import Info, smoothed
 from sdgpu.kernels import Kernel
 from sdgpu.selection import chosen_weights
 from sdgpu.selection.chosen_weights import JointAlphas, OptimalAlphas
@@ -102,14 +104,31 @@ class Fit:
         model = replace(self._model, template=template, offset=offset, folds=None)
         return replace(self, info=info, _solution=solution, _model=model)
 
+    def with_smoother(self, smoother: str | Smoother) -> Fit:
+        """The same decomposition with another smoother in place of ridge, for nothing.
+
+        Parameters
+        ----------
+        smoother : {"ridge", "gradient_flow", "iterated", "landweber", "cutoff"} or Smoother
+            What they are and what lam means: :mod:`sdgpu.distill.smoothers`. Leave-one-out, intervals,
+            variances and the constrained form are of ridge alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        solution, info = smoothed(self._solution, self.info, as_smoother(smoother))
+        return replace(self, info=info, _solution=solution)
+
     @underflow_is_zero
-    def path(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Path:
+    def path(self, lam: Any = None, alphas: Any = 0.0, steps: int = 2) -> Path:
         """Steps 1..T at one lam, without a solve (Theorem 4.1).
 
         Parameters
         ----------
-        lam : float, optional
-            Ridge of K + lam I, >= the smallest fitted one; may be left out after a fit of one lam.
+        lam : float or array_like (T,), optional
+            Ridge of K + lam I, >= the smallest fitted one; may be left out after a fit of one lam. One for
+            each step from all eigenvalues.
         alphas : number, array (T - 1,) or (T - 1, c), default 0
             Weights of the ground truth at steps 2..T, any real numbers; with two axes one schedule
             for each output.
@@ -119,7 +138,6 @@ class Fit:
         Returns
         -------
         Path
-            With .fitted, .dual and .predict(X_new).
 
         Raises
         ------
@@ -130,7 +148,8 @@ class Fit:
         -----
         n k T c multiplications, when the result is asked for.
         """
-        steps, lam = integer("steps", steps, 1), self._lam(lam)
+        steps = integer("steps", steps, 1)
+        lam = lam_of_steps(self._solution, self.lams, lam, steps)
         numbers = 2 * self._model.operator.n * self.info.c * steps
         self._model.afford(numbers, f"a path of {steps} steps")
         alphas = schedule(alphas, steps, outputs=self.info.c)
@@ -140,10 +159,7 @@ class Fit:
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
         """Infinitely many steps with a fixed weight: ridge with lam / alpha, equation (17).
 
-        Raises
-        ------
-        ValueError
-            If the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
+        Raises ValueError if the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
         """
         lam, alpha = self._lam(lam), number("alpha", alpha)
         return limit_of(self._solution, self._model, lam, alpha, method=self.info.method)
@@ -157,7 +173,7 @@ class Fit:
         steps, lam = integer("steps", steps, 1), self._lam(lam)
         self._model.afford(self.info.k * steps, f"the diagonals of {steps} steps")
         eigenvalues = self._spectrum_for("the diagonal B").eigenvalues
-        B = train_filter(eigenvalues, lam, schedule(alphas, steps))
+        B = train_filter(eigenvalues, lam, schedule(alphas, steps), smoother_of(self._solution))
         return give_back(self._model.template, B, axis=False, exact=True)
 
     @underflow_is_zero
@@ -171,10 +187,8 @@ class Fit:
     ) -> Any:
         """Leave-one-out predictions of every step, without a refit, in O(n^2 T c).
 
-        The recursion is that of :mod:`sdgpu.distill.leave_one_out`.
-
-        Exact if all eigenvalues are known (method="eigh"); else the leverages are estimated from random
-        probes.
+        The recursion is that of :mod:`sdgpu.distill.leave_one_out`. Exact if all eigenvalues are known
+        (method="eigh"); else the leverages are estimated from random probes.
 
         Parameters
         ----------
@@ -191,7 +205,7 @@ class Fit:
         Raises
         ------
         ValueError
-            If a row determines itself.
+            If a row determines itself, and for other smoothers than ridge.
         """
         steps, lam = integer("steps", steps, 1), self._lam(lam)
         alphas = schedule(alphas, steps, outputs=self.info.c)
@@ -201,12 +215,12 @@ class Fit:
 
     @underflow_is_zero
     def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
-        """The one-shot weight of step 2 by generalised cross-validation, without a grid.
+        """The one-shot weight of step 2 by generalised cross-validation (Dang, Patil and Rinaldo 2026).
 
         Parameters
         ----------
         lam : float, optional
-            As in :meth:`path`; without it every fitted lam, as a curve, if there are several.
+            As in :meth:`path`; without it every fitted lam, as a curve.
         per_output : bool, default False
             One weight for each output instead of a shared one.
 
@@ -220,10 +234,6 @@ class Fit:
         ------
         ValueError
             For method="cg", which has no eigenvalues at all.
-
-        References
-        ----------
-        Dang, Patil and Rinaldo (2026).
         """
         curve = lam is None and len(self.lams) > 1
         lams = self.lams if curve else np.array([self._lam(lam)])
@@ -281,10 +291,7 @@ class Fit:
         Returns
         -------
         OptimalAlphas
-
-        Notes
-        -----
-        m n k + m k T c multiplications, where refits would take 2 (T - 1) + 1 of them.
+            For m n k + m k T c multiplications.
         """
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         outputs = self.info.c if per_output else 1
@@ -307,7 +314,7 @@ class Fit:
         folds: int = 5,
         sample_weight: Any = None,
     ) -> JointAlphas:
-        """The schedule that is best for the last step, over all its weights at once.
+        """The schedule that is best for the last step, over all weights at once (Pareek, Du and Oh 2024).
 
         Least squares over the tail products of the weights, in float64 with an orthogonal
         factorisation. More weights fit more noise of the validation set: `nested_mse` says how much, and
@@ -316,7 +323,6 @@ class Fit:
         Parameters
         ----------
         X_val, Y_val, lam, steps
-            As in :meth:`optimal_alphas`.
         ridge : float, default 0
             Penalty on the scaled coefficients, a number without a unit beside squared singular values of
             at most T - 1.
@@ -332,10 +338,6 @@ class Fit:
         Returns
         -------
         JointAlphas
-
-        References
-        ----------
-        Pareek, Du and Oh (2024) for linear models; Theorem 4.1 for the basis.
         """
         steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
         penalty, parts = positive("ridge", ridge, zero=True), integer("folds", folds, 1)
@@ -378,7 +380,6 @@ class Fit:
         alphas : array_like (A,), optional
             Fixed weights, 0, 0.01, .., 1 by default; any real numbers.
         steps : int, default 10
-            T.
         metrics : iterable of str or Metric, optional
             Scores of the whole grid too, by validation rows or leave-one-out: "mae", "rmse", "r2",
             "pinball_0.9", "auc", .. (:data:`sdgpu.selection.metrics.METRICS`), or objects with the methods
@@ -427,7 +428,7 @@ class Fit:
         Returns
         -------
         Predictor
-            With .predict(X_new), for n k T c multiplications for each lam among the choices.
+            For n k T c multiplications for each lam among the choices.
         """
         for lam in np.unique(best.lam):
             self._lam(float(lam))

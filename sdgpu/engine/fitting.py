@@ -19,6 +19,7 @@ from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
 from sdgpu.backend.sparse_rows import is_sparse
+from sdgpu.distill.smoothers import RIDGE, Smoother, as_smoother
 from sdgpu.engine.certificate import Certificate, certify
 from sdgpu.engine.cross_intervals import ArrayFolds
 from sdgpu.engine.feature_fitting import (
@@ -30,7 +31,7 @@ from sdgpu.engine.feature_fitting import (
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
-from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow, least_norm_method
+from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, exact_method, follow
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
 from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
@@ -58,6 +59,7 @@ def fit(
     features: Features | None = None,
     sample_weight: Any = None,
     intercept: bool = False,
+    smoother: str | Smoother = "ridge",
     method: str | Solver = "auto",
     operator: str | Callable[[Kernel, Any], Operator] = "auto",
     device: str | Backend = "auto",
@@ -103,6 +105,9 @@ def fit(
     intercept : bool, default False
         Whether a constant is fitted too that no penalty holds down; see
         :mod:`sdgpu.operators.weighted_rows`.
+    smoother : str or Smoother, default "ridge"
+        "gradient_flow", "iterated", "landweber" or "cutoff" in place of ridge, from all eigenvalues;
+        lams are then 1 / times, .., as :mod:`sdgpu.distill.smoothers` says.
     method : {"auto", "eigh", "primal", "lanczos", "subspace", "cg"}, default "auto"
         "eigh" finds all n eigenvalues; "primal" those that are not 0, of a kernel with few features of
         its own (linear, polynomial, cosine, their sums and products). "lanczos" and "subspace" grow a basis
@@ -180,6 +185,7 @@ def fit(
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
     lams, wishes = lam_grid("lams", lams, zero=True), dict[str, Any]()
+    smoother = as_smoother(smoother)
     kind = "features="
     if features is None and is_sparse(X):
         features, kind = features_for_sparse(X, kernel), "sparse rows"
@@ -189,21 +195,18 @@ def fit(
         wishes = {"precision": dtype, "intercept": intercept, "memory": memory, "seed": seed}
         options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
         parts = (X, Y, sample_weight)
-        return fit_features(parts, kernel, lams, features, device=device, options=options)
+        found = fit_features(parts, kernel, lams, features, device=device, options=options)
+        return found.with_smoother(smoother)
     kernel = as_kernel(kernel)
-    if integer("probes", probes, GROUPS) % GROUPS:
-        raise ValueError(
-            f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
-        )
-    given_X = X
-    X, Y, template = pair(X, Y)
+    _check_probes(probes)
+    given_X, (X, Y, template) = X, pair(X, Y)
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
     backend = resolve(device, X)
     allowed = budget(memory, backend.name)
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
     context["precomputed"] = kernel.is_precomputed
-    if lams[0] == LEAST_NORM:
-        method = least_norm_method(method, kernel, n, d, plan)
+    if lams[0] == LEAST_NORM or smoother.name != RIDGE.name:
+        method = exact_method(method, kernel, n, d, plan=plan, smoother=smoother)
     if plan is None:
         wishes = {"method": method, "operator": operator, "precision": dtype}
         plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)
@@ -236,7 +239,14 @@ def fit(
         checkpoint=_checkpoint(checkpoint, plan, data, lams, seed),
         solver=None if isinstance(method, str) else method,
     )
-    return _decompose(problem, template, context, progress)
+    return _decompose(problem, template, context, progress).with_smoother(smoother)
+
+
+def _check_probes(probes: int) -> None:
+    if integer("probes", probes, GROUPS) % GROUPS:
+        raise ValueError(
+            f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
+        )
 
 
 def _decompose(

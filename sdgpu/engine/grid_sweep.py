@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.distill.smoothers import RIDGE, smoother_of
 from sdgpu.engine.path import Model
 from sdgpu.engine.requests import Judge, afford_joint, afford_steps, check_metrics, checked_grid
 from sdgpu.engine.results import Info, labelled
@@ -137,8 +139,21 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
 
 
 def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
-    """Generalised cross-validation of a grid, from the training data alone."""
+    """Generalised cross-validation of a grid, from the training data alone.
+
+    Warns
+    -----
+    UserWarning
+        With another smoother than ridge, along whose path it is not consistent (Patil et al. 2024).
+    """
     solution, model = fitted.solution, fitted.model
+    name = smoother_of(solution).name
+    if name != RIDGE.name:
+        warnings.warn(
+            f"generalised cross-validation is not consistent along the path of smoother={name!r} (Patil "
+            "et al. 2024): prefer a sweep on validation rows",
+            stacklevel=4,
+        )
     lams, alphas, steps = checked_grid(
         solution, model, fitted.lams, request.lams, request.alphas, steps=request.steps
     )

@@ -13,6 +13,7 @@ from sdgpu.backend.backends import give_back
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
+from sdgpu.distill.smoothers import RIDGE, only_ridge, smoother_of
 from sdgpu.distill.variance import Variance, variances
 from sdgpu.engine.cross_intervals import cross_interval
 from sdgpu.engine.intervals import Interval, jackknife_interval
@@ -107,8 +108,8 @@ class Path(Functions):
 
     Attributes
     ----------
-    lam : float
-        Ridge of K + lam I.
+    lam : float or array (T,)
+        Ridge of K + lam I, one for all steps or one for each.
     alphas : array (T - 1,) or (T - 1, c)
         Weights of steps 2..T.
 
@@ -118,7 +119,7 @@ class Path(Functions):
     missing.
     """
 
-    lam: float
+    lam: float | np.ndarray
     alphas: np.ndarray
     _chain: DistillationChain = field(repr=False)
     _model: Model = field(repr=False)
@@ -193,13 +194,13 @@ class Path(Functions):
         or one pass for the sums of the folds and one for their errors. Rows of weight 0 have no say.
         """
         spectrum = self._chain.spectrum
+        only_ridge(self._chain, "an interval", "fits without a row have no closed form with it")
+        lam = _one_lam(self.lam, "an interval")
         if folds is not None:
-            path = (self.lam, self.alphas)
+            path = (lam, self.alphas)
             how: dict[str, Any] = {"coverage": coverage, "folds": folds, "seed": seed}
             return cross_interval(self._model, spectrum, path, X_new, **how)
-        return jackknife_interval(
-            self._model, spectrum, self.lam, self.alphas, X_new, coverage=coverage
-        )
+        return jackknife_interval(self._model, spectrum, lam, self.alphas, X_new, coverage=coverage)
 
     @underflow_is_zero
     def predictor(self, step: int | None = None) -> Predictor:
@@ -220,7 +221,8 @@ class Limit:
     ----------
     lam, alpha : float
     effective_lam : float
-        lam / alpha; infinite for alpha = 0, where everything collapses to zero.
+        lam / alpha; infinite for alpha = 0, where everything collapses to zero; NaN for other smoothers
+        than ridge, whose limits are no step 1.
     rate : float
         Linear rate: the distance to the limit shrinks by this factor at every step.
     """
@@ -283,12 +285,14 @@ def _variance(
     prior: Any,
 ) -> Variance:
     spectrum = chain.spectrum
+    only_ridge(chain, "a predictive variance", "no Gaussian process has this smoother as its mean")
+    lam = _one_lam(path.lam, "a predictive variance")
     if spectrum is None or not spectrum.holds_kernel:
         raise ValueError(
             "predictive variances need all eigenvalues, kappa(X, x) is not in a grown basis: fit with "
             "method='eigh', lam > 0"
         )
-    nu = path.lam if noise is None else positive("noise", noise)
+    nu = lam if noise is None else positive("noise", noise)
     rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
     cross = model.operator.cross(model.on_device(rows))
     if prior is None and model.operator.is_precomputed:
@@ -300,7 +304,7 @@ def _variance(
     else:
         diagonal = targets(prior, "prior", rows=int(rows.shape[0]), outputs=1)[0][:, 0]
     # (T, k), or (c, T, k)
-    filters = dual_filter(spectrum.eigenvalues, path.lam, np.ascontiguousarray(path.alphas.T))
+    filters = dual_filter(spectrum.eigenvalues, lam, np.ascontiguousarray(path.alphas.T))
     diagonal = model.backend.asarray(diagonal)
     arrays = variances(cross @ spectrum.basis, diagonal, spectrum.eigenvalues, filters, nu)
     xp = model.backend.xp
@@ -309,6 +313,12 @@ def _variance(
         for x in arrays
     )
     return Variance(posterior, sampling, nu)
+
+
+def _one_lam(lam: float | np.ndarray, what: str) -> float:
+    if np.ndim(lam):
+        raise ValueError(f"{what} is of chains with one lam, and this path has one for each step")
+    return float(lam)
 
 
 def limit_of(solution: Solution, model: Model, lam: float, alpha: float, *, method: str) -> Limit:
@@ -320,8 +330,9 @@ def limit_of(solution: Solution, model: Model, lam: float, alpha: float, *, meth
         If the steps diverge, or may.
     """
     bounds = [np.array([x]) for x in (solution.largest, solution.largest_bound)]
-    slowest, rate = (float(limit_rate(largest, lam, alpha)) for largest in bounds)
-    exists, certain = (bool(limit_exists(largest, lam, alpha)) for largest in bounds)
+    smoother = smoother_of(solution)
+    slowest, rate = (float(limit_rate(largest, lam, alpha, smoother)) for largest in bounds)
+    exists, certain = (bool(limit_exists(largest, lam, alpha, smoother)) for largest in bounds)
     if not exists:
         raise ValueError(
             f"alpha={alpha:g} has no limit at lam={lam:g}: the steps grow by {slowest:.4g} each; "
@@ -333,10 +344,11 @@ def limit_of(solution: Solution, model: Model, lam: float, alpha: float, *, meth
             f"{rate:.4g} each, and method={method!r} knows the largest eigenvalue no better; "
             "fit with method='eigh', or take alpha in [0, 2)"
         )
+    effective = lam / alpha if alpha else np.inf
     return Limit(
         lam=lam,
         alpha=alpha,
-        effective_lam=lam / alpha if alpha else np.inf,
+        effective_lam=effective if smoother.name == RIDGE.name else np.nan,
         rate=rate,
         _solution=solution,
         _model=model,

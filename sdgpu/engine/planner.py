@@ -17,6 +17,7 @@ from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.checks import choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.backend.rates import Rates, nominal
+from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.engine.calibration import calibrate, with_compiled_loop
 from sdgpu.engine.costs import Option, Task, features_option
 from sdgpu.engine.plans import Plan, follow
@@ -213,18 +214,17 @@ def _chosen(task: Task, backend: Backend, method: str, operator: str, *, measure
     return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
 
 
-def least_norm_method(method: Any, kernel: Kernel, n: int, d: int, plan: Plan | None) -> str:
-    """How the fit of least norm is made, lam = 0: from all eigenvalues.
-
-    Raises
-    ------
-    ValueError
-        For another method, or a plan.
-    """
-    if plan is not None or method not in ("auto", *EXACT_METHODS):
+def exact_method(
+    method: Any, kernel: Kernel, n: int, d: int, *, plan: Plan | None, smoother: Smoother
+) -> str:
+    """How a fit that needs all eigenvalues is made; a ValueError for other methods and plans."""
+    method = method if plan is None else plan.method
+    of_ridge = smoother.name == RIDGE.name
+    what = "lams=0, the fit of least norm," if of_ridge else f"smoother={smoother.name!r}"
+    if method not in ("auto", *EXACT_METHODS):
         raise ValueError(
-            f"lams=0, the fit of least norm, needs all eigenvalues: method={method!r} knows what is above "
-            "lam alone; take method='eigh', and no plan="
+            f"{what} needs all eigenvalues: method={method!r} knows what is above lam alone; take "
+            "method='eigh'"
         )
     if method != "auto":
         return str(method)

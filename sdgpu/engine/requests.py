@@ -19,6 +19,7 @@ from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.distill.limit_interpolation import limit_nodes
+from sdgpu.distill.smoothers import only_ridge
 from sdgpu.engine.model import Model
 from sdgpu.engine.training_data import row_weighting
 from sdgpu.selection.class_scores import several_classes
@@ -111,6 +112,29 @@ def checked_grid(
         limits = len(limit_nodes(np.array([solution.largest]), grid_lams, weights).lams)
     afford_steps(solution, model, len(grid_lams), steps, limits=limits)
     return grid_lams, weights, steps
+
+
+def lam_of_steps(
+    solution: Solution, fit_lams: np.ndarray, lam: Any, steps: int
+) -> float | np.ndarray:
+    """One lam for all steps, or one for each (T,), which takes all eigenvalues.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if lam is None or np.ndim(lam) == 0:
+        return served_lam(fit_lams, lam)
+    lams = np.array([served_lam(fit_lams, float(x)) for x in number_grid("lam", lam)])
+    if len(lams) != steps:
+        raise ValueError(f"lam has {len(lams)} entries for steps={steps}: give one for each step")
+    spectrum = solution.spectrum
+    if spectrum is None or not spectrum.holds_kernel:
+        raise ValueError(
+            "lam: one for each step needs all eigenvalues, a basis grew for chains of one lam; fit with "
+            "method='eigh' or 'primal'"
+        )
+    return lams
 
 
 def afford_steps(
@@ -206,6 +230,7 @@ def judge(
             "sample_weight is that of X_val as an array: training rows and sources bring their own"
         )
     if X_val is None and Y_val is None:
+        only_ridge(solution, "leave-one-out", "judge on validation rows, X_val and Y_val")
         if model.source is not None:  # a feature model: one more pass
             data, truth, weighted = _first(streamed_rows(model, model.source, solution))
             losses = partial(leave_blocks_out, solution, data)
@@ -270,6 +295,7 @@ def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> 
     ------
     ValueError, MemoryError
     """
+    only_ridge(solution, "leave-one-out", "judge on validation rows")
     if model.source is None:
         afford_left_out(solution, model, steps)
         return solution.left_out(np.array([lam]), steps)
@@ -319,6 +345,7 @@ def one_shot_weights(
     ------
     MemoryError
     """
+    only_ridge(solution, "the one-shot weight", "use optimal_alphas(X_val, Y_val)")
     n, leverages = solution.counted, solution.leverages
     model.afford(leverages.trace_numbers(solution.rows), "generalised cross-validation")
     share = n / solution.weight  # squared errors are means over the weights

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from sdgpu.distill.smoothers import RIDGE, Smoother, smoother_of
 from sdgpu.kernels import Kernel
 from sdgpu.selection.sweep import Sweep
 
-__all__ = ["Info", "Seconds", "labelled"]
+__all__ = ["Info", "Seconds", "labelled", "smoothed"]
 
 
 class Seconds(dict[str, float]):
@@ -58,6 +59,8 @@ class Info:
     kernel_difference : float or None
         Of features that stand for a kernel, on 256 rows: relative difference of step 1 to that of the
         kernel itself, both fitted to these rows alone, the largest of lam; None where nothing is known.
+    smoother : str
+        What a step does to each eigenvalue, "ridge" or another of :mod:`sdgpu.distill.smoothers`.
     """
 
     method: str
@@ -77,6 +80,7 @@ class Info:
     bytes: int
     status: str
     kernel_difference: float | None = None
+    smoother: str = RIDGE.name
 
 
 def labelled(sweep: Sweep, info: Info, kernel: Kernel, seconds: float) -> Sweep:
@@ -89,5 +93,33 @@ def labelled(sweep: Sweep, info: Info, kernel: Kernel, seconds: float) -> Sweep:
         sweep_seconds=seconds,
         fit_seconds=sum(info.seconds.values()),
         error_estimate=info.error_estimate,
+        smoother=info.smoother,
     )
     return sweep
+
+
+def smoothed(solution: Any, info: Info, smoother: Smoother) -> tuple[Any, Info]:
+    """A solution and how it was made, with another smoother.
+
+    Its dual coefficients are at most `slope` times those of ridge: so is what rounding may do.
+
+    Raises
+    ------
+    ValueError
+        For a solution that grew for ridge.
+    """
+    before = smoother_of(solution)
+    if smoother.name == before.name == RIDGE.name:
+        return solution, info
+    if not hasattr(solution, "smoother") or solution.spectrum is None:
+        raise ValueError(
+            f"smoother= needs eigenvalues, and method={info.method!r} has none: use 'eigh'"
+        )
+    if not solution.spectrum.holds_kernel:
+        raise ValueError(
+            f"smoother={smoother.name!r} needs all eigenvalues: method={info.method!r} grew a basis for "
+            "ridge alone; fit with method='eigh' or 'primal', lams > 0, or with features="
+        )
+    error = info.error_estimate * max(smoother.slope, 1.0) / max(before.slope, 1.0)
+    info = replace(info, smoother=smoother.name, error_estimate=error)
+    return replace(solution, smoother=smoother), info

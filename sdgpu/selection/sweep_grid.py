@@ -14,6 +14,7 @@ from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.distill.schedules import grid_tails
+from sdgpu.distill.smoothers import smoother_of
 from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.losses import Validation
 from sdgpu.selection.sweep import Sweep
@@ -50,7 +51,7 @@ def run_sweep(
     for rows that metrics keep.
     """
     largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
-    nodes = limit_nodes(largest, lams, alphas)
+    nodes = limit_nodes(largest, lams, alphas, smoother_of(solution))
     with watch.stage("sweep"):
         limit_grid, tails = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
         options: dict[str, Any] = {"per_output": True} if per_output else {}

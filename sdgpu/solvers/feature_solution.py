@@ -19,6 +19,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.scaling import unit
+from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.solvers.leverage import Diagonals, LeftOut
 from sdgpu.solvers.moment_sums import MomentSums
 from sdgpu.solvers.solution import BasisColumns
@@ -71,6 +72,7 @@ class FeatureChain:
 
     spectrum: Spectrum
     _dual: Any
+    smoother: Smoother = RIDGE
 
     @property
     def dual(self) -> Any:
@@ -105,6 +107,7 @@ class FeatureLeverages:
     delta: np.ndarray
     rows: int
     intercept: bool
+    smoother: Smoother = RIDGE
     exact: ClassVar[bool] = True
     copies: ClassVar[int] = 1
 
@@ -141,14 +144,14 @@ class FeatureLeverages:
 
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """tr H, .., tr H^T, (1, L, T)."""
-        a = self.delta / (self.delta + lams[:, None])
+        a = self.smoother.shrinkage(self.delta, lams)
         sums = [(a**q).sum(axis=1) for q in range(1, steps + 1)]
         return np.stack(sums, axis=1)[None] + float(self.intercept)
 
     def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """tr (1 - H), tr (1 - H) H, .., (1, L, T)."""
-        rest = lams[:, None] / (self.delta + lams[:, None])
-        a = self.delta / (self.delta + lams[:, None])
+        rest = self.smoother.complement(self.delta, lams)
+        a = self.smoother.shrinkage(self.delta, lams)
         sums = [(rest * a**q).sum(axis=1) for q in range(steps)]
         # what features cannot reach is left as it is
         sums[0] = sums[0] + (self.rows - len(self.delta) - self.intercept)
@@ -174,6 +177,7 @@ class FeatureSolution:
     target_squares : float
         Sum of the squares of the targets, less their means with an intercept.
     intercept : bool
+    smoother : Smoother, default ridge
     """
 
     spectrum: Spectrum
@@ -181,6 +185,7 @@ class FeatureSolution:
     weight: float
     target_squares: float
     intercept: bool
+    smoother: Smoother = RIDGE
 
     @property
     def largest(self) -> float:
@@ -235,9 +240,9 @@ class FeatureSolution:
         """Step 1, equation (3): coefficients, and no predictions."""
         return self._spectral.ridge(lam, outputs)[0], None
 
-    def chain(self, lam: float, alphas: np.ndarray) -> FeatureChain:
+    def chain(self, lam: float | np.ndarray, alphas: np.ndarray) -> FeatureChain:
         """Steps of one schedule, Theorem 4.1."""
-        return FeatureChain(self.spectrum, self._spectral.chain(lam, alphas).dual)
+        return FeatureChain(self.spectrum, self._spectral.chain(lam, alphas).dual, self.smoother)
 
     def limit(self, lam: float, alpha: float) -> tuple[Any, Any]:
         """Ridge with lam / alpha, equation (17)."""
@@ -253,7 +258,7 @@ class FeatureSolution:
     def leverages(self) -> FeatureLeverages:
         """Traces alone."""
         delta = to_numpy(self.spectrum.eigenvalues)
-        return FeatureLeverages(delta, self.rows, self.intercept)
+        return FeatureLeverages(delta, self.rows, self.intercept, self.smoother)
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
         """Refused.
@@ -279,4 +284,4 @@ class FeatureSolution:
 
     @property
     def _spectral(self) -> SpectralSolution:
-        return SpectralSolution(self.spectrum)
+        return SpectralSolution(self.spectrum, smoother=self.smoother)

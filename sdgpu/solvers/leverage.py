@@ -14,6 +14,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.distill.leave_one_out import diagonals, leave_one_out, rest
+from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.solvers.spectrum import Spectrum
 from sdgpu.solvers.trace_estimation import COLUMNS, GROUPS, Probes
 
@@ -76,6 +77,7 @@ class Exact:
     """From all eigenvectors."""
 
     spectrum: Spectrum
+    smoother: Smoother = RIDGE
     exact: ClassVar[bool] = True
     unpenalised: ClassVar[int] = 0
     copies: ClassVar[int] = 1
@@ -100,8 +102,7 @@ class Exact:
 
     def traces(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Sums over the eigenvalues."""
-        delta = to_numpy(self.spectrum.eigenvalues)
-        a = delta / (delta + lams[:, None])
+        a = self.smoother.shrinkage(to_numpy(self.spectrum.eigenvalues), lams)
         traces, power = np.empty((1, len(lams), steps)), np.ones_like(a)
         for q in range(steps):
             power = power * a
@@ -110,9 +111,9 @@ class Exact:
 
     def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """By their own sums: n - tr H would cancel for small lam."""
-        delta, lam = to_numpy(self.spectrum.eigenvalues), lams[:, None]
+        delta = to_numpy(self.spectrum.eigenvalues)
         nullity = int(self.spectrum.basis.shape[0]) - len(delta)
-        a, power = delta / (delta + lam), lam / (delta + lam)
+        a, power = self.smoother.shrinkage(delta, lams), self.smoother.complement(delta, lams)
         complements = np.empty((1, len(lams), steps))
         for j in range(steps):
             complements[0, :, j] = power.sum(axis=1) + (nullity if j == 0 else 0)

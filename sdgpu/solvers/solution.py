@@ -109,8 +109,8 @@ class Solution(Protocol):
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Dual coefficients and training predictions (n, c') of the ordinary fit, of some outputs."""
 
-    def chain(self, lam: float, alphas: np.ndarray) -> DistillationChain:
-        """Steps of one schedule (T - 1,) or (T - 1, c)."""
+    def chain(self, lam: Any, alphas: np.ndarray) -> DistillationChain:
+        """Steps of one schedule (T - 1,) or (T - 1, c), at one lam; from eigenvalues also at lam (T,)."""
 
     def limit(self, lam: float, alpha: float) -> tuple[Any, Any]:
         """Dual coefficients and training predictions (n, c) of the limit (17)."""

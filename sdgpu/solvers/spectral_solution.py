@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +16,13 @@ from sdgpu.distill.filters import (
     flat_product,
     limit_dual_filter,
     limit_train_filter,
-    shrinkage,
     step_dual_filters,
+    stepwise_filters,
     train_filter,
 )
 from sdgpu.distill.leave_one_out import powers, ridge_errors
 from sdgpu.distill.loss_triangles import merge_rows
+from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import Exact, LeftOut, Leverages, left_out
 from sdgpu.solvers.solution import BasisColumns, DistillationChain, root_mean_square
@@ -44,12 +45,14 @@ class SpectralSolution(RowsWithWeights):
         The targets, if the basis does not hold them.
     weighting : RowWeighting, optional
         Of the rows.
+    smoother : Smoother, default ridge
     """
 
     spectrum: Spectrum
     estimates: Leverages | None = None
     Y: Any = None
     weighting: RowWeighting | None = None
+    smoother: Smoother = RIDGE
 
     def with_targets(self, Y: Any) -> SpectralSolution:
         """One product with all eigenvectors, for other targets (n, c).
@@ -60,7 +63,7 @@ class SpectralSolution(RowsWithWeights):
             If the basis was grown from its targets.
         """
         own = None if self.Y is None else Y
-        return SpectralSolution(self.spectrum.with_targets(Y), Y=own, weighting=self.weighting)
+        return replace(self, spectrum=self.spectrum.with_targets(Y), estimates=None, Y=own)
 
     @property
     def largest(self) -> float:
@@ -96,18 +99,18 @@ class SpectralSolution(RowsWithWeights):
     def ridge(self, lam: float, outputs: slice) -> tuple[Any, Any]:
         """Step 1, equation (3)."""
         delta, basis = self.spectrum.eigenvalues, self.spectrum.basis
-        coefficients = self.spectrum.Z[:, outputs] / (delta + lam)[:, None]
+        coefficients = self.smoother.dual(delta, lam)[:, None] * self.spectrum.Z[:, outputs]
         return basis @ coefficients, basis @ (delta[:, None] * coefficients)
 
-    def chain(self, lam: float, alphas: np.ndarray) -> DistillationChain:
+    def chain(self, lam: float | np.ndarray, alphas: np.ndarray) -> DistillationChain:
         """Steps of one schedule, Theorem 4.1."""
-        return SpectralChain(self.spectrum, lam, alphas)
+        return SpectralChain(self.spectrum, lam, alphas, self.smoother)
 
     def limit(self, lam: float, alpha: float) -> tuple[Any, Any]:
         """Ridge with lam / alpha, equation (17)."""
         eigenvalues = self.spectrum.eigenvalues
         filters = (
-            make(eigenvalues, lam, alpha)[..., None]
+            make(eigenvalues, lam, alpha, self.smoother)[..., None]
             for make in (limit_dual_filter, limit_train_filter)
         )
         dual, fitted = (self.spectrum.combine(f) for f in filters)
@@ -117,16 +120,16 @@ class SpectralSolution(RowsWithWeights):
         self, lams: np.ndarray, steps: int, limits: tuple[np.ndarray, np.ndarray]
     ) -> BasisColumns:
         """The eigenvectors: every lam is a filter of them."""
-        return _EigenvectorColumns(self.spectrum, lams, steps, limits)
+        return _EigenvectorColumns(self.spectrum, lams, steps, limits, self.smoother)
 
     @property
     def leverages(self) -> Leverages:
         """Exact if all eigenvectors are known."""
-        base = self.estimates or Exact(self.spectrum)
+        base = self.estimates or Exact(self.spectrum, self.smoother)
         return base if self.weighting is None else WeightedLeverages(base, self.weighting)
 
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
-        """See :mod:`sdgpu.distill.leave_one_out`."""
+        """See :mod:`sdgpu.distill.leave_one_out`; of ridge alone."""
         spectrum = self.spectrum
         fitted = powers(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams, steps)
         if self.Y is not None:  # H^0 Y is Y itself
@@ -148,8 +151,8 @@ class SpectralSolution(RowsWithWeights):
         delta, Z = to_numpy(self.spectrum.eigenvalues), to_numpy(self.spectrum.Z)
         size = unit(float(np.abs(Z).max(initial=0.0)))
         norms = size * np.sqrt(np.einsum("kc,kc->k", Z / size, Z / size))
-        complement = lams[:, None] / (delta + lams[:, None])  # 1 - a, (L, k)
-        a = shrinkage(delta, lams)
+        complement = self.smoother.complement(delta, lams)  # 1 - a, (L, k)
+        a = self.smoother.shrinkage(delta, lams)
         # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
         columns = np.empty((len(lams), len(delta), steps))
         columns[..., -1] = complement
@@ -169,23 +172,27 @@ class SpectralChain:
     """A chain from the spectrum, Theorem 4.1: no solve, whatever the number of steps."""
 
     spectrum: Spectrum
-    lam: float
+    lam: float | np.ndarray  # one for all steps, or one for each (T,)
     alphas: np.ndarray
+    smoother: Smoother = RIDGE
 
     @cached_property
     def dual(self) -> Any:
         """V C(tau) Z, equation (13): (T, n, c)."""
-        return self.spectrum.combine(self._filters(dual_filter))
+        return self.spectrum.combine(self._filters(dual_filter, 1))
 
     @cached_property
     def fitted(self) -> Any:
         """V B(tau) Z, equation (10): (T, n, c)."""
-        return self.spectrum.combine(self._filters(train_filter))
+        return self.spectrum.combine(self._filters(train_filter, 0))
 
-    def _filters(self, make: Any) -> Any:
-        eigenvalues = self.spectrum.eigenvalues
+    def _filters(self, make: Any, which: int) -> Any:
+        eigenvalues, alphas = self.spectrum.eigenvalues, np.ascontiguousarray(self.alphas.T)
         xp = compat.array_namespace(eigenvalues)
-        filters = make(eigenvalues, self.lam, np.ascontiguousarray(self.alphas.T))
+        if np.ndim(self.lam):
+            filters = stepwise_filters(eigenvalues, self.lam, alphas, self.smoother)[which]
+        else:
+            filters = make(eigenvalues, self.lam, alphas, self.smoother)
         if self.alphas.ndim == 1:
             return filters[..., None]  # (T, k, 1)
         return xp.permute_dims(filters, (1, 2, 0))  # (c, T, k) -> (T, k, c)
@@ -199,6 +206,7 @@ class _EigenvectorColumns:
     lams: np.ndarray
     T: int
     limit_parameters: tuple[np.ndarray, np.ndarray]
+    smoother: Smoother
 
     @property
     def columns(self) -> Any:
@@ -209,10 +217,14 @@ class _EigenvectorColumns:
         return int(self.spectrum.Z.shape[0]) * int(self.spectrum.Z.shape[1])
 
     def steps(self, projected: Any, lams: slice) -> Any:
-        filters = step_dual_filters(self.spectrum.eigenvalues, self.lams[lams], self.T)
+        filters = step_dual_filters(
+            self.spectrum.eigenvalues, self.lams[lams], self.T, self.smoother
+        )
         return flat_product(projected, filters[..., None] * self.spectrum.Z)
 
     def limits(self, projected: Any, part: slice) -> Any:
         lams, alphas = self.limit_parameters
-        filters = limit_dual_filter(self.spectrum.eigenvalues, lams[part], alphas[part])
+        filters = limit_dual_filter(
+            self.spectrum.eigenvalues, lams[part], alphas[part], self.smoother
+        )
         return flat_product(projected, filters[..., None] * self.spectrum.Z)

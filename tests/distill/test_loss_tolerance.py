@@ -13,10 +13,9 @@ from numpy.testing import assert_allclose
 from scipy.optimize import brentq, minimize
 
 from sdgpu.distill.diagnostics import ratios
-from sdgpu.distill.filters import dual_filter, train_filter
+from sdgpu.distill.filters import dual_filter, stepwise_filters, train_filter
 from sdgpu.distill.loss_tolerance import (
     COUNTED,
-    constrained_filter,
     constrained_regime,
     constrained_sign_rule,
     constrained_steps,
@@ -298,7 +297,7 @@ def test_filter_is_the_printed_sum():
     """Proposition D.1 prints B(tau) as a sum of products of A(j), with one alpha."""
     lams, alpha = np.array([0.3, 0.1, 0.7, 0.2]), 0.3
     A = DELTA / (DELTA + lams[:, None])
-    B = constrained_filter(DELTA, lams, np.full(3, alpha))
+    B = stepwise_filters(DELTA, lams, np.full(3, alpha))[0]
     for tau in range(1, 5):
         printed = (1 - alpha) ** (tau - 1) * np.prod(A[:tau], axis=0)
         for i in range(1, tau):
@@ -306,7 +305,7 @@ def test_filter_is_the_printed_sum():
             printed = printed + alpha / (1 - alpha) * power * np.prod(A[i:tau], axis=0)
         assert_allclose(B[tau - 1], printed, rtol=1e-13)
     one = np.full(4, 0.3)
-    assert_allclose(constrained_filter(DELTA, one, lams[:3]), train_filter(DELTA, 0.3, lams[:3]))
+    assert_allclose(stepwise_filters(DELTA, one, lams[:3])[0], train_filter(DELTA, 0.3, lams[:3]))
 
 
 def test_filters_of_one_lam_are_the_unconstrained_ones():
@@ -315,7 +314,7 @@ def test_filters_of_one_lam_are_the_unconstrained_ones():
     found = constrained_steps(DELTA, Z, 0.1, np.full(3, 0.3))
     assert_allclose(found.train[0], train_filter(DELTA, found.lams[0], np.zeros(0))[0])
     assert_allclose(found.dual[0], dual_filter(DELTA, found.lams[0], np.zeros(0))[0])
-    assert_allclose(found.train, constrained_filter(DELTA, found.lams, np.full(3, 0.3)))
+    assert_allclose(found.train, stepwise_filters(DELTA, found.lams, np.full(3, 0.3))[0])
 
 
 def printed_sign(A, before, alpha):
@@ -329,7 +328,7 @@ def printed_sign(A, before, alpha):
 def test_sign_rule_of_d2(powers, alpha):
     """The sign from the ratios themselves; the printed rule agrees where it inverts a positive number."""
     lams, alphas = 10.0 ** np.array(powers), np.full(5, alpha)
-    B, found = constrained_filter(DELTA, lams, alphas), constrained_sign_rule(DELTA, lams, alphas)
+    B, found = stepwise_filters(DELTA, lams, alphas)[0], constrained_sign_rule(DELTA, lams, alphas)
     R = np.vstack([np.ones(5), ratios(B)])
     change = np.diff(R, axis=0)
     clear = np.abs(change) > 1e-9 * R[1:]  # a sign of rounding noise is no sign
@@ -344,7 +343,7 @@ def test_sign_rule_of_d2(powers, alpha):
 
 def test_the_printed_sign_rule_is_wrong_where_lam_falls():
     lams, alphas = np.array([10.0, 10.0, 1e-3]), np.full(2, 0.5)
-    B = constrained_filter(DELTA, lams, alphas)
+    B = stepwise_filters(DELTA, lams, alphas)[0]
     printed, inner = printed_sign(DELTA / (DELTA + 1e-3), B[1], 0.5)
     truth = np.sign(np.diff(ratios(B), axis=0))[1]
     assert (constrained_sign_rule(DELTA, lams, alphas)[2] == truth).all()

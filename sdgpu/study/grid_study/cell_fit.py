@@ -169,6 +169,7 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
             dtype=job.precision,
             steps=job.config.grid.steps,
             intercept=job.method.has_intercept,
+            smoother=job.method.smoother,
             seed=job.seed,
         )
 

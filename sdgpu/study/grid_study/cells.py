@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from sdgpu.backend.storage import digest
+from sdgpu.distill.smoothers import RIDGE
 from sdgpu.study.grid_study.configuration import (
     KERNELS,
     DataTable,
@@ -57,6 +58,7 @@ class MethodPoint:
     intercept: bool | None = None
     learn: tuple[str, ...] | None = None
     learn_by: str = "loo"
+    smoother: str = RIDGE.name
 
     @property
     def has_intercept(self) -> bool:
@@ -75,6 +77,8 @@ class MethodPoint:
             words.append("intercept" if self.intercept else "no intercept")
         if self.learn is not None:
             words.append(f"learned {' and '.join(self.learn)} by {self.learn_by}")
+        if self.smoother != RIDGE.name:
+            words.append(self.smoother)
         return ", ".join(words)
 
 
@@ -207,4 +211,5 @@ def _method_points(table: MethodTable) -> Iterator[MethodPoint]:
             intercept=table.intercept,
             learn=table.learn,
             learn_by=table.learn_by,
+            smoother=table.smoother,
         )

@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from sdgpu.distill.smoothers import RIDGE
 from sdgpu.kernels.stationary import HALF_INTEGERS
 from sdgpu.selection.metrics import as_metrics, named_metric
 from sdgpu.selection.sweep import FAMILIES
@@ -57,6 +58,7 @@ from sdgpu.study.real_data.datasets import LARGE
 __all__ = ["KERNELS", "SIMPLE", "StudyConfig", "read_study"]
 
 #: Kernels of a study and the parameters that each takes.
+SMOOTHERS = ("ridge", "gradient_flow", "iterated", "landweber", "cutoff")
 KERNELS: dict[str, tuple[str, ...]] = {
     "gaussian": ("gamma", "width_over_median"),
     "laplacian": ("gamma", "width_over_median"),
@@ -176,7 +178,8 @@ class MethodTable(_Table):
 
     Feature maps have an intercept unless it is false, other methods where it is true. With `learn`, names
     of parameters as :func:`sdgpu.tune` takes them, each cell learns its kernel on its training rows first,
-    by leave-one-out, GCV, marginal likelihood or the validation rows.
+    by leave-one-out, GCV, marginal likelihood or the validation rows. `smoother` is what a fit does to each
+    eigenvalue (:mod:`sdgpu.distill.smoothers`): other ones than ridge have no leave-one-out.
     """
 
     name: str = "auto"
@@ -187,12 +190,16 @@ class MethodTable(_Table):
     intercept: bool | None = None
     learn: Names | None = None
     learn_by: Literal["loo", "gcv", "marginal", "validation"] = "loo"
+    smoother: str = RIDGE.name
 
     @model_validator(mode="after")
     def _fits(self) -> MethodTable:
         if self.learn is None and "learn_by" in self.model_fields_set:
             raise fault_of("learn_by", "learn_by says how: name what, learn = ['lengthscale']")
         check_choice("name", self.name, ("auto", "eigh", "lanczos", "subspace", "cg"))
+        check_choice("smoother", self.smoother, SMOOTHERS)
+        if self.smoother != RIDGE.name and self.name not in ("auto", "eigh"):
+            raise fault_of("smoother", f"{self.smoother} needs all eigenvalues: name = 'eigh'")
         if self.features is None:
             for name in ("size", "landmarks"):
                 if name in self.model_fields_set:
@@ -343,6 +350,11 @@ class StudyConfig(_Table):
                 raise fault_of(
                     "noise", f"data {number + 1}, {data.source}, are read in blocks: without noise"
                 )
+        smoothers = {method.smoother for method in self.method} - {RIDGE.name}
+        if smoothers and {"loo", "ridge_loo"} & {*self.choose.rules}:
+            raise fault_of(
+                "choose", f"leave-one-out is of ridge alone, and {min(smoothers)} is asked for"
+            )
         if not self.data and not self.network:
             raise fault_of("data", "nothing to do: name [data] with [[kernel]], or a [[network]]")
         return self

@@ -261,3 +261,14 @@ def test_kernels_are_learned_in_each_cell(by):
     sweep = fit.sweep(parts.X_val, parts.Y_val, alphas=ALPHAS, steps=STEPS)
     assert quiet.record["chosen"]["fixed"]["lam"] == sweep.best().lam
     assert f"learned width by {by}" in quiet.record["method"]
+
+
+def test_other_smoothers_than_ridge():
+    cell = results(method={"smoother": "gradient_flow"})[0]
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    fit = sdgpu.fit(
+        parts.X_train, parts.Y_train, sdgpu.Gaussian(0.05), LAMS, smoother="gradient_flow"
+    )
+    sweep = fit.sweep(parts.X_val, parts.Y_val, alphas=ALPHAS, steps=STEPS)
+    np.testing.assert_allclose(cell.arrays["mse"], sweep.dataset["mse"].values, rtol=1e-10)
+    assert cell.record["method"].endswith("gradient_flow")
