@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import Backend, resolve
-from sdgpu.backend.checks import ROUNDED, choice, integer, lam_grid, positive
+from sdgpu.backend.checks import choice, integer, lam_grid, positive
 from sdgpu.backend.memory import budget, largest_rows, show
 from sdgpu.backend.rates import Rates, nominal
 from sdgpu.engine.calibration import calibrate, with_compiled_loop
@@ -23,22 +23,14 @@ from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.kernels.kernel_matrices import may_be_compiled
 from sdgpu.kernels.row_preparation import row_copies
+from sdgpu.kernels.sparse_values import refuse_sparse
 from sdgpu.operators import Operator
-from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
+from sdgpu.operators.tile_prices import pays_to_compile
+from sdgpu.operators.tiled import PRECISIONS
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.solver import Solver
 
-__all__ = [
-    "EXACT_METHODS",
-    "METHODS",
-    "OPERATORS",
-    "Plan",
-    "Rates",
-    "calibrate",
-    "decide",
-    "follow",
-    "plan",
-]
+__all__ = ["EXACT_METHODS", "METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide", "plan"]
 
 METHODS = ("auto", "eigh", "primal", "lanczos", "subspace", "cg")
 EXACT_METHODS = ("eigh", "primal")  # that know every eigenvalue but those that are 0
@@ -86,6 +78,8 @@ class Plan:
     patience : float
         Passes that would cost as much as an eigendecomposition that would fit too, where the method was
         left to the plan: a fit turns to it when the basis is going to need more.
+    entries : float or None
+        Of a row in the mean, if rows are sparse.
     """
 
     method: str
@@ -105,6 +99,7 @@ class Plan:
     threads: int
     reasons: tuple[str, ...]
     patience: float = np.inf
+    entries: float | None = None
 
 
 def plan(
@@ -122,6 +117,7 @@ def plan(
     precision: str | None = None,
     given: bool = False,
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
+    entries: float | None = None,
 ) -> Plan:
     """Choose how to fit n rows of d features with c outputs.
 
@@ -136,7 +132,9 @@ def plan(
     given : bool, default False
         Whether K is given (precomputed): it is dense then.
     kernel : Kernel, str or callable, default "rbf"
-        As in :func:`sdgpu.fit`: Gaussians have a compiled loop.
+        As in :func:`sdgpu.fit`: kernels with a formula have a compiled loop.
+    entries : number, optional
+        Entries of a row that are not 0, in the mean, of sparse rows (X.nnz / n); None for dense rows.
 
     Returns
     -------
@@ -169,6 +167,7 @@ def plan(
         precision=precision,
         precomputed=given,
         kernel=kernel,
+        entries=entries,
         measured=True,
     )
 
@@ -188,12 +187,15 @@ def decide(
     precision: str | None = None,
     precomputed: bool = False,
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
+    entries: float | None = None,
     measured: bool = False,
 ) -> Plan:
     """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`.
 
     A solver or an operator from elsewhere is taken as it is.
     """
+    if entries is not None:
+        entries = _checked_entries(entries, as_kernel(kernel), d, operator, given=precomputed)
     if not isinstance(method, str):
         if precision is not None:
             raise ValueError(f"dtype={precision!r} is for the package's own methods: leave it out")
@@ -206,18 +208,12 @@ def decide(
         if method == "eigh" or precomputed:
             raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")
         args: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
+        args["entries"] = entries
         args |= {"method": "subspace" if method == "auto" else method, "precision": "float64"}
         plan = decide(n, d, c, lams, steps, operator="tiled", **args)
         name = getattr(operator, "__name__", type(operator).__name__)
         return replace(plan, operator=name, reasons=(f"{name} as given", *plan.reasons))
-    choice("method", method, METHODS)
-    choice("operator", operator, OPERATORS)
-    if precision is not None:
-        choice("dtype", precision, PRECISIONS)
-    if method in EXACT_METHODS and operator in ("tiled", "keops"):
-        raise ValueError(f"operator={operator!r} has no matrix for method={method!r}: use 'dense'")
-    if precomputed and operator in ("tiled", "keops"):
-        raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
+    _check_names(method, operator, precision, precomputed=precomputed)
     backend, resolved = resolve(device), as_kernel(kernel)
     task = Task(
         n=(n := integer("n", n, 1)),
@@ -231,15 +227,18 @@ def decide(
         precomputed=precomputed,
         copies=row_copies(resolved),
         cores=os.cpu_count() or 1,
-        own=own_features(resolved, n, d, method=method),
-        compiled=n >= FUSED_ROWS and resolved.opaque is None and not precomputed,
-        compiled_gram=may_be_compiled(resolved, n * n / 2, d),
+        own=_own_of(resolved, n, d, method, sparse=entries is not None),
+        compiled=pays_to_compile(resolved, n, d) and not precomputed and entries is None,
+        compiled_gram=may_be_compiled(resolved, n * n / 2, d) and entries is None,
+        entries=entries,
     )
     # a fit has no use for the prices of what was not asked for
     priced_method = "auto" if measured else method
     options = _options(task, nominal(backend), backend, priced_method)
     left = (
-        features_option(task, nominal(backend), FEATURES) if measured and not precomputed else None
+        features_option(task, nominal(backend), FEATURES)
+        if measured and not precomputed and entries is None
+        else None
     )
     best, patience = _best(task, options, method, operator, otherwise=left)
     if best is left:
@@ -254,6 +253,32 @@ def decide(
     others = options if left is None else [*options, left]
     alternatives = [option.line(task.allowed) for option in others if option is not best]
     return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
+
+
+def _check_names(method: str, operator: str, precision: str | None, *, precomputed: bool) -> None:
+    """Refuse unknown names, and what excludes each other."""
+    choice("method", method, METHODS)
+    choice("operator", operator, OPERATORS)
+    if precision is not None:
+        choice("dtype", precision, PRECISIONS)
+    if method in EXACT_METHODS and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} has no matrix for method={method!r}: use 'dense'")
+    if precomputed and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
+
+
+def _checked_entries(
+    entries: float, kernel: Kernel, d: int, operator: Any, *, given: bool
+) -> float:
+    """How many entries a sparse row has, checked, with what goes with sparse rows."""
+    if given:
+        raise ValueError("entries= is of sparse rows, and given=True says that K is given")
+    refuse_sparse(kernel)
+    if operator == "keops":
+        raise ValueError("operator='keops' takes no sparse rows: use 'dense' or 'tiled'")
+    if positive("entries", entries, zero=True) > d:
+        raise ValueError(f"entries={entries:g} of a row are more than its d = {d:,} features")
+    return float(entries)
 
 
 def least_norm_method(method: Any, kernel: Kernel, n: int, d: int, plan: Plan | None) -> str:
@@ -291,6 +316,11 @@ def own_features(kernel: Kernel, n: int, d: int, *, method: str) -> int:
             f"{kernel!r} has {k or 'no finite number'} of them: use method='auto'"
         )
     return k
+
+
+def _own_of(kernel: Kernel, n: int, d: int, method: str, *, sparse: bool) -> int:
+    """As :func:`own_features`; sparse rows with few of them are summed, not planned."""
+    return 0 if sparse and method != "primal" else own_features(kernel, n, d, method=method)
 
 
 def _elsewhere(
@@ -378,52 +408,8 @@ def _plan(task: Task, best: Option, patience: float, reasons: tuple[str, ...]) -
         threads=best.threads,
         reasons=reasons,
         patience=patience,
+        entries=task.entries,
     )
-
-
-def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict[str, Any]) -> Plan:
-    """The plan, if it was made for this problem and nothing else is asked for.
-
-    Parameters
-    ----------
-    plan : Plan
-    problem : dict
-        n, d and c of the data.
-    lams : array (L,)
-    arguments : dict
-        Arguments that the plan overrules, those that were left at their defaults not among them.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan={plan!r} must come from sdgpu.plan")
-    if plan.method == "features":
-        raise ValueError(
-            f"plan= says features: leave it out and pass features=sdgpu.Nystrom({plan.rank})"
-        )
-    for name, size in problem.items():
-        if getattr(plan, name) != size:
-            what = {"n": "rows", "d": "features", "c": "outputs"}[name]
-            raise ValueError(
-                f"plan= was made for {name} = {getattr(plan, name):,} {what}, but the data have "
-                f"{size:,}: make one with sdgpu.plan({name}={size}, ..)"
-            )
-    if lams.min() < plan.lam * (1 - ROUNDED):
-        raise ValueError(
-            f"plan= was made for lams >= {plan.lam:.9g}, but the smallest of lams= is "
-            f"{lams.min():g}: "
-            "make one with sdgpu.plan(lams=..) of these"
-        )
-    for name, value in arguments.items():
-        entry = getattr(plan, "precision" if name == "dtype" else name)
-        if value != entry:
-            raise ValueError(
-                f"{name}={value!r} contradicts the plan, which has {name}={entry!r}: leave {name} out, or "
-                f"make the plan with it"
-            )
-    return plan
 
 
 def _worth(option: Option) -> float:
