@@ -42,7 +42,7 @@ ANSWERS = {
 def test_answers_are_those_of_numpy(method, operator, weighted):
     strict = pytest.importorskip("array_api_strict")
     kernel = sdgpu.Linear() if method == "primal" else sdgpu.Gaussian(0.3)
-    how = {"method": method, "operator": operator, "intercept": weighted}
+    how = {"method": method, "operator": operator, "intercept": weighted, "tol": 1e-9}
     fits = []
     for own, device in ((strict.asarray, PlainBackend(strict)), (np.asarray, "cpu")):
         weights = own(WEIGHTS) if weighted else None
