@@ -1,7 +1,7 @@
-"""Peak memory of one fit, as a process: `python -m benchmarks.memory_probe N D METHOD OPERATOR MEMORY`.
+"""Peak memory of a fit: `python -m benchmarks.memory_probe N D METHOD OPERATOR MEMORY [KIND]`.
 
 Prints by how much the resident set grows over imports and data, in bytes, and what was planned. The
-process is fresh: what libraries take at their first products counts.
+process is fresh: what libraries take at their first products counts. KIND is gaussian, laplacian or sparse.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import importlib
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 import sdgpu
-from sdgpu.operators.tiled import FUSED_ROWS
+from sdgpu.operators.tile_prices import pays_to_compile
+
+ENTRIES = 50  # of a sparse row
 
 
 def resident(field: str) -> int:
@@ -22,27 +26,25 @@ def resident(field: str) -> int:
     return 1024 * int(Path("/proc/self/status").read_text().split(field)[1].split()[0])
 
 
-def main(n: int, d: int, method: str, operator: str, memory: str) -> None:
+def main(n: int, d: int, method: str, operator: str, memory: str, kind: str = "gaussian") -> None:
     warnings.simplefilter("ignore")
     if method != "eigh":
         importlib.import_module("torch")
-    if n >= FUSED_ROWS:
+    kernel = sdgpu.Laplacian(1 / d) if kind == "laplacian" else sdgpu.Gaussian(0.5 / d)
+    if kind != "sparse" and pays_to_compile(kernel, n, d):
         importlib.import_module("sdgpu.operators.fused_cpu")
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((n, d))
+    X: Any = rng.standard_normal((n, d if kind != "sparse" else 3))
     Y = np.sin(X[:, :3].sum(axis=1)) + 0.1 * rng.standard_normal(n)
+    if kind == "sparse":
+        kernel = sdgpu.Gaussian(0.5 / ENTRIES)
+        X = scipy.sparse.random_array((n, d), density=ENTRIES / d, rng=rng, format="csr")
+        Y = X @ rng.standard_normal(d) + np.asarray(X.sum(axis=1))
     lams = np.geomspace(1e-4, 1e-1, 10) * n
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
     before = resident("VmRSS:")
     fitted = sdgpu.fit(
-        X,
-        Y,
-        sdgpu.Gaussian(0.5 / d),
-        lams=lams,
-        method=method,
-        operator=operator,
-        tol=1e-4,
-        memory=memory,
+        X, Y, kernel, lams=lams, method=method, operator=operator, tol=1e-4, memory=memory
     )
     print(resident("VmHWM:") - before, fitted.info.bytes, fitted.info.status.split(":")[0])
 

@@ -326,3 +326,24 @@ def test_cells_of_tables_are_never_cut(width):
         assert cell in text or cell in ("0.69 .. 0.98", "ridge only")
     assert text.count("diabetes") == 1
     assert "0.69" in text
+
+
+def test_plan_of_sparse_rows(run):
+    output = run("plan", 20_000, 50_000, "--device", "cpu", "--entries", 80, "--operator", "tiled")
+    assert "20,000 rows of about 80 entries, lam >= 2" in " ".join(output.split())
+    memory, unit = output.split("memory")[1].split()[:2]
+    assert unit == "MB"
+    assert float(memory) < 1000  # of dense rows it would be gigabytes
+    output = run("plan", 100, 50, "--entries", 80, code=2)
+    assert "error: entries=80 of a row are more than its d = 50" in " ".join(output.split())
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_one_line(run, table):
+    """Their text alone: neither the file nor the line of code that they come from."""
+    output = run("fit", "numbers.csv", "--target", "target", "--lam", "1e-18")
+    said = [line for line in output.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1
+    assert "inaccurate at lam" in said[0]
+    assert ".py" not in output
+    assert "warnings.warn" not in output

@@ -16,7 +16,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.conversion import as_array, column_names, same_columns, warn_if_followed
-from sdgpu.backend.sparse_rows import csr_rows, is_sparse
+from sdgpu.backend.sparse_rows import csr_rows, is_csr, is_sparse
 
 __all__ = [
     "Array",
@@ -221,12 +221,7 @@ class Template:
             As :func:`inputs`, and for other columns or another order, another library or device.
         """
         if self.takes_sparse and is_sparse(value):
-            sparse = csr_rows(value, name, features=features)
-            if not (sparse.shape[0] or empty):
-                raise ValueError(
-                    f"{name} has no rows (shape {sparse.shape}): at least one is needed"
-                )
-            return sparse
+            return csr_rows(value, name, features=features, empty=empty)
         return new_rows(
             value, name, self.sample, columns=self.columns, features=features, empty=empty
         )
@@ -246,8 +241,10 @@ class Template:
         return array
 
 
-def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
+def pair(X: Any, Y: object) -> tuple[Array, Array, Template]:
     """Check training data: rows (n, d), targets (n, c), and where their results go.
+
+    Sparse rows come back as CSR of SciPy; results go where they came from, as those of dense rows do.
 
     Raises
     ------
@@ -255,11 +252,27 @@ def pair(X: object, Y: object) -> tuple[Array, Array, Template]:
         As :func:`inputs` and :func:`targets`, and for two libraries or devices.
     """
     warn_if_followed(X=X, Y=Y)
+    if is_sparse(X):
+        matrix = csr_rows(X, "X", empty=False)
+        truth, flat = targets(Y, "Y", rows=int(matrix.shape[0]))
+        like = _without_rows(X, matrix)
+        truth = beside(Y, truth, like)
+        template = replace(Template.of(like, truth, flat=flat), takes_sparse=True)
+        return matrix, truth, replace(template, outputs=column_names(Y))
     rows = inputs(X, "X")
     truth, flat = targets(Y, "Y", rows=int(rows.shape[0]))
     rows, truth = beside(X, rows, truth), beside(Y, truth, rows)
     template = Template.of(rows, truth, flat=flat)
     return rows, truth, replace(template, columns=column_names(X), outputs=column_names(Y))
+
+
+def _without_rows(value: Any, matrix: Any) -> Array:
+    """An array (0, d) of the library, device and precision that sparse rows came in."""
+    shape = (0, matrix.shape[1])
+    if not compat.is_torch_array(value):
+        return np.zeros(shape, dtype=matrix.dtype)
+    xp = compat.array_namespace(value)
+    return xp.zeros(shape, dtype=getattr(xp, dtype_name(matrix)), device=value.device)
 
 
 def new_rows(
@@ -273,12 +286,17 @@ def new_rows(
 ) -> Array:
     """Check rows (m, d) that go with others, X, whose columns may have had names.
 
+    Beside sparse rows they become CSR, whatever they are.
+
     Raises
     ------
     TypeError, ValueError
         As :func:`inputs`, and for other columns or another order, another library or device.
     """
     warn_if_followed(**{name: value})
+    if is_csr(X):
+        host = value if is_sparse(value) else inputs(value, name, empty=empty)
+        return csr_rows(host, name, features=features, empty=empty)
     array = inputs(value, name, empty=empty)
     same_columns(columns, value, name, "X")
     if array.shape[1] != features:

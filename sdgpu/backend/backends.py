@@ -28,6 +28,7 @@ import scipy.linalg  # at once: its BLAS takes memory, and waits for ever if a l
 
 from sdgpu.backend.arrays import Array, Template, library
 from sdgpu.backend.checks import choice
+from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = [
     "Backend",
@@ -35,7 +36,9 @@ __all__ = [
     "PlainBackend",
     "TorchBackend",
     "resolve",
+    "rows_on",
     "small_eigh",
+    "taken_rows",
     "to_numpy",
     "torch_beside",
 ]
@@ -287,7 +290,12 @@ def resolve(device: str | Backend, data: Array = None) -> Backend:
 
 
 def backend_of(array: Array) -> Backend:
-    """The backend whose arrays `array` is one of: where operators used on their own compute."""
+    """The backend whose arrays `array` is one of: where operators used on their own compute.
+
+    Of sparse rows in CSR NumPy.
+    """
+    if is_csr(array):
+        return NumpyBackend()
     kind = library(array)
     if kind == "numpy":
         return NumpyBackend()
@@ -305,6 +313,20 @@ def torch_beside(backend: Backend) -> TorchBackend:
     if isinstance(backend, TorchBackend):
         return backend
     return TorchBackend(f"cuda:{backend.device.id}" if "cupy" in backend.name else "cpu")
+
+
+def rows_on(backend: Backend, rows: Array) -> Array:
+    """Rows as a backend works with them: an array of its own, or CSR on the host, in float64."""
+    return rows.astype(np.float64, copy=False) if is_csr(rows) else backend.asarray(rows)
+
+
+def taken_rows(rows: Array, indices: Any) -> Array:
+    """Some of the rows by their numbers: of an array, or of CSR."""
+    if is_csr(rows):
+        return rows[np.asarray(indices, dtype=np.int64)]
+    xp = compat.array_namespace(rows)
+    index = xp.asarray(np.asarray(indices, dtype=np.int64), device=compat.device(rows))
+    return xp.take(rows, index, axis=0)
 
 
 def cuda_count() -> int:

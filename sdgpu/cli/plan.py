@@ -25,10 +25,16 @@ def plan(
     memory: Memory = None,
     method: Method = "auto",
     operator: OperatorName = "auto",
+    entries: Annotated[
+        float | None,
+        typer.Option(help="entries of a sparse row, in the mean (default: dense rows)"),
+    ] = None,
 ) -> None:
     """Show how a fit would be done, why, and what it would cost.
 
     [bold]Example:[/] sdgpu plan 100000 12 --lam 10 --memory 8GiB
+
+    [bold]Sparse rows:[/] sdgpu plan 20000 50000 --entries 80
     """
     import sdgpu
     from sdgpu.backend.memory import show
@@ -46,8 +52,10 @@ def plan(
         tol=tol,
         method=method,
         operator=operator,
+        entries=entries,
     )
-    table = new_table("what", "chosen", title=f"{count:,} rows, lam >= {ridge:g}")
+    kind = "" if entries is None else f" of about {entries:g} entries"
+    table = new_table("what", "chosen", title=f"{count:,} rows{kind}, lam >= {ridge:g}")
     for name in ("method", "operator", "precision", "block", "rank", "max_size"):
         table.add_row(name, str(getattr(fit_plan, name)))
     table.add_row("seconds", f"about {fit_plan.seconds:.3g}")

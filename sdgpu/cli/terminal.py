@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ class Friendly(TyperGroup):
                 from sdgpu.backend.distributed import ranks
 
                 ranks()
-            with terminable():
+            with terminable(), _warnings_in_a_line():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             errors.print("stopped")
@@ -96,6 +97,20 @@ class Friendly(TyperGroup):
             text = escape(str(message or error))
             errors.print(f"{prefix}[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Show warnings as errors are shown: their text, without the line of code that they come from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        prefix = f"process {RANK}: " if RANK else ""
+        text = escape(" ".join(str(message).split()))
+        errors.print(f"{prefix}[bold yellow]warning:[/] {text}", highlight=False, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def home(path: Path | None) -> Path | None:

@@ -14,7 +14,13 @@ import numpy as np
 from sdgpu.backend.memory import largest_rows, library_addresses, show
 from sdgpu.backend.rates import Rates
 from sdgpu.engine.streaming import block_rows, feature_bytes
-from sdgpu.operators import KeOpsOperator, TiledOperator
+from sdgpu.operators import KeOpsOperator
+from sdgpu.operators.tile_prices import (
+    SPARSE_BUFFERS,
+    TilePrices,
+    sparse_pair_seconds,
+    stored_numbers,
+)
 from sdgpu.solvers.cg import CG
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.preconditioners import Sketch
@@ -56,6 +62,12 @@ class Task:
     compiled: bool = False
     compiled_gram: bool = False
     own: int = 0  # features that the kernel has of its own
+    entries: float | None = None  # of a sparse row, in the mean; None for dense rows
+
+    @property
+    def width(self) -> int:
+        """Numbers of 8 bytes that a row takes."""
+        return self.d if self.entries is None else stored_numbers(self.entries)
 
     def options(self, rates: Rates, method: str = "auto") -> list[Option]:
         """Every way to fit, or by one method alone, with its price."""
@@ -111,11 +123,15 @@ class Option:
 def _eigh(task: Task, rates: Rates) -> Option:
     n = task.n
     # X and its ready rows; a given K is its own X
-    width = n if task.precomputed else task.d * (1 + task.copies)
+    width = n if task.precomputed else task.width * (1 + task.copies)
     operands = 8 * n * (n + width)
     made = 8 * n * n + LOOP * task.compiled_gram  # before it is decomposed
     peak_bytes = max(Eigh.peak_bytes(n), made) + 8 * n * (width + 3 * task.c) + _packed(operands)
     reason = f"all {n:,} eigenvalues, exact for every lam: 9 n^3 operations, 24 n^2 bytes"
+    seconds = Eigh.seconds(n, rates)
+    if task.entries is not None:
+        seconds += n * n / 2 * sparse_pair_seconds(task.d, task.entries)
+        peak_bytes += SPARSE_BUFFERS
     return Option(
         method="eigh",
         operator="dense",
@@ -123,7 +139,7 @@ def _eigh(task: Task, rates: Rates) -> Option:
         block=0,
         rank=0,
         size=n,
-        seconds=Eigh.seconds(n, rates),
+        seconds=seconds,
         bytes=peak_bytes,
         threads=1,
         reason=reason,
@@ -187,6 +203,8 @@ def _krylov(task: Task, rates: Rates) -> list[Option]:
         for operator in ("dense", "tiled", "keops"):
             if operator != "dense" and task.precomputed:
                 continue
+            if operator == "keops" and task.entries is not None:
+                continue
             operator_precision = "float64" if task.precomputed else precision
             if operator == "keops" and operator_precision == "mixed" and task.precision is None:
                 operator_precision = "float64"
@@ -203,6 +221,8 @@ def _krylov(task: Task, rates: Rates) -> list[Option]:
                 lams=len(task.lams),
                 steps=task.steps,
                 copies=task.copies,
+                entries=task.entries,
+                compiled=task.compiled,
             )
             options.append(work.option(rates, task))
     return options
@@ -240,6 +260,8 @@ class Work:
     lams: int
     steps: int
     copies: int
+    entries: float | None = None
+    compiled: bool = False
 
     def option(self, rates: Rates, task: Task) -> Option:
         """With its basis as large as the memory allows, or as the passes need."""
@@ -284,30 +306,34 @@ class Work:
     def _threads_and_bytes(self, task: Task) -> tuple[int, int]:
         """Threads of products, and bytes of everything but the basis and the sketch."""
         n, threads = self.n, 1
-        fixed_bytes = 8 * n * n if task.precomputed else 8 * n * self.d  # X
+        fixed_bytes = 8 * n * n if task.precomputed else 8 * n * task.width  # X
         if self.operator != "dense" or not task.precomputed:
             columns = (WIDE if self.rank else 1) * self.block
+            prices = self._tile_prices
 
             def tiles(workers: int) -> int:
-                return TiledOperator.peak_bytes(
-                    n,
-                    self.d,
-                    columns,
-                    self.precision,
-                    keep=self.operator == "dense",
-                    workers=workers,
-                    copies=self.copies,
-                )
+                return prices.peak_bytes(columns, workers=workers, copies=self.copies)
 
             share = task.allowed // WORKERS
             serial = tiles(1)
             threads = min(task.cores, 1 + max(share - serial, 0) // max(tiles(2) - serial, 1))
             fixed_bytes += tiles(threads)
         fixed_bytes += library_addresses(threads)
-        fixed_bytes += TORCH + LOOP * task.compiled + _packed(8 * n * self.d * self.copies)
+        fixed_bytes += TORCH + LOOP * task.compiled + _packed(8 * n * task.width * self.copies)
         if self.method == "cg":
             fixed_bytes += Resolvents.peak_bytes(n, self.c, self.lams, self.steps)
         return threads, fixed_bytes
+
+    @property
+    def _tile_prices(self) -> TilePrices:
+        return TilePrices(
+            self.n,
+            self.d,
+            self.precision,
+            keep=self.operator == "dense",
+            compiled=self.compiled,
+            entries=self.entries,
+        )
 
     def _basis_bytes(self, size: int) -> int:
         """Of the basis, the sketch, and the residuals of every lam and step in that basis."""
@@ -326,9 +352,8 @@ class Work:
         if self.operator == "keops":
             product = KeOpsOperator.product_seconds(n, d, columns, self.precision, rates)
         else:
-            keep = self.operator == "dense"
-            values = TiledOperator.value_seconds(n, d, self.precision, rates, keep=keep)
-            product = TiledOperator.multiply_seconds(n, columns, self.precision, rates, keep=keep)
+            prices, keep = self._tile_prices, self.operator == "dense"
+            values, product = prices.value_seconds(rates), prices.multiply_seconds(columns, rates)
             setup += values if keep else 0.0
             product += 0.0 if keep else values
         return passes * (PASS + product + algebra) + setup

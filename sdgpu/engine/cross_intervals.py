@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sdgpu.backend.arrays import slices
-from sdgpu.backend.backends import Backend, give_back, to_numpy
+from sdgpu.backend.backends import Backend, give_back, rows_on, taken_rows, to_numpy
 from sdgpu.backend.checks import integer, number
 from sdgpu.distill.jackknife_plus import (
     fewest_rows,
@@ -229,7 +229,7 @@ class ArrayFolds:
         self, labels: np.ndarray, lam: float, alphas: np.ndarray, new: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`FoldFits`: K fits, one after the other."""
-        new, steps, (n, c) = self.backend.asarray(new), len(alphas) + 1, self.Y.shape
+        new, steps, (n, c) = rows_on(self.backend, new), len(alphas) + 1, self.Y.shape
         errors = np.full((n, steps, c), np.nan)
         there = np.empty((int(labels.max()) + 1, steps, int(new.shape[0]), c))
         weights = np.ones(n) if self.weights is None else to_numpy(self.weights)
@@ -251,8 +251,7 @@ class ArrayFolds:
         return errors, there
 
     def _take(self, array: Any, rows: np.ndarray) -> Any:
-        xp = self.backend.xp
-        return xp.take(array, xp.asarray(rows, device=self.backend.device), axis=0)
+        return taken_rows(array, rows)
 
     def _columns(self, array: Any, others: np.ndarray) -> Any:
         """Of kernel values those with the other rows."""

@@ -10,9 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sdgpu.backend.checks import choice as name_choice
 from sdgpu.backend.checks import positive
-from sdgpu.backend.memory import budget, require
 from sdgpu.backend.scaling import safe_unit
-from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.predictor import Predictor
@@ -30,15 +28,11 @@ class Distiller(BaseEstimator):
     """What the four estimators share: the kernel, the fit and the prediction of one step."""
 
     _predictor: Predictor | None
-    _dense = False  # sparse rows are made dense
 
     def _kernel(self, X: np.ndarray) -> Kernel:
         gamma = self.gamma
         if isinstance(gamma, str):
             name_choice("gamma", gamma, ("median", "scale"))
-            if is_sparse(X):
-                of = "distances" if gamma == "median" else "all entries"
-                raise ValueError(f"gamma={gamma!r} is of {of}, X is sparse: give a number")
             gamma = 0.5 / median_distance(X) ** 2 if gamma == "median" else scale_gamma(X)
         if gamma is None:
             gamma = 1.0 / X.shape[1]
@@ -47,23 +41,6 @@ class Distiller(BaseEstimator):
     def _sparse_format(self) -> str | bool:
         """The format of sparse rows for `validate_data`; False where the features need dense ones."""
         return "csr" if self.__sklearn_tags__().input_tags.sparse else False
-
-    def _rows(self, X: Any, kernel: Kernel) -> Any:
-        """Sparse rows as they are; dense where features are more, and the kernel matrix is smaller."""
-        self._dense = False
-        if not is_sparse(X) or self.features is not None:
-            return X
-        n, d = X.shape
-        if n > 2 * (own_size(kernel, d) or 0):
-            return X
-        require(
-            16 * n * d,
-            budget(None),
-            f"{n:,} sparse rows of {d:,} features as dense ones",
-            "take fewer",
-        )
-        self._dense = True
-        return X.toarray()
 
     def _decompose(
         self,
@@ -119,8 +96,6 @@ class Distiller(BaseEstimator):
             self._refit()
         X = validate_data(self, X, dtype=_WIDE, accept_sparse=self._sparse_format(), reset=False)
         assert self._predictor is not None
-        if self._dense and is_sparse(X):
-            X = X.toarray()
         predictions = self._predictor.predict(X.astype(self._dtype, copy=False))
         return predictions if self._unit == 1 else predictions * self._unit
 
@@ -136,11 +111,12 @@ class Distiller(BaseEstimator):
 
 
 def _takes_sparse(kernel: Any, features: Features | None, degree: int) -> bool:
-    """Whether rows may be sparse: those of a kernel with features of its own, and of no other map."""
+    """Whether rows may be sparse: of a kernel of inner products and lengths, and of no map but its own."""
     if not (features is None or (isinstance(features, Explicit) and features.takes_sparse)):
         return False
     try:
-        return own_size(as_kernel(kernel, degree=degree), 1) is not None
+        resolved = as_kernel(kernel, degree=degree)
+        return resolved.takes_sparse if features is None else own_size(resolved, 1) is not None
     except (TypeError, ValueError):  # what is wrong with the kernel is said by fit
         return False
 
@@ -186,7 +162,7 @@ class FixedParameters(Distiller):
             self._after_fit(with_rows(fitted, X, Y, weights), rows, choice, kernel)
             return
         self._dtype = np.result_type(X.dtype, np.float32)
-        rows = self._rows(X, kernel), self._scaled(Y), weights
+        rows = X, self._scaled(Y), weights
         fitted = self._decompose(*rows[:2], choice[0], kernel, weights=weights)
         self.info_ = fitted.info
         self._keep(fitted.path(alphas=self.alpha, steps=self.steps).predictor())

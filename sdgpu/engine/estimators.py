@@ -38,7 +38,7 @@ class _Regression(MultiOutputMixin, RegressorMixin):
     """Checks and predictions of a regressor."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Fit to X (n, d), sparse for kernels with features of their own, and targets (n,) or (n, c).
+        """Fit to X (n, d), sparse for kernels that take it, and targets (n,) or (n, c).
 
         `sample_weight` (n,) weighs the squared errors.
         """

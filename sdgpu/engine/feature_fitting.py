@@ -112,8 +112,8 @@ def fit_features(
     X, Y, sample_weight = data
     if lams[0] == LEAST_NORM:
         raise ValueError(
-            "lams=0, the fit of least norm, is not for features= and sparse rows: take a small lam, or "
-            "dense rows and method='primal'"
+            "lams=0, the fit of least norm, is not for features=, which sparse rows of few features take: "
+            "take a small lam, or method='eigh'"
         )
     if isinstance(X, Moments):
         others = {"Y": Y, "kernel": kernel, "features": features, "sample_weight": sample_weight}
@@ -195,31 +195,31 @@ def _compared(
     return replace(fitted, info=replace(fitted.info, kernel_difference=error, status=status))
 
 
-def features_for_sparse(X: Any, kernel: Any) -> Explicit:
-    """What a fit takes for rows that are sparse: the kernel's own features.
+def features_for_sparse(X: Any, kernel: Any, *, exact: bool) -> Explicit | None:
+    """What a fit takes for rows that are sparse: the kernel's own features, or None for the kernel itself.
+
+    Features where they are not more than the rows and a method of the kernel matrix is not asked for
+    (`exact`).
 
     Raises
     ------
     TypeError
-        For a kernel without, and for fewer rows than features, whose n x n problem is the smaller one.
+        For a kernel that has neither values nor few features of sparse rows.
     """
-    kernel, (n, d) = as_kernel(kernel), X.shape
-    matrix = ", or the kernel matrix, kernel(X), with sdgpu.Precomputed()"
-    size = None if kernel.is_precomputed else own_size(kernel, int(d))
-    if size is None:
+    kernel = as_kernel(kernel)
+    if X.ndim != 2:
+        return None  # which is refused as it would be dense
+    n, d = (int(size) for size in X.shape)
+    size = None if kernel.is_precomputed or not d else own_size(kernel, d)
+    if size is not None and size <= n and not exact:
+        return Explicit()
+    if not kernel.takes_sparse:
         raise TypeError(
-            f"X is sparse ({type(X).__name__}), and {kernel!r} has no features of its own: use "
-            "sdgpu.Linear, Cosine or Polynomial, or pass X.toarray() (of torch: X.to_dense())"
-            + matrix
-            * kernel.takes_sparse
+            f"X is sparse ({type(X).__name__}), and {kernel!r} has no values of sparse rows: pass "
+            "X.toarray() (of torch: X.to_dense()), or take a kernel of inner products and lengths, such as "
+            "sdgpu.Gaussian or sdgpu.Tanimoto"
         )
-    if size > n:
-        raise TypeError(
-            f"X is sparse with {n:,} rows and {size:,} features: pass X.toarray() (of torch: "
-            "X.to_dense()), or the kernel matrix, kernel(X), which is the smaller problem, with "
-            "sdgpu.Precomputed()"
-        )
-    return Explicit()
+    return None
 
 
 def _pass(

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.arrays import Template, pair
-from sdgpu.backend.backends import Backend, resolve
+from sdgpu.backend.backends import Backend, resolve, rows_on
 from sdgpu.backend.checks import LEAST_NORM, integer, lam_grid
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
-from sdgpu.backend.sparse_rows import is_sparse
+from sdgpu.backend.sparse_rows import is_csr, is_sparse, mean_entries
 from sdgpu.distill.smoothers import RIDGE, Smoother, as_smoother
 from sdgpu.engine.certificate import Certificate, certify
 from sdgpu.engine.cross_intervals import ArrayFolds
@@ -31,7 +31,8 @@ from sdgpu.engine.feature_fitting import (
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
-from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, exact_method, follow
+from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, exact_method
+from sdgpu.engine.plans import follow
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
 from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
@@ -86,7 +87,8 @@ def fit(
         tables must have them in this order. With kernel="precomputed", K itself (n, n). With `features`
         also a :class:`sdgpu.backend.rows.RowSource`, whatever :func:`sdgpu.rows.as_source` takes, or a
         :class:`sdgpu.Moments`, which needs neither Y nor kernel. Sparse matrices of SciPy and tensors of
-        torch for kernels with features of their own (linear, cosine, polynomial), which are taken then.
+        torch for kernels of inner products and lengths (`kernel.takes_sparse`), and for those with features
+        of their own, which are taken where they are fewer than the rows and nothing else is asked for.
     Y : array_like (n,) or (n, c)
         Targets, in the same library and on the same device; of a source none.
     kernel : Kernel, str or callable, default "rbf"
@@ -188,10 +190,12 @@ def fit(
     smoother = as_smoother(smoother)
     kind = "features="
     if features is None and is_sparse(X):
-        features, kind = features_for_sparse(X, kernel), "sparse rows"
+        exact = plan is not None or method not in ("auto", "primal") or operator != "auto"
+        features, kind = features_for_sparse(X, kernel, exact=exact), "sparse rows"
+        method = "auto" if features is not None and method == "primal" else method
     if features is not None or isinstance(X, (RowSource, Moments)):
-        exact = {"method": method, "operator": operator, "plan": plan}
-        refuse_options(kind, exact, {"method": "auto", "operator": "auto"})
+        asked: dict[str, Any] = {"method": method, "operator": operator, "plan": plan}
+        refuse_options(kind, asked, {"method": "auto", "operator": "auto"})
         wishes = {"precision": dtype, "intercept": intercept, "memory": memory, "seed": seed}
         options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
         parts = (X, Y, sample_weight)
@@ -201,20 +205,16 @@ def fit(
     _check_probes(probes)
     given_X, (X, Y, template) = X, pair(X, Y)
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
-    backend = resolve(device, X)
+    backend = resolve(device, template.sample)
     allowed = budget(memory, backend.name)
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
     context["precomputed"] = kernel.is_precomputed
+    context["entries"] = mean_entries(X) if is_csr(X) else None
     if lams[0] == LEAST_NORM or smoother.name != RIDGE.name:
+        method = "eigh" if is_csr(X) and method == "auto" else method
         method = exact_method(method, kernel, n, d, plan=plan, smoother=smoother)
-    if plan is None:
-        wishes = {"method": method, "operator": operator, "precision": dtype}
-        plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)
-    else:
-        args = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
-        non_defaults = {name: value for name, value in args.items() if value != _DEFAULTS[name]}
-        plan = follow(plan, {"n": n, "d": d, "c": c}, lams, non_defaults)
-    require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
+    wishes = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
+    plan = _planned({"n": n, "d": d, "c": c}, lams, plan, wishes, context)
     others = {"sample_weight": sample_weight, "intercept": intercept or None}
     if not isinstance(method, str):
         refuse_options("a solver from elsewhere", others, {})
@@ -222,7 +222,7 @@ def fit(
     Y, offset = (Y, None) if weighting is None else weighting.targets(backend.asarray(Y))
     data = TrainingData(
         kernel=kernel,
-        X=own_memory(backend.asarray(X), given_X, kernel),
+        X=own_memory(rows_on(backend, X), given_X, kernel),
         Y=Y,
         offset=offset,
         weighting=weighting,
@@ -247,6 +247,26 @@ def _check_probes(probes: int) -> None:
         raise ValueError(
             f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
         )
+
+
+def _planned(
+    sizes: dict[str, int],
+    lams: np.ndarray,
+    plan: Plan | None,
+    asked: dict[str, Any],
+    context: dict[str, Any],
+) -> Plan:
+    """The plan that was given, if it goes with the data and with what else is asked; else a new one."""
+    if plan is None:
+        named = {"precision" if name == "dtype" else name: asked[name] for name in asked}
+        decided: dict[str, Any] = {**sizes, "lams": lams, **named, **context}
+        plan = decide(**decided)
+    else:
+        others = {name: value for name, value in asked.items() if value != _DEFAULTS[name]}
+        plan = follow(plan, sizes, lams, others, entries=context["entries"])
+    memory = context["memory"]
+    require(plan.bytes, memory, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
+    return plan
 
 
 def _decompose(

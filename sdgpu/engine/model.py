@@ -9,13 +9,12 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.arrays import Template
-from sdgpu.backend.backends import Backend, give_back
+from sdgpu.backend.backends import Backend, give_back, rows_on
 from sdgpu.backend.conversion import is_followed
 from sdgpu.backend.memory import require
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
 from sdgpu.backend.scaling import unit
-from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.distill.filters import flat_product
 from sdgpu.kernels.derivatives import require_finite
 from sdgpu.operators.slopes import slopes_of
@@ -81,7 +80,7 @@ class Model:
 
     def on_device(self, rows: Any) -> Any:
         """Checked rows where features or kernel values are made of them."""
-        return rows if is_csr(rows) else self.backend.asarray(rows)
+        return rows_on(self.backend, rows)
 
     @underflow_is_zero
     def predict(self, dual: Any, X_new: Any) -> Any:
@@ -103,7 +102,7 @@ class Model:
         *lead, _, c = dual.shape
         columns, (m, d) = c * int(np.prod(lead, dtype=int)), (int(size) for size in rows.shape)
         self.afford(m * columns * d, f"derivatives at {m:,} rows by {d:,} features")
-        slopes = slopes_of(self.operator, rows if is_csr(rows) else self.backend.asarray(rows))
+        slopes = slopes_of(self.operator, self.on_device(rows))
         columns, size = _as_columns(dual)
         values = require_finite(size * slopes.columns(columns), "the prediction")  # (m, .. c, d)
         values = values.reshape(m, *lead, c, d).movedim(0, -3)

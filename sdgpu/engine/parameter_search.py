@@ -15,6 +15,7 @@ from sdgpu.backend.checks import choice, integer, number
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.distillers import Distiller
+from sdgpu.engine.feature_fitting import features_for_sparse
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fold_sweep import Folds, present_splits, sweep_over_folds
 from sdgpu.engine.grid_sweep import GridRequest
@@ -127,7 +128,7 @@ class ParameterSearch(Distiller):
         if n < 2:
             raise ValueError(f"n_samples={n}: choosing lam, alpha and step needs at least 2 rows")
         pairwise, kernel = self.__sklearn_tags__().input_tags.pairwise, self._kernel(X)
-        rows = _Rows(self._rows(X, kernel), Y, weights, labels, groups, kernel, pairwise)
+        rows = _Rows(X, Y, weights, labels, groups, kernel, pairwise)
         if pairwise and rows.X.shape[0] != rows.X.shape[1]:
             raise ValueError(f"a precomputed kernel must be square, got {rows.X.shape}")
         request = self._request(n if weights is None else float(weights.sum()), metric)
@@ -235,7 +236,8 @@ class ParameterSearch(Distiller):
 
     def _learn_from_all(self, rows: _Rows, request: GridRequest, over: str) -> None:
         """Choose on the training rows themselves: one decomposition chooses and predicts."""
-        method = "auto" if self.features is not None or is_sparse(rows.X) else "eigh"
+        own = is_sparse(rows.X) and features_for_sparse(rows.X, rows.kernel, exact=False)
+        method = "auto" if self.features is not None or own else "eigh"
         fitted = self._decompose(
             rows.X, rows.Y, request.lams, rows.kernel, weights=rows.weights, method=method
         )

@@ -20,27 +20,19 @@ from sdgpu.backend.rates import Rates, nominal
 from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.engine.calibration import calibrate, with_compiled_loop
 from sdgpu.engine.costs import Option, Task, features_option
-from sdgpu.engine.plans import Plan, follow
+from sdgpu.engine.plans import Plan
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps.explicit import own_size
 from sdgpu.kernels.kernel_matrices import may_be_compiled
 from sdgpu.kernels.row_preparation import row_copies
+from sdgpu.kernels.sparse_values import refuse_sparse
 from sdgpu.operators import Operator
-from sdgpu.operators.tiled import FUSED_ROWS, PRECISIONS
+from sdgpu.operators.tile_prices import pays_to_compile
+from sdgpu.operators.tiled import PRECISIONS
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.solver import Solver
 
-__all__ = [
-    "EXACT_METHODS",
-    "METHODS",
-    "OPERATORS",
-    "Plan",
-    "Rates",
-    "calibrate",
-    "decide",
-    "follow",
-    "plan",
-]
+__all__ = ["EXACT_METHODS", "METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide", "plan"]
 
 METHODS = ("auto", "eigh", "primal", "lanczos", "subspace", "cg")
 EXACT_METHODS = ("eigh", "primal")  # that know every eigenvalue but those that are 0
@@ -70,6 +62,7 @@ def plan(
     precision: str | None = None,
     given: bool = False,
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
+    entries: float | None = None,
 ) -> Plan:
     """Choose how to fit n rows of d features with c outputs.
 
@@ -84,7 +77,9 @@ def plan(
     given : bool, default False
         Whether K is given (precomputed): it is dense then.
     kernel : Kernel, str or callable, default "rbf"
-        As in :func:`sdgpu.fit`: Gaussians have a compiled loop.
+        As in :func:`sdgpu.fit`: kernels with a formula have a compiled loop.
+    entries : number, optional
+        Entries of a row that are not 0, in the mean, of sparse rows (X.nnz / n); None for dense rows.
 
     Returns
     -------
@@ -117,6 +112,7 @@ def plan(
         precision=precision,
         precomputed=given,
         kernel=kernel,
+        entries=entries,
         measured=True,
     )
 
@@ -136,12 +132,15 @@ def decide(
     precision: str | None = None,
     precomputed: bool = False,
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
+    entries: float | None = None,
     measured: bool = False,
 ) -> Plan:
     """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`.
 
     A solver or an operator from elsewhere is taken as it is.
     """
+    if entries is not None:
+        entries = _checked_entries(entries, as_kernel(kernel), d, operator, given=precomputed)
     if not isinstance(method, str):
         if precision is not None:
             raise ValueError(f"dtype={precision!r} is for the package's own methods: leave it out")
@@ -154,18 +153,12 @@ def decide(
         if method == "eigh" or precomputed:
             raise ValueError("operator= from elsewhere has no matrix to decompose: leave it 'auto'")
         args: dict[str, Any] = {"device": device, "memory": memory, "tol": tol, "kernel": kernel}
+        args["entries"] = entries
         args |= {"method": "subspace" if method == "auto" else method, "precision": "float64"}
         plan = decide(n, d, c, lams, steps, operator="tiled", **args)
         name = getattr(operator, "__name__", type(operator).__name__)
         return replace(plan, operator=name, reasons=(f"{name} as given", *plan.reasons))
-    choice("method", method, METHODS)
-    choice("operator", operator, OPERATORS)
-    if precision is not None:
-        choice("dtype", precision, PRECISIONS)
-    if method in EXACT_METHODS and operator in ("tiled", "keops"):
-        raise ValueError(f"operator={operator!r} has no matrix for method={method!r}: use 'dense'")
-    if precomputed and operator in ("tiled", "keops"):
-        raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
+    _check_names(method, operator, precision, precomputed=precomputed)
     backend, resolved = resolve(device), as_kernel(kernel)
     task = Task(
         n=(n := integer("n", n, 1)),
@@ -179,9 +172,10 @@ def decide(
         precomputed=precomputed,
         copies=row_copies(resolved),
         cores=os.cpu_count() or 1,
-        own=own_features(resolved, n, d, method=method),
-        compiled=n >= FUSED_ROWS and resolved.opaque is None and not precomputed,
-        compiled_gram=may_be_compiled(resolved, n * n / 2, d),
+        own=_own_of(resolved, n, d, method, sparse=entries is not None),
+        compiled=pays_to_compile(resolved, n, d) and not precomputed and entries is None,
+        compiled_gram=may_be_compiled(resolved, n * n / 2, d) and entries is None,
+        entries=entries,
     )
     # a fit has no use for the prices of what was not asked for
     return _chosen(task, backend, method, operator, measured=measured)
@@ -196,7 +190,7 @@ def _chosen(task: Task, backend: Backend, method: str, operator: str, *, measure
     options = _options(task, nominal(backend), backend, priced_method)
     left = (
         features_option(task, nominal(backend), FEATURES)
-        if measured and not task.precomputed
+        if measured and not task.precomputed and task.entries is None
         else None
     )
     best, patience = _best(task, options, method, operator, otherwise=left)
@@ -212,6 +206,32 @@ def _chosen(task: Task, backend: Backend, method: str, operator: str, *, measure
     others = options if left is None else [*options, left]
     alternatives = [option.line(task.allowed) for option in others if option is not best]
     return _plan(task, best, patience, (*reasons, best.reason, *alternatives))
+
+
+def _check_names(method: str, operator: str, precision: str | None, *, precomputed: bool) -> None:
+    """Refuse unknown names, and what excludes each other."""
+    choice("method", method, METHODS)
+    choice("operator", operator, OPERATORS)
+    if precision is not None:
+        choice("dtype", precision, PRECISIONS)
+    if method in EXACT_METHODS and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} has no matrix for method={method!r}: use 'dense'")
+    if precomputed and operator in ("tiled", "keops"):
+        raise ValueError(f"operator={operator!r} cannot hold a precomputed kernel: use 'dense'")
+
+
+def _checked_entries(
+    entries: float, kernel: Kernel, d: int, operator: Any, *, given: bool
+) -> float:
+    """How many entries a sparse row has, checked, with what goes with sparse rows."""
+    if given:
+        raise ValueError("entries= is of sparse rows, and given=True says that K is given")
+    refuse_sparse(kernel)
+    if operator == "keops":
+        raise ValueError("operator='keops' takes no sparse rows: use 'dense' or 'tiled'")
+    if positive("entries", entries, zero=True) > d:
+        raise ValueError(f"entries={entries:g} of a row are more than its d = {d:,} features")
+    return float(entries)
 
 
 def exact_method(
@@ -248,6 +268,11 @@ def own_features(kernel: Kernel, n: int, d: int, *, method: str) -> int:
             f"{kernel!r} has {k or 'no finite number'} of them: use method='auto'"
         )
     return k
+
+
+def _own_of(kernel: Kernel, n: int, d: int, method: str, *, sparse: bool) -> int:
+    """As :func:`own_features`; sparse rows with few of them are summed, not planned."""
+    return 0 if sparse and method != "primal" else own_features(kernel, n, d, method=method)
 
 
 def _elsewhere(
@@ -335,6 +360,7 @@ def _plan(task: Task, best: Option, patience: float, reasons: tuple[str, ...]) -
         threads=best.threads,
         reasons=reasons,
         patience=patience,
+        entries=task.entries,
     )
 
 

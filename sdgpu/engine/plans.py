@@ -11,6 +11,8 @@ from sdgpu.backend.checks import ROUNDED
 
 __all__ = ["Plan", "follow"]
 
+MORE = 1.1  # entries of data over those of a plan
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -44,6 +46,8 @@ class Plan:
     patience : float
         Passes that would cost as much as an eigendecomposition that would fit too, where the method was
         left to the plan: a fit turns to it when the basis is going to need more.
+    entries : float or None
+        Of a row in the mean, if rows are sparse.
     """
 
     method: str
@@ -63,9 +67,17 @@ class Plan:
     threads: int
     reasons: tuple[str, ...]
     patience: float = np.inf
+    entries: float | None = None
 
 
-def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict[str, Any]) -> Plan:
+def follow(
+    plan: Any,
+    problem: dict[str, int],
+    lams: np.ndarray,
+    arguments: dict[str, Any],
+    *,
+    entries: float | None = None,
+) -> Plan:
     """The plan, if it was made for this problem and nothing else is asked for.
 
     Parameters
@@ -76,6 +88,8 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict
     lams : array (L,)
     arguments : dict
         Arguments that the plan overrules, those that were left at their defaults not among them.
+    entries : float, optional
+        Of a sparse row, in the mean.
 
     Raises
     ------
@@ -94,6 +108,7 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict
                 f"plan= was made for {name} = {getattr(plan, name):,} {what}, but the data have "
                 f"{size:,}: make one with sdgpu.plan({name}={size}, ..)"
             )
+    _same_entries(plan, entries)
     if lams.min() < plan.lam * (1 - ROUNDED):
         raise ValueError(
             f"plan= was made for lams >= {plan.lam:.9g}, but the smallest of lams= is "
@@ -108,3 +123,17 @@ def follow(plan: Any, problem: dict[str, int], lams: np.ndarray, arguments: dict
                 f"make the plan with it"
             )
     return plan
+
+
+def _same_entries(plan: Plan, entries: float | None) -> None:
+    """Refuse a plan of dense rows for sparse ones, and the other way round."""
+    if entries is None and plan.entries is not None:
+        raise ValueError(
+            "plan= was made for sparse rows, but the data are dense: leave entries= out of it"
+        )
+    if entries is not None and entries > MORE * (plan.entries or 0.0):
+        made = "dense rows" if plan.entries is None else f"{plan.entries:g} entries a row"
+        raise ValueError(
+            f"plan= was made for {made}, but the data have {entries:.3g} a row: make one with "
+            f"sdgpu.plan(entries={np.ceil(entries):g}, ..)"
+        )

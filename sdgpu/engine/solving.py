@@ -12,6 +12,7 @@ import numpy as np
 from sdgpu.backend.backends import Backend, NumpyBackend, TorchBackend
 from sdgpu.backend.checks import LEAST_NORM
 from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import only_torch
 from sdgpu.engine.planner import Plan
 from sdgpu.engine.training_data import OperatorRemade, TrainingData, rounding_noise
@@ -235,7 +236,7 @@ def _spectral(
         most_negative=spectrum.most_negative * units.kernel,
         method=problem.plan.method,
     )
-    known = len(eigenvalues) == problem.data.n
+    known = int(eigenvalues.shape[0]) == problem.data.n
     return SpectralSolution(
         rescaled, None if known else estimates, weighting=problem.data.weighting
     )
@@ -270,5 +271,8 @@ def _estimates(
 
 def _fits_float32(X: Any) -> bool:
     """Whether squares of X, and some powers of these, stay in float32."""
+    X = X.data if is_csr(X) else X
+    if not compat.size(X):
+        return True
     xp = compat.array_namespace(X)  # extremes: the absolute values would be a copy
     return float(xp.max(X)) < 1e6 and float(xp.min(X)) > -1e6

@@ -9,9 +9,10 @@ from typing import Any
 import array_api_compat as compat
 
 from sdgpu.backend.arrays import dtype_name, may_share, targets
-from sdgpu.backend.backends import Backend
+from sdgpu.backend.backends import Backend, rows_on
 from sdgpu.backend.conversion import rounded_to, warn_if_followed
 from sdgpu.backend.copying import without_caches
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.distill.rounding_bounds import backward_error
 from sdgpu.engine.planner import EXACT_METHODS, Plan
 from sdgpu.kernels import Kernel
@@ -60,9 +61,9 @@ class TrainingData:
         With weights or an intercept that of :mod:`sdgpu.operators.weighted_rows`.
         """
         if backend.name not in self._operators:
-            X = backend.asarray(self.X)
+            X = rows_on(backend, self.X)
             K: MatrixOperator = DenseOperator(
-                self.kernel, X, backend.tile, self.dtype, checked=True
+                self.kernel, X, backend.tile, self.dtype, checked=True, home=backend
             )
             if self.weighting is not None:
                 K = WeightedDense(K, self.weighting.on(backend), backend, self._means)
@@ -82,6 +83,7 @@ class TrainingData:
             K = KeOpsOperator(dense.kernel, dense.X, plan.precision)
         else:  # a stored K for products alone is half of its tiles, in the precision that was asked for
             how: dict[str, Any] = {"keep": keep, "workers": plan.threads, "checked": True}
+            how["home"] = backend
             K = TiledOperator(dense.kernel, dense.X, plan.precision, **how)
         if self.weighting is None:
             return K
@@ -145,7 +147,7 @@ def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:
     """The precision in which kernel values are known: that of a kernel that the caller made."""
     if kernel.is_precomputed:
         return rounded_to(X) or dtype_name(rows)
-    first_row = backend.asarray(rows[:1, ...])
+    first_row = backend.asarray(rows[:1].toarray() if is_csr(rows) else rows[:1, ...])
     return min(kernel.value_dtype(first_row), dtype_name(rows), key=list(reversed(NEGATIVE)).index)
 
 
@@ -154,6 +156,8 @@ def own_memory(array: Any, source: Any, kernel: Kernel) -> Any:
 
     A precomputed K is only read while it is decomposed, so it is not copied.
     """
+    if is_csr(array):
+        return array.copy()
     if kernel.is_precomputed or not may_share(array, source):
         return array
     return compat.array_namespace(array).asarray(array, copy=True)

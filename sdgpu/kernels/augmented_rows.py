@@ -7,18 +7,22 @@ A distance or an inner product of all pairs is one matrix product of augmented r
 so a tile costs one product and the passes of its profile, each in the same buffer. Scaling the rows
 folds every constant of a profile into the product. Nothing here imports a library: the same code runs
 on NumPy, torch, CuPy, array-api-strict and on the lazy tensors of KeOps.
+
+Sparse rows stay as they are: two columns that are nowhere 0 would make every product of two rows dense, so
+their squares are added afterwards.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.arrays import slices
-from sdgpu.backend.sparse_rows import beside_each_other, is_csr, square_sums
+from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.sparse_rows import dense_product, is_csr, square_sums
 from sdgpu.kernels.elementwise import can_choose, clip_, where
 
 __all__ = [
@@ -26,12 +30,15 @@ __all__ = [
     "Rows",
     "chords",
     "distance_rows",
+    "in_library",
     "inner_rows",
+    "longest",
     "mark_opposite",
     "near_pairs",
     "product",
     "reciprocal_sine",
     "recompute_near",
+    "squares_of",
 ]
 
 
@@ -45,9 +52,12 @@ class Rows:
     Attributes
     ----------
     left, right : array (n, d + 2) or (n, d)
-        Augmented rows whose product is the statistic; of sparse rows in CSR.
+        Augmented rows whose product is the statistic; of sparse rows in CSR, on the host, not augmented.
     norms : array (n,) or None
         |x|^2 of the rows before normalisation, for kernels of angle and length.
+    squares : array (n,) or None
+        Of sparse rows, for distances: sign * |x|^2, which the product lacks. The library and device of it
+        (or of the norms) are those in which tiles of sparse rows come.
     parts : tuple of Rows
         For sums and products: the rows of each operand.
     """
@@ -57,6 +67,7 @@ class Rows:
     norms: Any = None
     parts: tuple[Rows, ...] = ()
     far: bool = False  # so far from the centre that near pairs need their distance recomputed
+    squares: Any = None
 
     def __len__(self) -> int:
         return len(self.parts[0]) if self.parts else int(self.left.shape[0])
@@ -68,30 +79,51 @@ class Rows:
             return array[rows, ...]
 
         parts = tuple(part[rows] for part in self.parts)
-        return Rows(cut(self.left), cut(self.right), cut(self.norms), parts, self.far)
+        left = cut(self.left)
+        right = left if self.right is self.left else cut(self.right)
+        return replace(
+            self,
+            left=left,
+            right=right,
+            norms=cut(self.norms),
+            parts=parts,
+            squares=cut(self.squares),
+        )
 
     @property
     def sample(self) -> Any:
-        """An array with the library, device and dtype of the rows."""
+        """An array with the library, device and dtype of the tiles."""
         if self.parts:
             return self.parts[0].sample
-        return self.left.data if is_csr(self.left) else self.left
+        if is_csr(self.left):
+            return self.norms if self.squares is None else self.squares
+        return self.left
 
 
 def distance_rows(values: Any, sign: float = 1.0) -> Rows:
-    """Rows whose product is sign * |x - x'|^2; the values should be centred."""
-    sparse = is_csr(values)
-    xp = compat.array_namespace(values.data if sparse else values)
-    squares = (square_sums(values) if sparse else xp.sum(values * values, axis=1))[:, None]
+    """Rows whose product is sign * |x - x'|^2; the values should be centred, but for sparse ones."""
+    if is_csr(values):
+        squares = square_sums(values)
+        far = _are_far(squares)
+        return Rows(values * (-2.0 * sign), values, far=far, squares=sign * squares)
+    xp = compat.array_namespace(values)
+    squares = xp.sum(values * values, axis=1)[:, None]
     ones = xp.ones_like(squares)
-    concat = beside_each_other if sparse else xp.concat
-    left = concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
-    # the expansion is off by about eps |x|^2: what an exponent can bear depends on the precision
-    eps = float(xp.finfo(values.dtype).eps)
+    left = xp.concat([-2 * sign * values, sign * squares, sign * ones], axis=1)
+    far = _are_far(squares)
+    return Rows(left, xp.concat([values, ones, squares], axis=1), far=far)
+
+
+def _are_far(squares: Any) -> bool:
+    """Whether |x|^2 has an error that a profile shows: the expansion is off by about eps |x|^2.
+
+    What an exponent can bear depends on the precision.
+    """
+    xp = compat.array_namespace(squares)
+    eps = float(xp.finfo(squares.dtype).eps)
     known = squares.detach() if compat.is_torch_array(squares) else squares
     largest = float(xp.max(known)) if squares.shape[0] else 0.0
-    far = eps * largest > (1e-12 if eps < 1e-10 else 1e-5)
-    return Rows(left, concat([values, ones, squares], axis=1), far=far)
+    return eps * largest > (1e-12 if eps < 1e-10 else 1e-5)
 
 
 def inner_rows(values: Any) -> Rows:
@@ -102,10 +134,21 @@ def inner_rows(values: Any) -> Rows:
     return Rows(values, values, norms=xp.sum(values * values, axis=1))
 
 
+def squares_of(rows: Rows) -> Any:
+    """|x|^2 of rows whose product is x . x', (n,)."""
+    if is_csr(rows.left):
+        return in_library(square_sums(rows.left), rows.sample)
+    return inner_rows(rows.left).norms
+
+
 def product(a: Rows, b: Rows, out: Any = None) -> Any:
     """The statistic of all pairs, (len(a), len(b)), in `out` if that is given."""
     if is_csr(a.left):
-        return (a.left @ b.right.T).toarray()
+        tile = in_library(dense_product(a.left, b.right), a.sample)
+        if a.squares is not None:
+            tile += a.squares[:, None]
+            tile += b.squares[None, :]
+        return tile
     if out is None:
         return a.left @ b.right.T
     if compat.is_torch_array(out):
@@ -133,7 +176,7 @@ def recompute_near(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
 def near_pairs(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
     """Where |x - x'|^2 < eps^(1/3) (|x|^2 + |x'|^2), for a tile of sign |x - x'|^2."""
     limit = float(compat.array_namespace(tile).finfo(tile.dtype).eps) ** (1 / 3)
-    squares = (_last_column(a.right)[:, None], _last_column(b.right)[None, :])
+    squares = (_squared_lengths(a)[:, None], _squared_lengths(b)[None, :])
     return sign * tile < limit * (squares[0] + squares[1])
 
 
@@ -182,18 +225,35 @@ def _may_be_negative(tile: Any) -> bool:
     return bool(compat.size(tile)) and float(compat.array_namespace(tile).min(tile)) < 0
 
 
-def _last_column(rows: Any) -> Any:
-    """|x|^2 of augmented rows."""
-    return rows[:, [-1]].toarray()[:, 0] if is_csr(rows) else rows[:, -1]
+def longest(rows: Rows) -> float:
+    """The largest |x|^2 of rows of distances."""
+    return float(compat.array_namespace(rows.sample).max(_squared_lengths(rows)))
+
+
+def _squared_lengths(rows: Rows) -> Any:
+    """|x|^2 of rows of distances, (n,)."""
+    return rows.right[:, -1] if rows.squares is None else abs(rows.squares)
+
+
+def in_library(host: np.ndarray, like: Any) -> Any:
+    """An array of NumPy in the library and on the device of another; shared where it is on the host."""
+    if compat.is_numpy_array(like):
+        return host
+    if compat.is_torch_array(like):
+        import torch
+
+        return torch.from_numpy(host).to(like.device)
+    return compat.array_namespace(like).asarray(host, device=compat.device(like))
 
 
 def _squared_sums(a: Rows, b: Rows, left: Any, right: Any, sign: int) -> Any:
     """|x + sign x'|^2 of the pairs (left, right), in blocks."""
-    d = a.right.shape[1] - 2
     if is_csr(a.right):
-        x, y = a.right[:, :d], b.right[:, :d]
-        parts = slices(left.shape[0], BLOCK // 64)  # entries are few
-        return np.concatenate([square_sums(x[left[p]] + sign * y[right[p]]) for p in parts])
+        first, second = (np.asarray(to_numpy(pairs)) for pairs in (left, right))
+        parts = slices(len(first), BLOCK // 64)  # entries are few
+        sums = [square_sums(a.right[first[p]] + sign * b.right[second[p]]) for p in parts]
+        return in_library(np.concatenate(sums), a.sample)
+    d = a.right.shape[1] - 2
     xp = compat.array_namespace(a.right)
     squares = []
     for part in slices(left.shape[0], max(1, BLOCK // d)):

@@ -12,7 +12,14 @@ import numpy as np
 
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.sparse_rows import is_csr, square_sums
-from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, inner_rows, reciprocal_sine
+from sdgpu.kernels.augmented_rows import (
+    Rows,
+    chords,
+    distance_rows,
+    inner_rows,
+    reciprocal_sine,
+    squares_of,
+)
 from sdgpu.kernels.elementwise import (
     atan2,
     can_choose,
@@ -199,7 +206,7 @@ class Tanimoto(Profile):
         return super().rounding(rows) + 12.0
 
     def diagonal(self, rows: Rows) -> Any:
-        units = inner_rows(rows.left).norms  # 1, and 0 of a row of zeros
+        units = squares_of(rows)  # 1, and 0 of a row of zeros
         return compat.array_namespace(units).astype(units > 0.5, units.dtype)
 
 
@@ -230,6 +237,7 @@ class ArcCosine(Profile):
 
     degree: int = 1
     lengthscale: float | Sequence[float] | None = None
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         if integer("degree", self.degree, 0) > 2:
@@ -292,9 +300,9 @@ class ArcCosine(Profile):
         return super().rounding(rows) + 8.0 * self.degree
 
     def diagonal(self, rows: Rows) -> Any:
-        xp = compat.array_namespace(rows.left)
+        xp = compat.array_namespace(rows.norms)
         if self.degree == 0:
-            ones = xp.ones((len(rows),), dtype=rows.left.dtype, device=compat.device(rows.left))
+            ones = xp.ones_like(rows.norms)
             return xp.where(rows.norms == 0, ones / 2, ones)
         return rows.norms**self.degree * (1.0 if self.degree == 1 else 3.0)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import array_api_compat as compat
 
 from sdgpu.backend.checks import integer, positive
+from sdgpu.backend.sparse_rows import is_csr, with_column
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, reciprocal_sine
 from sdgpu.kernels.dot_product import unit_rows
 from sdgpu.kernels.elementwise import asin, atan2, clip_, root, sqrt_, where
@@ -56,6 +57,7 @@ class _ReLU(Profile):
     weight_var: float = 2.0
     bias_var: float = 0.0
     lengthscale: float | Sequence[float] | None = None
+    takes_sparse = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depth", integer("depth", self.depth, 1))
@@ -64,11 +66,13 @@ class _ReLU(Profile):
         object.__setattr__(self, "lengthscale", lengthscales(self.lengthscale))
 
     def coordinates(self, X: Any, centre: Any) -> tuple[Any, Any]:
-        xp = compat.array_namespace(X)
         values = scaled_rows(X, None, self.lengthscale) * math.sqrt(self.weight_var / X.shape[1])
-        if self.bias_var:
-            bias = xp.full_like(values[:, :1], math.sqrt(self.bias_var))
-            values = xp.concat([values, bias], axis=1)
+        bias = math.sqrt(self.bias_var)
+        if bias and is_csr(values):
+            values = with_column(values, bias)
+        elif bias:
+            xp = compat.array_namespace(values)
+            values = xp.concat([values, xp.full_like(values[:, :1], bias)], axis=1)
         unit, norms, largest = unit_rows(values)
         return unit, norms * largest * largest
 

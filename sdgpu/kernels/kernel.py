@@ -16,7 +16,7 @@ from sdgpu.backend.checks import positive
 from sdgpu.backend.conversion import column_names, same_columns
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.sparse_rows import is_sparse
-from sdgpu.kernels.augmented_rows import Rows, mark_opposite, product, recompute_near
+from sdgpu.kernels.augmented_rows import Rows, longest, mark_opposite, product, recompute_near
 from sdgpu.kernels.coordinate_sums import coordinate_sum
 from sdgpu.kernels.derivatives import (
     by_autograd,
@@ -372,12 +372,12 @@ class Profile(Kernel):
         width = int(rows.left.shape[1])
         if not len(rows) or not width:
             return 4.0
-        xp = compat.array_namespace(rows.right)
         if self.statistic == "l1":
+            xp = compat.array_namespace(rows.left)
             return 4.0 + width**0.5 + 2 * float(xp.max(xp.sum(xp.abs(rows.left), axis=1)))
         if not self.distance or self.statistic != "product":
             return 4.0 + width**0.5
-        largest = float(xp.max(rows.right[:, -1]))
+        largest = longest(rows)
         bound = 4.0 + 2 * largest**0.5
         if self.exact_near:
             return bound + 200.0 * min(largest**0.5, 400.0)

@@ -12,12 +12,15 @@ from typing import Any
 import array_api_compat as compat
 
 from sdgpu.backend.arrays import slices
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels.augmented_rows import Rows
-from sdgpu.kernels.kernel import Kernel, Profile
+from sdgpu.kernels.columns import On
+from sdgpu.kernels.kernel import Kernel, Product, Profile, Sum, Wrapper
 
-__all__ = ["TILE", "cross", "gram", "may_be_compiled"]
+__all__ = ["SPARSE_TILE", "TILE", "cross", "gram", "may_be_compiled", "summed_features"]
 
 TILE = 256
+SPARSE_TILE = 512  # a product of sparse rows has a price of its own: a tenth of that of such a tile
 #: Numbers of a matrix, those of 32 features counting as another one, from which on compiling a formula (a
 #: tenth of a second, the first time a quarter) costs less than it saves.
 COMPILED_NUMBERS = 2**24
@@ -29,39 +32,68 @@ def gram(kernel: Kernel, rows: Rows, *, tile: int = TILE) -> Any:
 
     Cost: n^2 / 2 kernel values; memory n^2 and a few tiles.
     """
-    n, tile = len(rows), kernel.tile_rows(rows, tile)
+    n, tile = len(rows), kernel.tile_rows(rows, _tile(rows, tile))
     sample = rows.sample
     xp = compat.array_namespace(sample)
     K = xp.empty((n, n), dtype=sample.dtype, device=compat.device(sample))
     compiled = _machine_code(kernel, (rows, rows), n * n // 2)
     if compiled is not None and compiled.fill_gram(kernel, rows, K):
         return K
-    for high in slices(n, tile):
-        for low in slices(high.start, tile):
-            block = kernel.tile(rows[high], rows[low])
+    pieces = [(part, rows[part]) for part in slices(n, tile)]
+    for number, (high, left) in enumerate(pieces):
+        for low, right in pieces[:number]:
+            block = kernel.tile(left, right)
             K[high, low] = block
             K[low, high] = block.T
-        block = kernel.tile(rows[high], rows[high], same=True)
+        block = kernel.tile(left, left, same=True)
         K[high, high] = (block + block.T) / 2
     return K
 
 
-def cross(kernel: Kernel, a: Rows, b: Rows, *, tile: int | None = None) -> Any:
-    """Kernel values of two sets of ready rows, (m, n), in tiles of so many rows; all at once by default."""
+def cross(
+    kernel: Kernel, a: Rows, b: Rows, *, tile: int | None = None, pairs: int | None = None
+) -> Any:
+    """Kernel values of two sets of ready rows, (m, n), in tiles of so many rows; all at once by default.
+
+    `pairs` says how many values calls of this kind make in all, which is what compiling is weighed against.
+    """
     m, n, sample = len(a), len(b), b.sample
-    compiled = _machine_code(kernel, (a, b), m * n)
-    if compiled is None and tile is None:
+    compiled = _machine_code(kernel, (a, b), m * n if pairs is None else pairs)
+    if compiled is None and tile is None and not is_csr(_first(b).left):
         return kernel.tile(a, b)
     xp = compat.array_namespace(sample)
     block = xp.empty((m, n), dtype=sample.dtype, device=compat.device(sample))
     if compiled is not None and compiled.fill_block(kernel, a, b, block):
         return block
     # tiles that stay in cache: the profile passes over each several times
-    tile = kernel.tile_rows(b, tile or TILE)
+    tile = kernel.tile_rows(b, _tile(b, tile or TILE))
+    pieces = [(j, b[j]) for j in slices(n, tile)]
     for i in slices(m, tile):
-        for j in slices(n, tile):
-            block[i, j] = kernel.tile(a[i], b[j])
+        left = a[i]
+        for j, right in pieces:
+            block[i, j] = kernel.tile(left, right)
     return block
+
+
+def _first(rows: Rows) -> Rows:
+    """Rows of the first part of a sum or product."""
+    return _first(rows.parts[0]) if rows.parts else rows
+
+
+def _tile(rows: Rows, tile: int) -> int:
+    """Rows of a tile, more of sparse rows."""
+    return max(tile, SPARSE_TILE) if is_csr(_first(rows).left) else tile
+
+
+def summed_features(kernel: Kernel, d: int) -> int:
+    """Features of rows of d that a kernel sums one by one, as no product of matrices does; of all parts."""
+    if isinstance(kernel, On):
+        return summed_features(kernel.kernel, len(kernel.indices))
+    if isinstance(kernel, Wrapper):
+        return summed_features(kernel.kernel, d)
+    if isinstance(kernel, (Sum, Product)):
+        return sum(summed_features(part, d) for part in kernel.kernels)
+    return d if getattr(kernel, "statistic", "product") != "product" else 0
 
 
 def may_be_compiled(kernel: Kernel, pairs: float, d: int) -> bool:

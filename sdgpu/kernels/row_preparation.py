@@ -9,11 +9,13 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import dtype_name, slices
-from sdgpu.kernels.augmented_rows import BLOCK, Rows
+from sdgpu.backend.arrays import dtype_name, inputs, slices
+from sdgpu.backend.sparse_rows import csr_rows, is_csr, is_sparse
+from sdgpu.kernels.augmented_rows import BLOCK, Rows, in_library
 from sdgpu.kernels.kernel import Kernel, Product, Profile, Sum, Wrapper
+from sdgpu.kernels.sparse_values import refuse_sparse
 
-__all__ = ["ready_rows", "row_copies"]
+__all__ = ["checked_rows", "ready_rows", "row_copies", "with_tiles_like"]
 
 
 def ready_rows(
@@ -21,13 +23,18 @@ def ready_rows(
 ) -> Rows:
     """finish(kernel.rows(X, centre)), in blocks of rows where these are independent.
 
-    Making wide rows ready takes several copies of them, which are then copies of a block.
+    Making wide rows ready takes several copies of them, which are then copies of a block. Sparse rows are
+    made ready at once, and without a centre.
 
     Raises
     ------
     ValueError
         If squares or products of X overflow in the dtype of the rows.
     """
+    if is_csr(X):
+        rows = finish(kernel.rows(X, None))
+        _require_finite(kernel, rows, X)
+        return rows
     (n, d), xp = X.shape, compat.array_namespace(X)
     height = max(1, BLOCK // d)
     if n <= height or not isinstance(kernel, Profile):
@@ -58,10 +65,44 @@ def ready_rows(
     return all_rows
 
 
+def checked_rows(kernel: Kernel, X: Any) -> Any:
+    """Rows (n, d) as an array, or as CSR.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no matrix of finite real rows, and for sparse ones of a kernel that does not take them.
+    """
+    if not is_sparse(X):
+        return inputs(X, "X")
+    refuse_sparse(kernel)
+    return csr_rows(X, "X", empty=False)
+
+
+def with_tiles_like(rows: Rows, like: Any) -> Rows:
+    """Sparse rows whose tiles come in the library, on the device and in the dtype of an array."""
+
+    def there(host: Any) -> Any:
+        return None if host is None else in_library(host.astype(dtype, copy=False), like)
+
+    dtype = dtype_name(like)
+    left = None if rows.left is None else rows.left.astype(dtype, copy=False)
+    right = left if rows.right is rows.left else rows.right.astype(dtype, copy=False)
+    return replace(
+        rows,
+        left=left,
+        right=right,
+        norms=there(rows.norms),
+        squares=there(rows.squares),
+        parts=tuple(with_tiles_like(part, like) for part in rows.parts),
+    )
+
+
 def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
     if _finite(rows):
         return
-    largest, dtype = float(compat.array_namespace(X).max(abs(X))), dtype_name(rows.sample)
+    values = X.data if is_csr(X) else X
+    largest, dtype = float(compat.array_namespace(values).max(abs(values))), dtype_name(rows.sample)
     remedy = "" if dtype == "float64" else ", or use dtype='float64'"
     raise ValueError(
         f"the kernel {kernel!r} overflows on data with |X| up to {largest:.3g} in {dtype}: rescale X or "
@@ -71,7 +112,8 @@ def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
 
 def _finite(rows: Rows) -> bool:
     """Whether all numbers of ready rows are finite; by extremes, which take no flags of all."""
-    for x in (rows.left, rows.right, rows.norms):
+    for part in (rows.left, rows.right, rows.norms, rows.squares):
+        x = part.data if is_csr(part) else part
         if x is not None and compat.size(x):
             xp = compat.array_namespace(x)
             if not np.isfinite([float(xp.min(x)), float(xp.max(x))]).all():

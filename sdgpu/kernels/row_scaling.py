@@ -22,7 +22,9 @@ __all__ = [
 
 
 def column_means(X: Any) -> Any:
-    """Mean of each feature, (d,); 0 for no rows."""
+    """Mean of each feature, (d,); 0 for no rows. None of sparse rows, which are not moved to it."""
+    if is_csr(X):
+        return None
     xp = compat.array_namespace(X)
     if X.shape[0] == 0:
         return xp.zeros((X.shape[1],), dtype=X.dtype, device=compat.device(X))
@@ -76,7 +78,7 @@ def _scaled_csr(X: Any, lengthscale: Sequence[float] | float | None) -> Any:
     if lengthscale is None:
         return X
     if isinstance(lengthscale, float):
-        return X / lengthscale
+        return type(X)((X.data / lengthscale, X.indices, X.indptr), shape=X.shape)  # in its dtype
     if len(lengthscale) != X.shape[1]:
         raise ValueError(
             f"lengthscale has {len(lengthscale)} entries, but the data have {X.shape[1]} features"

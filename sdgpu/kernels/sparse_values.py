@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from sdgpu.backend.arrays import inputs, slices
+from sdgpu.backend.arrays import inputs
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.sparse_rows import csr_rows, is_sparse
 
-__all__ = ["sparse_values"]
-
-TILE = 1024  # rows: a product of sparse rows has a price of its own
+__all__ = ["refuse_sparse", "sparse_values"]
 
 
 def sparse_values(kernel: Any, A: Any, B: Any = None) -> np.ndarray:
@@ -34,27 +32,26 @@ def sparse_values(kernel: Any, A: Any, B: Any = None) -> np.ndarray:
     TypeError, ValueError
         For another kernel, and for what is not finite real rows of one number of features.
     """
+    from sdgpu.kernels.kernel_matrices import cross, gram
+
+    refuse_sparse(kernel)
+    A = _csr(A, "A")
+    rows = kernel.rows(A, None)
+    if B is None:
+        return gram(kernel, rows)
+    B = _csr(B, "B")
+    if A.shape[1] != B.shape[1]:
+        raise ValueError(f"B has {B.shape[1]} features, but A has {A.shape[1]}")
+    return cross(kernel, rows, kernel.rows(B.astype(A.dtype), None))
+
+
+def refuse_sparse(kernel: Any) -> None:
+    """Raise the TypeError for a kernel that sparse rows have no values of."""
     if not kernel.takes_sparse:
         raise TypeError(
-            f"{kernel!r} has no values of sparse rows: pass X.toarray(), or take a kernel of inner "
-            "products and lengths, such as sdgpu.Gaussian or sdgpu.Tanimoto"
+            f"{kernel!r} has no values of sparse rows: pass X.toarray() (of torch: X.to_dense()), or take "
+            "a kernel of inner products and lengths, such as sdgpu.Gaussian or sdgpu.Tanimoto"
         )
-    A = _csr(A, "A")
-    rows = others = kernel.rows(A, None)
-    if B is not None:
-        B = _csr(B, "B")
-        if A.shape[1] != B.shape[1]:
-            raise ValueError(f"B has {B.shape[1]} features, but A has {A.shape[1]}")
-        others = kernel.rows(B.astype(A.dtype), None)
-    K = np.empty((len(rows), len(others)), dtype=A.dtype)
-    for high in slices(len(rows), TILE):
-        for low in slices(len(others) if B is not None else high.stop, TILE):
-            same = B is None and low == high
-            tile = kernel.tile(rows[high], others[low], same=same)
-            K[high, low] = (tile + tile.T) / 2 if same else tile
-            if B is None and not same:
-                K[low, high] = tile.T
-    return K
 
 
 def _csr(value: Any, name: str) -> csr_array:

@@ -18,9 +18,10 @@ from sdgpu.backend.arrays import dtype_name, inputs
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import integer, number, positive
 from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.sparse_rows import csr_rows, is_csr, is_sparse
 from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute_near
 from sdgpu.kernels.elementwise import clip_, exp2_, exp_, log1p_, sqrt_, without_subnormals
-from sdgpu.kernels.kernel import Profile, lengthscales, scaled_rows
+from sdgpu.kernels.kernel import Profile, column_means, lengthscales, scaled_rows
 
 __all__ = [
     "Gaussian",
@@ -308,6 +309,7 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     Parameters
     ----------
     X : array_like (n, d)
+        Sparse rows too.
     max_rows : int, default 1000
         A random subset of this many rows is used for larger n.
     seed : int, default 0
@@ -329,19 +331,19 @@ def median_distance(X: Any, *, max_rows: int = 1000, seed: int = 0) -> float:
     >>> median_distance(np.array([[0.0], [1.0], [3.0]]))
     2.0
     """
-    array = inputs(X, "X")
+    host, eps = _on_host(X)
     integer("max_rows", max_rows, 2)
-    host = np.array(to_numpy(array), dtype=np.float64)
     if host.shape[0] > max_rows:
         indices = np.random.default_rng(seed).choice(host.shape[0], max_rows, replace=False)
         host = host[np.sort(indices)]
-    scale = float(np.max(np.abs(host))) or 1.0  # squares of tiny or huge numbers leave the range
-    host /= scale
-    rows = distance_rows(host - host.mean(axis=0))
+    scale = float(abs(host).max()) or 1.0  # squares of tiny or huge numbers leave the range
+    host = host / scale
+    centre = column_means(host)
+    rows = distance_rows(host if centre is None else host - centre)
     squared_distances = recompute_near(product(rows, rows), rows, rows)
     pairs = squared_distances[np.triu_indices(len(rows), k=1)]
-    rounding = 4 * float(np.finfo(dtype_name(array)).eps)  # rows that differ by no more are equal
-    pairs = pairs[pairs > rounding**2 * np.max(np.sum(host * host, axis=1))]
+    rounding = 4 * eps  # rows that differ by no more are equal
+    pairs = pairs[pairs > rounding**2 * np.max((host * host).sum(axis=1))]
     if pairs.size == 0:
         raise ValueError("X has fewer than two different rows: there is no median distance")
     return scale * float(np.median(np.sqrt(pairs)))
@@ -353,20 +355,34 @@ def scale_gamma(X: Any) -> float:
     Parameters
     ----------
     X : array_like (n, d)
+        Sparse rows too.
 
     Returns
     -------
     float
         1 / d where all entries are equal.
     """
-    array = inputs(X, "X")
-    host = np.array(to_numpy(array), dtype=np.float64)
-    scale = float(np.max(np.abs(host))) or 1.0
-    rounding = 4 * float(np.finfo(dtype_name(array)).eps)  # of entries that are equal
-    spread = float((host / scale).std())
+    host, eps = _on_host(X)
+    scale = float(abs(host).max()) or 1.0
+    rounding = 4 * eps  # of entries that are equal
+    if is_csr(host):
+        entries = host / scale
+        mean = float(entries.mean())
+        missing = 1.0 - entries.nnz / (host.shape[0] * host.shape[1])  # the share of zeros
+        squares = float(((entries.data - mean) ** 2).sum()) / (host.shape[0] * host.shape[1])
+        spread = math.sqrt(squares + missing * mean * mean)
+    else:
+        spread = float((host / scale).std())
     if spread <= rounding:
         return 1.0 / host.shape[1]
     return 1.0 / (host.shape[1] * (scale * spread) ** 2)
+
+
+def _on_host(X: Any) -> tuple[Any, float]:
+    """Rows in float64, or in CSR if they are sparse, and the rounding of what they were given in."""
+    array = csr_rows(X, "X", empty=False) if is_sparse(X) else inputs(X, "X")
+    eps = float(np.finfo(dtype_name(array)).eps)
+    return (array if is_csr(array) else to_numpy(array)).astype(np.float64), eps
 
 
 def _one_width(lengthscale: Any) -> float | None:

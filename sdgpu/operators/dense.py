@@ -10,17 +10,19 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
+from sdgpu.backend.arrays import dtype_name, new_rows, slices
+from sdgpu.backend.backends import Backend, backend_of, taken_rows
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.rounding import underflow_is_zero
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
 from sdgpu.kernels.feature_maps import Explicit
 from sdgpu.kernels.kernel import Profile, column_means
 from sdgpu.kernels.kernel_matrices import TILE, gram
 from sdgpu.kernels.precomputed import check_symmetric
-from sdgpu.kernels.row_preparation import ready_rows
+from sdgpu.kernels.row_preparation import checked_rows, ready_rows, with_tiles_like
 from sdgpu.operators.cross import Cross
 from sdgpu.operators.expansion import Expansion
 from sdgpu.operators.slopes import KernelSlopes
@@ -37,12 +39,17 @@ class DenseOperator:
     kernel : Kernel
         With :class:`~sdgpu.kernels.Precomputed`, X is K itself.
     X : array_like (n, d)
-        Any library and device; everything is computed there, in the dtype of X.
+        Any library and device; everything is computed there, in the dtype of X. Sparse matrices too, for
+        kernels that take them.
     tile : int, default 256
         Rows of a tile while K is built.
     given_dtype : str, optional
         Precision in which a precomputed K was made, for the tolerance of its checks; that of X by
         default.
+    checked : bool, default False
+        Whether X has been checked already, and is an array of floats, or CSR.
+    home : Backend, optional
+        Whose arrays K of sparse rows is made of; NumPy's by default.
 
     Raises
     ------
@@ -63,12 +70,13 @@ class DenseOperator:
     tile: int = TILE
     given_dtype: str | None = None
     checked: bool = field(default=False, repr=False)
+    home: Backend | None = field(default=None, repr=False)
 
     _names: tuple[str, ...] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if not self.checked:
-            X = inputs(self.X, "X")
+            X = checked_rows(self.kernel, self.X)
             object.__setattr__(self, "_names", column_names(self.X))
             object.__setattr__(self, "X", X)
         if self.is_precomputed:
@@ -99,11 +107,22 @@ class DenseOperator:
     @cached_property
     def rows(self) -> Rows:
         """The rows of X made ready once."""
-        return ready_rows(self.kernel, self.X, self.centre)
+        return self._ready(self.X)
+
+    def _ready(self, X: Any) -> Rows:
+        rows = ready_rows(self.kernel, X, self.centre)
+        if not is_csr(X):
+            return rows
+        return with_tiles_like(rows, self.backend.asarray(np.zeros(0)))
+
+    @property
+    def backend(self) -> Backend:
+        """Where K is made."""
+        return self.home or backend_of(self.X)
 
     @cached_property
     def centre(self) -> Any:
-        """Mean of the training rows: distances are taken from it, for new rows too."""
+        """Mean of the training rows: distances are taken from it, for new rows too; None if sparse."""
         return column_means(self.X)
 
     @cached_property
@@ -134,9 +153,11 @@ class DenseOperator:
         """kappa(X_new, X) as an operator (m, n); X_new (m, d), or (m, n) values if precomputed."""
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
-        xp = compat.array_namespace(self.X)
-        new = xp.astype(new, self.X.dtype, copy=False)
-        return Cross(self.kernel, ready_rows(self.kernel, new, self.centre), self.rows, self.tile)
+        if is_csr(new):
+            new = new.astype(self.X.dtype, copy=False)
+        else:
+            new = compat.array_namespace(self.X).astype(new, self.X.dtype, copy=False)
+        return Cross(self.kernel, self._ready(new), self.rows, self.tile)
 
     def slopes(self, X_new: Any) -> KernelSlopes:
         """Derivatives of kappa(X_new, X) by the new rows.
@@ -160,7 +181,7 @@ class DenseOperator:
     def diag(self) -> Any:
         """Diagonal of K, (n,)."""
         parts = [self.kernel.diagonal(rows) for rows in self._row_blocks()]
-        return compat.array_namespace(self.X).concat(parts, axis=0)
+        return compat.array_namespace(parts[0]).concat(parts, axis=0)
 
     def own_features(self) -> Any:
         """Features Phi (n, k) of the kernel's own, K = Phi Phi'.
@@ -187,7 +208,7 @@ class DenseOperator:
 
         All at once where they are known already, or are not cheap.
         """
-        if "rows" in self.__dict__ or not isinstance(self.kernel, Profile):
+        if "rows" in self.__dict__ or not isinstance(self.kernel, Profile) or is_csr(self.X):
             yield self.rows
             return
         for part in slices(self.n, max(1, BLOCK // int(self.X.shape[1]))):
@@ -196,13 +217,13 @@ class DenseOperator:
     @underflow_is_zero
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx)), without making K."""
-        xp = compat.array_namespace(self.X)
-        indices = xp.asarray(np.asarray(idx, dtype=np.int64), device=compat.device(self.X))
         if self.is_precomputed:
+            xp = compat.array_namespace(self.X)
+            indices = xp.asarray(np.asarray(idx, dtype=np.int64), device=compat.device(self.X))
             return xp.take(self.X, indices, axis=1)
-        subset = self.kernel.rows(xp.take(self.X, indices, axis=0), self.centre)
+        subset = self._ready(taken_rows(self.X, idx))
         # the transpose of (len(idx), n) tiles, so that the row blocks of Cross serve here too
         parts = [
             Cross(self.kernel, subset, rows, self.tile).dense().T for rows in self._row_blocks()
         ]
-        return xp.concat(parts, axis=0)
+        return compat.array_namespace(parts[0]).concat(parts, axis=0)

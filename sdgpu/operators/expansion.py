@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import FeatureMap
 
@@ -38,6 +39,11 @@ class Expansion:
     @classmethod
     def of_rows(cls, kernel: Kernel, X: Any, V: Any) -> Expansion:
         """Of rows and their coefficients, without rows whose coefficients are 0, if others are not."""
+        if is_csr(X):
+            raise ValueError(
+                "the training rows are sparse, which neither files of predictors nor torch modules hold: "
+                "pickle the predictor, or fit X.toarray()"
+            )
         coefficients, rows = np.array(to_numpy(V)), to_numpy(X)
         if not kernel.is_precomputed:
             present = np.flatnonzero((coefficients != 0).any(axis=1))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sdgpu.backend.rates import Rates
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.coordinate_sums import TERMS
@@ -27,6 +28,7 @@ from sdgpu.kernels.kernel import Profile
 from sdgpu.operators.cross import Cross
 from sdgpu.operators.expansion import Expansion
 from sdgpu.operators.slopes import KernelSlopes
+from sdgpu.operators.tile_prices import FUSED_ROWS, TilePrices
 from sdgpu.operators.tiled import TiledOperator
 
 __all__ = ["KeOpsOperator", "why_not"]
@@ -118,6 +120,8 @@ class KeOpsOperator:
             )
         # rows, precision, cross products and columns are those of the tiled operator
         tiled = TiledOperator(self.kernel, self.X, self.precision)
+        if is_csr(tiled.X):
+            raise TypeError("X is sparse, which KeOps does not take: use a TiledOperator")
         if tiled.precision == "mixed":
             raise ValueError("precision='mixed' is for tiles: KeOps takes 'float32' or 'float64'")
         object.__setattr__(self, "_tiled", tiled)
@@ -142,8 +146,9 @@ class KeOpsOperator:
     @staticmethod
     def product_seconds(n: int, d: int, columns: int, precision: str, rates: Rates) -> float:
         """Of one product: both halves, every column by itself; measured against tiles on a CPU."""
-        values = TiledOperator.value_seconds(n, d, precision, rates, keep=True)
-        return 10 * (values + TiledOperator.multiply_seconds(n, columns, precision, rates))
+        values = TilePrices(n, d, precision, keep=True).value_seconds(rates)
+        tiles = TilePrices(n, d, precision, compiled=n >= FUSED_ROWS)
+        return 10 * (values + tiles.multiply_seconds(columns, rates))
 
     @property
     def rows(self) -> Rows:

@@ -43,6 +43,10 @@ def slopes_of(operator: Any, X_new: Any) -> Slopes:
     """
     if is_csr(X_new):
         raise ValueError("X_new is sparse, and its derivatives are not: pass X_new.toarray()")
+    if is_csr(getattr(operator, "X", None)):
+        raise ValueError(
+            "the training rows are sparse, and derivatives are not: fit X.toarray() for them"
+        )
     if not hasattr(operator, "slopes"):
         raise ValueError(
             f"{type(operator).__name__} has no derivatives by new rows: fit with operator='dense' or "

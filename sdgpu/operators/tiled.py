@@ -18,31 +18,38 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.backend.arrays import dtype_name, inputs, new_rows, slices
-from sdgpu.backend.backends import Backend, TorchBackend, backend_of, torch_beside
+from sdgpu.backend.arrays import dtype_name, new_rows, slices
+from sdgpu.backend.backends import (
+    Backend,
+    TorchBackend,
+    backend_of,
+    rows_on,
+    taken_rows,
+    torch_beside,
+)
 from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
-from sdgpu.backend.rates import Rates
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import column_means
-from sdgpu.kernels.row_preparation import ready_rows
+from sdgpu.kernels.kernel_matrices import SPARSE_TILE
+from sdgpu.kernels.row_preparation import checked_rows, ready_rows, with_tiles_like
 from sdgpu.operators.cross import Cross
 from sdgpu.operators.expansion import Expansion
 from sdgpu.operators.slopes import KernelSlopes
+from sdgpu.operators.tile_prices import TILE_CPU, pays_to_compile
 
 __all__ = ["PRECISIONS", "TiledOperator"]
 
 #: What evaluates and what multiplies; sums across tiles are always float64.
 PRECISIONS = ("float32", "mixed", "float64")
 
-TILE_CPU = 576  # 1.3 MiB in float32: inside the cache of one core
 TILE_WIDE = 384  # 1.1 MiB in float64
 TILE_FUSED = 256  # of the compiled loop: statistics of a tile lie in half of a core's second cache
 TILE_GPU = 8192
-FUSED_ROWS = 5000  # below, compiling for a quarter of a second costs more than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +62,8 @@ class TiledOperator:
         Any but :class:`~sdgpu.kernels.Precomputed`.
     X : array_like (n, d)
         Any library; products come back in it, as float64. The work is done by torch on the device
-        of X.
+        of X. Sparse matrices of SciPy too, for kernels that take them: products of two rows are then
+        SciPy's, on the host.
     precision : {"float32", "mixed", "float64"}, optional
         "float32" evaluates and multiplies in float32, "mixed" evaluates in float32 and multiplies in
         float64. By default the dtype of X.
@@ -69,7 +77,9 @@ class TiledOperator:
     workers : int, optional
         Threads of a product, at most; as many as torch may use by default.
     checked : bool, default False
-        Whether X has been checked already, and is an array of floats.
+        Whether X has been checked already, and is an array of floats, or CSR.
+    home : Backend, optional
+        Of sparse rows: whose arrays are multiplied; NumPy's by default.
 
     Raises
     ------
@@ -90,13 +100,14 @@ class TiledOperator:
     triton: bool = False
     workers: int | None = None
     checked: bool = field(default=False, repr=False)
+    home: Backend | None = field(default=None, repr=False)
 
     _names: tuple[str, ...] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.kernel.is_precomputed:
             raise TypeError("a precomputed kernel is a matrix already: use DenseOperator")
-        X = self.X if self.checked else inputs(self.X, "X")
+        X = self.X if self.checked else checked_rows(self.kernel, self.X)
         precision = dtype_name(X) if self.precision is None else self.precision
         choice("precision", precision, PRECISIONS)
         object.__setattr__(self, "_names", column_names(self.X))
@@ -125,60 +136,10 @@ class TiledOperator:
         """Whether X is the Gram matrix itself: never."""
         return False
 
-    @staticmethod
-    def peak_bytes(
-        n: int,
-        d: int,
-        c: int,
-        precision: str,
-        *,
-        keep: bool = False,
-        workers: int = 1,
-        copies: int = 2,
-    ) -> int:
-        """Bytes of the ready rows, of the tiles with their profile, and of a product of c columns.
-
-        `workers` threads have buffers and sums of their own; ready rows are `copies` times X (see
-        :func:`sdgpu.kernels.row_preparation.row_copies`), made in float64 and then rounded.
-        """
-        size = 8 if precision == "float64" else 4
-        tile = min(TILE_CPU, n)
-        tiles = size * n * (n + tile) // 2 if keep else 0
-        buffers = workers * (3 * 8 * tile * tile + 16 * n * c)  # sums of both sides
-        copies += n >= FUSED_ROWS and not keep  # the compiled loop has them packed too
-        # those of a sum or product of kernels are rounded when all are made
-        rows = copies * n * (d + 2) * (size if copies <= 2 or size == 8 else 8 + size)
-        return tiles + buffers + rows + 24 * n * c
-
-    @staticmethod
-    def value_seconds(n: int, d: int, precision: str, rates: Rates, *, keep: bool = False) -> float:
-        """Of all kernel values: in every product, in the compiled loop if there is one, or kept once."""
-        single, pairs = precision != "float64", n * n / 2
-        statistic = pairs * max(d - 8, 0) / (rates.products32 if single else rates.products)
-        plain, compiled = (rates.powers32, rates.tiles32) if single else (rates.powers, rates.tiles)
-        return pairs / (plain if keep else compiled) + statistic
-
-    @staticmethod
-    def multiply_seconds(
-        n: int, columns: int, precision: str, rates: Rates, *, keep: bool = False
-    ) -> float:
-        """Of a product without kernel values: at half of the rate of large ones, kept at a quarter.
-
-        The compiled loop multiplies at the whole rate, from the nearest cache.
-        """
-        products = rates.products32 if precision == "float32" else rates.products
-        if n >= FUSED_ROWS and not keep:
-            return n * n * columns / products
-        seconds = (4 if keep else 2) * n * n * columns / products
-        if precision == "mixed":
-            seconds += 8 * n * n / 2 / rates.bandwidth
-        size = 8 if precision == "float64" else 4
-        return max(seconds, size * n * n / 2 / rates.bandwidth) if keep else seconds
-
     @cached_property
     def rows(self) -> Rows:
         """The rows of X, made ready in float64 and then rounded to the evaluation precision."""
-        return self._ready_rows(self.torch_backend.asarray(self.X))
+        return self._ready_rows(rows_on(self.torch_backend, self.X))
 
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c), float64, in the library of X."""
@@ -197,7 +158,7 @@ class TiledOperator:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
-        rows = self._ready_rows(self.torch_backend.asarray(new))
+        rows = self._ready_rows(rows_on(self.torch_backend, new))
         return Cross(self.kernel, rows, self.rows, self._size, self.backend)
 
     def slopes(self, X_new: Any) -> KernelSlopes:
@@ -214,10 +175,7 @@ class TiledOperator:
 
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx))."""
-        import torch
-
-        indices = torch.as_tensor(np.asarray(idx, dtype=np.int64), device=self.torch_backend.device)
-        subset = self._ready_rows(self.torch_backend.asarray(self.X)[indices])
+        subset = self._ready_rows(taken_rows(rows_on(self.torch_backend, self.X), idx))
         cross = Cross(self.kernel, subset, self.rows, self._size, self.backend)
         return cross.dense().T
 
@@ -240,6 +198,8 @@ class TiledOperator:
         if self._fused is not None:
             default = TILE_FUSED
         default = default if self.torch_backend.tile < 1024 else TILE_GPU
+        if is_csr(self.X):  # on the host, whatever multiplies
+            default = SPARSE_TILE
         return max(1, min(self.tile or default, self.n, *self._halved_sizes))
 
     def _halve(self, tile: int) -> None:
@@ -254,20 +214,28 @@ class TiledOperator:
 
     @property
     def backend(self) -> Backend:
-        return backend_of(self.X)
+        return self.home or backend_of(self.X)
 
     @property
     def torch_backend(self) -> TorchBackend:
-        return torch_beside(backend_of(self.X))
+        return torch_beside(self.backend)
 
     @cached_property
     def _centre(self) -> Any:
-        return column_means(self.torch_backend.asarray(self.X))
+        return column_means(rows_on(self.torch_backend, self.X))
 
     def _ready_rows(self, X: Any) -> Rows:
         import torch
 
-        if self.precision == "float64":
+        double = self.precision == "float64"
+        if is_csr(X):
+            like = torch.empty(
+                0,
+                dtype=torch.float64 if double else torch.float32,
+                device=self.torch_backend.device,
+            )
+            return ready_rows(self.kernel, X, None, partial(with_tiles_like, like=like))
+        if double:
             return ready_rows(self.kernel, X, self._centre)
         return ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
 
@@ -284,7 +252,7 @@ class TiledOperator:
     @cached_property
     def _fused(self) -> Any:
         """The compiled loop on the CPU (:mod:`sdgpu.operators.fused_cpu`), where there is one."""
-        if self.n < FUSED_ROWS:
+        if is_csr(self.X) or not pays_to_compile(self.kernel, self.n, self.d):
             return None
         try:
             module = importlib.import_module("sdgpu.operators.fused_cpu")

@@ -301,11 +301,12 @@ class WeightedCross:
 
     def diag(self) -> Any:
         """Variance of f(x) + b before any target is known, (m,): kappa(x, x) without an intercept."""
-        diagonal, rows = self.cross.diag(), self.fitted.rows
+        diagonal, rows = self.fitted.backend.asarray(self.cross.diag()), self.fitted.rows
         if not rows.intercept:
             return diagonal
         weights = (rows.roots * rows.unit)[:, None] / rows.total**0.5
-        return diagonal - 2 * self.cross.matmat(weights)[:, 0] + self.fitted.mean_variance
+        along = self.fitted.backend.asarray(self.cross.matmat(weights))[:, 0]
+        return diagonal - 2 * along + self.fitted.mean_variance
 
     def dense(self) -> Any:
         """The matrix (m, n)."""

@@ -17,6 +17,7 @@ import numpy as np
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import SavePace
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.storage import check_writable
 
 __all__ = ["Checkpoint", "State", "fingerprint"]
@@ -43,6 +44,8 @@ def fingerprint(**parts: Any) -> dict[str, str]:
 def _digest(part: Any) -> str:
     if isinstance(part, (str, int, float, type(None), tuple)):
         return repr(part)
+    if is_csr(part):
+        return " ".join(map(_digest, (part.shape, part.data, part.indices, part.indptr)))
     host = np.ascontiguousarray(to_numpy(part))
     # a view: a copy of the bytes of X would double its memory
     hasher = hashlib.sha256(f"{host.shape} {host.dtype}".encode())

@@ -11,6 +11,7 @@ import numpy as np
 from sdgpu.backend.backends import Backend
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rates import Rates
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.operators.operator import MatrixOperator
 from sdgpu.solvers.spectrum import Spectrum
@@ -89,7 +90,8 @@ def _check_finite(K: Any, operator: MatrixOperator) -> None:
     xp = compat.array_namespace(K)
     # a row sum is finite only if the row is: no array of n^2 flags
     if not bool(xp.all(xp.isfinite(xp.sum(K, axis=1)))):
-        largest = float(xp.max(xp.abs(operator.X)))
+        X = operator.X.data if is_csr(operator.X) else operator.X
+        largest = float(compat.array_namespace(X).max(abs(X)))
         raise ValueError(
             f"the kernel {operator.kernel!r} overflows on data with |X| up to {largest:.3g}: rescale X "
             "or the parameters of the kernel"

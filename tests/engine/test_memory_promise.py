@@ -24,17 +24,21 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 @pytest.mark.parametrize(
-    ("n", "d", "method", "operator", "memory"),
+    ("n", "d", "method", "operator", "memory", "kind"),
     [
-        (500, 20_000, "eigh", "dense", "300MB"),
-        (500, 20_000, "subspace", "tiled", "250MB"),
-        (3000, 1000, "subspace", "tiled", "150MB"),
-        (3000, 4, "subspace", "dense", "120MB"),
-        (4000, 4, "lanczos", "tiled", "70MB"),
-        (4000, 4, "cg", "tiled", "70MB"),
+        (500, 20_000, "eigh", "dense", "300MB", "gaussian"),
+        (500, 20_000, "subspace", "tiled", "250MB", "gaussian"),
+        (3000, 1000, "subspace", "tiled", "150MB", "gaussian"),
+        (3000, 4, "subspace", "dense", "120MB", "gaussian"),
+        (4000, 4, "lanczos", "tiled", "70MB", "gaussian"),
+        (4000, 4, "cg", "tiled", "70MB", "gaussian"),
+        (1500, 300, "lanczos", "tiled", "120MB", "laplacian"),
+        (1500, 50_000, "eigh", "dense", "120MB", "sparse"),
+        (3000, 50_000, "lanczos", "tiled", "90MB", "sparse"),
+        (3000, 50_000, "subspace", "dense", "140MB", "sparse"),
     ],
 )
-def test_the_peak_stays_below(n, d, method, operator, memory):
+def test_the_peak_stays_below(n, d, method, operator, memory, kind):
     command = [
         sys.executable,
         "-m",
@@ -44,6 +48,7 @@ def test_the_peak_stays_below(n, d, method, operator, memory):
         method,
         operator,
         memory,
+        kind,
     ]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     used, planned, status = run.stdout.split(maxsplit=2)

@@ -1,5 +1,6 @@
 """Tiles and KeOps against the stored matrix, in every precision, with tiles of 7 rows."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -31,7 +32,7 @@ from sdgpu.kernels import (
     Tanimoto,
     Wendland,
 )
-from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator, keops
+from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator, keops, tile_prices
 from sdgpu.operators import tiled as module
 from tests.problems import assert_near
 
@@ -99,7 +100,7 @@ def test_kept_tiles_multiply_the_same(kernel, precision, arrays):
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_compiled_passes_are_the_matrix(precision, kernel, arrays, monkeypatch):
     pytest.importorskip("llvmlite")
-    monkeypatch.setattr(module, "FUSED_ROWS", 0)
+    monkeypatch.setattr(tile_prices, "FUSED_ROWS", 0)
     A, _, V = arrays
     A = allowed_rows(kernel, np.vstack([A, A + 12.0]))  # and values below the smallest float
     V = np.vstack([V, V])
@@ -117,13 +118,33 @@ def test_compiled_passes_are_for_what_they_can_do(arrays, monkeypatch):
     pytest.importorskip("llvmlite")
     A, _, V = arrays
     assert TiledOperator(Gaussian(0.2), A)._fused is None  # too few rows
-    monkeypatch.setattr(module, "FUSED_ROWS", 0)
+    monkeypatch.setattr(tile_prices, "FUSED_ROWS", 0)
     assert TiledOperator(KERNELS[-1], A)._fused is None  # a function
     far = A + 1e6 * np.arange(23)[:, None]
     assert TiledOperator(Gaussian(0.2), far)._fused is not None
     assert_near(TiledOperator(Gaussian(0.2), far).matmat(V)[:2], V[:2], rtol=1e-9)
     monkeypatch.setitem(sys.modules, "sdgpu.operators.fused_cpu", None)  # no llvmlite
     assert TiledOperator(Gaussian(0.2), A)._fused is None
+
+
+def test_what_decides_is_the_work_of_a_pass():
+    pays = tile_prices.pays_to_compile
+    assert pays(Gaussian(0.2), 5000, 4)
+    assert not pays(Gaussian(0.2), 4999, 20_000)  # a product of matrices serves any width
+    assert not pays(Laplacian(0.2), 1000, 100)
+    assert pays(Laplacian(0.2), 1000, 120)
+    assert not pays(On([0, 1, 2], Laplacian(0.2)), 1000, 120)  # of three columns
+    parts = 2.0 * Laplacian(0.2) + Gaussian(0.1) * HistogramIntersection()
+    assert pays(parts, 1000, 60)
+    assert not pays(KERNELS[-1], 10**6, 10)  # a function
+    rows = np.random.default_rng(0).random((1000, 120))
+    assert TiledOperator(Laplacian(0.2), rows).compiled == _has_llvmlite()
+    assert not TiledOperator(Laplacian(0.2), rows, keep=True).compiled
+    assert not TiledOperator(Laplacian(0.2), rows[:900]).compiled
+
+
+def _has_llvmlite():
+    return importlib.util.find_spec("llvmlite") is not None
 
 
 def test_products_do_not_depend_on_the_number_of_threads(arrays, monkeypatch):

@@ -14,6 +14,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
+from threading import Lock
 from typing import Any
 
 from llvmlite import binding, ir
@@ -243,7 +244,9 @@ class Machine:
         """A compiled function of so many addresses and whole numbers; it lets other threads run."""
         if name not in self._functions:
             kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
-            self._functions[name] = kind(self.address(name))
+            function: Any = kind(self.address(name))
+            function.machine = self  # the code is there as long as anything can call it
+            self._functions[name] = function
         return self._functions[name]
 
     def address(self, name: str) -> int:
@@ -263,7 +266,15 @@ def _target_machine() -> Any:
     )
 
 
-@lru_cache(maxsize=KEPT)
 def compiled(text: str) -> Machine:
-    """The functions of a text of :class:`Code`, compiled once in a process."""
+    """The functions of a text of :class:`Code`, compiled once in a process, by one thread at a time."""
+    with _COMPILING:
+        return _machine(text)
+
+
+_COMPILING = Lock()
+
+
+@lru_cache(maxsize=KEPT)
+def _machine(text: str) -> Machine:
     return Machine(text)

@@ -14,6 +14,7 @@ import scipy.linalg
 from sdgpu.backend.arrays import slices
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.kernel import Kernel, column_means
+from sdgpu.kernels.kernel_matrices import TILE, cross
 from sdgpu.kernels.row_preparation import ready_rows
 
 __all__ = ["kmeans_centres", "random_pivots", "uniform_rows"]
@@ -58,14 +59,14 @@ def random_pivots(kernel: Kernel, X: np.ndarray, count: int, *, seed: int) -> np
         probabilities = residual / residual.sum()
         proposals = rng.choice(len(X), min(BLOCK, count - size), p=probabilities)
         F = factor[:size]
-        core = _values(kernel, rows, proposals, proposals) - F[:, proposals].T @ F[:, proposals]
+        core = _between(kernel, rows, proposals) - F[:, proposals].T @ F[:, proposals]
         kept = _accepted(core, residual[proposals], rng)
         if not kept.size:  # rounding is all that is left of these
             residual[proposals] = 0.0
             continue
         chosen = proposals[kept]
         lower = np.linalg.cholesky(core[np.ix_(kept, kept)])
-        columns = _values(kernel, rows, chosen, None) - F[:, chosen].T @ F
+        columns = _to_all(kernel, rows, chosen, pairs=count * len(X)) - F[:, chosen].T @ F
         new = scipy.linalg.solve_triangular(lower, columns, lower=True, check_finite=False)
         factor[size : size + len(chosen)] = new
         residual = np.maximum(residual - np.einsum("ij,ij->j", new, new), 0.0)
@@ -90,14 +91,16 @@ def _accepted(core: np.ndarray, proposed: np.ndarray, rng: np.random.Generator) 
     return np.array(kept, dtype=np.int64)
 
 
-def _values(kernel: Kernel, rows: Rows, left: np.ndarray, right: np.ndarray | None) -> np.ndarray:
-    """kappa of some rows with some, or with all: (len(left), ..)."""
-    part = _take(rows, left)
-    if right is not None:
-        return np.asarray(kernel.tile(part, _take(rows, right)), dtype=np.float64)
-    height = max(1, NUMBERS // max(len(left), 1))
-    blocks = (kernel.tile(part, rows[block]) for block in slices(len(rows), height))
-    return np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks], axis=1)
+def _between(kernel: Kernel, rows: Rows, some: np.ndarray) -> np.ndarray:
+    """kappa of some rows with each other."""
+    part = _take(rows, some)
+    return np.asarray(kernel.tile(part, part), dtype=np.float64)
+
+
+def _to_all(kernel: Kernel, rows: Rows, some: np.ndarray, *, pairs: int) -> np.ndarray:
+    """kappa of some rows with all, which are a part of so many `pairs`: (len(some), n)."""
+    values = cross(kernel, _take(rows, some), rows, tile=TILE, pairs=pairs)
+    return np.asarray(values, dtype=np.float64)
 
 
 def _take(rows: Rows, indices: np.ndarray) -> Rows:

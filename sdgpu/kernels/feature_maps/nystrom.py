@@ -30,11 +30,12 @@ from sdgpu.backend.copying import without_caches
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.feature_maps.landmarks import kmeans_centres, random_pivots, uniform_rows
 from sdgpu.kernels.kernel import Kernel
-from sdgpu.kernels.kernel_matrices import gram
+from sdgpu.kernels.kernel_matrices import cross, gram, summed_features
 from sdgpu.kernels.row_preparation import ready_rows
 
 __all__ = ["Nystrom", "NystromMap", "before_whitening"]
 
+BLOCKS = 4  # of a pass, which nobody knows: what compiling is weighed against
 NUMBERS = 2**19  # of a tile of kernel values: 2 MiB in float32; of half the size calls cost 10 %
 CONDITION = (
     1e4  # of K_SS up to which float32 sums may be whitened afterwards: errors of 1e-5 and less
@@ -103,7 +104,7 @@ class NystromMap:
         phi = xp.empty((X.shape[0], self.size), dtype=precision, device=compat.device(X))
         height, panels = max(1, NUMBERS // max(len(rows), 1)), self._panels
         for part in slices(int(X.shape[0]), height):
-            tile = self.kernel.tile(self.kernel.rows(X[part, :], centre), rows)
+            tile = _values(self.kernel, self.kernel.rows(X[part, :], centre), rows, of=X)
             for first, columns in panels:
                 phi[part, columns] = tile[:, first:] @ whitening[first:, columns]
         return phi
@@ -171,8 +172,20 @@ class LandmarkValues:
         X = xp.astype(X, precision, copy=False)
         values = xp.empty((X.shape[0], len(rows)), dtype=precision, device=compat.device(X))
         for part in slices(int(X.shape[0]), max(1, NUMBERS // max(len(rows), 1))):
-            values[part, :] = self.map.kernel.tile(self.map.kernel.rows(X[part, :], centre), rows)
+            new = self.map.kernel.rows(X[part, :], centre)
+            values[part, :] = _values(self.map.kernel, new, rows, of=X)
         return values
+
+
+def _values(kernel: Kernel, new: Rows, landmarks: Rows, *, of: Any) -> Any:
+    """Kernel values of some rows of a block X: compiled where features are summed one by one, if that pays.
+
+    Of products of matrices a compiled loop saves a tenth at most, and costs as much as a million rows.
+    """
+    rows, d = (int(size) for size in of.shape)
+    if not summed_features(kernel, d):
+        return kernel.tile(new, landmarks)
+    return cross(kernel, new, landmarks, pairs=BLOCKS * rows * len(landmarks))
 
 
 def before_whitening(

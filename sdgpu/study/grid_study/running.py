@@ -122,7 +122,8 @@ def _run_cells(
     """Work on what is not finished, and write a line for every cell."""
     known = place.records(cell.key for job in jobs for cell in job.cells)
     done = {key for key, record in known.items() if record["status"] == "done"}
-    place.rewrite(known[key] for key in sorted(done))
+    # failed cells keep their lines until they are tried again: a run that ends before loses no traceback
+    place.rewrite(known[key] for key in sorted(known))
     open_jobs = [job for job in jobs if any(cell.key not in done for cell in job.cells)]
     if not open_jobs:
         return

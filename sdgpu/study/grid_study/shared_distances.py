@@ -7,16 +7,16 @@ as it is.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sdgpu.kernels import Kernel, Precomputed
-from sdgpu.kernels.augmented_rows import distance_rows, product, recompute_near
-from sdgpu.kernels.coordinate_sums import coordinate_sum
+from sdgpu.kernels.augmented_rows import Rows, distance_rows, product, recompute_near
 from sdgpu.kernels.kernel import Profile, set_zero_diagonal
+from sdgpu.kernels.kernel_matrices import TILE, cross, gram
 from sdgpu.study.grid_study.cells import Decomposition
 from sdgpu.study.real_data.datasets import Split
 
@@ -67,13 +67,31 @@ def _distances(key: _Key, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     centre = parts.X_train.mean(axis=0)
     train, *others = (rows - centre for rows in (parts.X_train, parts.X_val, parts.X_test))
     if kind == "l1":
-        found = [coordinate_sum("l1", rows, train) for rows in (train, *others)]
-    else:
-        left = distance_rows(train)
-        ready = [left, *map(distance_rows, others)]
-        found = [recompute_near(product(rows, left), rows, left) for rows in ready]
+        kernel, ready = _AbsoluteDifferences(), [Rows(rows, rows) for rows in (train, *others)]
+        between = [cross(kernel, rows, ready[0], tile=TILE) for rows in ready[1:]]
+        return gram(kernel, ready[0]), between[0], between[1]
+    left = distance_rows(train)
+    ready = [left, *map(distance_rows, others)]
+    found = [recompute_near(product(rows, left), rows, left) for rows in ready]
     own = (found[0] + found[0].T) / 2
     return set_zero_diagonal(own), found[1], found[2]
+
+
+@dataclass(frozen=True)
+class _AbsoluteDifferences(Profile):
+    """|x - x'|_1 in the place of kernel values, that it is made as they are: compiled, on all cores."""
+
+    statistic: ClassVar[str] = "l1"
+
+    def rows(self, X: Any, centre: Any) -> Rows:
+        values = X if centre is None else X - centre
+        return Rows(values, values)
+
+    def profile(self, tile: Any, a_norms: Any, b_norms: Any) -> Any:
+        return tile
+
+    def diagonal(self, rows: Rows) -> Any:
+        return np.zeros(len(rows))
 
 
 def forget_distances() -> None:

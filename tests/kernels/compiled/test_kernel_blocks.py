@@ -1,6 +1,10 @@
 """Matrices by machine code against the passes of the arrays' own library."""
 
+import gc
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +31,8 @@ from sdgpu.kernels.kernel import Profile, column_means
 from sdgpu.kernels.kernel_matrices import gram
 from sdgpu.kernels.stationary import distance_rows
 from sdgpu.operators import fused_cpu
+
+ROOT = Path(__file__).parent.parent.parent.parent
 
 KERNELS = [
     Gaussian(0.2),
@@ -204,3 +210,31 @@ def test_the_threads_are_those_that_are_allowed(monkeypatch):
     assert threads.cores() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert threads.cores() == threads._available()
+
+
+def test_threads_that_compile_at_the_same_time():
+    """A second machine of one text went with its code while a thread was in it: the process died."""
+    program = """
+import numpy as np, sdgpu
+from concurrent.futures import ThreadPoolExecutor
+A = np.random.default_rng(0).standard_normal((4200, 3)).astype("float32")
+kernel = sdgpu.Gaussian(0.1)
+with ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(lambda i: float(kernel(A[i:], A)[0, i]), range(8)))
+print(found == [1.0] * 8)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.strip() == "True", run.stderr
+
+
+def test_a_function_keeps_its_machine():
+    code = machine_code.Code()
+    given = code.function("fill", out="float64", n="index")
+    with code.loop(0, given["n"]) as i:
+        given["out"].store(i, given["out"].load(i) + given["out"].load(i))
+    code.end()
+    function = machine_code.Machine(str(code.module)).function("fill", 2)
+    gc.collect()
+    numbers = np.arange(5.0)
+    function(numbers.ctypes.data, 5)
+    np.testing.assert_array_equal(numbers, 2 * np.arange(5.0))

@@ -137,6 +137,14 @@ def test_a_failed_cell_keeps_its_traceback_and_the_rest_goes_on(tmp_path, whole,
     opened = open_study(tmp_path / "a")
     assert len(opened.failed) == 2
     assert dict(opened.dataset.sizes)["cell"] == 6
+
+    def killed(job, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "fit_cells", killed)
+    with pytest.raises(KeyboardInterrupt):  # before they are tried again
+        run(tables(), tmp_path / "a")
+    assert open_study(tmp_path / "a").failed == found.failed
     monkeypatch.undo()
     assert numbers(run(tables(), tmp_path / "a")).identical(numbers(whole))
     assert not open_study(tmp_path / "a").failed

@@ -53,15 +53,15 @@ def test_numbers_are_those_of_kernels_of_rows(monkeypatch):
 
 def test_distances_are_made_once_for_each_kind(monkeypatch):
     calls = []
-    for name in ("coordinate_sum", "product"):
+    for name in ("gram", "cross", "product"):
         made = getattr(shared_distances, name)
         monkeypatch.setattr(
             shared_distances,
             name,
-            lambda *args, made=made, name=name: calls.append(name) or made(*args),
+            lambda *args, made=made, name=name, **how: calls.append(name) or made(*args, **how),
         )
     results(monkeypatch, narrow=8)
-    assert sorted(calls) == ["coordinate_sum"] * 3 + ["product"] * 3  # training, validation, test
+    assert sorted(calls) == ["cross"] * 2 + ["gram"] + ["product"] * 3  # training, validation, test
 
 
 @pytest.mark.parametrize(
