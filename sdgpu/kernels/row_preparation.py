@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import array_api_compat as compat
-import numpy as np
 
 from sdgpu.backend.arrays import dtype_name, slices
 from sdgpu.kernels.augmented_rows import BLOCK, Rows
@@ -71,12 +70,21 @@ def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
 
 def _finite(rows: Rows) -> bool:
     """Whether all numbers of ready rows are finite; by extremes, which take no flags of all."""
-    for x in (rows.left, rows.right, rows.norms):
+    extremes = _extremes(rows)
+    if not extremes:
+        return True
+    xp = compat.array_namespace(extremes[0])
+    return bool(xp.all(xp.isfinite(xp.stack(extremes))))  # one look, which waits for a GPU
+
+
+def _extremes(rows: Rows) -> list[Any]:
+    extremes = [x for part in rows.parts for x in _extremes(part)]
+    right = None if rows.right is rows.left else rows.right
+    for x in (rows.left, right, rows.norms):
         if x is not None and compat.size(x):
             xp = compat.array_namespace(x)
-            if not np.isfinite([float(xp.min(x)), float(xp.max(x))]).all():
-                return False
-    return all(map(_finite, rows.parts))
+            extremes += [xp.min(x), xp.max(x)]
+    return extremes
 
 
 def row_copies(kernel: Kernel) -> int:
