@@ -25,7 +25,7 @@ from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 __all__ = ["CudaTensor", "Transfer", "Transfers", "on_host", "pretend_cuda"]
 
@@ -341,7 +341,7 @@ class _Devices(TorchFunctionMode):
         if func in (torch.as_tensor, torch.asarray, torch.tensor) and source is not None:
             dtype = kwargs.get("dtype") or source.dtype
             return _moved(source.detach(), to_device=_is_cuda(device)).to(dtype)
-        args = tree_unflatten(*_hosts(args))
+        args = tree_map(on_host, args)
         needs_gradient = kwargs.pop("requires_grad", False)
         made = func(*args, device="cpu", **kwargs)
         if not isinstance(made, torch.Tensor):
@@ -351,11 +351,6 @@ class _Devices(TorchFunctionMode):
                 _note("sent", func.__name__, made.numel())
             made = CudaTensor(made)
         return made.requires_grad_() if needs_gradient else made
-
-
-def _hosts(args: Any) -> tuple[list[Any], Any]:
-    flat, tree = tree_flatten(args)
-    return [on_host(x) for x in flat], tree
 
 
 class _Generator(torch.Generator):
@@ -400,6 +395,17 @@ def _grouped(tensorlistlist: Any, with_indices: bool = False) -> Any:
 _GROUPED = torch.utils._foreach_utils._group_tensors_by_device_and_dtype
 
 
+def _load(file: Any, map_location: Any = None, **how: Any) -> Any:
+    """What lies in a file comes to the host, and from there to the device."""
+    flat, tree = tree_flatten(_LOAD(file, map_location="cpu", **how))
+    to_device = _is_cuda(map_location)
+    moved = [_moved(x, to_device=to_device) if isinstance(x, torch.Tensor) else x for x in flat]
+    return tree_unflatten(moved, tree)
+
+
+_LOAD = torch.load
+
+
 def _properties(*_: Any) -> Any:
     names = {"name": "pretended", "total_memory": MEMORY, "multi_processor_count": 1}
     return SimpleNamespace(**names, major=8, minor=0)
@@ -427,7 +433,7 @@ def pretend_cuda() -> Iterator[Transfers]:
     with (
         mock.patch.multiple("torch.cuda", **cuda),
         mock.patch.multiple(
-            "torch", Generator=_Generator, autocast=_autocast, from_dlpack=_from_dlpack
+            "torch", Generator=_Generator, autocast=_autocast, from_dlpack=_from_dlpack, load=_load
         ),
         mock.patch("torch.optim.optimizer._group_tensors_by_device_and_dtype", _grouped),
         mock.patch("sdgpu.backend.backends._driver_present", return_value=True),
