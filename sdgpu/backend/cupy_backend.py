@@ -1,7 +1,11 @@
 """The CuPy backend: dense Gram matrices and eigendecompositions with cuBLAS and cuSOLVER.
 
-The only module that imports cupy. It needs the extra ``cuda12`` or ``cuda13`` and a GPU; its
-tests carry the marker ``gpu``. CuPy and torch share memory through DLPack, never through the host.
+The only module that imports cupy. It needs the extra ``cuda12`` or ``cuda13`` and a GPU. Its manners are
+held by a stand-in (tests/cupy_stand_in.py), what only a GPU shows by tests marked ``gpu`` and ``make
+gpu-check``. CuPy and torch share memory through DLPack, never through the host.
+
+CuPy looks at cuSOLVER's status only inside ``cupyx.errstate(linalg="raise")``: without it a decomposition
+that failed gives numbers.
 """
 
 from __future__ import annotations
