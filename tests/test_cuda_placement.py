@@ -268,6 +268,43 @@ def test_other_answers():
     both(answers)
 
 
+def further_answers(place, folder):
+    """What is asked beside a fit: tolerances, weights, searches, folds, files."""
+    data, new, truth = (place(X), place(Y)), place(X_NEW), place(Y_NEW)
+    grown = {"method": "subspace", "operator": "tiled", "tol": 1e-9}
+    nystrom = {"features": sdgpu.Nystrom(20)}
+    tolerance = sdgpu.constrained_path(*data, KERNEL, eps=0.05, alpha=0.3, steps=2)
+    yield from (tolerance.fitted, tolerance.predict(new))
+    weighted = sdgpu.reweighted_fit(place(X), place(Y[:, 0].copy()), KERNEL, lams=[0.1, 1.0])
+    yield from (weighted.predict(new), weighted.variance(new))
+    yield np.asarray(sdgpu.tune(*data, Gaussian(1.0), lams=[0.1, 1.0], by=(new, truth)).lam)
+    for how in (grown, nystrom):
+        path = folder / f"{len(how)}.safetensors"
+        for _ in range(2):  # the second goes on from the file
+            fitted = sdgpu.fit(*data, KERNEL, [0.5], **how, checkpoint=path)
+        yield fitted.path(0.5).predict(new)
+        interval = fitted.path(0.5, 0.3, 2).interval(new, 0.8, folds=4)
+        yield from (interval.lower, interval.upper)
+    each = sdgpu.fit(*data, KERNEL, LAMS).sweep(
+        new, truth, alphas=[0.0, 0.5], steps=2, standard_errors=True, per_output=True
+    )
+    yield each.dataset["mse"].values
+    exact = sdgpu.fit(*data, lambda A, B: A @ B.T, [0.1])
+    yield exact.path(0.1).predict(new)
+    exact = sdgpu.fit(*data, KERNEL, [0.1])
+    exact.path(0.1).predictor().save(folder / "predictor.safetensors")
+    yield sdgpu.open_predictor(folder / "predictor.safetensors").predict(X_NEW)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a search that ends at a bound
+def test_further_answers(tmp_path):
+    (tmp_path / "cpu").mkdir()
+    wanted = list(further_answers(torch.tensor, tmp_path / "cpu"))
+    with pretend_cuda():
+        found = list(further_answers(cuda, tmp_path))
+    assert_same(found, wanted, 1e-7)
+
+
 def test_the_empirical_tangent_kernel():
     def module():
         with torch.random.fork_rng(devices=[]):

@@ -156,8 +156,8 @@ def fit_features(
     if not source.rereadable:
         return fitted
     refit = _FitSums(model, replace(options, progress=None))
-    size: dict[str, Any] = {"rows": sums.rows, "memory": allowed}
-    folds = SourceFolds(source, feature_map, backend, precision, **size, refit=refit)
+    how = {"rows": sums.rows, "memory": allowed, "refit": refit, "template": template}
+    folds = SourceFolds(source, feature_map, backend, precision, **how)
     return replace(fitted, _model=replace(fitted._model, source=source, folds=folds))
 
 

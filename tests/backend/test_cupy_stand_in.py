@@ -24,7 +24,7 @@ from tests.backend.test_backends import (  # noqa: F401 - the conformance suite,
 from tests.cuda_stand_in import CudaTensor, pretend_cuda
 from tests.cupy_stand_in import ndarray, pretend_cupy
 from tests.problems import assert_near
-from tests.test_cuda_placement import LAMS, METHODS, X_NEW, Y_NEW, W, X, Y
+from tests.test_cuda_placement import LAMS, METHODS, X_NEW, Y_NEW, W, X, Y, further_answers
 
 KERNEL = Gaussian(0.5)
 
@@ -188,6 +188,13 @@ def test_features(features, cupy):
         ]
 
     compare(answers, cupy, 1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a search that ends at a bound
+def test_further_answers(cupy, tmp_path):
+    (tmp_path / "numpy").mkdir()
+    folders = {np.asarray: tmp_path / "numpy", cupy.asarray: tmp_path}
+    compare(lambda place: list(further_answers(place, folders[place])), cupy, 1e-7)
 
 
 @pytest.mark.parametrize(
