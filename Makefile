@@ -53,11 +53,8 @@ bench: $(READY)  ## RESULTS (benchmarks/results) and its table, without what tak
 bench-full: $(READY)  ## all benchmarks, those of minutes too
 	$(MAKE) bench BENCH="full or not full"
 
-gpu-check: $(READY)  ## tests marked gpu and the benchmarks on CUDA; fails without a GPU
-	$(BIN)/python -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "no CUDA device")'
-	$(BIN)/sdgpu doctor
-	$(BIN)/python -m pytest tests -m gpu -rs
-	SDGPU_BENCH_DEVICE=cuda $(BIN)/python -m pytest benchmarks -p no:xdist -o python_files='bench_*.py'
+gpu-check:  ## all that needs a GPU, in 20 minutes: out/gpu_check.json. By the machine's own Python, nothing is installed
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_check out/gpu_check.json
 
 clean:
 	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .import_linter_cache

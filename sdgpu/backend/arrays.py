@@ -26,6 +26,7 @@ __all__ = [
     "dtype_name",
     "inputs",
     "library",
+    "lies_on_device",
     "may_share",
     "new_rows",
     "pair",
@@ -38,6 +39,7 @@ __all__ = [
 Array = Any  # an array of any library: there is no common static type
 
 BLOCK = 2**17  # entries that are looked at together
+BLOCK_DEVICE = 2**25  # on a GPU, which is waited for once
 
 _WIDTH = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
 
@@ -69,6 +71,13 @@ def library(array: Array) -> str:
 def where_is(array: Array) -> str:
     """Library and device of `array` as one string, for example ``"torch on cuda:0"``."""
     return f"{library(array)} on {compat.device(array)}"
+
+
+def lies_on_device(array: Array) -> bool:
+    """Whether the array is one of torch or CuPy on a GPU: to look at a number of it waits for the GPU."""
+    if compat.is_torch_array(array):
+        return bool(array.device.type != "cpu")
+    return compat.is_cupy_array(array)
 
 
 def dtype_name(array: Array) -> str:
@@ -341,7 +350,11 @@ def _not_finite(array: Array) -> int:
     xp, rows = compat.array_namespace(array), array.shape[0] if array.ndim else 0
     if array.ndim < 2:
         return int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64))) if compat.size(array) else 0
-    height, count = max(1, BLOCK // max(compat.size(array) // max(rows, 1), 1)), 0
+    on_device, width = lies_on_device(array), max(compat.size(array) // max(rows, 1), 1)
+    height, count = max(1, (BLOCK_DEVICE if on_device else BLOCK) // width), 0
+    if on_device and rows:
+        parts = [~xp.isfinite(array[part, ...]) for part in slices(rows, height)]
+        return int(xp.sum(xp.stack([xp.sum(xp.astype(part, xp.int64)) for part in parts])))
     for part in slices(rows, height):
         finite = xp.isfinite(array[part, ...])
         if not bool(xp.all(finite)):

@@ -4,7 +4,7 @@
 backend                 used for                                 eigendecomposition
 ======================  =======================================  =====================
 :class:`NumpyBackend`   ``device="cpu"``                         LAPACK ``dsyevd``
-:class:`CupyBackend`    ``device="cuda"`` with CuPy installed    cuSOLVER ``syevd``
+:class:`CupyBackend`    ``device="cuda"`` with CuPy installed    cuSOLVER ``Xsyevd``
 :class:`TorchBackend`   ``device="cuda"`` without CuPy           ``torch.linalg.eigh``
 :class:`PlainBackend`   any array API namespace (tests)          ``xp.linalg.eigh``
 ======================  =======================================  =====================
@@ -19,7 +19,7 @@ import importlib
 import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import array_api_compat as compat
 import array_api_compat.numpy as xnp
@@ -43,6 +43,10 @@ __all__ = [
     "torch_beside",
 ]
 
+LARGEST_DSYEVD = 32_766  # rows for LAPACK's divide and conquer with 32-bit integers
+# Rows beyond which cuSOLVER's 64-bit eigensolver refused float64 matrices in 2025, whatever memory there
+# was (NVIDIA/CUDALibrarySamples issue 246); where a version does not, nothing stands in its way.
+KNOWN_XSYEVD = 25_000
 TILE_CPU = 256  # rows of a Gram tile: 256 x 256 doubles (512 KiB) stay in cache between passes
 TILE_GPU = 4096  # fewer, larger launches
 
@@ -60,6 +64,20 @@ def small_eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     except torch.linalg.LinAlgError:
         return scipy.linalg.eigh(matrix, driver="ev")
     return eigenvalues.numpy(), vectors.numpy()
+
+
+def eigh_failure(n: int, error: Exception) -> Exception:
+    """What to raise for a decomposition of n rows that failed on a GPU."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if n > KNOWN_XSYEVD:
+        return MemoryError(
+            f"cuSOLVER did not decompose {n:,} rows ({reason}): versions of it refuse float64 matrices of "
+            f"more than about {KNOWN_XSYEVD:,} rows whatever memory there is. Update CUDA, or use "
+            "method='subspace', or device='cpu'"
+        )
+    return ValueError(
+        f"the eigendecomposition of {n:,} rows failed on the GPU ({reason}): use device='cpu'"
+    )
 
 
 @runtime_checkable
@@ -121,13 +139,16 @@ class NumpyBackend:
     def eigh(self, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # K is symmetric, so its transpose is the column-major matrix that LAPACK overwrites with
         # the eigenvectors: K, V and the 2 n^2 of workspace make 3 n^2 doubles at the peak.
-        return scipy.linalg.eigh(K.T, driver="evd", overwrite_a=True, check_finite=False)
+        # Its 2 n^2 + 6 n + 1 numbers of workspace have to be counted in 32 bits; relatively robust
+        # representations need some n, and take longer.
+        driver: Literal["evd", "evr"] = "evd" if K.shape[0] <= LARGEST_DSYEVD else "evr"
+        return scipy.linalg.eigh(K.T, driver=driver, overwrite_a=True, check_finite=False)
 
     def cholesky(self, K: np.ndarray) -> np.ndarray:
         try:
             return scipy.linalg.cholesky(K.T, lower=True, overwrite_a=True, check_finite=False)
         except scipy.linalg.LinAlgError as error:
-            raise ValueError(_NOT_POSITIVE) from error
+            raise ValueError(NOT_POSITIVE) from error
 
     def cho_solve(self, factor: np.ndarray, B: np.ndarray) -> np.ndarray:
         return scipy.linalg.cho_solve((factor, True), B, check_finite=False)
@@ -168,10 +189,22 @@ class TorchBackend:
             # torch has neither read-only nor negative-stride tensors
             shareable = host.flags.writeable and min(host.strides, default=0) >= 0
             tensor = torch.from_numpy(host if shareable else host.copy())
-        return tensor.to(device=self.device, dtype=torch.float64)
+        # Memory that is not pinned is copied before the call returns, so there is no need to wait for the
+        # device; to the host one must wait.
+        at_once = (
+            "cuda" in str(self.device) and tensor.device.type == "cpu" and not tensor.is_pinned()
+        )
+        return tensor.to(device=self.device, dtype=torch.float64, non_blocking=at_once)
 
     def eigh(self, K: Any) -> tuple[Any, Any]:
-        eigenvalues, vectors = self.xp.linalg.eigh(K)
+        try:
+            eigenvalues, vectors = self.xp.linalg.eigh(K)
+        except (
+            RuntimeError
+        ) as error:  # torch's LinAlgError and its out-of-memory error are such too
+            if str(self.device) == "cpu" or "out of memory" in str(error):
+                raise
+            raise eigh_failure(int(K.shape[0]), error) from error
         return eigenvalues, vectors
 
     def cholesky(self, K: Any) -> Any:
@@ -179,7 +212,7 @@ class TorchBackend:
 
         factor, status = torch.linalg.cholesky_ex(K)
         if int(status):
-            raise ValueError(_NOT_POSITIVE)
+            raise ValueError(NOT_POSITIVE)
         return factor
 
     def cho_solve(self, factor: Any, B: Any) -> Any:
@@ -228,7 +261,7 @@ class PlainBackend:
         try:
             return self.xp.linalg.cholesky(K)
         except np.linalg.LinAlgError as error:
-            raise ValueError(_NOT_POSITIVE) from error
+            raise ValueError(NOT_POSITIVE) from error
 
     def cho_solve(self, factor: Array, B: Array) -> Array:
         # The standard has no triangular solve; a general one is slower and as accurate.
@@ -404,7 +437,7 @@ def give_back(
     return xp.astype(array, dtype, copy=False)
 
 
-_NOT_POSITIVE = (
+NOT_POSITIVE = (
     "K + lam I is not positive definite in float64: raise lam, or check that the kernel is "
     "positive semi-definite"
 )

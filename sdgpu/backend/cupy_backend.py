@@ -1,7 +1,11 @@
 """The CuPy backend: dense Gram matrices and eigendecompositions with cuBLAS and cuSOLVER.
 
-The only module that imports cupy. It needs the extra ``cuda12`` or ``cuda13`` and a GPU; its
-tests carry the marker ``gpu``. CuPy and torch share memory through DLPack, never through the host.
+The only module that imports cupy. It needs the extra ``cuda12`` or ``cuda13`` and a GPU. Its manners are
+held by a stand-in (tests/cupy_stand_in.py), what only a GPU shows by tests marked ``gpu`` and ``make
+gpu-check``. CuPy and torch share memory through DLPack, never through the host.
+
+CuPy looks at cuSOLVER's status only inside ``cupyx.errstate(linalg="raise")``: without it a decomposition
+that failed gives numbers.
 """
 
 from __future__ import annotations
@@ -13,12 +17,9 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.arrays import Array, library
-from sdgpu.backend.backends import TILE_GPU
+from sdgpu.backend.backends import NOT_POSITIVE, TILE_GPU, eigh_failure
 
 __all__ = ["CupyBackend", "why_not", "works"]
-
-# cuSOLVER's 32-bit workspace sizes end near this n for float64 syevd (cupy/cupy issues 7261, 9393)
-LARGEST_SYEVD = 25_000
 
 
 @cache
@@ -77,24 +78,24 @@ class CupyBackend:
 
     def eigh(self, K: Any) -> tuple[Any, Any]:
         import cupy
+        import cupyx
 
-        if K.shape[0] > LARGEST_SYEVD:
-            raise MemoryError(
-                f"n = {K.shape[0]:,} is over the {LARGEST_SYEVD:,} rows that cuSOLVER's 32-bit "
-                "workspace allows for a float64 eigendecomposition: use device='cpu'"
-            )
-        with self.device:
-            return cupy.linalg.eigh(K)
+        # cusolverDnXsyevd, whose sizes have 64 bits; its status is ignored unless CuPy is told to look
+        with self.device, cupyx.errstate(linalg="raise"):
+            try:
+                return cupy.linalg.eigh(K)
+            except (np.linalg.LinAlgError, RuntimeError) as error:
+                raise eigh_failure(int(K.shape[0]), error) from error
 
     def cholesky(self, K: Any) -> Any:
         import cupy
+        import cupyx
 
-        with self.device:
-            factor = cupy.linalg.cholesky(K)
-            # cuSOLVER reports a failed pivot by NaN, not by an exception
-            if not bool(cupy.isfinite(cupy.diagonal(factor)).all()):
-                raise ValueError("K + lam I is not positive definite in float64: raise lam")
-            return factor
+        with self.device, cupyx.errstate(linalg="raise"):
+            try:
+                return cupy.linalg.cholesky(K)
+            except np.linalg.LinAlgError as error:
+                raise ValueError(NOT_POSITIVE) from error
 
     def cho_solve(self, factor: Any, B: Any) -> Any:
         from cupyx.scipy.linalg import solve_triangular

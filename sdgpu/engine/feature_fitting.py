@@ -14,7 +14,7 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import Template, dtype_name
+from sdgpu.backend.arrays import Template, dtype_name, library
 from sdgpu.backend.backends import Backend, resolve, to_numpy
 from sdgpu.backend.checks import LEAST_NORM, choice
 from sdgpu.backend.conversion import warn_if_followed
@@ -156,8 +156,8 @@ def fit_features(
     if not source.rereadable:
         return fitted
     refit = _FitSums(model, replace(options, progress=None))
-    size: dict[str, Any] = {"rows": sums.rows, "memory": allowed}
-    folds = SourceFolds(source, feature_map, backend, precision, **size, refit=refit)
+    how = {"rows": sums.rows, "memory": allowed, "refit": refit, "template": template}
+    folds = SourceFolds(source, feature_map, backend, precision, **how)
     return replace(fitted, _model=replace(fitted._model, source=source, folds=folds))
 
 
@@ -288,12 +288,11 @@ def _source(X: Any, Y: Any, sample_weight: Any) -> tuple[RowSource, Template]:
     if isinstance(source, ArraySource):
         flat = len(source.Y.shape) == 1
         dtype = "float32" if {source.dtype, dtype_name(source.Y)} == {"float32"} else "float64"
-        if compat.is_torch_array(source.X):
-            import torch
-
-            sample = torch.zeros(
-                (0, source.d), dtype=getattr(torch, source.dtype), device=source.X.device
-            )
+        # arrays of other libraries are read by torch, but what comes back is theirs
+        own = X if compat.is_array_api_obj(X) and library(X) not in ("jax", "dask") else source.X
+        if compat.is_array_api_obj(own):
+            xp, device = compat.array_namespace(own), compat.device(own)
+            sample = xp.zeros((0, source.d), dtype=getattr(xp, source.dtype), device=device)
     return source, Template(sample, dtype, flat, source.columns, source.outputs)
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.arrays import Template, library
+from sdgpu.backend.backends import Backend, give_back, to_numpy
 from sdgpu.backend.memory import require
 from sdgpu.backend.rows import Block, RowSource
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.engine.streaming import block_moments, block_rows, brought, read_rows
 from sdgpu.kernels.feature_maps import FeatureMap
@@ -37,6 +39,8 @@ class SourceFolds:
         Bytes.
     refit : callable
         (sums, lam) to a Fit.
+    template : Template
+        Of the data that came in, which blocks are not always of: CuPy's arrays are read by torch.
     """
 
     source: RowSource = field(repr=False)
@@ -46,6 +50,7 @@ class SourceFolds:
     rows: int
     memory: int
     refit: Callable[[MomentSums, float], Any] = field(repr=False)
+    template: Template = field(repr=False)
 
     @property
     def outputs(self) -> int:
@@ -110,9 +115,14 @@ class SourceFolds:
             )
             for fold in np.unique(own[present]):
                 rows = np.flatnonzero((own == fold) & present)
-                values = _values(paths[fold], _some_rows(block, rows).X)
+                values = _values(paths[fold], self._as_given(_some_rows(block, rows).X))
                 errors[start + rows] = abs(truth[rows] - values).swapaxes(0, 1)
         return errors
+
+    def _as_given(self, X: Any) -> Any:
+        """Rows of a block in the library that fits take."""
+        same = is_csr(X) or library(X) == library(self.template.sample)
+        return X if same else give_back(self.template, X, axis=False)
 
     def _blocks(self) -> Iterator[tuple[int, Block]]:
         with closing(read_rows(self.source, block_rows(self.map.size))) as reader:

@@ -20,10 +20,11 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.arrays import slices
+from sdgpu.backend.arrays import lies_on_device, slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.sparse_rows import dense_product, is_csr, square_sums
 from sdgpu.kernels.elementwise import can_choose, clip_, where
+from sdgpu.kernels.pair_room import PairRoom
 
 __all__ = [
     "BLOCK",
@@ -39,6 +40,7 @@ __all__ = [
     "reciprocal_sine",
     "recompute_near",
     "squares_of",
+    "with_room",
 ]
 
 
@@ -60,14 +62,19 @@ class Rows:
         (or of the norms) are those in which tiles of sparse rows come.
     parts : tuple of Rows
         For sums and products: the rows of each operand.
+    far : bool
+        Whether they are so far from the centre that near pairs need their distance recomputed.
+    room : PairRoom, optional
+        Of a pass over tiles on a GPU, which must not wait for each of them.
     """
 
     left: Any
     right: Any
     norms: Any = None
     parts: tuple[Rows, ...] = ()
-    far: bool = False  # so far from the centre that near pairs need their distance recomputed
+    far: bool = False
     squares: Any = None
+    room: PairRoom | None = None
 
     def __len__(self) -> int:
         return len(self.parts[0]) if self.parts else int(self.left.shape[0])
@@ -98,6 +105,11 @@ class Rows:
         if is_csr(self.left):
             return self.norms if self.squares is None else self.squares
         return self.left
+
+
+def with_room(rows: Rows, room: PairRoom) -> Rows:
+    """The same rows for the tiles of a pass."""
+    return replace(rows, parts=tuple(with_room(part, room) for part in rows.parts), room=room)
 
 
 def distance_rows(values: Any, sign: float = 1.0) -> Rows:
@@ -167,7 +179,10 @@ def recompute_near(tile: Any, a: Rows, b: Rows, sign: float = 1.0) -> Any:
     square root makes the 1e-16 that is left of zero into 1e-8.
     """
     near = near_pairs(tile, a, b, sign)
-    left, right = compat.array_namespace(tile).nonzero(near)
+    if a.room is not None:
+        left, right = near = a.room.find(near)
+    else:
+        left, right = compat.array_namespace(tile).nonzero(near)
     if left.shape[0]:
         tile[near] = sign * _squared_sums(a, b, left, right, -1)
     return tile
@@ -189,11 +204,17 @@ def mark_opposite(tile: Any, a: Rows, b: Rows) -> Any:
     xp = compat.array_namespace(tile)
     limits = xp.finfo(tile.dtype)
     limit = 4 * (1 - float(limits.eps) ** (1 / 3))
+    smallest = float(limits.smallest_normal)  # that 0 has a sign
+    if a.room is not None:
+        left, right = a.room.find(tile > limit)
+        if left.shape[0]:
+            chord, across = tile[left, right], _squared_sums(a, b, left, right, 1)
+            tile[left, right] = where(chord > limit, -clip_(across, smallest, None), chord)
+        return tile
     if not compat.size(tile) or float(xp.max(tile)) <= limit:
         return tile
     opposite = tile > limit
     left, right = xp.nonzero(opposite)
-    smallest = float(limits.smallest_normal)  # that 0 has a sign
     tile[opposite] = -clip_(_squared_sums(a, b, left, right, 1), smallest, None)
     return tile
 
@@ -219,9 +240,14 @@ def reciprocal_sine(tile: Any) -> Any:
 
 
 def _may_be_negative(tile: Any) -> bool:
-    """Whether an entry is marked; of what machine code will hold one may be, KeOps has no marks."""
+    """Whether an entry is marked; of what machine code will hold one may be, KeOps has no marks.
+
+    On a GPU one may be too: to look would wait for it.
+    """
     if not compat.is_array_api_obj(tile):
         return can_choose(tile)
+    if lies_on_device(tile):
+        return True
     return bool(compat.size(tile)) and float(compat.array_namespace(tile).min(tile)) < 0
 
 

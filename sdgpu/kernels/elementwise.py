@@ -98,10 +98,9 @@ def without_subnormals(tile: Any) -> Any:
         import torch
 
         return torch.threshold_(tile, smallest * (1 - float(limits.eps)), 0.0)
-    if not bool(xp.min(tile) < smallest):
-        return tile
     if compat.is_numpy_array(tile):
-        tile[tile < smallest] = 0.0
+        if xp.min(tile) < smallest:
+            tile[tile < smallest] = 0.0
         return tile
     return xp.where(tile < smallest, xp.zeros_like(tile), tile)
 

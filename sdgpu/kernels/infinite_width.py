@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import array_api_compat as compat
 
+from sdgpu.backend.arrays import lies_on_device
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.sparse_rows import is_csr, with_column
 from sdgpu.kernels.augmented_rows import Rows, chords, distance_rows, reciprocal_sine
@@ -264,7 +265,7 @@ def _reciprocal(sine: Any) -> Any:
 
 
 def _reaches(tile: Any, limit: float) -> bool:
-    """Whether an entry is beyond the limit; of a lazy tensor of KeOps one may be."""
-    if not compat.is_array_api_obj(tile):
+    """Whether an entry is beyond the limit; of a lazy tensor of KeOps, or on a GPU, one may be."""
+    if not compat.is_array_api_obj(tile) or lies_on_device(tile):
         return True
     return bool(compat.size(tile)) and float(compat.array_namespace(tile).max(tile)) > limit

@@ -112,13 +112,30 @@ def _require_finite(kernel: Kernel, rows: Rows, X: Any) -> None:
 
 def _finite(rows: Rows) -> bool:
     """Whether all numbers of ready rows are finite; by extremes, which take no flags of all."""
-    for part in (rows.left, rows.right, rows.norms, rows.squares):
-        x = part.data if is_csr(part) else part
-        if x is not None and compat.size(x):
+    extremes = _extremes(rows)
+    if extremes:
+        xp = compat.array_namespace(extremes[0])
+        if not bool(xp.all(xp.isfinite(xp.stack(extremes)))):  # one look, which waits for a GPU
+            return False
+    return _finite_entries(rows)
+
+
+def _extremes(rows: Rows) -> list[Any]:
+    """The smallest and largest number of each array on the device of the tiles."""
+    extremes = [x for part in rows.parts for x in _extremes(part)]
+    right = None if rows.right is rows.left else rows.right
+    for x in (rows.left, right, rows.norms, rows.squares):
+        if x is not None and not is_csr(x) and compat.size(x):
             xp = compat.array_namespace(x)
-            if not np.isfinite([float(xp.min(x)), float(xp.max(x))]).all():
-                return False
-    return all(map(_finite, rows.parts))
+            extremes += [xp.min(x), xp.max(x)]
+    return extremes
+
+
+def _finite_entries(rows: Rows) -> bool:
+    """Whether the entries of sparse rows are finite; they are on the host."""
+    entries = [x.data for x in (rows.left, rows.right) if is_csr(x) and x.data.size]
+    known = [x for data in entries for x in (data.min(), data.max())]
+    return bool(np.isfinite(known).all()) and all(map(_finite_entries, rows.parts))
 
 
 def row_copies(kernel: Kernel) -> int:

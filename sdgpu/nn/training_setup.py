@@ -150,11 +150,15 @@ def restore(
 
 def not_finite(model: nn.Module) -> list[str]:
     """Names of the parameters and buffers with NaN or infinity."""
-    return [
-        name
+    named = [
+        (name, torch.isfinite(tensor.detach()).all())
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+        if tensor.is_floating_point()
     ]
+    if not named:
+        return []
+    finite = torch.stack([flag for _, flag in named]).tolist()  # one look, which waits for a GPU
+    return [name for (name, _), flag in zip(named, finite, strict=True) if not flag]
 
 
 def seed_draws(device: torch.device, seed: int) -> None:

@@ -33,9 +33,10 @@ from sdgpu.backend.copying import without_caches
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import count, side_by_side
 from sdgpu.kernels import Kernel
-from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.augmented_rows import Rows, with_room
 from sdgpu.kernels.kernel import column_means
 from sdgpu.kernels.kernel_matrices import SPARSE_TILE
+from sdgpu.kernels.pair_room import PairRoom
 from sdgpu.kernels.row_preparation import checked_rows, ready_rows, with_tiles_like
 from sdgpu.operators.cross import Cross
 from sdgpu.operators.expansion import Expansion
@@ -50,6 +51,7 @@ PRECISIONS = ("float32", "mixed", "float64")
 TILE_WIDE = 384  # 1.1 MiB in float64
 TILE_FUSED = 256  # of the compiled loop: statistics of a tile lie in half of a core's second cache
 TILE_GPU = 8192
+PAIRS = 2  # for each row of a tile on a GPU there is room for so many near pairs in the first pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +208,8 @@ class TiledOperator:
         """Smaller tiles from now on; those that are kept have the old size."""
         self._halved_sizes.append(tile)
         self._tile_cache.clear()
-        self.__dict__.pop("_pieces", None)
+        for name in ("_pieces", "_room"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _halved_sizes(self) -> list[int]:
@@ -242,7 +245,14 @@ class TiledOperator:
     @cached_property
     def _pieces(self) -> list[tuple[slice, Rows]]:
         """The rows of every block."""
-        return [(part, self.rows[part]) for part in slices(self.n, self._size)]
+        rows = self.rows if self._room is None else with_room(self.rows, self._room)
+        return [(part, rows[part]) for part in slices(self.n, self._size)]
+
+    @cached_property
+    def _room(self) -> PairRoom | None:
+        """On a GPU: what its passes need in order not to wait for it in every tile."""
+        on_cpu = str(self.torch_backend.device) == "cpu"
+        return None if on_cpu else PairRoom(PAIRS * self._size)
 
     @property
     def compiled(self) -> bool:
@@ -282,7 +292,12 @@ class TiledOperator:
             share = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
             return self._share(share, pieces, block, _Buffers(self, tile, V.device))
 
+        if self._room is not None:
+            self._room.begin()
         total, *sums = side_by_side(run, workers)
+        if self._room is not None and not self._room.complete():
+            self._tile_cache.clear()
+            return self._product(V, tile)
         for part in sums:
             total += part
         return total

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
@@ -77,7 +78,7 @@ class CG:
         B: Any,
         lam: float | np.ndarray,
         *,
-        precondition: Callable[[Any, np.ndarray], Any] | None = None,
+        precondition: Callable[[Any, Any], Any] | None = None,
         start: Any = None,
         residual: Any = None,
         goals: np.ndarray | None = None,
@@ -93,8 +94,8 @@ class CG:
         lam : float or array (b,)
             One for all rows, or one for each.
         precondition : callable, optional
-            Rows R (b, n) and their lam (b,) -> rows P^-1 R, for a symmetric positive definite P that
-            depends on lam alone.
+            Rows R (b, n) and their lam (b,), on the device -> rows P^-1 R, for a symmetric positive
+            definite P that depends on lam alone.
         start : array (b, n), optional
             Warm start, for example the solution at a neighbouring lam or the step before.
         residual : array (b, n), optional
@@ -180,41 +181,48 @@ class _Block:
     def iterate(self) -> None:
         """Until the recursive residual of every row is at its goal, or nothing moves any more."""
         backend = self.solver.backend
-        xp, asarray = backend.xp, backend.asarray
+        xp = backend.xp
         active = np.flatnonzero(_norms(xp, self.R) > self.goals)
-        P = rz_old = None
+        index, P, rz_old = xp.asarray(active, device=backend.device), None, None
         while active.size and self.iteration < self.solver.max_iterations:
-            index = xp.asarray(active, device=backend.device)
-            r = xp.take(self.R, index, axis=0)
-            z = self.precondition(r, self.lams[active]) if self.precondition else r
-            rz = to_numpy(xp.sum(r * z, axis=1))
+            r, lam = (xp.take(x, index, axis=0) for x in (self.R, self.lam_column))
+            z = self.precondition(r, lam[:, 0]) if self.precondition else r
+            rz = xp.sum(r * z, axis=1)
             # Fletcher-Reeves on fresh directions; P is None at the start and after a replacement
-            P = z if P is None else z + asarray(rz / rz_old)[:, None] * P
-            q = self.matmat(P) + xp.take(self.lam_column, index, axis=0) * P
+            P = z if P is None else z + (rz / rz_old)[:, None] * P
+            q = self.matmat(P) + lam * P
             self.passes += 1
-            curvature = to_numpy(xp.sum(P * q, axis=1))
-            if not (curvature > 0).all():
-                raise ValueError(
-                    f"the operator is not positive definite: x'(K + {self.lams.min():g} I)x = "
-                    f"{curvature.min():.3g} for some x; use a positive semi-definite kernel, a higher "
-                    "precision or a larger lam"
-                )
-            step = asarray(rz / curvature)[:, None]
-            self.W = _put(xp, self.W, index, xp.take(self.W, index, axis=0) + step * P)
-            self.R = _put(xp, self.R, index, r - step * q)
+            curvature = xp.sum(P * q, axis=1)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                step = (rz / curvature)[:, None]
+                self.W = _put(self.W, active, index, xp.take(self.W, index, axis=0) + step * P)
+                self.R = _put(self.R, active, index, r - step * q)
             rz_old, self.residual_is_true = rz, False
             self.iteration += 1
             if self.iteration % REPLACE == 0:
                 self.replace()
                 P = None
-            norms = _norms(xp, self.R)[active]
+            squares = xp.take(xp.sum(self.R * self.R, axis=1), index)
+            # the only look at the device in an iteration: it waits until the pass is done
+            looked_at = to_numpy(xp.stack([curvature, squares]))
+            self._require_positive(looked_at[0])
+            norms = np.sqrt(looked_at[1])
             if self._has_stagnated(norms, active):
                 return
             unconverged = norms > self.goals[active]
             if not unconverged.all():
                 positions = xp.asarray(np.flatnonzero(unconverged), device=backend.device)
+                index, rz_old = (xp.take(x, positions) for x in (index, rz_old))
                 P = None if P is None else xp.take(P, positions, axis=0)
-                rz_old, active = rz_old[unconverged], active[unconverged]
+                active = active[unconverged]
+
+    def _require_positive(self, curvature: np.ndarray) -> None:
+        if not (curvature > 0).all():
+            raise ValueError(
+                f"the operator is not positive definite: x'(K + {self.lams.min():g} I)x = "
+                f"{curvature.min():.3g} for some x; use a positive semi-definite kernel, a higher "
+                "precision or a larger lam"
+            )
 
     def _has_stagnated(self, norms: np.ndarray, active: np.ndarray) -> bool:
         """Report the progress; whether no row has become better for a long time."""
@@ -254,10 +262,13 @@ def _norms(xp: Any, rows: Any) -> np.ndarray:
     return np.sqrt(to_numpy(xp.sum(rows * rows, axis=1)))
 
 
-def _put(xp: Any, array: Any, index: Any, rows: Any) -> Any:
-    """`array` with some rows replaced."""
-    if int(index.shape[0]) == int(array.shape[0]):
+def _put(array: Any, active: np.ndarray, index: Any, rows: Any) -> Any:
+    """`array` with some rows, `active` on the host and `index` on the device, replaced."""
+    if len(active) == int(array.shape[0]):
         return rows
-    for i, row in enumerate(to_numpy(index)):
+    if compat.is_torch_array(array) or compat.is_cupy_array(array):
+        array[index] = rows
+        return array
+    for i, row in enumerate(active):
         array[int(row), :] = rows[i, :]
     return array

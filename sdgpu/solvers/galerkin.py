@@ -161,9 +161,8 @@ class GrowingBasis:
             # most rows are in the span of the new ones: the basis is looked at only for the residual
             residual = required - (required @ new.T) @ new
             residual = residual - (residual @ self.Q.T) @ self.Q
-            residual_norms, norms = (
-                np.sqrt(to_numpy(xp.sum(x * x, axis=1))) for x in (residual, required)
-            )
+            squares = xp.stack([xp.sum(x * x, axis=1) for x in (residual, required)])
+            residual_norms, norms = np.sqrt(to_numpy(squares))
             indices = np.flatnonzero(residual_norms > atol + LEAST * norms)
             if not indices.size or self.k + int(new.shape[0]) >= self.n:
                 break
@@ -177,14 +176,16 @@ class GrowingBasis:
         k, b = self.k, int(new.shape[0])
         self.consistent = False
         self._reserve(k + b)
-        coupling = to_numpy(product @ self.Q.T).T if k else np.zeros((0, b))
-        core = to_numpy(product @ new.T)
+        xp, core = self.backend.xp, product @ new.T
         core = (core + core.T) / 2
-        self.T = np.block([[self.T, coupling], [coupling.T, core]])
-        asarray = self.backend.asarray
-        residual = product - asarray(core) @ new
+        residual = product - core @ new
+        rows = core
         if k:
-            residual = residual - asarray(np.ascontiguousarray(coupling.T)) @ self.Q
+            coupling = product @ self.Q.T  # (b, k)
+            residual = residual - coupling @ self.Q
+            rows = xp.concat([coupling, core], axis=1)
+        host = to_numpy(rows)  # one look at the device
+        self.T = np.block([[self.T, host[:, :k].T], [host]])
         self._Q[k : k + b, :] = new
         if self.krylov:
             self._R = residual
@@ -304,17 +305,19 @@ class GrowingBasis:
         """
         norms, sums = residuals.norms.copy(), residuals.sums.copy()
         factor = self._triangle() if norms[indices].size > 2 * self.k else self.R
-        width = max(1, ROWS // norms.shape[1])
-        for i in indices:
-            for outputs in slices(norms.shape[2], width):
-                combinations = residuals.combinations[i][:, outputs]  # (T, c', k)
-                rows = self._times(
-                    combinations.reshape(-1, combinations.shape[-1]) @ vectors.T, factor
-                )
-                norms[i][:, outputs] = _norms(rows, combinations.shape[:-1])
-                sums[i][:, outputs] = _norms(
-                    _running_sums(rows, combinations.shape[1]), combinations.shape[:-1]
-                )
+        width, squares = max(1, ROWS // norms.shape[1]), []
+        parts = [(i, outputs) for i in indices for outputs in slices(norms.shape[2], width)]
+        for i, outputs in parts:
+            combinations = residuals.combinations[i][:, outputs]  # (T, c', k)
+            flat = combinations.reshape(-1, combinations.shape[-1]) @ vectors.T
+            rows = self._times(flat, factor)
+            squares.append(_squares(rows))
+            squares.append(_squares(_running_sums(rows, combinations.shape[1])))
+        if parts:  # one look at the device for all
+            lengths = iter(np.split(*_on_host(squares)))
+            for i, outputs in parts:
+                for array in (norms, sums):
+                    array[i][:, outputs] = next(lengths).reshape(array[i][:, outputs].shape)
         return replace(residuals, norms=norms, sums=sums)
 
     def _triangle(self) -> Any:
@@ -364,10 +367,16 @@ def relative_to(
     return np.maximum(fitted, FAINT * shrinkage * target_norms)
 
 
-def _norms(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Lengths of rows (b, n), in the shape that they are counted in."""
-    xp = compat.array_namespace(rows)
-    return np.sqrt(to_numpy(xp.sum(rows * rows, axis=1))).reshape(shape)
+def _squares(rows: Any) -> Any:
+    """Squared lengths of rows (b, n)."""
+    return compat.array_namespace(rows).sum(rows * rows, axis=1)
+
+
+def _on_host(squares: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths from squared ones, one after another, and where each part but the first begins."""
+    sizes = [int(part.shape[0]) for part in squares]
+    together = to_numpy(compat.array_namespace(squares[0]).concat(squares))
+    return np.sqrt(together), np.cumsum(sizes)[:-1]
 
 
 def _running_sums(rows: Any, width: int) -> Any:
@@ -395,23 +404,23 @@ def orthonormal_rows(block: Any, bases: list[Any], backend: Backend) -> Any:
     Rows are brought to length one before, so that neither small nor large ones lose their squares. One of
     which only rounding is left is no direction: made long again it would not be orthogonal.
     """
-    xp = backend.xp
     block = unit_rows(block, backend)
     for least in (NOISE, 0.1):
         for Q in bases:
             block = block - (block @ Q.T) @ Q
         if block.shape[0] == 0:
             return block
-        lengths = np.sqrt(to_numpy(xp.sum(block * block, axis=1)))
+        gram = to_numpy(block @ block.T)  # one look at the device
+        lengths = np.sqrt(np.diag(gram))
         nonzero = np.flatnonzero(lengths > least)
         if nonzero.size == 0:
             return block[:0, :]
-        index = xp.asarray(nonzero, device=backend.device)
-        block = xp.take(block, index, axis=0) / backend.asarray(lengths[nonzero])[:, None]
-        values, vectors = small_eigh(to_numpy(block @ block.T))
+        scale = 1 / lengths[nonzero]
+        values, vectors = small_eigh(gram[np.ix_(nonzero, nonzero)] * scale * scale[:, None])
         significant = values > DROP * values[-1]
-        whitening = (vectors[:, significant] / np.sqrt(values[significant])).T
-        block = backend.asarray(np.ascontiguousarray(whitening)) @ block
+        whitening = np.zeros((np.count_nonzero(significant), len(lengths)))
+        whitening[:, nonzero] = (vectors[:, significant] / np.sqrt(values[significant])).T * scale
+        block = backend.asarray(whitening) @ block
     return block
 
 
@@ -423,6 +432,7 @@ def unit_rows(block: Any, backend: Backend) -> Any:
     largest = to_numpy(xp.max(xp.abs(block), axis=1))
     nonzero = np.flatnonzero(largest > 0)
     units = np.asarray([unit(x) for x in largest[nonzero]])
-    block = xp.take(block, xp.asarray(nonzero, device=backend.device), axis=0)
+    if len(nonzero) < len(largest):
+        block = xp.take(block, xp.asarray(nonzero, device=backend.device), axis=0)
     block = block / backend.asarray(units)[:, None]
     return block / xp.sqrt(xp.sum(block * block, axis=1))[:, None]

@@ -15,13 +15,14 @@ preconditioning by such sketches.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.arrays import slices
-from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.backends import Backend, backend_of, to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rates import Rates
 from sdgpu.operators.operator import Operator
@@ -73,7 +74,8 @@ class Sketch:
     def solve(self, R: Any, lam: float | Any) -> Any:
         """(F'F + lam I)^-1 R for rows R (b, n); lam a number, or one for each row (b,)."""
         xp = compat.array_namespace(R)
-        ridge = xp.reshape(xp.asarray(lam, dtype=R.dtype, device=compat.device(R)), (-1, 1))
+        lam = lam if compat.is_array_api_obj(lam) else np.asarray(lam)
+        ridge = xp.astype(xp.reshape(backend_of(R).asarray(lam), (-1, 1)), R.dtype, copy=False)
         projection = xp.astype(xp.astype(R, self.F.dtype) @ self.F.T, R.dtype)
         coefficients = (projection @ self.vectors / (self.eigenvalues + ridge)) @ self.vectors.T
         Z = (R - xp.astype(xp.astype(coefficients, self.F.dtype) @ self.F, R.dtype)) / ridge
@@ -83,7 +85,7 @@ class Sketch:
         exact = (R @ self.top.T) / (self.eigenvalues[-t:] + ridge)
         return Z + (exact - Z @ self.top.T) @ self.top
 
-    @property
+    @cached_property
     def largest(self) -> float:
         """Largest eigenvalue of F'F, 0 for rank 0."""
         return float(self.eigenvalues[-1]) if self.rank else 0.0

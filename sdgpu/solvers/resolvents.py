@@ -242,7 +242,7 @@ class Resolvents:
             self.noise,
         )
 
-        def precondition(R: Any, active_lams: np.ndarray) -> Any:
+        def precondition(R: Any, active_lams: Any) -> Any:
             return R if sketch is None else sign * sketch.solve(R, sign * active_lams)
 
         # What is left to correct, so that neither w nor K w is known as a difference of large numbers.

@@ -29,7 +29,7 @@ def residuals(K, B, W):
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_each_row_has_its_own_ridge(problem, backend, preconditioned):
     K, B, wanted = problem
-    inside, diagonal = backend.asarray(K), np.diag(K)
+    inside, diagonal = (backend.asarray(x) for x in (K, np.diag(K).copy()))
     calls = []
 
     def matmat(V):
@@ -37,7 +37,7 @@ def test_each_row_has_its_own_ridge(problem, backend, preconditioned):
         return V @ inside
 
     def precondition(R, lam):
-        return R / backend.asarray(diagonal + lam[:, None])
+        return R / (diagonal + lam[:, None])
 
     found = CG(backend, 1e-10).solve(
         matmat, backend.asarray(B), LAMS, precondition=precondition if preconditioned else None

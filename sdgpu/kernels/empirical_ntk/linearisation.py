@@ -156,7 +156,8 @@ class Linearised:
             raise ValueError(
                 f"module cannot be differentiated row by row by torch.func.vmap: {first_line(error)}"
             ) from error
-        if not all(bool(torch.isfinite(part).all()) for part in (y, *parts)):
+        # one look, which waits for a GPU
+        if not bool(torch.stack([torch.isfinite(part).all() for part in (y, *parts)]).all()):
             raise ValueError(
                 "module gives NaN or infinity, or has gradients that are: scale the rows, or look at its "
                 "parameters"
