@@ -391,17 +391,21 @@ def pretend_cupy() -> Iterator[dict[str, int]]:
     """``import cupy`` gives the stand-in; what is yielded counts reads and what was sent."""
     from sdgpu.backend import cupy_backend
 
-    names = ("array_api_compat.cupy",)
-    before = {name for name in sys.modules if name.startswith(names)}
-    with mock.patch.dict(sys.modules, _modules()):
+    compat = importlib.import_module("array_api_compat")
+    known = vars(compat).get("cupy")  # of a CuPy that is there
+    with mock.patch.dict(sys.modules):
+        for name in [name for name in sys.modules if name.split(".")[0] in ("cupy", "cupyx")]:
+            del sys.modules[name]
+        for name in [name for name in sys.modules if name.startswith("array_api_compat.cupy")]:
+            del sys.modules[name]
+        sys.modules.update(_modules())
         cupy_backend.why_not.cache_clear()
         importlib.import_module("array_api_compat.cupy")
         _COPIES.update(read=0, sent=0)
         try:
             yield _COPIES
         finally:
-            for name in {name for name in sys.modules if name.startswith(names)} - before:
-                del sys.modules[name]
             cupy_backend.why_not.cache_clear()
-            compat = sys.modules["array_api_compat"]
             vars(compat).pop("cupy", None)
+            if known is not None:
+                compat.cupy = known

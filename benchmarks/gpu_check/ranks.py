@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -41,7 +42,10 @@ def _launch(setting: Setting, count: int) -> dict[str, Any]:
         "--nproc-per-node",
         str(count),
     ]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(29_400 + os.getpid() % 500)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
     command += ["-m", "benchmarks.gpu_check.ranks", setting.device]
     run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
