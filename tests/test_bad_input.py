@@ -29,7 +29,7 @@ def fitted():
         ({"X": X.astype(object)}, TypeError, "X has dtype object"),
         ({"X": X.astype(str)}, TypeError, "X has dtype <U"),
         ({"X": X.astype(complex)}, TypeError, "X is complex"),
-        ({"X": scipy.sparse.csr_array(X)}, TypeError, "X is sparse"),
+        ({"X": scipy.sparse.csr_array(X), "kernel": "laplacian"}, TypeError, "X is sparse"),
         ({"Y": Y[:-1]}, ValueError, "Y has 24 rows, but its inputs have 25"),
         ({"Y": torch.tensor(Y)}, ValueError, "X is numpy on cpu, Y is torch on cpu"),
         ({"lams": -1.0}, ValueError, "lams must be > 0 .* got -1"),

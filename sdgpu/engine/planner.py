@@ -79,7 +79,8 @@ def plan(
     kernel : Kernel, str or callable, default "rbf"
         As in :func:`sdgpu.fit`: kernels with a formula have a compiled loop.
     entries : number, optional
-        Entries of a row that are not 0, in the mean, of sparse rows (X.nnz / n); None for dense rows.
+        Entries of a row that are not 0, in the mean, of sparse rows (X.nnz / n), taken to be spread evenly
+        over the features; None for dense rows.
 
     Returns
     -------
