@@ -12,11 +12,12 @@ import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
 
-__all__ = ["World", "join", "ranks"]
+__all__ = ["World", "join", "ranks", "start_group"]
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,34 @@ def join(device: torch.device) -> World:
     if not distributed.is_initialized():
         if ranks()["WORLD_SIZE"] == 1:
             return World()
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # NCCL works on the current one
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_leave)
+        start_group(device)
     return World(distributed.get_rank(), distributed.get_world_size())
+
+
+def start_group(device: torch.device, timeout: float | None = None) -> None:
+    """Initialise the group of processes, unless the caller has: gloo on CPUs, NCCL on CUDA.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of this process.
+    timeout : float, optional
+        Seconds for the others to come; torch's own without.
+
+    Raises
+    ------
+    RuntimeError
+        If the other processes cannot be reached.
+    """
+    if distributed.is_initialized():
+        return
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # NCCL works on the current one
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        timeout=None if timeout is None else timedelta(seconds=timeout),
+    )
+    atexit.register(_leave)
 
 
 def ranks() -> dict[str, int]:
