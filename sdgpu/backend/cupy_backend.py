@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.arrays import Array, library
-from sdgpu.backend.backends import TILE_GPU
+from sdgpu.backend.backends import TILE_GPU, OneDevice
 
 __all__ = ["CupyBackend", "why_not", "works"]
 
@@ -41,7 +41,7 @@ def works() -> bool:
 
 
 @dataclass(frozen=True)
-class CupyBackend:
+class CupyBackend(OneDevice):
     """CuPy arrays on one CUDA device."""
 
     index: int = 0
