@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sdgpu.backend.arrays import Template, pair
+from sdgpu.backend.arrays import pair
 from sdgpu.backend.backends import Backend, resolve
-from sdgpu.backend.checks import LEAST_NORM, integer, lam_grid
+from sdgpu.backend.checks import LEAST_NORM, lam_grid
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.ranks import Ranks
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
 from sdgpu.backend.sparse_rows import is_sparse
-from sdgpu.engine.certificate import Certificate, certify
 from sdgpu.engine.cross_intervals import ArrayFolds
+from sdgpu.engine.decomposing import basis_checkpoint, decomposed
 from sdgpu.engine.feature_fitting import (
     StreamOptions,
     features_for_sparse,
@@ -28,22 +27,26 @@ from sdgpu.engine.feature_fitting import (
     refuse_options,
 )
 from sdgpu.engine.fitted import Fit
-from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, follow, least_norm_method
-from sdgpu.engine.results import Info, Seconds
-from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
+from sdgpu.engine.rank_features import fit_features_on_ranks
+from sdgpu.engine.rank_fitting import (
+    RankRequest,
+    as_ranks,
+    check_probes,
+    device_of_rank,
+    fit_on_ranks,
+    home_of_rank,
+)
+from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps import Features
 from sdgpu.operators import Operator
-from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.solver import Solver
-from sdgpu.solvers.trace_estimation import GROUPS
 
 __all__ = ["fit"]
 
-FORMAT = 2  # of checkpoints
 # arguments of `fit` that a plan decides
 _DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "steps": 10}
 
@@ -70,6 +73,7 @@ def fit(
     plan: Plan | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    distributed: bool | Ranks = False,
 ) -> Fit:
     """Decompose K = kappa(X, X) once, for every lam, alpha and step.
 
@@ -140,6 +144,11 @@ def fit(
         fit is done.
     progress : callable, optional
         Called with an :class:`sdgpu.backend.progress.Event`: stage, done, total, error, seconds_left.
+    distributed : bool or Ranks, default False
+        Whether X and Y are the rows of this rank among those that ``torchrun`` started, or among these
+        ranks, which fit all rows together (:mod:`sdgpu.engine.rank_fitting`). All ranks call, with the same
+        other arguments; afterwards too what multiplies with K: predict, sweep, gcv. Arrays of training rows
+        come back as those of this rank.
 
     Returns
     -------
@@ -179,22 +188,20 @@ def fit(
     """
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
-    lams, wishes = lam_grid("lams", lams, zero=True), dict[str, Any]()
-    kind = "features="
-    if features is None and is_sparse(X):
-        features, kind = features_for_sparse(X, kernel), "sparse rows"
-    if features is not None or isinstance(X, (RowSource, Moments)):
-        exact = {"method": method, "operator": operator, "plan": plan}
-        refuse_options(kind, exact, {"method": "auto", "operator": "auto"})
-        wishes = {"precision": dtype, "intercept": intercept, "memory": memory, "seed": seed}
-        options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
-        parts = (X, Y, sample_weight)
-        return fit_features(parts, kernel, lams, features, device=device, options=options)
-    kernel = as_kernel(kernel)
-    if integer("probes", probes, GROUPS) % GROUPS:
-        raise ValueError(
-            f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
+    exact = {"method": method, "operator": operator, "plan": plan}
+    options = StreamOptions(dtype, intercept, memory, seed, tol, progress, checkpoint)
+    how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
+    if distributed is not False:
+        request = RankRequest(
+            method, operator, tol, dtype, steps, memory, seed, probes, plan, progress
         )
+        how |= {"ranks": as_ranks(distributed, device), "request": request}
+        return _fit_with_others((X, Y, sample_weight), kernel, lams, features, **how)
+    lams = lam_grid("lams", lams, zero=True)
+    if features is not None or is_sparse(X) or isinstance(X, (RowSource, Moments)):
+        return _fit_by_features((X, Y, sample_weight), kernel, lams, features, **how)
+    kernel = as_kernel(kernel)
+    check_probes(probes)
     given_X = X
     X, Y, template = pair(X, Y)
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
@@ -204,16 +211,11 @@ def fit(
     context["precomputed"] = kernel.is_precomputed
     if lams[0] == LEAST_NORM:
         method = least_norm_method(method, kernel, n, d, plan)
-    if plan is None:
-        wishes = {"method": method, "operator": operator, "precision": dtype}
-        plan = decide(n, d, c, lams, steps, tol=tol, **wishes, **context)
-    else:
-        args = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
-        non_defaults = {name: value for name, value in args.items() if value != _DEFAULTS[name]}
-        plan = follow(plan, {"n": n, "d": d, "c": c}, lams, non_defaults)
+    args = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
+    plan = _planned(plan, {"n": n, "d": d, "c": c}, lams, args, context)
     require(plan.bytes, allowed, f"the plan ({plan.method}, {plan.operator})", "raise memory=")
-    others = {"sample_weight": sample_weight, "intercept": intercept or None}
     if not isinstance(method, str):
+        others = {"sample_weight": sample_weight, "intercept": intercept or None}
         refuse_options("a solver from elsewhere", others, {})
     weighting = row_weighting(sample_weight, X, backend, intercept=intercept)
     Y, offset = (Y, None) if weighting is None else weighting.targets(backend.asarray(Y))
@@ -227,45 +229,76 @@ def fit(
         home=backend,
         make=None if isinstance(operator, str) else operator,
     )
-    how: dict[str, Any] = {"lams": lams, "seed": seed, "probes": probes}
     problem = Problem(
         plan=plan,
         data=data,
-        **how,
+        lams=lams,
+        seed=seed,
+        probes=probes,
         watch=Stopwatch(backend.synchronize, progress=progress),
-        checkpoint=_checkpoint(checkpoint, plan, data, lams, seed),
+        checkpoint=basis_checkpoint(checkpoint, plan, data, lams, seed),
         solver=None if isinstance(method, str) else method,
     )
-    return _decompose(problem, template, context, progress)
+    return decomposed(problem, template, context, progress, folds=_fold_fits)
 
 
-def _decompose(
-    problem: Problem, template: Template, context: dict[str, Any], progress: Progress | None
+def _fit_by_features(
+    data: tuple[Any, Any, Any],
+    kernel: Any,
+    lams: np.ndarray,
+    features: Features | None,
+    *,
+    exact: dict[str, Any],
+    device: str | Backend,
+    options: StreamOptions,
 ) -> Fit:
-    """Solve, certify, describe."""
-    solved, plan, lams = _solve(problem), problem.plan, problem.lams
-    if solved is None:
-        (n, d), c = problem.data.X.shape, int(problem.data.Y.shape[1])
-        problem.watch.report("eigh instead, the basis would take longer", 0, 1)
-        plan = decide(n, d, c, lams, plan.steps, tol=plan.tol, method="eigh", **context)
-        problem = replace(problem, plan=plan)
-        solved = solve_all(problem)
-    certificate = certify(problem, solved)
-    if not certificate.status.startswith(("exact", "converged")):
-        warnings.warn(certificate.status, stacklevel=4)  # the caller of the decorated function
-    backend = problem.data.home
-    data = problem.data
-    how = {"offset": data.offset, "weighting": data.weighting}
-    model = Model(data.hold(plan, backend), backend, template, context["memory"], **how)
-    model = replace(model, folds=_fold_fits(problem, context["memory"]))
-    return Fit(
-        kernel=problem.data.kernel,
-        lams=lams,
-        info=describe(problem, solved, certificate),
-        _solution=solved.solution,
-        _model=model,
-        _progress=progress,
-    )
+    """A model of features; sparse rows have those of the kernel itself."""
+    kind = "features="
+    if features is None and is_sparse(data[0]):
+        features, kind = features_for_sparse(data[0], kernel), "sparse rows"
+    refuse_options(kind, exact, {"method": "auto", "operator": "auto"})
+    return fit_features(data, kernel, lams, features, device=device, options=options)
+
+
+def _fit_with_others(
+    data: tuple[Any, Any, Any],
+    kernel: Any,
+    lams: Any,
+    features: Features | None,
+    *,
+    exact: dict[str, Any],
+    device: str | Backend,
+    options: StreamOptions,
+    ranks: Ranks,
+    request: RankRequest,
+) -> Fit:
+    """A fit of the rows of several ranks."""
+    X, Y, sample_weight = data
+    if features is not None:
+        refuse_options("features=", exact, {"method": "auto", "operator": "auto"})
+        place: dict[str, Any] = {"ranks": ranks, "backend": home_of_rank(device)}
+        return fit_features_on_ranks(data, kernel, lams, features, options=options, **place)
+    others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
+    refuse_options("distributed=", {**others, "checkpoint": options.checkpoint}, {})
+    inner = device_of_rank(device)
+    return fit_on_ranks(X, Y, kernel, lams, ranks=ranks, inner=inner, request=request)
+
+
+def _planned(
+    plan: Plan | None,
+    sizes: dict[str, int],
+    lams: np.ndarray,
+    args: dict[str, Any],
+    context: dict[str, Any],
+) -> Plan:
+    """The plan that was given, or one for what was asked."""
+    if plan is None:
+        wishes = {name: args[name] for name in ("method", "operator", "tol")}
+        how: dict[str, Any] = {"precision": args["dtype"], **wishes, **context}
+        n, d, c = (sizes[name] for name in ("n", "d", "c"))
+        return decide(n, d, c, lams, args["steps"], **how)
+    non_defaults = {name: value for name, value in args.items() if value != _DEFAULTS[name]}
+    return follow(plan, sizes, lams, non_defaults)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,68 +336,3 @@ def _fold_fits(problem: Problem, memory: int) -> ArrayFolds | None:
         options |= {"tol": plan.tol, "dtype": plan.precision, "steps": plan.steps}
     again = _FitAgain(data.kernel, options)
     return ArrayFolds(data.kernel, data.X, Y, weights, data.home, refit=again)
-
-
-def _solve(problem: Problem) -> Solved | None:
-    """By the solver of the plan; None where it gives way to the eigendecomposition."""
-    if problem.solver is not None:
-        return solve_elsewhere(problem)
-    exact = problem.plan.method in EXACT_METHODS
-    return solve_all(problem) if exact else solve_by_basis(problem)
-
-
-def describe(problem: Problem, solved: Solved, certificate: Certificate) -> Info:
-    """How the fit was made, as a result."""
-    plan, data, spectrum = problem.plan, problem.data, solved.spectrum
-    return Info(
-        method=plan.method,
-        operator=plan.operator,
-        precision=plan.precision,
-        backend=data.home.name,
-        n=data.n,
-        d=int(data.X.shape[1]),
-        c=int(data.Y.shape[1]),
-        k=0 if spectrum is None else int(spectrum.basis.shape[1]),
-        passes=solved.passes,
-        iterations=solved.iterations,
-        error_estimate=certificate.error,
-        residual=certificate.residual,
-        below_rounding=0 if spectrum is None else spectrum.below_rounding,
-        seconds=Seconds(problem.watch.seconds),
-        bytes=plan.bytes,
-        status=certificate.status,
-    )
-
-
-def _checkpoint(
-    path: str | os.PathLike[str] | None, plan: Plan, data: TrainingData, lams: np.ndarray, seed: int
-) -> Checkpoint | None:
-    """The checkpoint of a fit, with the fingerprint of everything that decides its basis."""
-    if path is None:
-        return None
-    if plan.method not in ("lanczos", "subspace"):
-        raise ValueError(
-            f"checkpoint= is for method='lanczos' or 'subspace', which grow a basis: {plan.method} has "
-            "none to save"
-        )
-    if " at 0x" in repr(data.kernel):
-        raise ValueError(
-            f"checkpoint= cannot recognise the function in {data.kernel!r}: use a kernel with a formula"
-        )
-    weighted: dict[str, Any] = {}
-    if data.weighting is not None:
-        weighted = {"roots": data.weighting.roots, "intercept": data.weighting.intercept}
-    owner = fingerprint(
-        X=data.X,
-        Y=data.Y,
-        kernel=repr(data.kernel),
-        lams=lams,
-        method=plan.method,
-        dtype=plan.precision,
-        block=plan.block,
-        rank=plan.rank,
-        **weighted,
-        seed=seed,
-        version=FORMAT,
-    )
-    return Checkpoint(Path(path), owner)

@@ -303,7 +303,7 @@ class Subspace:
             residuals = space.certified(residuals, vectors, indices)
             gram_errors[indices] = 0.0
             bounds = _bounds(residuals) + gram_errors
-        run.note(float(bounds.max(initial=0.0)))
+        run.note(float(self.backend.told(float(bounds.max(initial=0.0)))))
         return residuals
 
     def _directions_to_keep(
@@ -348,7 +348,8 @@ class Subspace:
         count = max(self.block - c, 0)
         if sketch is None or zero:
             shape = (max(count, 1), int(rows.shape[1]))
-            noise = self.backend.asarray(np.random.default_rng(self.seed).standard_normal(shape))
+            draw = np.random.default_rng(self.seed).standard_normal(shape)
+            noise = self.backend.spread(draw, 1)
             # targets of zeros would be all that the smallest basis has room for
             return noise if zero else xp.concat([rows, noise], axis=0)
         # a wide first pass with guesses for all lam saves a later one
