@@ -46,7 +46,15 @@ from sdgpu.operators import TiledOperator
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.subspace import Subspace
 
-__all__ = ["Route", "ScalingPlan", "scaling_plan"]
+__all__ = [
+    "Layout",
+    "Route",
+    "ScalingPlan",
+    "ScalingProblem",
+    "layouts_of",
+    "product_seconds",
+    "scaling_plan",
+]
 
 WRITTEN = ("alone", "gather", "ring")
 COPIES = 2  # ready rows over X
@@ -134,7 +142,7 @@ class ScalingPlan:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class ScalingProblem:
     """What is fitted, on which devices."""
 
     n: int
@@ -151,7 +159,7 @@ class _Problem:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What a layout changes: bytes of a pass, of the fit and of the memory, and the pairs used twice."""
 
     name: str
@@ -193,7 +201,7 @@ def scaling_plan(
     TypeError, ValueError
         For sizes below 1, or more ranks than rows.
     """
-    problem = _Problem(
+    problem = ScalingProblem(
         n=integer("n", n, 1),
         d=integer("d", d, 1),
         c=integer("c", c, 1),
@@ -245,7 +253,7 @@ def _rivals(routes: list[Route], exact: Route) -> list[str]:
     return told
 
 
-def _exact_routes(problem: _Problem, ranks: int) -> Iterator[Route]:
+def _exact_routes(problem: ScalingProblem, ranks: int) -> Iterator[Route]:
     lam = float(problem.lams.min())
     ways = [
         way
@@ -253,12 +261,12 @@ def _exact_routes(problem: _Problem, ranks: int) -> Iterator[Route]:
         if way[0] != "cg"  # which has no spectrum
     ]
     alone = min(
-        _pass_costs(problem, 1, block, rank, passes)(_layouts(problem, 1, block)[0])[0]
+        _fit_costs(problem, 1, block, rank, passes)(layouts_of(problem, 1, block)[0])[0]
         for _, block, rank, passes in ways
     )
     for method, block, rank, passes in ways:
-        price = _pass_costs(problem, ranks, block, rank, passes)
-        for layout in _layouts(problem, ranks, block):
+        price = _fit_costs(problem, ranks, block, rank, passes)
+        for layout in layouts_of(problem, ranks, block):
             seconds, compute, traffic = price(layout)
             size = int(min(problem.n, LARGEST_BASIS, max(passes * block, 4 * block)))
             peak = _bytes(problem, ranks, layout, size, (block, rank))
@@ -277,43 +285,52 @@ def _exact_routes(problem: _Problem, ranks: int) -> Iterator[Route]:
             )
 
 
-def _pass_costs(
-    problem: _Problem, ranks: int, block: int, rank: int, passes: float
-) -> Callable[[_Layout], tuple[float, float, float]]:
+def product_seconds(
+    problem: ScalingProblem, ranks: int, layout: Layout, block: int
+) -> tuple[float, float]:
+    """Seconds of a product with `block` columns on each of so many ranks, and those of its work."""
+    n, d, device = problem.n, problem.d, problem.device
+    values = TiledOperator.value_seconds(n, d, problem.precision, device.rates)
+    products = TiledOperator.multiply_seconds(n, block, problem.precision, device.rates)
+    work = ((1 if layout.halved else 2) * values + products) / ranks
+    bandwidth = device.bandwidth(ranks)
+    waited = layout.sums / bandwidth + layout.messages * device.latency
+    return max(work, layout.rows / bandwidth) + waited, work
+
+
+def _fit_costs(
+    problem: ScalingProblem, ranks: int, block: int, rank: int, passes: float
+) -> Callable[[Layout], tuple[float, float, float]]:
     """Seconds, seconds of work and bytes received of a fit, by layout."""
-    n, d, device, precision = problem.n, problem.d, problem.device, problem.precision
-    rates, bandwidth = device.rates, device.bandwidth(ranks)
+    n, device = problem.n, problem.device
+    bandwidth = device.bandwidth(ranks)
     share = -(-n // ranks)
     vectors = int(np.ceil(min(0.6 * n + block, passes * block, n)))
-    values = TiledOperator.value_seconds(n, d, precision, rates) / ranks
-    products = TiledOperator.multiply_seconds(n, block, precision, rates) / ranks
-    algebra = Subspace.pass_seconds(share, vectors, block, rank, rates)
-    setup = Sketch.seconds(share, rank, rates) if rank else 0.0
+    algebra = Subspace.pass_seconds(share, vectors, block, rank, device.rates)
+    setup = Sketch.seconds(share, rank, device.rates) if rank else 0.0
     # k x k sums of the basis with itself and with its residuals
     basis_sums = (ranks - 1) / ranks * 16.0 * vectors * (block + vectors / 2)
 
-    def price(layout: _Layout) -> tuple[float, float, float]:
-        made = values if layout.halved else 2 * values
-        multiplied = made + products
-        messages = layout.messages * device.latency
-        hidden = max(multiplied, layout.rows / bandwidth)
-        waited = (layout.sums + basis_sums) / bandwidth + messages
-        seconds = setup + layout.once / bandwidth + passes * (PASS + hidden + algebra + waited)
-        compute = setup + passes * (PASS + multiplied + algebra)
+    def price(layout: Layout) -> tuple[float, float, float]:
+        product, work = product_seconds(problem, ranks, layout, block)
+        waited = product + basis_sums / bandwidth
+        seconds = setup + layout.once / bandwidth + passes * (PASS + waited + algebra)
+        compute = setup + passes * (PASS + work + algebra)
         traffic = layout.once + passes * (layout.rows + layout.sums + basis_sums)
         return float(seconds), float(compute), float(traffic)
 
     return price
 
 
-def _layouts(problem: _Problem, ranks: int, block: int) -> list[_Layout]:
+def layouts_of(problem: ScalingProblem, ranks: int, block: int) -> list[Layout]:
+    """What ranks may do with their rows, and the bytes of it: the table above."""
     n, d, p = problem.n, problem.d, ranks
     own = 8.0 * n * d * (1 + COPIES) / p
     if p == 1:
-        return [_Layout("alone", 0.0, 0.0, 0.0, own, 0.0)]
+        return [Layout("alone", 0.0, 0.0, 0.0, own, 0.0)]
     others = (p - 1) / p
     layouts = [
-        _Layout(
+        Layout(
             "gather",
             once=8.0 * n * d * others,
             rows=0.0,
@@ -321,7 +338,7 @@ def _layouts(problem: _Problem, ranks: int, block: int) -> list[_Layout]:
             held=8.0 * n * d * (1 + COPIES) + 16.0 * n * block,
             messages=3.0 * (p - 1),
         ),
-        _Layout(
+        Layout(
             "ring",
             once=0.0,
             rows=8.0 * n * (d + block) * others,
@@ -334,7 +351,7 @@ def _layouts(problem: _Problem, ranks: int, block: int) -> list[_Layout]:
     while q * q <= p:
         if p % (q * q) == 0:
             layouts.append(
-                _Layout(
+                Layout(
                     "1.5D",
                     once=8.0 * n * d * (q - 1) / p,
                     rows=8.0 * n * (d + block) / q,
@@ -349,7 +366,7 @@ def _layouts(problem: _Problem, ranks: int, block: int) -> list[_Layout]:
 
 
 def _bytes(
-    problem: _Problem, ranks: int, layout: _Layout, size: int, columns: tuple[int, int]
+    problem: ScalingProblem, ranks: int, layout: Layout, size: int, columns: tuple[int, int]
 ) -> int:
     """Peak of a rank: its rows, its part of the basis and of the sketch, and tiles."""
     block, rank = columns
@@ -360,7 +377,7 @@ def _bytes(
     return int(basis + layout.held + tiles)
 
 
-def _feature_route(problem: _Problem, ranks: int, features: int) -> Route:
+def _feature_route(problem: ScalingProblem, ranks: int, features: int) -> Route:
     n, c, device = problem.n, problem.c, problem.device
     k = min(features, n)
     precision = "mixed" if problem.precision != "float64" else "float64"

@@ -8,14 +8,14 @@ import pytest
 import sdgpu
 from sdgpu.backend.device_classes import CLASSES, device_class
 from sdgpu.engine.costs import PASS, Work, expected_passes, features_option
-from sdgpu.engine.scaling_plan import _layouts, _Problem, scaling_plan
+from sdgpu.engine.scaling_plan import ScalingProblem, layouts_of, scaling_plan
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.subspace import Subspace
 
 
 def problem(n=10**6, d=9, c=1, device="h100", tol=1e-4, lam=None):
     lams = np.array([1e-4 * n if lam is None else lam])
-    return _Problem(n, d, c, lams, 10, tol, device_class(device))
+    return ScalingProblem(n, d, c, lams, 10, tol, device_class(device))
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def problem(n=10**6, d=9, c=1, device="h100", tol=1e-4, lam=None):
 def test_traffic_of_layouts_by_hand(n, d, p, b):
     """What each rank receives, counted piece by piece."""
     by_name = {}
-    for layout in _layouts(problem(n, d), p, b):
+    for layout in layouts_of(problem(n, d), p, b):
         by_name.setdefault(layout.name, []).append(layout)
     (gather,), (ring,) = by_name["gather"], by_name["ring"]
     rows = n / p
@@ -96,7 +96,7 @@ def test_efficiency_falls_where_rows_are_few():
     assert few.efficiency < 0.3 < 0.95 < many.efficiency
 
 
-def test_memory_decides_between_layouts():
+def test_memory_decides_betweenlayouts_of():
     """All rows on every rank while they fit; a ring when they do not."""
     how = {"n": 10**5, "d": 5000, "lams": 1e2, "ranks": 64, "device": "h100", "tol": 1e-4}
     roomy, tight = sdgpu.plan(**how, memory="1TiB"), sdgpu.plan(**how, memory="8GiB")
