@@ -5,19 +5,17 @@ Started by ``torchrun``, which sets the environment; alone, every function here 
 
 from __future__ import annotations
 
-import atexit
 import errno
-import gc
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from torch import distributed, nn
 
-__all__ = ["World", "join", "ranks", "start_group"]
+from sdgpu.backend.rendezvous import ranks, start_group
+
+__all__ = ["World", "join", "ranks"]
 
 
 @dataclass(frozen=True)
@@ -160,63 +158,3 @@ def join(device: torch.device) -> World:
             return World()
         start_group(device)
     return World(distributed.get_rank(), distributed.get_world_size())
-
-
-def start_group(device: torch.device, timeout: float | None = None) -> None:
-    """Initialise the group of processes, unless the caller has: gloo on CPUs, NCCL on CUDA.
-
-    Parameters
-    ----------
-    device : torch.device
-        Of this process.
-    timeout : float, optional
-        Seconds for the others to come; torch's own without.
-
-    Raises
-    ------
-    RuntimeError
-        If the other processes cannot be reached.
-    """
-    if distributed.is_initialized():
-        return
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # NCCL works on the current one
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        timeout=None if timeout is None else timedelta(seconds=timeout),
-    )
-    atexit.register(_leave)
-
-
-def ranks() -> dict[str, int]:
-    """The numbers that ``torchrun`` sets: RANK, LOCAL_RANK and WORLD_SIZE; 0, 0 and 1 alone.
-
-    Raises
-    ------
-    ValueError
-        If one of them is no number, or a rank is not below the size.
-    """
-    world = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
-    if "WORLD_SIZE" not in os.environ:
-        return world  # names that others use too
-    for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
-        text = os.environ.get(name, str(default))
-        if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) < 1):
-            raise ValueError(
-                f"the environment says {name}={text!r}, which must be a whole number: unset it, or start "
-                "the processes with torchrun"
-            )
-        world[name] = int(text)
-    if world["RANK"] >= world["WORLD_SIZE"] > 1:
-        raise ValueError(
-            f"the environment says RANK={world['RANK']} of WORLD_SIZE={world['WORLD_SIZE']}: ranks count "
-            "from 0; start the processes with torchrun"
-        )
-    return world
-
-
-def _leave() -> None:
-    if distributed.is_initialized():
-        # wrappers of models hold the group: its threads end badly if they outlive the interpreter
-        gc.collect()
-        distributed.destroy_process_group()

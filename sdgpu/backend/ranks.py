@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ __all__ = [
     "RankFailure",
     "Ranks",
     "check_agreement",
+    "failing_together",
     "named",
     "rank_timeout",
     "row_shares",
@@ -125,7 +127,14 @@ class Ranks(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise RankFailure if another rank is known to have failed; waits for nobody."""
+        """Raise RankFailure if another rank is known to have failed; waits for nobody.
+
+        For what computes long between two meetings.
+        """
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others that this rank ends with an error: they raise RankFailure with its text."""
         ...
 
 
@@ -169,6 +178,35 @@ class OneRank:
 
     def check(self) -> None:
         pass
+
+    def fail(self, error: BaseException) -> None:
+        pass
+
+
+@contextmanager
+def failing_together(ranks: Ranks) -> Iterator[None]:
+    """Lines that all ranks run: an error in one of them ends them on all.
+
+    The others raise RankFailure with the rank, the kind and the text of the error where they next meet. The
+    error itself gets a note with the rank. What ends a rank from outside (SIGTERM of ``torchrun``, say)
+    after another has failed is told as the failure of the other.
+
+    Examples
+    --------
+    >>> with failing_together(OneRank()):
+    ...     pass
+    """
+    try:
+        yield
+    except RankFailure:
+        raise
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            ranks.check()  # the cause is another rank's
+        ranks.fail(error)
+        if ranks.size > 1:
+            error.add_note(f"on rank {ranks.rank} of {ranks.size}")
+        raise
 
 
 def row_shares(n: int, size: int) -> list[slice]:

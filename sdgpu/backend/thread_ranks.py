@@ -85,6 +85,10 @@ class _Meeting:
                 self.failure = message, ranks
             self.changed.notify_all()
 
+    def fail_of(self, rank: int, error: BaseException) -> None:
+        """End the work of all by the error of one."""
+        self.fail(f"rank {rank} failed: {type(error).__name__}: {error}", (rank,))
+
     def check(self) -> None:
         if self.failure is not None:
             raise RankFailure(*self.failure)
@@ -154,6 +158,9 @@ class ThreadRanks:
     def check(self) -> None:
         self._meeting.check()
 
+    def fail(self, error: BaseException) -> None:
+        self._meeting.fail_of(self.rank, error)
+
     def _exchange(self, value: Any, place: str) -> list[Any]:
         return self._meeting.exchange(self.rank, value, place)
 
@@ -214,7 +221,7 @@ def run_threads(
             meeting.leave(rank)
         except BaseException as error:  # raised again in the thread that asked
             errors.append((rank, error))
-            meeting.fail(f"rank {rank} failed: {type(error).__name__}: {error}", (rank,))
+            meeting.fail_of(rank, error)
 
     threads = [
         threading.Thread(target=work, args=(rank,), name=f"rank {rank}", daemon=True)

@@ -7,6 +7,9 @@ looked at until it is done, so that no wait is longer than the time-out.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +22,9 @@ import torch
 from torch import distributed
 
 from sdgpu.backend.arrays import Array
-from sdgpu.backend.distributed import ranks, start_group
+from sdgpu.backend.rank_watch import RankWatch
 from sdgpu.backend.ranks import OneRank, RankFailure, Ranks, check_agreement, rank_timeout
+from sdgpu.backend.rendezvous import JOIN, check_versions, own_versions, ranks, start_group
 from sdgpu.backend.small_values import from_bytes, to_bytes
 
 __all__ = ["TorchRanks", "join_ranks"]
@@ -58,6 +62,15 @@ class TorchRanks:
             backend="gloo", timeout=timedelta(seconds=self._timeout)
         )
         self._arrays = self._hosts if self._device.type == "cpu" else None  # None: the group itself
+        self._watch: RankWatch | None = None
+        self._under_way = False  # an operation, which an exception may leave so
+        check_versions(
+            self.gather(own_versions(distributed.get_backend()))
+        )  # if others made the group
+        self._watch = RankWatch(
+            self._rank, self._size, self.first, seconds=min(self._timeout, JOIN)
+        )
+        atexit.register(self._at_exit)
 
     @property
     def rank(self) -> int:
@@ -113,8 +126,8 @@ class TorchRanks:
             if step < self.size - 1:
                 ahead = here.new_empty(tuple(shapes[following]))
                 under_way = self._pass_on(piece, ahead)
-            self.check()
             try:
+                self.check()
                 yield owner, array if owner == self.rank else _returned(piece, array)
             finally:
                 self._wait(under_way, "ring")  # a send that nobody waits for breaks the peer
@@ -125,15 +138,32 @@ class TorchRanks:
         check_agreement(name, self._gathered(to_bytes(value, name), f"agree on {name}"))
 
     def barrier(self, name: str) -> None:
-        try:
-            distributed.monitored_barrier(
-                self._hosts, timedelta(seconds=self._timeout), wait_all_ranks=True
-            )
-        except RuntimeError as error:
-            raise RankFailure(f"not all ranks came to {name}: {error}") from error
+        assert self._watch is not None
+        self._watch.barrier(name, self._timeout)
 
     def check(self) -> None:
-        pass
+        if self._watch is not None:
+            self._watch.check()
+
+    def fail(self, error: BaseException) -> None:
+        if self._watch is not None:
+            self._watch.fail(f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Leave the others: they are told that this rank's work is done."""
+        if self._watch is not None:
+            atexit.unregister(self._at_exit)
+            watch, self._watch = self._watch, None
+            watch.close()
+            if self._under_way:
+                self._break_off()
+
+    def _at_exit(self) -> None:
+        # an error that nobody caught ends the interpreter: the others hear of it
+        error = getattr(sys, "last_value", None)
+        if error is not None and not isinstance(error, RankFailure):
+            self.fail(error)
+        self.close()
 
     def _pass_on(self, piece: torch.Tensor, ahead: torch.Tensor) -> _Passing:
         """Send to the next rank and receive from the one before; even ranks send first.
@@ -225,20 +255,52 @@ class TorchRanks:
 
     def _wait(self, work: Any, place: str) -> None:
         """Look at an operation until it is done, for no longer than the time-out."""
-        looks, deadline = 0, time.monotonic() + self._timeout
-        while not work.is_completed():
-            self.check()
-            looks += 1
-            if looks > SPIN:
-                time.sleep(min(1e-3, 1e-6 * looks))
-                if time.monotonic() > deadline:
-                    raise RankFailure(
-                        f"rank {self.rank} waited {self._timeout:g} s in {place} for the others"
-                    )
+        self._under_way = True
         try:
-            work.wait()
-        except RuntimeError as error:
-            raise RankFailure(f"rank {self.rank} lost another rank in {place}: {error}") from error
+            if self._watch is not None:
+                self._watch.enter(place)
+            looks, deadline = 0, time.monotonic() + self._timeout
+            while not work.is_completed():
+                self.check()
+                looks += 1
+                if looks > SPIN:
+                    time.sleep(min(1e-3, 1e-6 * looks))
+                    if time.monotonic() > deadline:
+                        raise self._late(place)
+            try:
+                work.wait()
+            except RuntimeError as error:
+                raise self._lost(place, error) from error
+        except RankFailure:
+            self._break_off()
+            raise
+        self._under_way = False
+
+    def _break_off(self) -> None:
+        """End what is under way: the interpreter cannot end while it waits for a peer that does not come.
+
+        A receive of gloo whose time is up closes all connections of its group.
+        """
+        self._under_way = False
+        with contextlib.suppress(RuntimeError, ValueError):
+            nothing = torch.empty(1, dtype=torch.uint8)
+            peer = (self.rank + 1) % self.size
+            work: Any = distributed.irecv(nothing, peer, group=self._hosts, tag=1)
+            work.wait(timedelta(milliseconds=1))
+        if self._arrays is None and distributed.group.WORLD is not None:
+            with contextlib.suppress(RuntimeError):
+                distributed.group.WORLD.abort()
+
+    def _late(self, place: str) -> RankFailure:
+        if self._watch is not None:
+            return self._watch.late(self._timeout)
+        return RankFailure(f"rank {self.rank} waited {self._timeout:g} s in {place} for the others")
+
+    def _lost(self, place: str, error: RuntimeError) -> RankFailure:
+        message = f"lost its connection to another rank in {place} ({str(error).splitlines()[0]})"
+        if self._watch is not None:
+            return self._watch.explain(message)
+        return RankFailure(f"rank {self.rank} {message}")
 
 
 def join_ranks(device: str | torch.device = "cpu", *, timeout: float | None = None) -> Ranks:

@@ -37,7 +37,6 @@ __all__ = [
     "calibrate",
     "decide",
     "follow",
-    "plan",
 ]
 
 METHODS = ("auto", "eigh", "primal", "lanczos", "subspace", "cg")
@@ -107,72 +106,6 @@ class Plan:
     patience: float = np.inf
 
 
-def plan(
-    n: int,
-    d: int,
-    c: int = 1,
-    lams: Any = 1.0,
-    steps: int = 10,
-    *,
-    device: str | Backend = "auto",
-    memory: int | float | str | None = None,
-    tol: float = 1e-6,
-    method: str = "auto",
-    operator: str = "auto",
-    precision: str | None = None,
-    given: bool = False,
-    kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
-) -> Plan:
-    """Choose how to fit n rows of d features with c outputs.
-
-    Parameters
-    ----------
-    n, d, c : int
-    lams : number or array (L,)
-        Regularisations; the smallest decides.
-    steps : int, default 10
-    device, memory, tol, method, operator, precision
-        As in :func:`sdgpu.fit`; what is named is kept, what is "auto" is chosen.
-    given : bool, default False
-        Whether K is given (precomputed): it is dense then.
-    kernel : Kernel, str or callable, default "rbf"
-        As in :func:`sdgpu.fit`: Gaussians have a compiled loop.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    TypeError, ValueError
-        For sizes below 1, unknown names, or choices that exclude each other.
-    MemoryError
-        If nothing fits the memory.
-
-    Examples
-    --------
-    >>> import sdgpu
-    >>> sdgpu.plan(n=500, d=8, lams=[0.1], device="cpu").method
-    'eigh'
-    """
-    return decide(
-        n,
-        d,
-        c,
-        lams,
-        steps,
-        device=device,
-        memory=memory,
-        tol=tol,
-        method=method,
-        operator=operator,
-        precision=precision,
-        precomputed=given,
-        kernel=kernel,
-        measured=True,
-    )
-
-
 def decide(
     n: int,
     d: int,
@@ -190,7 +123,7 @@ def decide(
     kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
     measured: bool = False,
 ) -> Plan:
-    """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`.
+    """The plan of :func:`sdgpu.plan`, with prices at fixed rates unless they are to be `measured`.
 
     A solver or an operator from elsewhere is taken as it is.
     """
