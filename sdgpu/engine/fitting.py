@@ -141,7 +141,7 @@ def fit(
     checkpoint : path, optional
         A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, a pass
         with `features` its sums, and both on an interrupt; the same call goes on from it. It stays when the
-        fit is done.
+        fit is done. With `distributed` rank 0 writes it for all, and any number of ranks goes on from it.
     progress : callable, optional
         Called with an :class:`sdgpu.backend.progress.Event`: stage, done, total, error, seconds_left.
     distributed : bool or Ranks, default False
@@ -193,7 +193,7 @@ def fit(
     how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
     if distributed is not False:
         request = RankRequest(
-            method, operator, tol, dtype, steps, memory, seed, probes, plan, progress
+            method, operator, tol, dtype, steps, memory, seed, probes, plan, progress, checkpoint
         )
         how |= {"ranks": as_ranks(distributed, device), "request": request}
         return _fit_with_others((X, Y, sample_weight), kernel, lams, features, **how)
@@ -279,7 +279,7 @@ def _fit_with_others(
         place: dict[str, Any] = {"ranks": ranks, "backend": home_of_rank(device)}
         return fit_features_on_ranks(data, kernel, lams, features, options=options, **place)
     others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
-    refuse_options("distributed=", {**others, "checkpoint": options.checkpoint}, {})
+    refuse_options("distributed=", others, {})
     inner = device_of_rank(device)
     return fit_on_ranks(X, Y, kernel, lams, ranks=ranks, inner=inner, request=request)
 
