@@ -12,7 +12,7 @@ __all__ = ["together"]
 Result = TypeVar("Result")
 
 _KINDS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (TypeError, ValueError, MemoryError)
+    kind.__name__: kind for kind in (TypeError, ValueError, MemoryError, OSError)
 }
 
 
@@ -21,13 +21,13 @@ def together(ranks: Ranks, check: Callable[[], Result]) -> Result:
 
     Raises
     ------
-    TypeError, ValueError, MemoryError
+    TypeError, ValueError, MemoryError, OSError
         What it raised where it did, on all ranks; names the rank.
     """
     result, failure = None, None
     try:
         result = check()
-    except (TypeError, ValueError, MemoryError) as error:
+    except (TypeError, ValueError, MemoryError, OSError) as error:
         kind = next(name for name, known in _KINDS.items() if isinstance(error, known))
         failure = [kind, str(error)]
         own = error

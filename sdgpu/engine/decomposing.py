@@ -112,9 +112,18 @@ def describe(problem: Problem, solved: Solved, certificate: Certificate) -> Info
 
 
 def basis_checkpoint(
-    path: str | os.PathLike[str] | None, plan: Plan, data: TrainingData, lams: np.ndarray, seed: int
+    path: str | os.PathLike[str] | None,
+    plan: Plan,
+    data: TrainingData,
+    lams: np.ndarray,
+    seed: int,
+    *,
+    rows: tuple[Any, Any] | None = None,
 ) -> Checkpoint | None:
-    """The checkpoint of a fit, with the fingerprint of everything that decides its basis."""
+    """The checkpoint of a fit, with the fingerprint of everything that decides its basis.
+
+    `rows` stand for X and Y where no rank has them all.
+    """
     if path is None:
         return None
     if plan.method not in ("lanczos", "subspace"):
@@ -130,8 +139,8 @@ def basis_checkpoint(
     if data.weighting is not None:
         weighted = {"roots": data.weighting.roots, "intercept": data.weighting.intercept}
     owner = fingerprint(
-        X=data.X,
-        Y=data.Y,
+        X=data.X if rows is None else rows[0],
+        Y=data.Y if rows is None else rows[1],
         kernel=repr(data.kernel),
         lams=lams,
         method=plan.method,

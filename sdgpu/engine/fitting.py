@@ -144,7 +144,7 @@ def fit(
     checkpoint : path, optional
         A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, a pass
         with `features` its sums, and both on an interrupt; the same call goes on from it. It stays when the
-        fit is done.
+        fit is done. With `distributed` rank 0 writes it for all, and any number of ranks goes on from it.
     progress : callable, optional
         Called with an :class:`sdgpu.backend.progress.Event`: stage, done, total, error, seconds_left.
     distributed : bool or Ranks, default False
@@ -196,7 +196,7 @@ def fit(
     how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
     if distributed is not False or isinstance(device, (list, tuple)):
         request = RankRequest(
-            method, operator, tol, dtype, steps, memory, seed, probes, plan, progress
+            method, operator, tol, dtype, steps, memory, seed, probes, plan, progress, checkpoint
         )
         how |= {"distributed": distributed, "request": request}
         return _fit_with_others((X, Y, sample_weight), kernel, lams, features, **how)
@@ -280,9 +280,9 @@ def _fit_with_others(
     several = isinstance(device, (list, tuple))
     name = "several devices" if several else "distributed="
     others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
-    others |= {"checkpoint": options.checkpoint}
     if several:
         others |= {"features": features, "distributed": distributed or None}
+        others |= {"checkpoint": options.checkpoint}
         refuse_options(name, others, {})
         how: dict[str, Any] = {"devices": device, "request": request, "folds": _fold_fits}
         return fit_on_devices(X, Y, kernel, lams, **how)

@@ -32,10 +32,10 @@ from sdgpu.backend.common_checks import together
 from sdgpu.backend.conversion import column_names, warn_if_followed
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
-from sdgpu.backend.ranks import Ranks
+from sdgpu.backend.ranks import Ranks, failing_together
 from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray
 from sdgpu.backend.sharded_backend import ShardedBackend
-from sdgpu.engine.decomposing import decomposed
+from sdgpu.engine.decomposing import basis_checkpoint, decomposed
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.planner import Plan, decide, follow
 from sdgpu.engine.rank_data import RankData, travel_of
@@ -44,6 +44,8 @@ from sdgpu.engine.training_data import own_memory, value_precision
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.precomputed import NEGATIVE
 from sdgpu.kernels.row_preparation import row_copies
+from sdgpu.solvers.checkpoint import Checkpoint
+from sdgpu.solvers.rank_checkpoint import RankCheckpoint, rows_digest
 from sdgpu.solvers.trace_estimation import GROUPS
 
 __all__ = [
@@ -80,6 +82,7 @@ class RankRequest:
     probes: int = 16
     plan: Plan | None = None
     progress: Progress | None = None
+    checkpoint: str | os.PathLike[str] | None = None
     beside: int = 1  # ranks that share the cores and the memory of one process
 
 
@@ -141,7 +144,8 @@ def fit_on_ranks(
     """Fit the rows of all ranks; all of them call. Errors are those of :func:`problem_on_ranks`."""
     how: dict[str, Any] = {"ranks": ranks, "inner": inner, "request": request}
     problem, template, context = problem_on_ranks(X, Y, kernel, lams, **how)
-    return decomposed(problem, template, context, request.progress, depth=6)
+    with failing_together(ranks):
+        return decomposed(problem, template, context, request.progress, depth=6)
 
 
 def problem_on_ranks(
@@ -166,6 +170,7 @@ def problem_on_ranks(
     names = ("method", "operator", "tol", "dtype", "steps", "memory", "seed", "probes")
     asked = {name: getattr(request, name) for name in names}
     asked["plan"] = None if request.plan is None else repr(request.plan)
+    asked["checkpoint"] = None if request.checkpoint is None else os.fspath(request.checkpoint)
     agree_on_arguments(ranks, kernel, grid, asked)
     rows = together(ranks, lambda: checked_rows(X, Y))
     c = int(rows.Y.shape[1])
@@ -199,9 +204,27 @@ def problem_on_ranks(
         seed=request.seed,
         probes=request.probes,
         watch=Stopwatch(backend.synchronize, progress=request.progress),
+        checkpoint=_checkpoint(ranks, plan, data, grid, request),
     )
     context = {"device": inner, "memory": allowed, "kernel": kernel, "precomputed": False}
     return problem, rows.template, context
+
+
+def _checkpoint(
+    ranks: Ranks, plan: Plan, data: RankData, lams: np.ndarray, request: RankRequest
+) -> RankCheckpoint | None:
+    """Where the basis is saved: rank 0 has the file."""
+    path, layout = request.checkpoint, data.X.layout
+    if path is None:
+        return None
+    rows = tuple(rows_digest(ranks, array.local, layout) for array in (data.X, data.Y))
+
+    def file() -> Checkpoint | None:
+        if ranks.rank:
+            return None
+        return basis_checkpoint(path, plan, data, lams, request.seed, rows=(rows[0], rows[1]))
+
+    return RankCheckpoint(together(ranks, file), layout)
 
 
 def _arguments(kernel: Any, lams: Any, request: RankRequest) -> tuple[np.ndarray, Kernel]:

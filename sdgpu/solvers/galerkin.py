@@ -228,7 +228,7 @@ class GrowingBasis:
 
     def state(self, passes: int) -> State:
         """What a checkpoint keeps."""
-        return State(to_numpy(self.Q), to_numpy(self.R), self.T, passes)
+        return State(self.Q, self.R, self.T, passes)
 
     def restore(self, state: State) -> None:
         """Go on from a checkpoint."""

@@ -298,7 +298,6 @@ NOT_THERE = [
     ({"lams": 0.0}, "lams=0 needs all eigenvalues"),
     ({"sample_weight": np.ones(10)}, "sample_weight: not for distributed="),
     ({"intercept": True}, "intercept: not for distributed="),
-    ({"checkpoint": "file.safetensors"}, "checkpoint: not for distributed="),
     ({"probes": 12}, "probes=12 must be a multiple"),
     ({"memory": "1kB"}, "memory"),
 ]
