@@ -19,10 +19,12 @@ from sdgpu.engine.constrained import ConstrainedPath, constrain, constrained_pat
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.moments import Moments, open_moments
-from sdgpu.engine.planner import Plan, plan
+from sdgpu.engine.planner import Plan
+from sdgpu.engine.planning import plan
 from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
 from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
+from sdgpu.engine.scaling_plan import ScalingPlan
 from sdgpu.engine.tuning import Tuned, tune
 from sdgpu.kernels import (
     NNGP,
@@ -99,6 +101,7 @@ __all__ = [
     "RandomFourier",
     "RationalQuadratic",
     "ReweightedFit",
+    "ScalingPlan",
     "SelfDistillationClassifier",
     "SelfDistillationClassifierCV",
     "SelfDistillationRegressor",

@@ -165,6 +165,13 @@ def test_plan(run):
     assert "eigh with dense operator" in " ".join(output.split())
 
 
+def test_plan_of_devices_that_are_not_here(run):
+    output = run("plan", "--n", "1e8", "--ranks", 64, "--device", "h100", "--tol", "1e-4")
+    assert "100,000,000 rows on 64 x h100, on paper" in output
+    assert "efficiency" in output
+    assert "data sheet, not measured" in output
+
+
 def test_labels(run, table):
     output = run("sweep", "labels.csv", "--classify", "--lams", "0.01,1", "--steps", 2)
     chosen_by = {line.strip(" │|").split()[0] for line in output.splitlines() if line.strip(" │|")}
@@ -237,6 +244,7 @@ def test_help_shows_an_example(run, command):
         (("sweep", "diabetes", "--rows", "1000"), "rows=1000, but diabetes has 442"),
         (("sweep", "diabetes", "--method", "lanczo"), "did you mean 'lanczos'"),
         (("plan", "0", "3"), "n=0"),
+        (("plan", "10", "3", "--device", "a100"), "pass ranks=1"),
         (("fit", "diabetes", "--steps", "0"), "steps=0"),
         (("fit", "diabetes", "--alpha", "0.1,0.2"), "one per step 2..5"),
         (("fit", "diabetes", "--memory", "1kB"), "may be used"),

@@ -131,6 +131,9 @@ def test_clocks_decide_in_one_place():
         "progress.py",  # SavePace decides
         "calibration.py",  # the seconds that a plan shows
         "environment.py",  # doctor
+        "rank_watch.py",  # how long ranks wait for each other
+        "rendezvous.py",
+        "torch_ranks.py",
         "trainer.py",  # seconds of a training
         "network_runs.py",
         "compare.py",

@@ -28,11 +28,13 @@ import scipy.linalg  # at once: its BLAS takes memory, and waits for ever if a l
 
 from sdgpu.backend.arrays import Array, Template, library
 from sdgpu.backend.checks import choice
+from sdgpu.backend.sharded_arrays import own_part
 from sdgpu.backend.sparse_rows import is_csr
 
 __all__ = [
     "Backend",
     "NumpyBackend",
+    "OneDevice",
     "PlainBackend",
     "TorchBackend",
     "resolve",
@@ -120,9 +122,55 @@ class Backend(Protocol):
     def synchronize(self) -> None:
         """Wait until everything queued on the device is done."""
 
+    def small_eigh(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """:func:`small_eigh`, with the same bits on all ranks."""
+
+    def empty_rows(self, count: int, n: int, dtype: str = "float64") -> Array:
+        """An array (count, n), not filled, whose second axis counts the training rows."""
+
+    def spread(self, array: Array, axis: int) -> Array:
+        """Bring an array here, as float64, of which `axis` counts all training rows."""
+
+    def told(self, value: Any) -> Any:
+        """A small value by which the work goes on: that of the first rank."""
+
+    def own(self, array: Array) -> Array:
+        """The rows of an array that are on this rank, as an ordinary array."""
+
+    def from_ranks(self, array: Array) -> list[Array]:
+        """An ordinary array of every rank, all of one shape."""
+
+    def everywhere(self, truth: Any) -> bool:
+        """Whether something is true on all ranks."""
+
+
+class OneDevice:
+    """What a backend of one device answers where those of several have to talk: all rows are here."""
+
+    def small_eigh(self, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return small_eigh(matrix)
+
+    def empty_rows(self: Any, count: int, n: int, dtype: str = "float64") -> Array:
+        return self.xp.empty((count, n), dtype=getattr(self.xp, dtype), device=self.device)
+
+    def spread(self: Any, array: Array, axis: int) -> Array:
+        return self.asarray(array)
+
+    def told(self, value: Any) -> Any:
+        return value
+
+    def own(self, array: Array) -> Array:
+        return array
+
+    def from_ranks(self, array: Array) -> list[Array]:
+        return [array]
+
+    def everywhere(self, truth: Any) -> bool:
+        return bool(truth)
+
 
 @dataclass(frozen=True)
-class NumpyBackend:
+class NumpyBackend(OneDevice):
     """NumPy arrays, LAPACK through SciPy: divide and conquer, which is fastest for all vectors."""
 
     name: str = "numpy on cpu"
@@ -158,7 +206,7 @@ class NumpyBackend:
 
 
 @dataclass(frozen=True)
-class TorchBackend:
+class TorchBackend(OneDevice):
     """Torch tensors on one device: CUDA where CuPy is missing, and the CPU in tests."""
 
     device: Any
@@ -228,7 +276,7 @@ class TorchBackend:
 
 
 @dataclass(frozen=True)
-class PlainBackend:
+class PlainBackend(OneDevice):
     """Any array API namespace with the ``linalg`` extension and nothing more.
 
     It is what proves that the shared code needs nothing that a CuPy array might lack: the tests
@@ -416,7 +464,10 @@ def give_back(
         Keep float64 whatever the data were: spectra and filters.
     copy : bool, default False
         Never hand out memory that the fit itself goes on to use.
+
+    Of an array whose rows are on several ranks the own rows are given.
     """
+    array = own_part(array)
     if copy:
         array = compat.array_namespace(array).asarray(array, copy=True)
     if axis and template.flat:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.arrays import Array, library
-from sdgpu.backend.backends import NOT_POSITIVE, TILE_GPU, eigh_failure
+from sdgpu.backend.backends import NOT_POSITIVE, TILE_GPU, OneDevice, eigh_failure
 
 __all__ = ["CupyBackend", "why_not", "works"]
 
@@ -42,7 +42,7 @@ def works() -> bool:
 
 
 @dataclass(frozen=True)
-class CupyBackend:
+class CupyBackend(OneDevice):
     """CuPy arrays on one CUDA device."""
 
     index: int = 0

@@ -5,16 +5,15 @@ Started by ``torchrun``, which sets the environment; alone, every function here 
 
 from __future__ import annotations
 
-import atexit
 import errno
-import gc
-import os
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import distributed, nn
+
+from sdgpu.backend.rendezvous import ranks, start_group
 
 __all__ = ["World", "join", "ranks"]
 
@@ -157,42 +156,5 @@ def join(device: torch.device) -> World:
     if not distributed.is_initialized():
         if ranks()["WORLD_SIZE"] == 1:
             return World()
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # NCCL works on the current one
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_leave)
+        start_group(device)
     return World(distributed.get_rank(), distributed.get_world_size())
-
-
-def ranks() -> dict[str, int]:
-    """The numbers that ``torchrun`` sets: RANK, LOCAL_RANK and WORLD_SIZE; 0, 0 and 1 alone.
-
-    Raises
-    ------
-    ValueError
-        If one of them is no number, or a rank is not below the size.
-    """
-    world = {"WORLD_SIZE": 1, "RANK": 0, "LOCAL_RANK": 0}
-    if "WORLD_SIZE" not in os.environ:
-        return world  # names that others use too
-    for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
-        text = os.environ.get(name, str(default))
-        if not (text.isascii() and text.isdigit()) or (name == "WORLD_SIZE" and int(text) < 1):
-            raise ValueError(
-                f"the environment says {name}={text!r}, which must be a whole number: unset it, or start "
-                "the processes with torchrun"
-            )
-        world[name] = int(text)
-    if world["RANK"] >= world["WORLD_SIZE"] > 1:
-        raise ValueError(
-            f"the environment says RANK={world['RANK']} of WORLD_SIZE={world['WORLD_SIZE']}: ranks count "
-            "from 0; start the processes with torchrun"
-        )
-    return world
-
-
-def _leave() -> None:
-    if distributed.is_initialized():
-        # wrappers of models hold the group: its threads end badly if they outlive the interpreter
-        gc.collect()
-        distributed.destroy_process_group()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from sdgpu.cli.terminal import Device, Memory, Method, OperatorName, Tol, console, new_table
+
+if TYPE_CHECKING:
+    from sdgpu.engine.scaling_plan import ScalingPlan
 
 __all__ = ["plan"]
 
@@ -29,21 +32,43 @@ def plan(
         float | None,
         typer.Option(help="entries of a sparse row, in the mean (default: dense rows)"),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(help="price it on so many devices: --device h100, h200, a100 or cpu"),
+    ] = None,
 ) -> None:
-    """Show how a fit would be done, why, and what it would cost.
+    """Show how a fit would be done, why, and what it would cost; on devices that are not here, too.
 
     [bold]Example:[/] sdgpu plan 100000 12 --lam 10 --memory 8GiB
 
     [bold]Sparse rows:[/] sdgpu plan 20000 50000 --entries 80
+    [bold]Example:[/] sdgpu plan --n 1e8 --ranks 64 --device h100
     """
     import sdgpu
     from sdgpu.backend.memory import show
 
     count = _count("n", rows if n is None else n)
     ridge = 1e-4 * count if lam is None else lam
+    width = (features or 10) if d is None else d
+    if ranks is not None:
+        scaled = sdgpu.plan(
+            count,
+            width,
+            c,
+            ridge,
+            steps,
+            ranks=ranks,
+            device=device,
+            memory=memory,
+            tol=tol,
+            method=method,
+            operator=operator,
+        )
+        _show_routes(scaled)
+        return
     fit_plan = sdgpu.plan(
         count,
-        (features or 10) if d is None else d,
+        width,
         c,
         ridge,
         steps,
@@ -62,6 +87,28 @@ def plan(
     table.add_row("memory", show(fit_plan.bytes))
     console.print(table)
     for reason in fit_plan.reasons:
+        console.print(f"- {escape(reason)}", highlight=False)
+
+
+def _show_routes(plan: ScalingPlan) -> None:
+    """The exact and the feature route side by side."""
+    from sdgpu.backend.memory import show
+
+    devices = f"{plan.ranks:,} x {plan.device}"
+    table = new_table("what", "exact", "features", title=f"{plan.n:,} rows on {devices}, on paper")
+    routes = (plan.exact, plan.features)
+    rows = {
+        "layout": [route.layout for route in routes],
+        "seconds": [f"about {route.seconds:.3g}" for route in routes],
+        "of them waiting": [f"{route.travel:.2g}" for route in routes],
+        "memory of each": [show(route.bytes) for route in routes],
+        "received by each": [show(int(route.traffic)) for route in routes],
+        "efficiency": [f"{100 * route.efficiency:.3g} %" for route in routes],
+    }
+    for name, entries in rows.items():
+        table.add_row(name, *entries)
+    console.print(table)
+    for reason in (*(route.reason for route in routes), *plan.reasons):
         console.print(f"- {escape(reason)}", highlight=False)
 
 

@@ -22,6 +22,7 @@ from sdgpu.cli.fit import (
     split_data,
 )
 from sdgpu.cli.terminal import (
+    RANK,
     Device,
     Memory,
     Method,
@@ -101,6 +102,8 @@ def sweep(
     """Evaluate every lam, weight and step from one decomposition, and compare four ways to choose.
 
     [bold]Example:[/] sdgpu sweep digits --lams 1e-3:1e2:30 --out sweep.nc --figure heat.png
+
+    Processes of torchrun share the rows: torchrun --nproc-per-node 2 -m sdgpu sweep flights ..
     """
     from sdgpu.cli.feature_options import chosen_features, is_large, opened
     from sdgpu.selection.sweep import check_target
@@ -128,6 +131,7 @@ def sweep(
     )
     if globe is not None and getattr(parts, "grid", None) is None:
         raise ValueError("--map: for earth and marble alone")
+    ranks = _ranks(device)
     with bars() as hook:
         comparison = compare(
             parts,
@@ -143,12 +147,26 @@ def sweep(
             tol=tol,
             checkpoint=checkpoint,
             progress=hook,
+            ranks=ranks,
         )
     print_comparison(comparison)
+    if RANK > 0:  # the first one writes
+        return
     if out is not None:
         comparison.sweep.save(out)
         console.print(f"wrote {escape(str(out))}")
     _draw(comparison, parts, data, figure, globe)
+
+
+def _ranks(device: str) -> Any:
+    """Those of ``torchrun``; None for one process."""
+    from sdgpu.backend.distributed import ranks
+
+    if ranks()["WORLD_SIZE"] == 1:
+        return None
+    from sdgpu.engine.rank_fitting import joined_ranks
+
+    return joined_ranks(device)
 
 
 def _draw(

@@ -272,4 +272,6 @@ def flat_product(A: Any, B: Any) -> Any:
     xp = compat.array_namespace(B)  # A may be an operator
     *lead, k, c = B.shape
     columns = xp.reshape(xp.moveaxis(B, -2, 0), (k, -1))  # (k, ... c)
-    return xp.moveaxis(xp.reshape(A @ columns, (A.shape[0], *lead, c)), 0, -2)
+    product = A @ columns
+    xp = compat.array_namespace(product)  # rows on several ranks have one of their own
+    return xp.moveaxis(xp.reshape(product, (A.shape[0], *lead, c)), 0, -2)

@@ -16,6 +16,7 @@ from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.checks import LEAST_NORM
 from sdgpu.backend.memory import show
 from sdgpu.backend.scaling import column_units
+from sdgpu.backend.sharded_arrays import is_sharded
 from sdgpu.distill.rounding_bounds import decay, dual_lengths, rounding_bound
 from sdgpu.engine.planner import EXACT_METHODS
 from sdgpu.engine.solving import Problem, Solved, one_pool
@@ -178,18 +179,21 @@ def probe(
         rows = _probe_rows(operator, precision)
         index = xp.asarray(rows, device=compat.device(Y))
         units = column_units(Y[:, columns])
-        dual, fitted = (to_numpy(x) for x in solution.ridge(lam, columns))
-        truth = to_numpy(xp.take(Y[:, columns], index, axis=0)) / units
-        product = to_numpy(operator.columns(rows)).T @ (dual / units)
-        residual = product + lam * (dual[rows] / units) - truth
-        target_max = to_numpy(xp.max(xp.abs(Y[:, columns]), axis=0)) / units
-        target_norms = np.linalg.norm(to_numpy(Y[:, columns]) / units, axis=0)
-        fit_norms = np.linalg.norm(fitted / units, axis=0)[None, None, :]
+        unit_row = xp.asarray(units, dtype=Y.dtype, device=compat.device(Y))
+        dual, fitted, targets = (
+            x / unit_row for x in (*solution.ridge(lam, columns), Y[:, columns])
+        )
+        truth, dual_there = (to_numpy(xp.take(x, index, axis=0)) for x in (targets, dual))
+        product = to_numpy(operator.columns(rows).T @ dual)
+        residual = product + lam * dual_there - truth
+        target_max = to_numpy(xp.max(xp.abs(targets), axis=0))
+        target_norms = _column_norms(targets)
+        fit_norms = _column_norms(fitted)[None, None, :]
         # what the solver has seen of K may be nothing at all
         largest = max(solution.largest, float(xp.max(operator.diag())))
         sizes = relative_to(fit_norms, target_norms, largest, np.array([lam]))
         worst = _over(np.abs(residual).max(axis=0), target_max)
-        finite = bool(np.isfinite(dual).all())
+        finite = bool(xp.all(xp.isfinite(dual)))
         # a residual r moves the predictions by K (K + lam I)^-1 r
         if not finite:
             return TrainingResidual(worst, np.nan, np.nan, np.nan)
@@ -197,6 +201,11 @@ def probe(
         certain = _over(shrinkage * np.linalg.norm(residual, axis=0), sizes[0, 0])
         alike = _over(shrinkage * np.sqrt(operator.n) * np.abs(residual).max(axis=0), sizes[0, 0])
         return TrainingResidual(worst, certain, certain * np.sqrt(operator.n / len(rows)), alike)
+
+
+def _column_norms(x: Any) -> np.ndarray:
+    """Length of each column (n, c), on the host."""
+    return np.sqrt(to_numpy(compat.array_namespace(x).sum(x * x, axis=0)))
 
 
 def _over(errors: np.ndarray, sizes: np.ndarray) -> float:
@@ -223,34 +232,45 @@ def evaluation_error(
     From the worst of a few rows, as if all were like it; infinite where float32 cannot hold K or dual.
     """
     columns = slice(0, min(solution.outputs, 16))
-    fitted = to_numpy(solution.ridge(lam, columns)[1])
+    fitted = _comparable(solution.ridge(lam, columns)[1])
     chain = solution.chain(lam, np.zeros(steps - 1))
-    duals = np.moveaxis(to_numpy(chain.dual)[:, :, columns], 0, -1)  # (n, c', T)
+    all_duals = _comparable(chain.dual)[:, :, columns]
+    xp = compat.array_namespace(all_duals)
+    duals = xp.permute_dims(all_duals, (1, 2, 0))  # (n, c', T)
     with np.errstate(under="ignore"):
         units = column_units(duals[:, :, 0])  # float32 may not hold them
-        dual, fitted = (duals / units[:, None]).reshape(operator.n, -1), fitted / units
+        column = xp.asarray(units, dtype=duals.dtype, device=compat.device(duals))
+        dual = xp.reshape(duals / column[:, None], (operator.n, -1))
+        fitted_norms = _column_norms(fitted / column)
     rows, eps = _probe_rows(operator, precision), float(np.finfo(np.float32).eps)
-    exact = to_numpy(operator.columns(rows)).T @ dual
+    exact = to_numpy(_comparable(operator.columns(rows)).T @ dual)
     if len(rows) == operator.n:  # with the very tiles of the solver: others have other last bits
-        error = exact - to_numpy(solver_operator.matmat(dual))
+        index = xp.asarray(rows, device=compat.device(dual))
+        error = exact - to_numpy(xp.take(_comparable(solver_operator.matmat(dual)), index, axis=0))
     else:
-        K_rough = to_numpy(solver_operator.columns(rows)).T
+        K_rough = _comparable(solver_operator.columns(rows)).T
         if precision == "float32":
-            product = (K_rough.astype(np.float32) @ dual.astype(np.float32)).astype(np.float64)
+            product = to_numpy(xp.astype(K_rough, xp.float32) @ xp.astype(dual, xp.float32))
         else:
-            product = K_rough @ dual
-        error = exact - product
+            product = to_numpy(K_rough @ dual)
+        error = exact - product.astype(np.float64)
         if error.any():
-            error = np.maximum(np.abs(error), eps / 2 * np.sqrt(K_rough**2 @ dual**2))
+            sizes = np.sqrt(to_numpy((K_rough * K_rough) @ (dual * dual)))
+            error = np.maximum(np.abs(error), eps / 2 * sizes)
     norms = np.sqrt(operator.n) * np.abs(error).max(axis=0)
     if precision == "float32":  # and the products of the solver, which few rows of one may not show
-        norms = np.maximum(norms, eps * solution.largest * np.linalg.norm(dual, axis=0))
+        norms = np.maximum(norms, eps * solution.largest * _column_norms(dual))
     step_norms = norms.reshape(-1, steps)  # (c', T)
     total = np.zeros_like(step_norms)
     for m in range(steps):
         total[:, m:] += decay(m) * step_norms[:, : steps - m]
-    relative = _over(total.max(axis=1), np.linalg.norm(fitted, axis=0))
+    relative = _over(total.max(axis=1), fitted_norms)
     return relative if np.isfinite(relative) else np.inf
+
+
+def _comparable(x: Any) -> Any:
+    """On the host, whatever the libraries of solver and caller; on several ranks as it is."""
+    return x if is_sharded(x) else to_numpy(x)
 
 
 def _probe_rows(operator: MatrixOperator, precision: str) -> np.ndarray:

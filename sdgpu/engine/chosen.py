@@ -22,8 +22,8 @@ def chosen_predictor(solution: Solution, model: Model, best: Best) -> Predictor:
         If the steps of a chain do not fit.
     """
     if not best.per_output and np.isinf(best.step):
-        return Predictor(model, solution.limit(best.lam, best.alpha)[0])
-    return Predictor(model, chosen_dual(solution, model, best))
+        return Predictor(*model.alone(solution.limit(best.lam, best.alpha)[0]))
+    return Predictor(*model.alone(chosen_dual(solution, model, best)))
 
 
 def chosen_dual(solution: Solution, model: Model, best: Best) -> Any:

@@ -28,7 +28,15 @@ from sdgpu.solvers.primal import Primal
 from sdgpu.solvers.resolvents import Resolvents
 from sdgpu.solvers.subspace import WIDE, Subspace
 
-__all__ = ["Option", "Task", "Work", "features_option"]
+__all__ = [
+    "Option",
+    "Task",
+    "Work",
+    "expected_passes",
+    "features_option",
+    "features_seconds",
+    "is_rough",
+]
 
 BLOCK = 16  # columns of a pass of block Lanczos
 GREEDY_BLOCK = 8  # columns of a preconditioned pass: 12 save no pass, 4 take half as many more
@@ -167,12 +175,6 @@ def features_option(task: Task, rates: Rates, k: int) -> Option:
     """A model of k Nystrom features: one pass over the rows, whatever n is, and another answer."""
     n, k = task.n, min(k, task.n)
     precision = "float64" if task.precision in (None, "float64") else "float32"
-    products = rates.products if precision == "float64" else rates.products32
-    powers = rates.powers if precision == "float64" else rates.powers32
-    # the picking of landmarks, the pass (whitening, and half of Phi'Phi) and the decomposition
-    candidates = min(n, max(20_000, 10 * k))
-    setup = candidates * k * (k + 1.0) / rates.products + candidates * k / rates.powers
-    passes = n * (1.5 * k * k / products + k / powers)
     return Option(
         method="features",
         operator="nystrom",
@@ -180,11 +182,27 @@ def features_option(task: Task, rates: Rates, k: int) -> Option:
         block=block_rows(k),
         rank=k,
         size=k,
-        seconds=setup + passes + 9.0 * k**3 / rates.products,
+        seconds=features_seconds(n, n, k, precision, rates),
         bytes=feature_bytes(k, task.c, precision),
         threads=1,
         reason=f"features=sdgpu.Nystrom({k:,}): one pass, and the answer of these features",
     )
+
+
+def features_seconds(n: int, share: int, k: int, precision: str, rates: Rates) -> float:
+    """Of a model of k Nystrom features of n rows, on a rank that has a share of them."""
+    products = rates.products if precision == "float64" else rates.products32
+    powers = rates.powers if precision == "float64" else rates.powers32
+    # the picking of landmarks, the pass (whitening, and half of Phi'Phi) and the decomposition
+    candidates = min(n, max(20_000, 10 * k))
+    setup = candidates * k * (k + 1.0) / rates.products + candidates * k / rates.powers
+    passes = share * (1.5 * k * k / products + k / powers)
+    return setup + passes + 9.0 * k**3 / rates.products
+
+
+def is_rough(n: int, lam: float, tol: float) -> bool:
+    """Whether float32 kernel values serve: they leave an error near 1e-10 n / lam (flights, n = 6,000)."""
+    return tol >= max(1e-9 * n / lam, 1e-5)
 
 
 def _packed(operands: int) -> int:
@@ -195,11 +213,9 @@ def _packed(operands: int) -> int:
 def _krylov(task: Task, rates: Rates) -> list[Option]:
     """Block Lanczos, the preconditioned subspace and conjugate gradients, K stored or recomputed."""
     lam, n = float(task.lams.min()), task.n
-    # float32 kernel values leave an error near 1e-10 n / lam: measured on flights, n = 6,000
-    rough = task.tol >= max(1e-9 * n / lam, 1e-5)
-    precision = task.precision or ("mixed" if rough else "float64")
+    precision = task.precision or ("mixed" if is_rough(n, lam, task.tol) else "float64")
     options = []
-    for method, block, rank, passes in _passes(n, task.c, lam, task.tol):
+    for method, block, rank, passes in expected_passes(n, task.c, lam, task.tol):
         for operator in ("dense", "tiled", "keops"):
             if operator != "dense" and task.precomputed:
                 continue
@@ -228,7 +244,7 @@ def _krylov(task: Task, rates: Rates) -> list[Option]:
     return options
 
 
-def _passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, int, float]]:
+def expected_passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str, int, int, float]]:
     """Method, block, rank and passes to expect: fits to flights, n = 2,000 .. 20,000."""
     hardness = float(np.clip(np.log10(n / ridge), 1.0, 9.0))  # 2 .. 6 for lam = 1e-2 n .. 1e-6 n
     digits = max(-np.log10(tol), 1.0)

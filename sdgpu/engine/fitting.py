@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sdgpu.backend.arrays import Template, pair
+from sdgpu.backend.arrays import pair
 from sdgpu.backend.backends import Backend, resolve, rows_on
-from sdgpu.backend.checks import LEAST_NORM, integer, lam_grid
+from sdgpu.backend.checks import LEAST_NORM, lam_grid
 from sdgpu.backend.memory import budget, require
 from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.ranks import Ranks
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
 from sdgpu.backend.sparse_rows import is_csr, is_sparse, mean_entries
 from sdgpu.distill.smoothers import RIDGE, Smoother, as_smoother
-from sdgpu.engine.certificate import Certificate, certify
 from sdgpu.engine.cross_intervals import ArrayFolds
+from sdgpu.engine.decomposing import basis_checkpoint, decomposed
+from sdgpu.engine.device_fitting import fit_on_devices
 from sdgpu.engine.feature_fitting import (
     StreamOptions,
     features_for_sparse,
@@ -29,23 +29,27 @@ from sdgpu.engine.feature_fitting import (
     refuse_options,
 )
 from sdgpu.engine.fitted import Fit
-from sdgpu.engine.model import Model
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, exact_method
 from sdgpu.engine.plans import follow
-from sdgpu.engine.results import Info, Seconds
-from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
+from sdgpu.engine.rank_features import fit_features_on_ranks
+from sdgpu.engine.rank_fitting import (
+    RankRequest,
+    as_ranks,
+    check_probes,
+    device_of_rank,
+    fit_on_ranks,
+    home_of_rank,
+)
+from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps import Features
 from sdgpu.operators import Operator
-from sdgpu.solvers.checkpoint import Checkpoint, fingerprint
 from sdgpu.solvers.solver import Solver
-from sdgpu.solvers.trace_estimation import GROUPS
 
 __all__ = ["fit"]
 
-FORMAT = 2  # of checkpoints
 # arguments of `fit` that a plan decides
 _DEFAULTS = {"method": "auto", "operator": "auto", "dtype": None, "tol": 1e-6, "steps": 10}
 
@@ -63,7 +67,7 @@ def fit(
     smoother: str | Smoother = "ridge",
     method: str | Solver = "auto",
     operator: str | Callable[[Kernel, Any], Operator] = "auto",
-    device: str | Backend = "auto",
+    device: str | Backend | Sequence[str | Backend] = "auto",
     tol: float = 1e-6,
     dtype: str | None = None,
     steps: int = 10,
@@ -73,6 +77,7 @@ def fit(
     plan: Plan | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    distributed: bool | Ranks = False,
 ) -> Fit:
     """Decompose K = kappa(X, X) once, for every lam, alpha and step.
 
@@ -121,8 +126,10 @@ def fit(
     operator : {"auto", "dense", "tiled", "keops"}, default "auto"
         K in memory, recomputed in tiles at every product, or reduced by KeOps; or what makes an operator of
         its own, (kernel, X) -> :class:`sdgpu.operators.Operator`, for all but "eigh".
-    device : str or Backend, default "auto"
-        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
+    device : str or Backend, or a list of them, default "auto"
+        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA. Of a list ["cuda:0", "cuda:1"] each device grows
+        the basis of its part of the rows (:mod:`sdgpu.engine.device_fitting`), by threads; "lanczos" and
+        "subspace" alone. The fit is on the first one then.
     tol : float, default 1e-6
         Relative error of the predictions at the training points, for all but "eigh".
     dtype : {"float32", "mixed", "float64"}, optional
@@ -144,9 +151,14 @@ def fit(
     checkpoint : path, optional
         A ``.safetensors`` file to which "lanczos" and "subspace" save their basis as it grows, a pass
         with `features` its sums, and both on an interrupt; the same call goes on from it. It stays when the
-        fit is done.
+        fit is done. With `distributed` rank 0 writes it for all, and any number of ranks goes on from it.
     progress : callable, optional
         Called with an :class:`sdgpu.backend.progress.Event`: stage, done, total, error, seconds_left.
+    distributed : bool or Ranks, default False
+        Whether X and Y are the rows of this rank among those that ``torchrun`` started, or among these
+        ranks, which fit all rows together (:mod:`sdgpu.engine.rank_fitting`). All ranks call, with the same
+        other arguments; afterwards too what multiplies with K: predict, sweep, gcv. Arrays of training rows
+        come back as those of this rank.
 
     Returns
     -------
@@ -186,26 +198,32 @@ def fit(
     """
     if progress is not None and not callable(progress):
         raise TypeError(f"progress={progress!r} must be callable as progress(event)")
-    lams, wishes = lam_grid("lams", lams, zero=True), dict[str, Any]()
     smoother = as_smoother(smoother)
-    kind = "features="
-    if features is None and is_sparse(X):
-        exact = plan is not None or method not in ("auto", "primal") or operator != "auto"
-        features, kind = features_for_sparse(X, kernel, exact=exact), "sparse rows"
-        method = "auto" if features is not None and method == "primal" else method
+    exact = {"method": method, "operator": operator, "plan": plan}
+    options = StreamOptions(dtype, intercept, memory, seed, tol, progress, checkpoint)
+    if distributed is not False or isinstance(device, (list, tuple)):
+        how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
+        request = RankRequest(
+            method, operator, tol, dtype, steps, memory, seed, probes, plan, progress, checkpoint
+        )
+        how |= {"distributed": distributed, "request": request, "smoother": smoother}
+        return _fit_with_others((X, Y, sample_weight), kernel, lams, features, **how)
+    lams = lam_grid("lams", lams, zero=True)
+    kind, sparse = "features=", features is None and is_sparse(X)
+    if sparse:
+        features, exact = _features_of_sparse_rows(X, kernel, exact)
+        kind = "sparse rows"
     if features is not None or isinstance(X, (RowSource, Moments)):
-        asked: dict[str, Any] = {"method": method, "operator": operator, "plan": plan}
-        refuse_options(kind, asked, {"method": "auto", "operator": "auto"})
-        wishes = {"precision": dtype, "intercept": intercept, "memory": memory, "seed": seed}
-        options = StreamOptions(tol=tol, progress=progress, checkpoint=checkpoint, **wishes)
+        refuse_options(kind, exact, {"method": "auto", "operator": "auto"})
         parts = (X, Y, sample_weight)
-        found = fit_features(parts, kernel, lams, features, device=device, options=options)
+        place: dict[str, Any] = {"device": device}  # no list any more
+        found = fit_features(parts, kernel, lams, features, options=options, **place)
         return found.with_smoother(smoother)
     kernel = as_kernel(kernel)
-    _check_probes(probes)
+    check_probes(probes)
     given_X, (X, Y, template) = X, pair(X, Y)
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
-    backend = resolve(device, template.sample)
+    backend = resolve(device, template.sample)  # type: ignore[arg-type]  # no list any more
     allowed = budget(memory, backend.name)
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
     context["precomputed"] = kernel.is_precomputed
@@ -215,8 +233,8 @@ def fit(
         method = exact_method(method, kernel, n, d, plan=plan, smoother=smoother)
     wishes = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
     plan = _planned({"n": n, "d": d, "c": c}, lams, plan, wishes, context)
-    others = {"sample_weight": sample_weight, "intercept": intercept or None}
     if not isinstance(method, str):
+        others = {"sample_weight": sample_weight, "intercept": intercept or None}
         refuse_options("a solver from elsewhere", others, {})
     weighting = row_weighting(sample_weight, X, backend, intercept=intercept)
     Y, offset = (Y, None) if weighting is None else weighting.targets(backend.asarray(Y))
@@ -230,23 +248,32 @@ def fit(
         home=backend,
         make=None if isinstance(operator, str) else operator,
     )
-    how: dict[str, Any] = {"lams": lams, "seed": seed, "probes": probes}
     problem = Problem(
         plan=plan,
         data=data,
-        **how,
+        lams=lams,
+        seed=seed,
+        probes=probes,
         watch=Stopwatch(backend.synchronize, progress=progress),
-        checkpoint=_checkpoint(checkpoint, plan, data, lams, seed),
+        checkpoint=basis_checkpoint(checkpoint, plan, data, lams, seed),
         solver=None if isinstance(method, str) else method,
     )
-    return _decompose(problem, template, context, progress).with_smoother(smoother)
+    found = decomposed(problem, template, context, progress, folds=_fold_fits)
+    return found.with_smoother(smoother)
 
 
-def _check_probes(probes: int) -> None:
-    if integer("probes", probes, GROUPS) % GROUPS:
-        raise ValueError(
-            f"probes={probes} must be a multiple of {GROUPS}, to tell how far they spread"
-        )
+def _features_of_sparse_rows(
+    X: Any, kernel: Any, exact: dict[str, Any]
+) -> tuple[Features | None, dict[str, Any]]:
+    """The kernel's own features, unless another way was asked for; "primal" is that way."""
+    method = exact["method"]
+    other = (
+        exact["plan"] is not None or method not in ("auto", "primal") or exact["operator"] != "auto"
+    )
+    features = features_for_sparse(X, kernel, exact=other)
+    if features is not None and method == "primal":
+        exact = {**exact, "method": "auto"}
+    return features, exact
 
 
 def _planned(
@@ -269,33 +296,46 @@ def _planned(
     return plan
 
 
-def _decompose(
-    problem: Problem, template: Template, context: dict[str, Any], progress: Progress | None
+def _fit_with_others(
+    data: tuple[Any, Any, Any],
+    kernel: Any,
+    lams: Any,
+    features: Features | None,
+    *,
+    exact: dict[str, Any],
+    device: Any,
+    options: StreamOptions,
+    distributed: bool | Ranks,
+    request: RankRequest,
+    smoother: Smoother,
 ) -> Fit:
-    """Solve, certify, describe."""
-    solved, plan, lams = _solve(problem), problem.plan, problem.lams
-    if solved is None:
-        (n, d), c = problem.data.X.shape, int(problem.data.Y.shape[1])
-        problem.watch.report("eigh instead, the basis would take longer", 0, 1)
-        plan = decide(n, d, c, lams, plan.steps, tol=plan.tol, method="eigh", **context)
-        problem = replace(problem, plan=plan)
-        solved = solve_all(problem)
-    certificate = certify(problem, solved)
-    if not certificate.status.startswith(("exact", "converged")):
-        warnings.warn(certificate.status, stacklevel=4)  # the caller of the decorated function
-    backend = problem.data.home
-    data = problem.data
-    how = {"offset": data.offset, "weighting": data.weighting}
-    model = Model(data.hold(plan, backend), backend, template, context["memory"], **how)
-    model = replace(model, folds=_fold_fits(problem, context["memory"]))
-    return Fit(
-        kernel=problem.data.kernel,
-        lams=lams,
-        info=describe(problem, solved, certificate),
-        _solution=solved.solution,
-        _model=model,
-        _progress=progress,
-    )
+    """A fit of the rows of several ranks, or on several devices."""
+    X, Y, sample_weight = data
+    several = isinstance(device, (list, tuple))
+    name = "several devices" if several else "distributed="
+    if is_sparse(X):
+        raise ValueError(f"{name} takes no sparse rows: fit them on one device, or X.toarray()")
+    if features is None and smoother.name != RIDGE.name:
+        raise ValueError(
+            f"smoother={smoother.name!r} needs all eigenvalues, and {name} grows a basis: fit on one "
+            "device, or with features="
+        )
+    others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
+    if several:
+        others |= {"features": features, "distributed": distributed or None}
+        others |= {"checkpoint": options.checkpoint}
+        refuse_options(name, others, {})
+        how: dict[str, Any] = {"devices": device, "request": request, "folds": _fold_fits}
+        return fit_on_devices(X, Y, kernel, lams, **how)
+    ranks = as_ranks(distributed, device)
+    if features is not None:
+        refuse_options("features=", exact, {"method": "auto", "operator": "auto"})
+        place: dict[str, Any] = {"ranks": ranks, "backend": home_of_rank(device)}
+        found = fit_features_on_ranks(data, kernel, lams, features, options=options, **place)
+        return found.with_smoother(smoother)
+    refuse_options(name, others, {})
+    inner = device_of_rank(device)
+    return fit_on_ranks(X, Y, kernel, lams, ranks=ranks, inner=inner, request=request)
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,68 +373,3 @@ def _fold_fits(problem: Problem, memory: int) -> ArrayFolds | None:
         options |= {"tol": plan.tol, "dtype": plan.precision, "steps": plan.steps}
     again = _FitAgain(data.kernel, options)
     return ArrayFolds(data.kernel, data.X, Y, weights, data.home, refit=again)
-
-
-def _solve(problem: Problem) -> Solved | None:
-    """By the solver of the plan; None where it gives way to the eigendecomposition."""
-    if problem.solver is not None:
-        return solve_elsewhere(problem)
-    exact = problem.plan.method in EXACT_METHODS
-    return solve_all(problem) if exact else solve_by_basis(problem)
-
-
-def describe(problem: Problem, solved: Solved, certificate: Certificate) -> Info:
-    """How the fit was made, as a result."""
-    plan, data, spectrum = problem.plan, problem.data, solved.spectrum
-    return Info(
-        method=plan.method,
-        operator=plan.operator,
-        precision=plan.precision,
-        backend=data.home.name,
-        n=data.n,
-        d=int(data.X.shape[1]),
-        c=int(data.Y.shape[1]),
-        k=0 if spectrum is None else int(spectrum.basis.shape[1]),
-        passes=solved.passes,
-        iterations=solved.iterations,
-        error_estimate=certificate.error,
-        residual=certificate.residual,
-        below_rounding=0 if spectrum is None else spectrum.below_rounding,
-        seconds=Seconds(problem.watch.seconds),
-        bytes=plan.bytes,
-        status=certificate.status,
-    )
-
-
-def _checkpoint(
-    path: str | os.PathLike[str] | None, plan: Plan, data: TrainingData, lams: np.ndarray, seed: int
-) -> Checkpoint | None:
-    """The checkpoint of a fit, with the fingerprint of everything that decides its basis."""
-    if path is None:
-        return None
-    if plan.method not in ("lanczos", "subspace"):
-        raise ValueError(
-            f"checkpoint= is for method='lanczos' or 'subspace', which grow a basis: {plan.method} has "
-            "none to save"
-        )
-    if " at 0x" in repr(data.kernel):
-        raise ValueError(
-            f"checkpoint= cannot recognise the function in {data.kernel!r}: use a kernel with a formula"
-        )
-    weighted: dict[str, Any] = {}
-    if data.weighting is not None:
-        weighted = {"roots": data.weighting.roots, "intercept": data.weighting.intercept}
-    owner = fingerprint(
-        X=data.X,
-        Y=data.Y,
-        kernel=repr(data.kernel),
-        lams=lams,
-        method=plan.method,
-        dtype=plan.precision,
-        block=plan.block,
-        rank=plan.rank,
-        **weighted,
-        seed=seed,
-        version=FORMAT,
-    )
-    return Checkpoint(Path(path), owner)

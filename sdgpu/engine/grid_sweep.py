@@ -100,6 +100,7 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
     """
     solution, model, c = fitted.solution, fitted.model, fitted.info.c
     scores = request.scores(c)
+    _agree(fitted, request, scores)
     variables = 8 + sum(2 * sums_of(metric, c) + 1 for metric in scores)  # sums, means, itself
     lams, alphas, steps = checked_grid(
         solution,
@@ -116,6 +117,8 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
     rows = judged(steps)
     check_metrics(rows, scores)
     kept = [metric for metric in scores if getattr(metric, "needs_all_rows", False)]
+    if kept:
+        model.refuse_ranks(f"{kept[0].name}, a metric that must see all rows at once")
     if kept and rows.rows is not None:
         what = (
             f"{', '.join(one.name for one in kept)} of {rows.rows:,} rows, which must all be kept"
@@ -138,6 +141,17 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
     return labelled(sweep, fitted.info, fitted.kernel, watch.seconds["sweep"])
 
 
+def _agree(fitted: SweptFit, request: GridRequest, scores: tuple[Any, ...]) -> None:
+    """Refuse ranks that ask for other grids."""
+    ranks = fitted.model.ranks
+    if ranks is not None:
+        for name, value in (("lams", request.lams), ("alphas", request.alphas)):
+            ranks.agree(name, None if value is None else np.asarray(value).tolist())
+        for name, value in (("steps", request.steps), ("per_output", request.per_output)):
+            ranks.agree(name, value)
+        ranks.agree("metrics", [metric.name for metric in scores])
+
+
 def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
     """Generalised cross-validation of a grid, from the training data alone.
 
@@ -147,6 +161,7 @@ def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
         With another smoother than ridge, along whose path it is not consistent (Patil et al. 2024).
     """
     solution, model = fitted.solution, fitted.model
+    _agree(fitted, request, ())
     name = smoother_of(solution).name
     if name != RIDGE.name:
         warnings.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,12 +10,15 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.arrays import Template
-from sdgpu.backend.backends import Backend, give_back, rows_on
+from sdgpu.backend.backends import Backend, NumpyBackend, TorchBackend, give_back, rows_on, to_numpy
+from sdgpu.backend.common_checks import together
 from sdgpu.backend.conversion import is_followed
 from sdgpu.backend.memory import require
+from sdgpu.backend.ranks import Ranks
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.rows import RowSource
 from sdgpu.backend.scaling import unit
+from sdgpu.backend.sharded_arrays import RowLayout
 from sdgpu.distill.filters import flat_product
 from sdgpu.kernels.derivatives import require_finite
 from sdgpu.operators.slopes import slopes_of
@@ -43,6 +47,8 @@ class Model:
         What lies between the rows and the problem that was solved.
     folds : FoldFits or None
         What makes the fit again without some of its rows (:mod:`sdgpu.engine.cross_intervals`).
+    ranks : Ranks or None
+        Those whose rows were fitted together.
     """
 
     operator: Any
@@ -53,10 +59,43 @@ class Model:
     source: RowSource | None = None
     weighting: RowWeighting | None = None
     folds: Any = field(default=None, repr=False)
+    ranks: Ranks | None = None
+
+    @property
+    def layout(self) -> RowLayout | None:
+        """Which training rows are on which rank; None where all are here."""
+        return getattr(self.operator, "layout", None)
+
+    def checked_together(self, check: Callable[[], Any]) -> Any:
+        """What a check gives; where there are ranks it fails on all or on none."""
+        return check() if self.layout is None else together(self.layout.ranks, check)
+
+    def refuse_ranks(self, what: str, remedy: str = "fit on one rank") -> None:
+        """Raise ValueError if the rows are on several ranks."""
+        if self.ranks is not None:
+            raise ValueError(
+                f"{what} of a fit with distributed= or several devices: not there; {remedy}"
+            )
+
+    def alone(self, dual: Any) -> tuple[Model, Any]:
+        """The model and dual coefficients (n, c) of one function, with all rows here: a copy.
+
+        All ranks call where there are several; afterwards each can predict by itself.
+        """
+        model = self.without_targets()
+        if self.layout is None:
+            return model, self.backend.xp.asarray(dual, copy=True)
+        ranks, operator = self.layout.ranks, self.operator.gathered()
+        whole = ranks.gather_rows(dual.local.contiguous()) if ranks.size > 1 else dual.local
+        if str(whole.device) == "cpu":  # as a fit on the CPU has them
+            host, backend = to_numpy(operator.X), NumpyBackend()
+            operator, whole = replace(operator, X=host), np.array(to_numpy(whole))
+            return replace(model, operator=operator, backend=backend), whole
+        return replace(model, operator=operator, backend=TorchBackend(whole.device)), whole
 
     def without_targets(self) -> Model:
         """The same without what would fit again: all that predictions need."""
-        return replace(self, source=None, folds=None)
+        return replace(self, source=None, folds=None, ranks=None)
 
     def row_coefficients(self, dual: Any) -> Any:
         """Coefficients of the rows themselves (.., n, c), which predict with kappa(x, X) less its mean."""
@@ -88,10 +127,12 @@ class Model:
 
         Of a tensor that requires a gradient a tensor with a graph, of first order.
         """
-        rows = self.template.rows(_detached(X_new), "X_new", self.operator.d, empty=True)
+        rows = self.checked_together(
+            lambda: self.template.rows(_detached(X_new), "X_new", self.operator.d, empty=True)
+        )
         columns = int(np.prod(dual.shape)) // self.operator.n
         self.afford(int(rows.shape[0]) * columns, f"a prediction of {rows.shape[0]:,} rows")
-        values = _product(self.operator.cross(self.on_device(rows)), dual)
+        values = _product(self.operator.cross(self.on_device(rows)), dual, self.backend)
         values = values if self.offset is None else values + self.offset
         result = give_back(self.template, values)
         return self._with_graph(result, dual, X_new) if is_followed(X_new) else result
@@ -99,6 +140,8 @@ class Model:
     def gradient(self, dual: Any, X_new: Any) -> Any:
         """Derivatives of the same by the rows: dual (..., n, c) -> (..., m, c, d)."""
         rows = self.template.rows(_detached(X_new), "X_new", self.operator.d, empty=True)
+        if self.layout is not None:
+            self.refuse_ranks("derivatives of predictions", "take path.predictor()")
         *lead, _, c = dual.shape
         columns, (m, d) = c * int(np.prod(lead, dtype=int)), (int(size) for size in rows.shape)
         self.afford(m * columns * d, f"derivatives at {m:,} rows by {d:,} features")
@@ -128,12 +171,12 @@ def _as_columns(dual: Any) -> tuple[Any, float]:
     return xp.reshape(xp.moveaxis(dual / size, -2, 0), (dual.shape[-2], -1)), size
 
 
-def _product(cross: Any, dual: Any) -> Any:
+def _product(cross: Any, dual: Any, backend: Backend) -> Any:
     """kappa(X_new, X) dual, by smaller numbers where partial sums overflow though the sum does not."""
     xp = compat.array_namespace(dual)
     with np.errstate(over="ignore", invalid="ignore"):
         product = flat_product(cross, dual)
     finite = xp.isfinite(product)
-    if bool(xp.all(finite)) or not bool(xp.all(xp.isfinite(dual))):
+    if backend.everywhere(xp.all(finite)) or not bool(xp.all(xp.isfinite(dual))):
         return product
     return xp.where(finite, product, flat_product(cross, dual * 2.0**-200) * 2.0**200)

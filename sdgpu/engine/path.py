@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.arrays import targets
 from sdgpu.backend.backends import give_back
+from sdgpu.backend.cached import cached
 from sdgpu.backend.checks import integer, positive
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import dual_filter, limit_exists, limit_rate
@@ -36,7 +36,7 @@ class Functions:
         """T."""
         return len(self.alphas) + 1
 
-    @cached_property
+    @cached
     @underflow_is_zero
     def fitted(self) -> Any:
         """Predictions y(1..T) at the training points, (T, n, c); equation (6)."""
@@ -44,7 +44,7 @@ class Functions:
         values = self._model.row_values(chain.fitted, lambda: chain.dual)
         return give_back(self._model.template, values, copy=True)
 
-    @cached_property
+    @cached
     @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients of steps 1..T, (T, n, c); f(x; tau) = kappa(x, X) dual[tau - 1].
@@ -193,6 +193,7 @@ class Path(Functions):
         n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak; with K folds n^2 (n + K T c), or K fits,
         or one pass for the sums of the folds and one for their errors. Rows of weight 0 have no say.
         """
+        self._model.refuse_ranks("intervals")
         spectrum = self._chain.spectrum
         only_ridge(self._chain, "an interval", "fits without a row have no closed form with it")
         lam = _one_lam(self.lam, "an interval")
@@ -204,13 +205,14 @@ class Path(Functions):
 
     @underflow_is_zero
     def predictor(self, step: int | None = None) -> Predictor:
-        """One step (the last by default) as a small object that only predicts."""
+        """One step (the last by default) as a small object that only predicts.
+
+        With ranks all call, and each has all rows of X afterwards: it predicts without the others.
+        """
         tau = self.steps if step is None else integer("step", step, 1)
         if tau > self.steps:
             raise ValueError(f"step={step} is beyond the {self.steps} steps of this path")
-        xp = self._model.backend.xp
-        dual = xp.asarray(self._chain.dual[tau - 1, ...], copy=True)
-        return Predictor(self._model.without_targets(), dual)
+        return Predictor(*self._model.alone(self._chain.dual[tau - 1, ...]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +236,7 @@ class Limit:
     _solution: Solution = field(repr=False)
     _model: Model = field(repr=False)
 
-    @cached_property
+    @cached
     @underflow_is_zero
     def fitted(self) -> Any:
         """y(inf) at the training points, (n, c); equation (17)."""
@@ -246,7 +248,7 @@ class Limit:
         values = self._model.row_values(fitted, lambda: dual)
         return give_back(self._model.template, values, copy=True)
 
-    @cached_property
+    @cached
     @underflow_is_zero
     def dual(self) -> Any:
         """Dual coefficients (K + lam / alpha I)^-1 Y, (n, c)."""
@@ -266,11 +268,9 @@ class Limit:
     @underflow_is_zero
     def predictor(self) -> Predictor:
         """The limit as a small object that only predicts."""
-        xp = self._model.backend.xp
-        dual = xp.asarray(self._dual_and_fitted[0], copy=True)
-        return Predictor(self._model.without_targets(), dual)
+        return Predictor(*self._model.alone(self._dual_and_fitted[0]))
 
-    @cached_property
+    @cached
     def _dual_and_fitted(self) -> tuple[Any, Any]:
         return self._solution.limit(self.lam, self.alpha)
 

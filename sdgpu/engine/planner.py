@@ -32,7 +32,7 @@ from sdgpu.operators.tiled import PRECISIONS
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.solver import Solver
 
-__all__ = ["EXACT_METHODS", "METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide", "plan"]
+__all__ = ["EXACT_METHODS", "METHODS", "OPERATORS", "Plan", "Rates", "calibrate", "decide"]
 
 METHODS = ("auto", "eigh", "primal", "lanczos", "subspace", "cg")
 EXACT_METHODS = ("eigh", "primal")  # that know every eigenvalue but those that are 0
@@ -45,77 +45,6 @@ EXACT = 0.05  # seconds that all eigenvalues may take before a grown basis is co
 
 #: Below SMALL rows every machine is fast enough, and with less memory than MEASURED nothing is measured.
 SMALL, MEASURED = 2500, 2**29
-
-
-def plan(
-    n: int,
-    d: int,
-    c: int = 1,
-    lams: Any = 1.0,
-    steps: int = 10,
-    *,
-    device: str | Backend = "auto",
-    memory: int | float | str | None = None,
-    tol: float = 1e-6,
-    method: str = "auto",
-    operator: str = "auto",
-    precision: str | None = None,
-    given: bool = False,
-    kernel: Kernel | str | Callable[[Any, Any], Any] = "rbf",
-    entries: float | None = None,
-) -> Plan:
-    """Choose how to fit n rows of d features with c outputs.
-
-    Parameters
-    ----------
-    n, d, c : int
-    lams : number or array (L,)
-        Regularisations; the smallest decides.
-    steps : int, default 10
-    device, memory, tol, method, operator, precision
-        As in :func:`sdgpu.fit`; what is named is kept, what is "auto" is chosen.
-    given : bool, default False
-        Whether K is given (precomputed): it is dense then.
-    kernel : Kernel, str or callable, default "rbf"
-        As in :func:`sdgpu.fit`: kernels with a formula have a compiled loop.
-    entries : number, optional
-        Entries of a row that are not 0, in the mean, of sparse rows (X.nnz / n), taken to be spread evenly
-        over the features; None for dense rows.
-
-    Returns
-    -------
-    Plan
-
-    Raises
-    ------
-    TypeError, ValueError
-        For sizes below 1, unknown names, or choices that exclude each other.
-    MemoryError
-        If nothing fits the memory.
-
-    Examples
-    --------
-    >>> import sdgpu
-    >>> sdgpu.plan(n=500, d=8, lams=[0.1], device="cpu").method
-    'eigh'
-    """
-    return decide(
-        n,
-        d,
-        c,
-        lams,
-        steps,
-        device=device,
-        memory=memory,
-        tol=tol,
-        method=method,
-        operator=operator,
-        precision=precision,
-        precomputed=given,
-        kernel=kernel,
-        entries=entries,
-        measured=True,
-    )
 
 
 def decide(
@@ -136,7 +65,7 @@ def decide(
     entries: float | None = None,
     measured: bool = False,
 ) -> Plan:
-    """The same plan as :func:`plan`, with prices at fixed rates unless they are to be `measured`.
+    """The plan of :func:`sdgpu.plan`, with prices at fixed rates unless they are to be `measured`.
 
     A solver or an operator from elsewhere is taken as it is.
     """

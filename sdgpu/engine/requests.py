@@ -21,11 +21,13 @@ from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.smoothers import only_ridge
 from sdgpu.engine.model import Model
+from sdgpu.engine.rank_validation import rows_of_ranks
 from sdgpu.engine.training_data import row_weighting
 from sdgpu.selection.class_scores import several_classes
 from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.selection.metrics import Metric
+from sdgpu.selection.rank_losses import validate_on_ranks
 from sdgpu.selection.validation_rows import HeldRows, StreamedRows
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
 from sdgpu.solvers.solution import Solution, combine_steps
@@ -46,6 +48,7 @@ __all__ = [
     "spectrum_given_back",
 ]
 
+_VALIDATE = "pass X_val and Y_val of each rank, take gcv_sweep(), or fit on one rank"
 PROBED = 2000  # rows of a source whose targets metrics look at first
 JOINT = 1e11  # operations in units of T^4: a minute or two (T = 200: 1.4 s)
 
@@ -196,10 +199,8 @@ class Judge:
         How many, if known.
     truth : array (m, c) or None
         Their targets, for metrics to look at first; of a stream those of its first block.
-    weighted : bool
-        Whether the rows have weights.
-    streamed : bool
-        Whether they are.
+    weighted, streamed : bool
+        Whether the rows have weights, and are read as they are needed.
     """
 
     losses: Callable[..., Validation]
@@ -236,6 +237,7 @@ def judge(
             losses = partial(leave_blocks_out, solution, data)
             how = {"truth": truth, "weighted": weighted, "streamed": True}
             return Judge(losses, left_out=True, rows=data.rows, **how)
+        model.refuse_ranks("leave-one-out", _VALIDATE)
         afford_left_out(solution, model, steps)
         losses = partial(leave_one_out, solution, offset=model.offset, weighting=model.weighting)
         how = {"truth": _left_out_truth(solution, model), "weighted": _weighted(model)}
@@ -247,6 +249,12 @@ def judge(
         losses = partial(validate, solution, stream)
         how = {"truth": truth, "weighted": weighted, "streamed": True}
         return Judge(losses, left_out=False, rows=stream.rows, **how)
+    if model.ranks is not None:
+        if sample_weight is not None:
+            model.refuse_ranks("sample_weight of validation rows")
+        own, truth = rows_of_ranks(model, X_val, Y_val, solution.outputs)
+        losses = partial(validate_on_ranks, solution, own)
+        return Judge(losses, left_out=False, rows=own.rows, truth=truth)
     held = validation_rows(model, X_val, Y_val, solution.outputs, sample_weight)
     truth = held.targets if held.offset is None else held.targets + held.offset
     how = {"truth": truth, "weighted": held.weights is not None}
@@ -296,6 +304,7 @@ def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> 
     ValueError, MemoryError
     """
     only_ridge(solution, "leave-one-out", "judge on validation rows")
+    model.refuse_ranks("leave-one-out", _VALIDATE)
     if model.source is None:
         afford_left_out(solution, model, steps)
         return solution.left_out(np.array([lam]), steps)

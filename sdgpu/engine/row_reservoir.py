@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.ranks import Ranks
 from sdgpu.backend.rows import Block
 
 __all__ = ["RowReservoir"]
@@ -30,9 +31,10 @@ class RowReservoir:
         self._draws, self._numbers = np.empty(0), np.empty(0, dtype=np.int64)
         self._parts: list[np.ndarray] = []
 
-    def add(self, start: int, block: Block) -> None:
-        """Look at a block whose first row has this number."""
-        draws = np.random.default_rng([self.seed, start]).random(block.rows)
+    def add(self, start: int, block: Block, *, skip: int = 0) -> None:
+        """Look at a block whose first row has this number; `skip` of its rows are on another rank."""
+        draws = np.random.default_rng([self.seed, start]).random(skip + block.rows)[skip:]
+        start += skip
         full = len(self._draws) == self.count
         chosen = np.flatnonzero(draws < self._draws.max()) if full else np.arange(block.rows)
         if not len(chosen):
@@ -52,6 +54,15 @@ class RowReservoir:
         for start, block in blocks:
             self.add(start, block)
             yield start, block
+
+    def of_all_ranks(self, ranks: Ranks) -> None:
+        """Take what all ranks have looked at: the rows that one process would keep."""
+        own = [self._draws, self._numbers, *self._parts] if self._parts else []
+        found = [arrays for arrays in ranks.gather(own) if arrays]
+        draws, numbers, *parts = (np.concatenate(column) for column in zip(*found, strict=True))
+        best = np.argsort(draws)[: self.count]
+        self._draws, self._numbers = draws[best], numbers[best]
+        self._parts = [part[best] for part in parts]
 
     @property
     def rows(self) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import only_torch
 from sdgpu.engine.planner import Plan
 from sdgpu.engine.training_data import OperatorRemade, TrainingData, rounding_noise
-from sdgpu.solvers.checkpoint import Checkpoint
+from sdgpu.solvers.checkpoint import BasisCheckpoint
 from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.leverage import Estimated
 from sdgpu.solvers.primal import Primal
@@ -47,7 +47,7 @@ class Problem:
     seed, probes : int
         Of the random numbers; how many vectors stand for eigenvalues that a basis has not seen.
     watch : Stopwatch
-    checkpoint : Checkpoint or None
+    checkpoint : BasisCheckpoint or None
     solver : Solver or None
         From elsewhere; the plan names another only by its name.
     """
@@ -58,7 +58,7 @@ class Problem:
     seed: int
     probes: int
     watch: Stopwatch
-    checkpoint: Checkpoint | None = None
+    checkpoint: BasisCheckpoint | None = None
     solver: Solver | None = None
 
 

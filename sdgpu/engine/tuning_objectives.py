@@ -11,7 +11,7 @@ from sdgpu.backend.arrays import targets
 from sdgpu.backend.backends import TorchBackend, to_numpy
 from sdgpu.backend.checks import choice
 from sdgpu.backend.progress import Stopwatch
-from sdgpu.engine.planner import plan
+from sdgpu.engine.planning import plan
 from sdgpu.engine.training_data import row_weighting
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.kernel_matrices import cross, gram

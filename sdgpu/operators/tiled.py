@@ -82,6 +82,8 @@ class TiledOperator:
         Whether X has been checked already, and is an array of floats, or CSR.
     home : Backend, optional
         Of sparse rows: whose arrays are multiplied; NumPy's by default.
+    centre : array (d,), optional
+        What distances are taken from, for their digits; the mean of X by default.
 
     Raises
     ------
@@ -103,6 +105,7 @@ class TiledOperator:
     workers: int | None = None
     checked: bool = field(default=False, repr=False)
     home: Backend | None = field(default=None, repr=False)
+    centre: Any = field(default=None, repr=False)
 
     _names: tuple[str, ...] | None = field(init=False, repr=False, default=None)
 
@@ -141,15 +144,22 @@ class TiledOperator:
     @cached_property
     def rows(self) -> Rows:
         """The rows of X, made ready in float64 and then rounded to the evaluation precision."""
-        return self._ready_rows(rows_on(self.torch_backend, self.X))
+        return self.ready(rows_on(self.torch_backend, self.X))
 
     def matmat(self, V: Any) -> Any:
         """K V: (n, c) -> (n, c), float64, in the library of X."""
+        return self.share_of_product(V, 0, 1)
+
+    def share_of_product(self, V: Any, rank: int, size: int) -> Any:
+        """The part of K V that one of `size` ranks makes: they add up, and each pair of rows is in one.
+
+        The tiles are dealt out in turn, so that the shares are alike whatever the rows.
+        """
         block = self.torch_backend.asarray(V).T.contiguous()  # (c, n)
-        tile = self._size
+        tile = self.tile_rows
         while True:
             try:
-                return self.backend.asarray(self._product(block, tile).T)
+                return self.backend.asarray(self._product(block, tile, (rank, size)).T)
             except RuntimeError as error:  # torch's out-of-memory error is one
                 if "out of memory" not in str(error) or tile <= 256:
                     raise
@@ -160,8 +170,8 @@ class TiledOperator:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
-        rows = self._ready_rows(rows_on(self.torch_backend, new))
-        return Cross(self.kernel, rows, self.rows, self._size, self.backend)
+        rows = self.ready(rows_on(self.torch_backend, new))
+        return Cross(self.kernel, rows, self.rows, self.tile_rows, self.backend)
 
     def slopes(self, X_new: Any) -> KernelSlopes:
         """Derivatives of kappa(X_new, X) by the new rows, in float64 whatever the precision."""
@@ -177,8 +187,8 @@ class TiledOperator:
 
     def columns(self, idx: Any) -> Any:
         """Columns of K, (n, len(idx))."""
-        subset = self._ready_rows(taken_rows(rows_on(self.torch_backend, self.X), idx))
-        cross = Cross(self.kernel, subset, self.rows, self._size, self.backend)
+        subset = self.ready(taken_rows(rows_on(self.torch_backend, self.X), idx))
+        cross = Cross(self.kernel, subset, self.rows, self.tile_rows, self.backend)
         return cross.dense().T
 
     def _check_triton(self) -> None:
@@ -194,7 +204,7 @@ class TiledOperator:
             )
 
     @property
-    def _size(self) -> int:
+    def tile_rows(self) -> int:
         """Rows of a tile."""
         default = TILE_WIDE if self.precision == "float64" else TILE_CPU
         if self._fused is not None:
@@ -224,10 +234,14 @@ class TiledOperator:
         return torch_beside(self.backend)
 
     @cached_property
-    def _centre(self) -> Any:
+    def rows_centre(self) -> Any:
+        """What distances are taken from, (d,)."""
+        if self.centre is not None:
+            return self.centre
         return column_means(rows_on(self.torch_backend, self.X))
 
-    def _ready_rows(self, X: Any) -> Rows:
+    def ready(self, X: Any) -> Rows:
+        """Rows made ready in the precision that evaluates, with the centre of the operator."""
         import torch
 
         double = self.precision == "float64"
@@ -239,20 +253,20 @@ class TiledOperator:
             )
             return ready_rows(self.kernel, X, None, partial(with_tiles_like, like=like))
         if double:
-            return ready_rows(self.kernel, X, self._centre)
-        return ready_rows(self.kernel, X, self._centre, partial(_cast, dtype=torch.float32))
+            return ready_rows(self.kernel, X, self.rows_centre)
+        return ready_rows(self.kernel, X, self.rows_centre, partial(_cast, dtype=torch.float32))
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Rows]]:
         """The rows of every block."""
         rows = self.rows if self._room is None else with_room(self.rows, self._room)
-        return [(part, rows[part]) for part in slices(self.n, self._size)]
+        return [(part, rows[part]) for part in slices(self.n, self.tile_rows)]
 
     @cached_property
     def _room(self) -> PairRoom | None:
         """On a GPU: what its passes need in order not to wait for it in every tile."""
         on_cpu = str(self.torch_backend.device) == "cpu"
-        return None if on_cpu else PairRoom(PAIRS * self._size)
+        return None if on_cpu else PairRoom(PAIRS * self.tile_rows)
 
     @property
     def compiled(self) -> bool:
@@ -271,23 +285,27 @@ class TiledOperator:
         multiply = "float32" if self.precision == "float32" else "float64"
         return module.fused_products(self.kernel, self.rows, multiply)
 
-    def _product(self, V: Any, tile: int) -> Any:
-        """(c, n) float64 -> (c, n) float64."""
+    def _product(self, V: Any, tile: int, part: tuple[int, int]) -> Any:
+        """(c, n) float64 -> (c, n) float64, of the part of a rank."""
         import torch
 
-        if self.triton:
+        rank, size = part
+        if self.triton and size == 1:
             from sdgpu.operators.fused_cuda import gaussian_product
 
             return gaussian_product(self.rows.left, self.rows.right, V.to(torch.float32))
         pieces = self._pieces
         block = V if self.precision != "float32" else V.to(torch.float32)
-        pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)]
-        workers = min(count(), self.workers or count(), len(pairs)) if V.device.type == "cpu" else 1
+        pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)][rank::size]
+        workers = 1
+        if V.device.type == "cpu":
+            workers = max(1, min(count(), self.workers or count(), len(pairs)))
 
         def run(worker: int, flag: np.ndarray) -> Any:
             # a fixed share for each thread: the order of the sums does not depend on the clock
             if self.compiled:
-                made = self._fused.share(block.numpy(), tile, worker, workers, flag)
+                first, step = rank + size * worker, size * workers
+                made = self._fused.share(block.numpy(), tile, first, step, flag)
                 return self.torch_backend.asarray(made)
             share = itertools.takewhile(lambda _: not flag[0], pairs[worker::workers])
             return self._share(share, pieces, block, _Buffers(self, tile, V.device))
@@ -297,9 +315,9 @@ class TiledOperator:
         total, *sums = side_by_side(run, workers)
         if self._room is not None and not self._room.complete():
             self._tile_cache.clear()
-            return self._product(V, tile)
-        for part in sums:
-            total += part
+            return self._product(V, tile, part)
+        for other in sums:
+            total += other
         return total
 
     def _share(

@@ -8,6 +8,7 @@ the columns are kept, L T m c numbers, and their predictions made at the end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import array_api_compat as compat
@@ -16,6 +17,7 @@ import numpy as np
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.memory import require
+from sdgpu.backend.ranks import Ranks
 from sdgpu.selection.metrics import Metric, PredictedRows, sums_of
 
 __all__ = ["GridScores"]
@@ -168,6 +170,24 @@ class GridScores:
         merged._weights = self._weights + other._weights
         merged.count = self.count + other.count
         return merged
+
+    def of_all_ranks(self, ranks: Ranks) -> None:
+        """Take what all ranks have counted: the sums, in the order of the ranks.
+
+        Raises
+        ------
+        ValueError
+            If rows are kept: each rank has its own alone.
+        """
+        if self._keeps:
+            raise ValueError(
+                "metrics that must see all rows at once are not for rows of several ranks"
+            )
+        parts = ranks.gather({"count": float(self.count), "sums": self._sums})
+        self.count = sum(part["count"] for part in parts)
+        merges = [getattr(metric, "merge", np.add) for metric in self._added]
+        for i, merge in enumerate(merges):
+            self._sums[i] = reduce(merge, [np.asarray(part["sums"][i]) for part in parts])
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores by name, (L, A, T) each."""

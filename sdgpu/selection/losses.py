@@ -177,7 +177,7 @@ def validate(
         zero += float(compat.array_namespace(truth).sum(squared * squared))
         for i, part in enumerate(lam_slices):
             basis = _divided(expansion.steps(projected, part), unit)  # (l, T, b, c)
-            if scores is not None:
+            if scores is not None and truth.shape[0]:
                 how = {"unit": unit, "offset": data.offset, "weights": rows.weights}
                 scores.add(part, basis, truth, new_rows=i == 0, **how)
             basis = rows.scaled(basis)
@@ -193,10 +193,10 @@ def validate(
         done, total = done + int(truth.shape[0]), total + rows.total
         if watch is not None:
             watch.report("validation", done, data.rows or done, total_known=data.rows is not None)
-    if not done:
+    if not (done or data.rows):  # of several ranks, some may have none
         raise ValueError("X_val has no rows: at least one is needed")
     triangles = np.stack([np.concatenate([to_numpy(part) for part in fold]) for fold in parts])
-    if not total > 0:
+    if done and not total > 0:
         raise ValueError("the weights of the validation rows are all 0: no loss can be taken")
     return Validation(
         triangles=merged_folds(triangles),

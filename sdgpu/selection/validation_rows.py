@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import array_api_compat as compat
 
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.ranks import OneRank, Ranks
 from sdgpu.backend.rows import RowSource, checked_blocks
 from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.scaling import safe_unit
@@ -16,7 +17,7 @@ from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.operators.feature_rows import FeatureOperator
 from sdgpu.operators.operator import CrossOperator
 
-__all__ = ["HeldRows", "StreamedRows", "ValidationRows"]
+__all__ = ["HeldRows", "RankRows", "StreamedRows", "ValidationRows"]
 
 
 class ValidationRows(Protocol):
@@ -98,6 +99,44 @@ class HeldRows:
         for rows, block in self.cross.blocks(entries):
             weights = None if self.weights is None else self.weights[rows]
             yield rows.start, block, self.targets[rows, :], weights
+
+
+@dataclass(frozen=True, eq=False)
+class RankRows(HeldRows):
+    """Validation rows of this rank, beside those of others.
+
+    Attributes
+    ----------
+    ranks : Ranks
+    counts : tuple of int
+        Rows of each rank.
+    """
+
+    ranks: Ranks = field(default_factory=OneRank)
+    counts: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """m, of all ranks."""
+        return sum(self.counts)
+
+    @property
+    def unit(self) -> float:
+        """The same on all ranks."""
+        own = self.targets
+        largest = float(compat.array_namespace(own).max(abs(own))) if own.shape[0] else 0.0
+        return safe_unit(max(self.ranks.gather(largest)))
+
+    def blocks(self, entries: int) -> Iterator[tuple[int, Any, Any, Any]]:
+        """As many on each rank, empty at the end; rows are numbered over all ranks."""
+        first, seen = sum(self.counts[: self.ranks.rank]), False
+        for start, *block in super().blocks(entries):
+            seen = True
+            yield (first + start, *block)
+        if not seen:  # no rows, of which losses are taken all the same
+            xp, own = compat.array_namespace(self.targets), self.targets
+            none = xp.zeros((0, self.width), dtype=own.dtype, device=compat.device(own))
+            yield first, none, own, None
 
 
 @dataclass(frozen=True, eq=False)

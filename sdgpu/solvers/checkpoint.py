@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.storage import check_writable
 
-__all__ = ["Checkpoint", "State", "fingerprint"]
+__all__ = ["BasisCheckpoint", "Checkpoint", "State", "fingerprint"]
 
 INTERVAL = 30.0  # seconds between saves
 SHARE = 0.1  # of the time that saving may take
@@ -30,8 +30,8 @@ SHARE = 0.1  # of the time that saving may take
 class State:
     """What a growing basis needs to go on: Q, R, T and the passes so far."""
 
-    Q: np.ndarray
-    R: np.ndarray
+    Q: Any
+    R: Any
     T: np.ndarray
     passes: int
 
@@ -51,6 +51,16 @@ def _digest(part: Any) -> str:
     hasher = hashlib.sha256(f"{host.shape} {host.dtype}".encode())
     hasher.update(host.view(np.uint8).data)
     return hasher.hexdigest()
+
+
+class BasisCheckpoint(Protocol):
+    """Where a growing basis is saved: on one device, or by several ranks."""
+
+    def load(self) -> State | None: ...
+    def offer(self, state: State) -> None: ...
+    def save(self, state: State) -> None: ...
+    def interrupted(self, state: State) -> None:
+        """Save what there is on the way out of an interrupt, if that can be done."""
 
 
 @dataclass
@@ -109,10 +119,19 @@ class Checkpoint:
             )
         return state
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time: every 30 s, or less often where saving takes long."""
+        return self._pace.due
+
     def offer(self, state: State) -> None:
-        """Save if it is time: every 30 s, or less often where saving takes long."""
-        if self._pace.due:
+        """Save if it is time."""
+        if self.due:
             self.save(state)
+
+    def interrupted(self, state: State) -> None:
+        """Save on the way out."""
+        self.save(state)
 
     def save(self, state: State) -> None:
         """Write the state in place of the last one.
@@ -122,6 +141,6 @@ class Checkpoint:
         OSError
             If the disk is full, say: names the file; the previous one is untouched.
         """
-        arrays = {name: getattr(state, name) for name in ("Q", "R", "T")}
+        arrays = {name: to_numpy(getattr(state, name)) for name in ("Q", "R", "T")}
         with self._pace.saving():
             write_tensors(self.path, arrays, {"owner": self.owner, "passes": state.passes})

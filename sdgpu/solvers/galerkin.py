@@ -19,7 +19,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.arrays import slices
-from sdgpu.backend.backends import Backend, small_eigh, to_numpy
+from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.scaling import unit
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.solvers.checkpoint import State
@@ -229,7 +229,7 @@ class GrowingBasis:
 
     def state(self, passes: int) -> State:
         """What a checkpoint keeps."""
-        return State(to_numpy(self.Q), to_numpy(self.R), self.T, passes)
+        return State(self.Q, self.R, self.T, passes)
 
     def restore(self, state: State) -> None:
         """Go on from a checkpoint."""
@@ -248,7 +248,7 @@ class GrowingBasis:
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values (k,) ascending, clamped at 0, and their vectors (k, k)."""
-        values, vectors = small_eigh(self.T)
+        values, vectors = self.backend.small_eigh(self.T)
         return np.maximum(values, 0.0), vectors
 
     def residuals(
@@ -322,9 +322,11 @@ class GrowingBasis:
 
     def _triangle(self) -> Any:
         """F (b, b) with ||F'a|| = ||R'a|| for every a: no digit is lost to R R'."""
-        rows = self.R.T
+        rows = self.backend.own(self.R).T
         parts = slices(int(rows.shape[0]), _block_rows(int(rows.shape[1])))
-        return reduce(merge_rows, (rows[part, :] for part in parts), None).T
+        own = reduce(merge_rows, (rows[part, :] for part in parts), None)
+        own = merge_rows(None, rows) if own is None else own  # a rank without rows
+        return reduce(merge_rows, self.backend.from_ranks(own)).T
 
     def _reserve(self, rows: int) -> None:
         capacity = int(self._Q.shape[0])
@@ -338,8 +340,7 @@ class GrowingBasis:
             setattr(self, name, new)
 
     def _empty_rows(self, rows: int, n: int) -> Any:
-        xp = self.backend.xp
-        return xp.empty((rows, n), dtype=xp.float64, device=self.backend.device)
+        return self.backend.empty_rows(rows, n)
 
 
 def triangle_bytes(n: int, k: int) -> int:
@@ -416,7 +417,9 @@ def orthonormal_rows(block: Any, bases: list[Any], backend: Backend) -> Any:
         if nonzero.size == 0:
             return block[:0, :]
         scale = 1 / lengths[nonzero]
-        values, vectors = small_eigh(gram[np.ix_(nonzero, nonzero)] * scale * scale[:, None])
+        values, vectors = backend.small_eigh(
+            gram[np.ix_(nonzero, nonzero)] * scale * scale[:, None]
+        )
         significant = values > DROP * values[-1]
         whitening = np.zeros((np.count_nonzero(significant), len(lengths)))
         whitening[:, nonzero] = (vectors[:, significant] / np.sqrt(values[significant])).T * scale

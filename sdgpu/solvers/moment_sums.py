@@ -299,6 +299,15 @@ class MomentSums:
             dB = dB - np.outer(ds, t) / self.weight
         return dG, dB, squares
 
+    def with_errors(self, audited: int) -> MomentSums:
+        """The same, with errors of 0 where no row of its own was audited but some of others were."""
+        if self.audited or not audited:
+            return self
+        k, c = self.size, self.outputs
+        found = replace(self, audited=audited)
+        found._count_errors(np.zeros(shape) for shape in ((k, k), (k, c), (k,), (k, k)))
+        return found
+
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Arrays and numbers that :meth:`restored` makes the same sums of."""
         names = (*_SUMS, "offset", *(_ERRORS if self.audited else ()))

@@ -126,7 +126,7 @@ def pivoted_cholesky(
     rng = np.random.default_rng(seed)
     diagonal = np.maximum(to_numpy(operator.diag()).astype(np.float64), 0.0)
     residual, trace = diagonal, float(diagonal.sum())  # what is not explained of it
-    F = xp.empty((rank, n), dtype=xp.float32, device=backend.device)
+    F = backend.empty_rows(rank, n, "float32")
     size = 0
     while size < rank and residual.sum() > max(EXHAUSTED * trace, trace_tol):
         batch = min(BLOCK, rank - size, int(np.count_nonzero(residual)))
@@ -154,8 +154,8 @@ def pivoted_cholesky(
         watch.report("sketch", size, rank)
     F = F[:size, :]
     if size == 0:  # K is 0, or below `trace_tol` altogether
-        empty = xp.zeros((0, n), dtype=xp.float64, device=backend.device)
-        return Sketch(F, empty[:, 0], empty[:, :0], trace, empty)
+        values = xp.zeros((0,), dtype=xp.float64, device=backend.device)
+        return Sketch(F, values, values[:, None][:, :0], trace, backend.empty_rows(0, n))
     eigenvalues, vectors = backend.eigh(_outer(F, backend))
     host = to_numpy(eigenvalues)
     count = min(TOP, int(np.count_nonzero(host > 1e-5 * host[-1])))

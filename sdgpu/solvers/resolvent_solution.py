@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import reduce
 from typing import Any
 
 import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.cached import cached
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
 from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import LeftOut, Leverages, left_out
@@ -120,8 +121,7 @@ class ResolventSolution(RowsWithWeights):
         with np.errstate(over="ignore"):
             ridge = np.inf if alpha == 0 else np.float64(lam) / alpha
         if np.isinf(ridge):  # the collapse
-            xp, shape = self.backend.xp, self.resolvents.Y.shape
-            zero = xp.zeros(tuple(shape), dtype=xp.float64, device=self.backend.device)
+            zero = self.backend.xp.zeros_like(self.targets)
             return zero, zero
         lams = np.array([ridge])
         return self.duals(lams, 1)[0, 0, ...], self.fits(lams, 1)[0, 0, ...]
@@ -152,13 +152,15 @@ class ResolventSolution(RowsWithWeights):
 
     def training(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """From the predictions at the training points."""
-        xp = self.backend.xp
-        truth = xp.reshape(self.targets, (-1,))
-        triangles = []
+        backend, triangles = self.backend, []
+        targets = backend.own(self.targets)
+        xp = compat.array_namespace(targets)
+        truth = xp.reshape(targets, (-1,))
         for lam in lams:
-            basis = differences(self.fits(np.array([lam]), steps))[0, ...]  # (T, n, c)
+            basis = backend.own(differences(self.fits(np.array([lam]), steps))[0, ...])  # (T, n, c)
             flat = xp.permute_dims(xp.reshape(basis, (steps, -1)), (1, 0))
-            triangles.append(to_numpy(merge_rows(None, step_columns(flat, truth))))
+            own = merge_rows(None, step_columns(flat, truth))
+            triangles.append(to_numpy(reduce(merge_rows, backend.from_ranks(own))))
         return np.stack(triangles)
 
 
@@ -174,11 +176,11 @@ class _CombinedChain:
     def spectrum(self) -> None:
         return
 
-    @cached_property
+    @cached
     def dual(self) -> Any:
         return self._combine(self.solution.duals)
 
-    @cached_property
+    @cached
     def fitted(self) -> Any:
         return self._combine(self.solution.fits)
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.cached import cached
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.threads import only_torch
 from sdgpu.distill.rounding_bounds import rounding_bound
@@ -113,7 +113,7 @@ class Resolvents:
         """Largest eigenvalue of K as the basis sees it: from below."""
         return self._largest_ritz * self.units.kernel
 
-    @cached_property
+    @cached
     def largest_bound(self) -> float:
         """Largest eigenvalue of K from above: what the basis sees, or all that it leaves of the trace.
 
@@ -192,12 +192,11 @@ class Resolvents:
     def _stack(self, rows: list[list[Any]], units: np.ndarray) -> Any:
         """Rows (c, n) of every lam and step as (L, T, n, c), out of the units of the solver."""
         xp, column = self.backend.xp, self.backend.asarray(units)[:, None]
-        shape = (len(rows), len(rows[0]), *map(int, self.Y.shape))
-        stack = xp.empty(shape, dtype=xp.float64, device=self.backend.device)
-        for i, steps in enumerate(rows):
-            for j, row in enumerate(steps):
-                stack[i, j, ...] = (row * column).T
-        return stack
+        (n, c), L, T = map(int, self.Y.shape), len(rows), len(rows[0])
+        stack = self.backend.empty_rows(L * T * c, n)
+        for i, row in enumerate(row for steps in rows for row in steps):
+            stack[i * c : (i + 1) * c, :] = row * column
+        return xp.permute_dims(xp.reshape(stack, (L, T, c, n)), (0, 1, 3, 2))
 
     def _keeps_fits(self, lam: float) -> bool:
         """Whether y_i is kept, not w_i: where lam is large y_i = y_{i-1} - lam w_i would cancel."""
@@ -298,7 +297,7 @@ class Resolvents:
         fitted = np.linalg.norm(coefficients, axis=1).reshape(len(lams), 1, -1)
         return relative_to(fitted, self._norms, self.space.norm(self._values), np.abs(lams))[:, 0]
 
-    @cached_property
+    @cached
     def _norms(self) -> np.ndarray:
         """||Y||, (c,)."""
         return np.sqrt(to_numpy(self.backend.xp.sum(self.Y * self.Y, axis=0)))

@@ -139,8 +139,8 @@ def combine_steps(u: Any, alphas: np.ndarray) -> Any:
     xp, T = compat.array_namespace(u), u.shape[0]
     basis = differences(u[None, ...])[0, ...]
     tails = xp.asarray(all_tails(alphas), dtype=u.dtype, device=compat.device(u))  # (T, T[, c])
-    if tails.ndim == 2:
-        return xp.reshape(tails @ xp.reshape(basis, (T, -1)), basis.shape)
+    if tails.ndim == 2:  # of each output by itself: the rows keep an axis of their own
+        return xp.permute_dims(tails @ xp.permute_dims(basis, (2, 0, 1)), (1, 2, 0))
     return sum(tails[:, j, None, :] * basis[None, j, ...] for j in range(T))
 
 

@@ -29,7 +29,7 @@ from sdgpu.backend.signals import terminable
 from sdgpu.distill.rounding_bounds import decay, rounding_bound
 from sdgpu.operators.operator import Operator
 from sdgpu.solvers.basis_progress import BasisProgress
-from sdgpu.solvers.checkpoint import Checkpoint, State
+from sdgpu.solvers.checkpoint import BasisCheckpoint, State
 from sdgpu.solvers.galerkin import GrowingBasis, Residuals, gram_rounding, triangle_bytes, unit_rows
 from sdgpu.solvers.preconditioners import Sketch, pivoted_cholesky
 from sdgpu.solvers.spectrum import Spectrum
@@ -143,7 +143,7 @@ class Subspace:
         Y: Any,
         lams: np.ndarray,
         watch: Stopwatch,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: BasisCheckpoint | None = None,
     ) -> SubspaceResult:
         """Make the spectrum for targets Y (n, c) and the regularisations lams (L,).
 
@@ -183,7 +183,7 @@ class Subspace:
         *,
         sketch: Sketch | None,
         watch: Stopwatch,
-        checkpoint: Checkpoint | None,
+        checkpoint: BasisCheckpoint | None,
         state: State | None,
     ) -> SubspaceResult:
         rows, backend = Y.T, self.backend  # (c, n)
@@ -224,7 +224,7 @@ class Subspace:
                     break
         except KeyboardInterrupt:
             if checkpoint and space.k and space.consistent:
-                checkpoint.save(space.state(run.passes))
+                checkpoint.interrupted(space.state(run.passes))
             raise
         if checkpoint:
             checkpoint.save(space.state(run.passes))
@@ -303,7 +303,7 @@ class Subspace:
             residuals = space.certified(residuals, vectors, indices)
             gram_errors[indices] = 0.0
             bounds = _bounds(residuals) + gram_errors
-        run.note(float(bounds.max(initial=0.0)))
+        run.note(float(self.backend.told(float(bounds.max(initial=0.0)))))
         return residuals
 
     def _directions_to_keep(
@@ -348,7 +348,8 @@ class Subspace:
         count = max(self.block - c, 0)
         if sketch is None or zero:
             shape = (max(count, 1), int(rows.shape[1]))
-            noise = self.backend.asarray(np.random.default_rng(self.seed).standard_normal(shape))
+            draw = np.random.default_rng(self.seed).standard_normal(shape)
+            noise = self.backend.spread(draw, 1)
             # targets of zeros would be all that the smallest basis has room for
             return noise if zero else xp.concat([rows, noise], axis=0)
         # a wide first pass with guesses for all lam saves a later one

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.cached import cached
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.threads import only_torch
 from sdgpu.distill.leave_one_out import ridge_errors
@@ -176,7 +176,7 @@ class Probes:
                 remainders.append(xp.astype(means, xp.float64))
         return xp.concat(exact, axis=0), xp.concat(remainders, axis=1)
 
-    @cached_property
+    @cached
     def diagonal(self) -> Any:
         """diag(K), (n,): H_ii is at most K_ii / (K_ii + lam)."""
         return self.backend.asarray(self.operator().diag())
@@ -188,14 +188,14 @@ class Probes:
         coefficients = xp.astype(self.backend.asarray(flat), rows.dtype)
         return xp.reshape(coefficients @ rows, (*lead, int(rows.shape[1])))
 
-    @cached_property
+    @cached
     def _signs(self) -> Any:
         """G, rows (count, n)."""
         rng = np.random.default_rng([self.seed, 1])
         n = int(self.ritz.basis.shape[0])
-        return self.backend.asarray(rng.choice([-1.0, 1.0], size=(self.count, n)))
+        return self.backend.spread(rng.choice([-1.0, 1.0], size=(self.count, n)), 1)
 
-    @cached_property
+    @cached
     def _low_rank(self) -> LowRank:
         """A part of K whose trace and diagonal cost nothing."""
         if self.sketch is None:
@@ -206,14 +206,14 @@ class Probes:
         coordinates = whitening @ xp.astype(F @ xp.astype(self._signs.T, F.dtype), xp.float64)
         return LowRank(values, to_numpy(coordinates))
 
-    @cached_property
+    @cached
     def _low_rank_rows(self) -> Any:
         """Its orthonormal rows (r, n), which only diagonals need."""
         if self.sketch is None:
             return self.ritz.basis.T
         return self.backend.xp.astype(self._whitening[0], self.sketch.F.dtype) @ self.sketch.F
 
-    @cached_property
+    @cached
     def _whitening(self) -> tuple[Any, np.ndarray]:
         """What makes orthonormal eigenvectors of the sketch's rows (r', r), and their eigenvalues."""
         assert self.sketch is not None
@@ -222,12 +222,12 @@ class Probes:
         scale = self.backend.asarray(1 / np.sqrt(values[first:]))
         return (self.sketch.vectors[:, first:] * scale).T, values[first:]
 
-    @cached_property
+    @cached
     def _probe_space(self) -> Forms:
         """The Galerkin space of all probes."""
         return self._space(self._signs, TOL, relative=False)
 
-    @cached_property
+    @cached
     def _sharp_rows(self) -> tuple[np.ndarray, LowRank]:
         """The rows whose leverages matter most, (m,), and what they have along their Galerkin space.
 
@@ -238,7 +238,7 @@ class Probes:
         rows = _round_robin(np.argsort(-self._influence(), axis=1), min(n, SHARP * self.count))
         units = np.zeros((len(rows), n))
         units[np.arange(len(rows)), rows] = 1.0
-        forms = self._space(self.backend.asarray(units), SHARP_TOL, relative=True)
+        forms = self._space(self.backend.spread(units, 1), SHARP_TOL, relative=True)
         return rows, LowRank(forms.values, forms.coordinates)  # its vectors are wanted no more
 
     def _influence(self) -> np.ndarray:

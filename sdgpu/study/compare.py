@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.progress import Progress
+from sdgpu.backend.ranks import OneRank, Ranks, row_shares
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
@@ -98,6 +99,7 @@ def compare(
     tol: float = 1e-6,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> Comparison:
     """Fit the training part, choose on the validation part, judge on the test part.
 
@@ -115,13 +117,24 @@ def compare(
     steps : int, default 10
     device, memory, method, operator, tol, checkpoint, progress
         As in :func:`sdgpu.fit`.
+    ranks : Ranks, optional
+        Those that share the rows of every part; all call, with all of `data`, and have the same table.
+
+    Raises
+    ------
+    ValueError
+        For data that are read in blocks, on several ranks.
     """
     start = time.perf_counter()
+    classes = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
+    if ranks is not None:
+        data = _share(data, ranks)
     if isinstance(data, LargeData):
         rows: tuple[Any, Any] = (data.train, None)
         n = data.train.n or 0
     else:
         rows, n = (data.X_train, data.Y_train), len(data.X_train)
+    n = n if ranks is None else sum(ranks.gather(n))
     grid = default_lams(n) if lams is None else lams
     fitted = fit(
         *rows,
@@ -137,18 +150,41 @@ def compare(
         intercept=features is not None,
         checkpoint=checkpoint,
         progress=progress,
+        distributed=False if ranks is None else ranks,
     )
-    classes = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
     sweep = fitted.sweep(data.X_val, data.Y_val, alphas=alphas, steps=steps, classes=classes)
     seconds = time.perf_counter() - start
-    table = tuple(_judge(name, sweep.best(over), fitted, data) for over, name in ROWS.items())
+    others = OneRank() if ranks is None else ranks
+    choices = [(name, sweep.best(over)) for over, name in ROWS.items()]
+    table = tuple(_judge(name, best, fitted, data, others) for name, best in choices)
     refits = int(sweep.dataset.attrs["refits_replaced"])
     return Comparison(
         name=data.name, rows=table, fit=fitted, sweep=sweep, refits=refits, seconds=seconds
     )
 
 
-def _judge(name: str, best: Best, fitted: Fit, data: Split | LargeData) -> Row:
+def _share(data: Split | LargeData, ranks: Ranks) -> Split:
+    """The rows of every part that belong to this rank."""
+    if isinstance(data, LargeData):
+        raise ValueError(
+            f"{data.name} is read in blocks, which several ranks do not share: run it on one"
+        )
+    shares: dict[str, Any] = {}
+    for name in ("train", "val", "test"):
+        rows = row_shares(len(getattr(data, f"X_{name}")), ranks.size)[ranks.rank]
+        shares |= {f"{key}_{name}": getattr(data, f"{key}_{name}")[rows] for key in "XY"}
+    return replace(data, **shares)
+
+
+def _mean(values: np.ndarray, ranks: Ranks) -> float:
+    """Mean over the rows of all ranks."""
+    if ranks.size == 1:
+        return float(np.mean(values))
+    total, count = ranks.sum(np.array([float(np.sum(values)), float(np.size(values))]))
+    return float(total / count)
+
+
+def _judge(name: str, best: Best, fitted: Fit, data: Split | LargeData, ranks: Ranks) -> Row:
     step = int(best.step)
     alphas = best.alpha if step > 1 else 0.0
     note = _doubts(best, fitted, data) if name == ROWS["joint"] else ""
@@ -156,11 +192,11 @@ def _judge(name: str, best: Best, fitted: Fit, data: Split | LargeData) -> Row:
         predicted = fitted.path(best.lam, alphas, step).predict(data.X_test)[-1]
     except ValueError as error:  # weights that overflow, say: no reason to lose the other rows
         return Row(name, best, float("nan"), float("nan"), str(error))
-    mse = float(np.mean((predicted - data.Y_test) ** 2))
+    mse = _mean((predicted - data.Y_test) ** 2, ranks)
     if not data.classes:
         return Row(name, best, mse, float("nan"), note)
     correct = predicted.argmax(axis=1) == data.Y_test.argmax(axis=1)
-    return Row(name, best, mse, float(np.mean(correct)), note)
+    return Row(name, best, mse, _mean(correct, ranks), note)
 
 
 def _doubts(best: Best, fitted: Fit, data: Split | LargeData) -> str:

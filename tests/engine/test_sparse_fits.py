@@ -76,7 +76,9 @@ def test_predictions_are_those_of_the_dense_rows(kernel, method, operator):
     assert sparse.info.d == D
     one, other = (fitted.path(LAM, [0.3, -0.2], 3) for fitted in (sparse, dense))
     wanted = other.predict(X_NEW)
-    near = 1e-10 if method == "eigh" else 1e-8  # grown bases are right to `tol` each, and stop there
+    near = (
+        1e-10 if method == "eigh" else 1e-8
+    )  # grown bases are right to `tol` each, and stop there
     for new in (csr(X_NEW), X_NEW, scipy.sparse.coo_array(X_NEW)):
         assert_near(one.predict(new), wanted, near)
     assert_near(one.fitted, other.fitted, near)

@@ -207,11 +207,11 @@ def test_out_of_memory_halves_the_tile(monkeypatch, rng):
     operator = TiledOperator(Gaussian(0.1), rng.standard_normal((1500, 2)), tile=1024)
     tried, original = [], TiledOperator._product
 
-    def product(self, V, tile):
+    def product(self, V, tile, part):
         tried.append(tile)
         if tile > 256:
             raise RuntimeError("CUDA out of memory. Tried to allocate")
-        return original(self, V, tile)
+        return original(self, V, tile, part)
 
     monkeypatch.setattr(TiledOperator, "_product", product)
     operator.matmat(np.ones((1500, 1)))

@@ -1,0 +1,386 @@
+"""Ranks that are processes, on one host or many: torch.distributed, gloo on CPUs and NCCL on CUDA.
+
+Arrays travel as bytes and are added here, in the order of the ranks: so the bits of a sum depend neither
+on the library nor on the algorithm that it takes. Every operation is started without waiting and then
+looked at until it is done, so that no wait is longer than the time-out.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import array_api_compat as compat
+import numpy as np
+import torch
+from torch import distributed
+
+from sdgpu.backend.arrays import Array
+from sdgpu.backend.rank_watch import RankWatch
+from sdgpu.backend.ranks import OneRank, RankFailure, Ranks, check_agreement, rank_timeout
+from sdgpu.backend.rendezvous import JOIN, check_versions, own_versions, ranks, start_group
+from sdgpu.backend.small_values import from_bytes, to_bytes
+
+__all__ = ["TorchRanks", "join_ranks"]
+
+SMALL = 65536  # bytes up to which all ranks add everything: one step instead of two
+SPIN = 200  # looks without a pause, for operations of microseconds
+
+
+class TorchRanks:
+    """One process among those that ``torchrun`` started.
+
+    Parameters
+    ----------
+    device : str or torch.device, default "cpu"
+        Where arrays travel from: "cpu" (gloo) or a CUDA device (NCCL). Arrays that live elsewhere are
+        copied there and back.
+    timeout : float, optional
+        Seconds that ranks wait for each other; :func:`~sdgpu.backend.ranks.rank_timeout`.
+
+    Raises
+    ------
+    RankFailure
+        If the others cannot be reached.
+    ValueError
+        If the environment says something else than numbers.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu", *, timeout: float | None = None) -> None:
+        self._device = torch.device(device)
+        self._timeout = rank_timeout(timeout)
+        start_group(self._device, self._timeout)
+        self._rank, self._size = distributed.get_rank(), distributed.get_world_size()
+        # small values and barriers travel between hosts, whatever arrays do
+        self._hosts = distributed.new_group(
+            backend="gloo", timeout=timedelta(seconds=self._timeout)
+        )
+        self._arrays = self._hosts if self._device.type == "cpu" else None  # None: the group itself
+        self._watch: RankWatch | None = None
+        self._under_way = False  # an operation, which an exception may leave so
+        check_versions(
+            self.gather(own_versions(distributed.get_backend()))
+        )  # if others made the group
+        self._watch = RankWatch(
+            self._rank, self._size, self.first, seconds=min(self._timeout, JOIN)
+        )
+        atexit.register(self._at_exit)
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def __repr__(self) -> str:
+        return f"TorchRanks(rank={self.rank}, size={self.size}, device={str(self._device)!r})"
+
+    def sum(self, array: Array) -> Array:
+        return self._reduced(array, torch.add, "sum")
+
+    def max(self, array: Array) -> Array:
+        return self._reduced(array, torch.maximum, "max")
+
+    def first(self, value: Any) -> Any:
+        content = to_bytes(value) if self.rank == 0 else b""
+        length = torch.tensor([len(content)])
+        self._wait(self._broadcast(length), "first")
+        body = _bytes_tensor(content) if content else torch.empty(int(length), dtype=torch.uint8)
+        self._wait(self._broadcast(body), "first")
+        return from_bytes(body.numpy().tobytes())
+
+    def gather(self, value: Any) -> list[Any]:
+        return [from_bytes(content) for content in self._gathered(to_bytes(value), "gather")]
+
+    def gather_rows(self, array: Array) -> Array:
+        here = self._travelling(array)
+        shapes = self._shapes(here, "gather_rows")
+        row_bytes = here.element_size() * int(np.prod(shapes[0][1:], dtype=np.int64))
+        longest = max(shape[0] for shape in shapes) * row_bytes
+        sent = here.new_zeros(longest, dtype=torch.uint8)
+        own = _as_bytes(here)
+        sent[: own.numel()] = own
+        received = sent.new_empty((self.size, longest))
+        self._wait(self._all_gather(received, sent, self._arrays), "gather_rows")
+        parts = [received[rank, : shape[0] * row_bytes] for rank, shape in enumerate(shapes)]
+        joined = torch.cat(parts).view(here.dtype)
+        rows = sum(shape[0] for shape in shapes)
+        return _returned(joined.reshape(rows, *shapes[0][1:]), array)
+
+    def ring(self, array: Array) -> Iterator[tuple[int, Array]]:
+        here = self._travelling(array)
+        shapes = self._shapes(here, "ring")
+        owner, piece = self.rank, here
+        for step in range(self.size):
+            following = (self.rank - step - 1) % self.size
+            under_way: Any = _Done()
+            ahead = None
+            if step < self.size - 1:
+                ahead = here.new_empty(tuple(shapes[following]))
+                under_way = self._pass_on(piece, ahead)
+            try:
+                self.check()
+                yield owner, array if owner == self.rank else _returned(piece, array)
+            finally:
+                self._wait(under_way, "ring")  # a send that nobody waits for breaks the peer
+            if ahead is not None:
+                owner, piece = following, ahead
+
+    def agree(self, name: str, value: Any) -> None:
+        check_agreement(name, self._gathered(to_bytes(value, name), f"agree on {name}"))
+
+    def barrier(self, name: str) -> None:
+        assert self._watch is not None
+        self._watch.barrier(name, self._timeout)
+
+    def check(self) -> None:
+        if self._watch is not None:
+            self._watch.check()
+
+    def fail(self, error: BaseException) -> None:
+        if self._watch is not None:
+            self._watch.fail(f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Leave the others: they are told that this rank's work is done."""
+        if self._watch is not None:
+            atexit.unregister(self._at_exit)
+            watch, self._watch = self._watch, None
+            watch.close()
+            if self._under_way:
+                self._break_off()
+
+    def _at_exit(self) -> None:
+        # an error that nobody caught ends the interpreter: the others hear of it
+        error = getattr(sys, "last_value", None)
+        if error is not None and not isinstance(error, RankFailure):
+            self.fail(error)
+        self.close()
+
+    def _pass_on(self, piece: torch.Tensor, ahead: torch.Tensor) -> _Passing:
+        """Send to the next rank and receive from the one before; even ranks send first.
+
+        One of two neighbours always receives first (at the seam of an odd ring two even ones meet, but
+        the chain of waits ends at an odd one), so that libraries which work in order are never stuck.
+        """
+        to, source = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+
+        def send() -> Any:
+            return distributed.isend(_as_bytes(piece), to, group=self._arrays)
+
+        def receive() -> Any:
+            return distributed.irecv(_as_bytes(ahead), source, group=self._arrays)
+
+        steps = [(send, piece), (receive, ahead)]
+        if self.rank % 2:
+            steps.reverse()
+        works = [start() for start, tensor in steps if tensor.numel()]
+        return _Passing(works, seen_by_waiting=self._arrays is not None)
+
+    def _reduced(
+        self, array: Array, combine: Callable[[Any, Any], torch.Tensor], place: str
+    ) -> Array:
+        here = self._travelling(array).reshape(-1)
+        if here.numel() * here.element_size() <= SMALL:
+            parts = here.new_empty((self.size, here.numel()))
+            self._wait(self._all_gather(_as_bytes(parts), _as_bytes(here), self._arrays), place)
+            total = _in_order(parts, combine)
+        else:
+            total = self._reduced_in_shares(here, combine, place)
+        return _returned(total.reshape(tuple(array.shape)), array)
+
+    def _reduced_in_shares(
+        self, here: torch.Tensor, combine: Callable[[Any, Any], torch.Tensor], place: str
+    ) -> torch.Tensor:
+        """Every rank reduces a share of the entries and gives it to all."""
+        each = -(-here.numel() // self.size)  # the last share is filled up
+        padded = here.new_zeros((self.size, each))
+        padded.view(-1)[: here.numel()] = here
+        parts = torch.empty_like(padded)
+        self._wait(
+            distributed.all_to_all_single(
+                _as_bytes(parts), _as_bytes(padded), group=self._arrays, async_op=True
+            ),
+            place,
+        )
+        share = _in_order(parts, combine)
+        self._wait(self._all_gather(_as_bytes(padded), _as_bytes(share), self._arrays), place)
+        return padded.view(-1)[: here.numel()]
+
+    def _shapes(self, here: torch.Tensor, place: str) -> list[list[int]]:
+        """Shapes of the rows of all ranks, which must be alike but in their number."""
+        said = [str(here.dtype), list(here.shape)]
+        found = [from_bytes(content) for content in self._gathered(to_bytes(said), place)]
+        kinds = [[dtype, *shape[1:]] for dtype, shape in found]
+        check_agreement(f"rows in {place}", [to_bytes(kind) for kind in kinds])
+        return [shape for _, shape in found]
+
+    def _gathered(self, content: bytes, place: str) -> list[bytes]:
+        lengths = torch.empty((self.size, 1), dtype=torch.int64)
+        self._wait(self._all_gather(lengths, torch.tensor([len(content)]), self._hosts), place)
+        longest = int(lengths.max())
+        sent = torch.zeros(longest, dtype=torch.uint8)
+        sent[: len(content)] = _bytes_tensor(content)
+        bodies = torch.empty((self.size, longest), dtype=torch.uint8)
+        self._wait(self._all_gather(bodies, sent, self._hosts), place)
+        return [
+            body[: int(length)].numpy().tobytes()
+            for body, length in zip(bodies, lengths[:, 0], strict=True)
+        ]
+
+    def _all_gather(self, received: torch.Tensor, sent: torch.Tensor, group: Any) -> Any:
+        if not received.numel():
+            return _Done()
+        parts = list(received.view(self.size, -1).unbind())
+        return distributed.all_gather(parts, sent.view(-1), group=group, async_op=True)
+
+    def _broadcast(self, tensor: torch.Tensor) -> Any:
+        return distributed.broadcast(tensor, src=0, group=self._hosts, async_op=True)
+
+    def _travelling(self, array: Array) -> torch.Tensor:
+        if compat.is_torch_array(array):
+            return array.detach().to(self._device).contiguous()
+        host = np.ascontiguousarray(array)
+        if not host.flags.writeable:
+            host = host.copy()  # torch warns of memory that it may not write to
+        return torch.from_numpy(host).reshape(np.shape(array)).to(self._device)
+
+    def _wait(self, work: Any, place: str) -> None:
+        """Look at an operation until it is done, for no longer than the time-out."""
+        self._under_way = True
+        try:
+            if self._watch is not None:
+                self._watch.enter(place)
+            looks, deadline = 0, time.monotonic() + self._timeout
+            while not work.is_completed():
+                self.check()
+                looks += 1
+                if looks > SPIN:
+                    time.sleep(min(1e-3, 1e-6 * looks))
+                    if time.monotonic() > deadline:
+                        raise self._late(place)
+            try:
+                work.wait()
+            except RuntimeError as error:
+                raise self._lost(place, error) from error
+        except RankFailure:
+            self._break_off()
+            raise
+        self._under_way = False
+
+    def _break_off(self) -> None:
+        """End what is under way: the interpreter cannot end while it waits for a peer that does not come.
+
+        A receive of gloo whose time is up closes all connections of its group.
+        """
+        self._under_way = False
+        with contextlib.suppress(RuntimeError, ValueError):
+            nothing = torch.empty(1, dtype=torch.uint8)
+            peer = (self.rank + 1) % self.size
+            work: Any = distributed.irecv(nothing, peer, group=self._hosts, tag=1)
+            work.wait(timedelta(milliseconds=1))
+        if self._arrays is None and distributed.group.WORLD is not None:
+            with contextlib.suppress(RuntimeError):
+                distributed.group.WORLD.abort()
+
+    def _late(self, place: str) -> RankFailure:
+        if self._watch is not None:
+            return self._watch.late(self._timeout)
+        return RankFailure(f"rank {self.rank} waited {self._timeout:g} s in {place} for the others")
+
+    def _lost(self, place: str, error: RuntimeError) -> RankFailure:
+        message = f"lost its connection to another rank in {place} ({str(error).splitlines()[0]})"
+        if self._watch is not None:
+            return self._watch.explain(message)
+        return RankFailure(f"rank {self.rank} {message}")
+
+
+def join_ranks(device: str | torch.device = "cpu", *, timeout: float | None = None) -> Ranks:
+    """The ranks that ``torchrun`` started, or whose group the caller has initialised; alone: one.
+
+    Parameters, errors
+        As :class:`TorchRanks`.
+    """
+    if not distributed.is_available():
+        return OneRank()
+    if not distributed.is_initialized() and ranks()["WORLD_SIZE"] == 1:
+        return OneRank()
+    return TorchRanks(device, timeout=timeout)
+
+
+class _Passing:
+    """Sends and receives that are under way.
+
+    Those of gloo say that they are done only to who waits for them: a thread does.
+    """
+
+    def __init__(self, works: list[Any], *, seen_by_waiting: bool) -> None:
+        self._works = works
+        self._error: RuntimeError | None = None
+        self._thread = threading.Thread(target=self._wait_for_all, daemon=True)
+        self._started = bool(works) and seen_by_waiting
+        if self._started:
+            self._thread.start()
+
+    def is_completed(self) -> bool:
+        if self._started:
+            return not self._thread.is_alive()
+        return all(work.is_completed() for work in self._works)
+
+    def wait(self) -> None:
+        if self._started:
+            self._thread.join()
+        else:
+            self._wait_for_all()
+        if self._error is not None:
+            raise self._error
+
+    def _wait_for_all(self) -> None:
+        try:
+            for work in self._works:
+                work.wait()
+        except RuntimeError as error:
+            self._error = error
+
+
+class _Done:
+    """An operation on nothing."""
+
+    def is_completed(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        pass
+
+
+def _in_order(parts: torch.Tensor, combine: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total = combine(total, part)
+    return total
+
+
+def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory as bytes: every dtype travels, and nothing is computed on the way."""
+    if not tensor.numel():
+        return tensor.new_empty(0, dtype=torch.uint8)  # which may have a stride of 0
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _bytes_tensor(content: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _returned(tensor: torch.Tensor, sample: Array) -> Array:
+    """In the library and on the device of `sample`."""
+    if compat.is_torch_array(sample):
+        return tensor.to(sample.device)
+    return tensor.cpu().numpy()

@@ -1,0 +1,168 @@
+"""Feature models of rows that are on several ranks: k x k sums of each rank, added in their order.
+
+The features are the same on all ranks: landmarks are picked from candidates of all rows, those that one
+process would pick, and rank 0 tells the map. What comes out is on every rank, and predicts there alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sdgpu.backend.arrays import dtype_name, targets
+from sdgpu.backend.backends import Backend
+from sdgpu.backend.checks import LEAST_NORM, choice, lam_grid
+from sdgpu.backend.common_checks import together
+from sdgpu.backend.memory import require
+from sdgpu.backend.progress import Stopwatch
+from sdgpu.backend.ranks import Ranks
+from sdgpu.backend.rows import ArraySource, Block, RowSource
+from sdgpu.backend.sparse_rows import is_sparse
+from sdgpu.engine.feature_fitting import FeatureModel, StreamOptions, fit_moments
+from sdgpu.engine.fitted import Fit
+from sdgpu.engine.moments import Moments
+from sdgpu.engine.rank_fitting import (
+    OwnRows,
+    agree_on_arguments,
+    agree_on_rows,
+    checked_rows,
+    memory_of_rank,
+)
+from sdgpu.engine.row_reservoir import RowReservoir
+from sdgpu.engine.streaming import MOST_ROWS, block_rows, feature_bytes, sum_rows
+from sdgpu.kernels import Kernel, as_kernel
+from sdgpu.kernels.feature_maps import FeatureMap, Features
+from sdgpu.kernels.feature_maps.feature_map import as_features
+from sdgpu.kernels.feature_maps.stored import stored_map
+from sdgpu.solvers.moment_sums import MomentSums
+
+__all__ = ["fit_features_on_ranks"]
+
+
+@dataclass(frozen=True, eq=False)
+class _OwnPart:
+    """What this rank brings, checked."""
+
+    rows: OwnRows
+    weights: Any
+    kernel: Kernel
+    features: Any
+    lams: np.ndarray
+    precision: str
+
+
+def fit_features_on_ranks(
+    data: tuple[Any, Any, Any],
+    kernel: Any,
+    lams: Any,
+    features: Features,
+    *,
+    ranks: Ranks,
+    backend: Backend,
+    options: StreamOptions,
+) -> Fit:
+    """A feature model of the rows of all ranks; all of them call.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        On all ranks: as :func:`sdgpu.fit`, for arguments that are not the same everywhere, and for rows
+        that are no arrays.
+    """
+    part = together(ranks, lambda: _own_part(data, kernel, lams, features, options))
+    asked = {name: getattr(options, name) for name in ("tol", "precision", "intercept", "seed")}
+    asked |= {"memory": options.memory, "features": repr(part.features).partition(" at 0x")[0]}
+    agree_on_arguments(ranks, part.kernel, part.lams, asked)
+    agree_on_rows(ranks, part.rows)
+    ranks.agree("sample_weight (given or not)", part.weights is not None)
+    counts = ranks.gather(int(part.rows.X.shape[0]))
+    if not sum(counts):
+        raise ValueError("X has no rows on any rank: at least one is needed")
+    watch = Stopwatch(backend.synchronize, progress=options.progress)
+    with watch.stage("features"):
+        feature_map = _feature_map(part, ranks, counts, options.seed)
+    k, c = feature_map.size, int(part.rows.Y.shape[1])
+    allowed = min(ranks.gather(memory_of_rank(options.memory, backend.name)))
+    require(feature_bytes(k, c, part.precision), allowed, f"{k:,} features", "take fewer features")
+    sums = MomentSums.zeros(k, c)
+    with watch.stage("rows"):
+        if counts[ranks.rank]:
+            source = ArraySource(part.rows.X, part.rows.Y, part.weights)
+            how: dict[str, Any] = {"precision": part.precision, "rows": block_rows(k)}
+            sum_rows(source, feature_map, sums, backend, watch=watch, **how)
+        sums = _of_all_ranks(sums, ranks)
+    model = FeatureModel(feature_map, part.kernel, part.rows.template, backend, part.precision)
+    fitted = fit_moments(sums, model, part.lams, watch, options)
+    return replace(fitted, _model=replace(fitted._model, ranks=ranks))
+
+
+def _own_part(
+    data: tuple[Any, Any, Any], kernel: Any, lams: Any, features: Features, options: StreamOptions
+) -> _OwnPart:
+    X, Y, sample_weight = data
+    if isinstance(X, (RowSource, Moments)) or is_sparse(X):
+        raise ValueError(
+            f"X is {type(X).__name__}: ranks take arrays with features=; add sdgpu.Moments of each, or sum "
+            "partitions on a dask cluster"
+        )
+    if options.checkpoint is not None:
+        raise ValueError("checkpoint: not for distributed=; leave that out")
+    grid = lam_grid("lams", lams, zero=True)
+    if grid[0] == LEAST_NORM:
+        raise ValueError("lams=0, the fit of least norm, is not for features=: take a small lam")
+    rows, weights = checked_rows(X, Y), None
+    if sample_weight is not None:
+        count = int(rows.X.shape[0])
+        weights = targets(sample_weight, "sample_weight", rows=count, outputs=1)[0][:, 0]
+    precision = dtype_name(rows.X)
+    if options.precision is not None:
+        choice("dtype", options.precision, ("float32", "mixed", "float64"))
+        precision = "float64" if options.precision == "float64" else "float32"
+    return _OwnPart(rows, weights, as_kernel(kernel), as_features(features), grid, precision)
+
+
+def _feature_map(part: _OwnPart, ranks: Ranks, counts: list[int], seed: int) -> FeatureMap:
+    """The features that rank 0 makes of candidates from all ranks."""
+    X, rows = part.rows.X, None
+    if part.features.sample_rows:
+        reservoir = RowReservoir(part.features.sample_rows, seed)
+        first = sum(counts[: ranks.rank])
+        for start in range(first - first % MOST_ROWS, first + counts[ranks.rank], MOST_ROWS):
+            inside = slice(max(start - first, 0), start + MOST_ROWS - first)
+            block = Block(X[inside, :], part.rows.Y[inside, :], None)
+            reservoir.add(start, block, skip=max(first - start, 0))
+        reservoir.of_all_ranks(ranks)
+        rows = reservoir.rows[0]
+    d = int(X.shape[1])
+    made = together(ranks, lambda: part.features.prepare(part.kernel, rows, d, seed))
+    try:
+        state = list(made.state())
+    except TypeError:  # functions, which do not travel: each rank has its own
+        return made
+    description, arrays = ranks.first(state)
+    return stored_map(description, arrays, part.kernel)
+
+
+def _of_all_ranks(own: MomentSums, ranks: Ranks) -> MomentSums:
+    """The sums of all ranks, added in their order: the same bits on all.
+
+    Notes
+    -----
+    k^2 numbers are summed over the ranks, three times as many in float32.
+    """
+    numbers = ranks.gather([own.rows, own.weight, own.audited])
+    offsets = ranks.gather(own.offset)
+    first = next(rank for rank, (rows, *_) in enumerate(numbers) if rows)
+    offset = np.asarray(offsets[first])
+    own = own.shifted(offset) if own.rows else MomentSums.zeros(own.size, own.outputs, offset)
+    rows, weight, audited = (sum(column) for column in zip(*numbers, strict=True))
+    total = MomentSums.zeros(own.size, own.outputs, offset).with_errors(audited)
+    arrays, _ = total.state()
+    mine, _ = own.with_errors(audited).state()
+    names = [name for name in arrays if name != "offset"]
+    packed = ranks.sum(np.concatenate([mine[name].ravel() for name in names]))
+    pieces = np.split(packed, np.cumsum([arrays[name].size for name in names])[:-1])
+    shaped = {name: x.reshape(arrays[name].shape) for name, x in zip(names, pieces, strict=True)}
+    return replace(total, **shaped, rows=rows, weight=weight, audited=audited)

@@ -1,0 +1,149 @@
+"""Scaling on paper: traffic by hand, limits that must hold, and the plan of one rank."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import sdgpu
+from sdgpu.backend.device_classes import CLASSES, device_class
+from sdgpu.engine.costs import PASS, Work, expected_passes, features_option
+from sdgpu.engine.scaling_plan import ScalingProblem, layouts_of, scaling_plan
+from sdgpu.solvers.preconditioners import Sketch
+from sdgpu.solvers.subspace import Subspace
+
+
+def problem(n=10**6, d=9, c=1, device="h100", tol=1e-4, lam=None):
+    lams = np.array([1e-4 * n if lam is None else lam])
+    return ScalingProblem(n, d, c, lams, 10, tol, device_class(device))
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "p", "b"), [(1000, 3, 2, 8), (10**6, 9, 64, 8), (640, 5, 16, 4)]
+)
+def test_traffic_of_layouts_by_hand(n, d, p, b):
+    """What each rank receives, counted piece by piece."""
+    by_name = {}
+    for layout in layouts_of(problem(n, d), p, b):
+        by_name.setdefault(layout.name, []).append(layout)
+    (gather,), (ring,) = by_name["gather"], by_name["ring"]
+    rows = n / p
+    pieces = sum(8 * rows * (d + b) for _ in range(p - 1))
+    assert ring.rows == pytest.approx(pieces)
+    # a sum over p ranks: each receives its share from the others, and the shares of the others
+    summed = 2 * sum(8 * rows * b for _ in range(p - 1))
+    assert ring.sums == pytest.approx(summed)
+    assert gather.sums == pytest.approx(summed + sum(8 * rows * b for _ in range(p - 1)))
+    assert gather.once == pytest.approx(sum(8 * rows * d for _ in range(p - 1)))
+    for number, layout in enumerate(by_name.get("1.5D", [])):
+        q = [q for q in range(2, p) if q * q <= p and p % (q * q) == 0][number]
+        pieces = p // q**2  # of q n / p rows each
+        assert layout.rows == pytest.approx(pieces * 8 * (q * n / p) * (d + b))
+        assert layout.sums == pytest.approx(2 * 8 * (q * n / p) * b)
+
+
+def test_one_rank_costs_what_the_cost_model_says():
+    """The seconds of `Work`, term by term, for the same rates."""
+    task = problem(200_000, 9, device="cpu")
+    found = scaling_plan(200_000, 9, 1, 20.0, 10, ranks=1, device=task.device, tol=1e-4)
+    rates, n = task.device.rates, task.n
+    seconds = []
+    for method, block, rank, passes in expected_passes(n, 1, 20.0, 1e-4):
+        if method == "cg":
+            continue
+        work = Work(n, 9, 1, method, "tiled", "mixed", block, rank, passes, 1, 10, 2)
+        vectors = int(np.ceil(min(0.6 * n + block, passes * block, n)))
+        seconds.append(work.seconds(rates, passes, vectors))
+    assert found.seconds == pytest.approx(min(seconds), rel=1e-12)
+    assert (found.exact.layout, found.efficiency, found.traffic) == ("alone", 1.0, 0.0)
+
+
+def test_features_of_one_rank_cost_what_the_cost_model_says():
+    from sdgpu.engine.costs import Task
+
+    device = device_class("h100")
+    found = scaling_plan(10**7, 9, 1, 1e3, 10, ranks=1, device=device, tol=1e-4).features
+    task = Task(10**7, 9, 1, np.array([1e3]), 10, 1e-4, 2**40, "mixed", False, 2, 1)
+    assert found.seconds == pytest.approx(features_option(task, device.rates, 2000).seconds)
+
+
+@pytest.mark.parametrize("device", sorted(CLASSES))
+@pytest.mark.parametrize("n", [10**5, 10**7])
+def test_more_ranks_are_faster_and_never_free(device, n):
+    plans = [
+        sdgpu.plan(n, 9, lams=1e-4 * n, ranks=p, device=device, tol=1e-4, memory="10TiB")
+        for p in (1, 2, 4, 16, 64)
+    ]
+    for route in ("exact", "features"):
+        routes = [getattr(plan, route) for plan in plans]
+        assert routes[0].efficiency == pytest.approx(1.0)
+        for p, found in zip((1, 2, 4, 16, 64), routes, strict=True):
+            assert 0 < found.efficiency <= 1 + 1e-9
+            assert found.seconds == pytest.approx(routes[0].seconds / (p * found.efficiency))
+            assert found.seconds >= found.compute * (1 - 1e-12)
+            assert found.travel == pytest.approx(found.seconds - found.compute, abs=1e-9)
+        traffic = [found.traffic for found in routes]
+        assert traffic[0] == 0
+        assert min(traffic[1:]) > 0
+    if n == 10**7:  # fewer rows are done before the messages are through
+        assert all(a.seconds > b.seconds for a, b in itertools.pairwise(plans))
+
+
+def test_efficiency_falls_where_rows_are_few():
+    few, many = (
+        sdgpu.plan(n, 9, lams=1e-4 * n, ranks=64, device="h100", tol=1e-4) for n in (10**5, 10**8)
+    )
+    assert few.efficiency < 0.3 < 0.95 < many.efficiency
+
+
+def test_memory_decides_betweenlayouts_of():
+    """All rows on every rank while they fit; a ring when they do not."""
+    how = {"n": 10**5, "d": 5000, "lams": 1e2, "ranks": 64, "device": "h100", "tol": 1e-4}
+    roomy, tight = sdgpu.plan(**how, memory="1TiB"), sdgpu.plan(**how, memory="8GiB")
+    assert (roomy.exact.layout, tight.exact.layout) == ("gather", "ring")
+    assert tight.bytes < 8 * 2**30 < roomy.bytes
+    assert roomy.seconds < tight.seconds
+    hopeless = sdgpu.plan(**how, memory="10MiB")
+    assert not hopeless.exact.fits
+    assert "does not fit 10 MB: take more ranks" in hopeless.reasons[-1]
+
+
+def test_what_is_not_written_is_told_and_not_taken():
+    found = sdgpu.plan(10**6, 3000, lams=1e2, ranks=64, device="cpu", tol=1e-4)
+    assert found.exact.layout in ("gather", "ring")
+    assert any(reason.startswith("1.5D") and "not written" in reason for reason in found.reasons)
+
+
+def test_no_device_is_needed(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in CLASSES:
+        assert sdgpu.plan(10**9, 9, lams=1e5, ranks=64, device=device).seconds > 0
+    assert sdgpu.plan(1000, 9, ranks=2, device="auto").device == "cpu"
+
+
+def test_sizes_and_names_are_refused():
+    with pytest.raises(ValueError, match="ranks=11 is more than the n=10 rows"):
+        sdgpu.plan(10, 2, ranks=11, device="cpu")
+    with pytest.raises(ValueError, match="ranks=0"):
+        sdgpu.plan(10, 2, ranks=0, device="cpu")
+    with pytest.raises(ValueError, match="method='eigh' is for plans of the device at hand"):
+        sdgpu.plan(10, 2, ranks=2, device="cpu", method="eigh")
+    with pytest.raises(ValueError, match=r"device='h100' is a class of devices.*ranks=1"):
+        sdgpu.plan(10, 2, device="h100")
+    with pytest.raises(ValueError, match="device='b200'"):
+        sdgpu.plan(10, 2, ranks=2, device="b200")
+    with pytest.raises(ValueError, match="take one of h100, h200, a100, cpu"):
+        device_class("b200")
+
+
+def test_prices_of_the_parts_fall_with_the_rows():
+    """What is divided by p is divided: the model adds no work of its own."""
+    device = device_class("a100")
+    n, p, b, rank, passes = 10**6, 8, 8, 2000, 5.0
+    whole, part = (Sketch.seconds(m, rank, device.rates) for m in (n, n // p))
+    assert part < whole / p + 6 * rank**3 / device.rates.products
+    algebra = [Subspace.pass_seconds(m, 40, b, rank, device.rates) for m in (n, n // p)]
+    assert algebra[1] < algebra[0]
+    assert PASS * passes < whole
