@@ -18,6 +18,7 @@ from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot
 from sdgpu.distill.smoothers import Smoother, as_smoother, smoother_of
+from sdgpu.engine.all_eigenvalues import lam_of_steps, smoothed
 from sdgpu.engine.chosen import chosen_predictor
 from sdgpu.engine.grid_sweep import GridRequest, SweptFit, gcv_of_grid, sweep_of_grid
 from sdgpu.engine.model import Model
@@ -27,14 +28,13 @@ from sdgpu.engine.requests import (
     afford_joint,
     afford_steps,
     judge,
-    lam_of_steps,
     left_out_predictions,
     one_shot_weights,
     schedule_losses,
     spectrum_for,
     spectrum_given_back,
 )
-from sdgpu.engine.results import Info, smoothed
+from sdgpu.engine.results import Info
 from sdgpu.kernels import Kernel
 from sdgpu.selection import chosen_weights
 from sdgpu.selection.chosen_weights import JointAlphas, OptimalAlphas

@@ -201,32 +201,28 @@ def fit(
     smoother = as_smoother(smoother)
     exact = {"method": method, "operator": operator, "plan": plan}
     options = StreamOptions(dtype, intercept, memory, seed, tol, progress, checkpoint)
+    how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
     if distributed is not False or isinstance(device, (list, tuple)):
-        how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
         request = RankRequest(
             method, operator, tol, dtype, steps, memory, seed, probes, plan, progress, checkpoint
         )
         how |= {"distributed": distributed, "request": request, "smoother": smoother}
         return _fit_with_others((X, Y, sample_weight), kernel, lams, features, **how)
     lams = lam_grid("lams", lams, zero=True)
-    kind, sparse = "features=", features is None and is_sparse(X)
-    if sparse:
-        features, exact = _features_of_sparse_rows(X, kernel, exact)
-        kind = "sparse rows"
+    kind = "features="
+    if features is None and is_sparse(X):
+        kind, features, exact = _features_of_sparse_rows(X, kernel, exact)
     if features is not None or isinstance(X, (RowSource, Moments)):
         refuse_options(kind, exact, {"method": "auto", "operator": "auto"})
-        parts = (X, Y, sample_weight)
-        place: dict[str, Any] = {"device": device}  # no list any more
-        found = fit_features(parts, kernel, lams, features, options=options, **place)
+        how = {"options": options, "device": device}  # no list any more
+        found = fit_features((X, Y, sample_weight), kernel, lams, features, **how)
         return found.with_smoother(smoother)
-    kernel = as_kernel(kernel)
     check_probes(probes)
-    given_X, (X, Y, template) = X, pair(X, Y)
+    given_X, kernel, (X, Y, template) = X, as_kernel(kernel), pair(X, Y)
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
     backend = resolve(device, template.sample)  # type: ignore[arg-type]  # no list any more
-    allowed = budget(memory, backend.name)
-    context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
-    context["precomputed"] = kernel.is_precomputed
+    context: dict[str, Any] = {"device": backend, "kernel": kernel}
+    context |= {"memory": budget(memory, backend.name), "precomputed": kernel.is_precomputed}
     context["entries"] = mean_entries(X) if is_csr(X) else None
     if lams[0] == LEAST_NORM or smoother.name != RIDGE.name:
         method = "eigh" if is_csr(X) and method == "auto" else method
@@ -234,8 +230,8 @@ def fit(
     wishes = {"method": method, "operator": operator, "dtype": dtype, "tol": tol, "steps": steps}
     plan = _planned({"n": n, "d": d, "c": c}, lams, plan, wishes, context)
     if not isinstance(method, str):
-        others = {"sample_weight": sample_weight, "intercept": intercept or None}
-        refuse_options("a solver from elsewhere", others, {})
+        unknown = {"sample_weight": sample_weight, "intercept": intercept or None}
+        refuse_options("a solver from elsewhere", unknown, {})
     weighting = row_weighting(sample_weight, X, backend, intercept=intercept)
     Y, offset = (Y, None) if weighting is None else weighting.targets(backend.asarray(Y))
     data = TrainingData(
@@ -264,7 +260,7 @@ def fit(
 
 def _features_of_sparse_rows(
     X: Any, kernel: Any, exact: dict[str, Any]
-) -> tuple[Features | None, dict[str, Any]]:
+) -> tuple[str, Features | None, dict[str, Any]]:
     """The kernel's own features, unless another way was asked for; "primal" is that way."""
     method = exact["method"]
     other = (
@@ -273,7 +269,7 @@ def _features_of_sparse_rows(
     features = features_for_sparse(X, kernel, exact=other)
     if features is not None and method == "primal":
         exact = {**exact, "method": "auto"}
-    return features, exact
+    return "sparse rows", features, exact
 
 
 def _planned(

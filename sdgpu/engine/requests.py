@@ -117,29 +117,6 @@ def checked_grid(
     return grid_lams, weights, steps
 
 
-def lam_of_steps(
-    solution: Solution, fit_lams: np.ndarray, lam: Any, steps: int
-) -> float | np.ndarray:
-    """One lam for all steps, or one for each (T,), which takes all eigenvalues.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
-    if lam is None or np.ndim(lam) == 0:
-        return served_lam(fit_lams, lam)
-    lams = np.array([served_lam(fit_lams, float(x)) for x in number_grid("lam", lam)])
-    if len(lams) != steps:
-        raise ValueError(f"lam has {len(lams)} entries for steps={steps}: give one for each step")
-    spectrum = solution.spectrum
-    if spectrum is None or not spectrum.holds_kernel:
-        raise ValueError(
-            "lam: one for each step needs all eigenvalues, a basis grew for chains of one lam; fit with "
-            "method='eigh' or 'primal'"
-        )
-    return lams
-
-
 def afford_steps(
     solution: Solution, model: Model, lams: int, steps: int, *, outputs: int = 1, limits: int = 0
 ) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from sdgpu.distill.smoothers import RIDGE, Smoother, smoother_of
+from sdgpu.distill.smoothers import RIDGE
 from sdgpu.kernels import Kernel
 from sdgpu.selection.sweep import Sweep
 
-__all__ = ["Info", "Seconds", "labelled", "smoothed"]
+__all__ = ["Info", "Seconds", "labelled"]
 
 
 class Seconds(dict[str, float]):
@@ -96,30 +96,3 @@ def labelled(sweep: Sweep, info: Info, kernel: Kernel, seconds: float) -> Sweep:
         smoother=info.smoother,
     )
     return sweep
-
-
-def smoothed(solution: Any, info: Info, smoother: Smoother) -> tuple[Any, Info]:
-    """A solution and how it was made, with another smoother.
-
-    Its dual coefficients are at most `slope` times those of ridge: so is what rounding may do.
-
-    Raises
-    ------
-    ValueError
-        For a solution that grew for ridge.
-    """
-    before = smoother_of(solution)
-    if smoother.name == before.name == RIDGE.name:
-        return solution, info
-    if not hasattr(solution, "smoother") or solution.spectrum is None:
-        raise ValueError(
-            f"smoother= needs eigenvalues, and method={info.method!r} has none: use 'eigh'"
-        )
-    if not solution.spectrum.holds_kernel:
-        raise ValueError(
-            f"smoother={smoother.name!r} needs all eigenvalues: method={info.method!r} grew a basis for "
-            "ridge alone; fit with method='eigh' or 'primal', lams > 0, or with features="
-        )
-    error = info.error_estimate * max(smoother.slope, 1.0) / max(before.slope, 1.0)
-    info = replace(info, smoother=smoother.name, error_estimate=error)
-    return replace(solution, smoother=smoother), info

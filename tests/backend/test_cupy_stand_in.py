@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 
 import sdgpu
-from sdgpu.backend import backends, cupy_backend
+from sdgpu.backend import backends, cupy_backend, one_device
 from sdgpu.backend.arrays import library, where_is
 from sdgpu.backend.backends import NumpyBackend, TorchBackend, resolve, to_numpy
 from sdgpu.kernels import Gaussian, Matern, Polynomial
@@ -116,14 +116,14 @@ def test_what_cusolver_refuses_is_said_with_its_remedy(kind, cupy, monkeypatch):
         raise RuntimeError("CUSOLVER_STATUS_INVALID_VALUE\nmore")
 
     K = backend.asarray(np.eye(4))
-    monkeypatch.setattr(backends, "KNOWN_XSYEVD", 3)
+    monkeypatch.setattr(one_device, "KNOWN_XSYEVD", 3)
     assert_near(to_numpy(backend.eigh(K)[0]), np.ones(4))
     monkeypatch.setattr(cupy.linalg if kind == "cupy" else backend.xp.linalg, "eigh", refuses)
     with pytest.raises(
         MemoryError, match=r"4 rows \(CUSOLVER_STATUS_INVALID_VALUE\).*Update CUDA, or use"
     ):
         backend.eigh(K)
-    monkeypatch.setattr(backends, "KNOWN_XSYEVD", 4)
+    monkeypatch.setattr(one_device, "KNOWN_XSYEVD", 4)
     with pytest.raises(ValueError, match="use device='cpu'"):
         backend.eigh(K)
 
