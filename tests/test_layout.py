@@ -74,6 +74,7 @@ Fit.gcv_sweep Fit.with_targets Fit.predictor
 Sweep.best Sweep.save
 SelfDistillationRegressor SelfDistillationRegressorCV SelfDistillationClassifier SelfDistillationClassifierCV
 operators.DenseOperator operators.TiledOperator operators.KeOpsOperator operators.SparseOperator
+operators.ShardedOperator
 kernels.EmpiricalNTK
 nn.train nn.distill_chain nn.estimate_alpha nn.resnet20 nn.resnet56 nn.resnet18 nn.resnet34 nn.resnet50
 nn.Config nn.grid_chains nn.load_weights

@@ -59,12 +59,14 @@ def decomposed(
         problem = replace(problem, plan=plan)
         solved = solve_all(problem)
     certificate = certify(problem, solved)
-    if not certificate.status.startswith(("exact", "converged")):
+    ranks = getattr(problem.data, "ranks", None)
+    heard = ranks is None or ranks.rank == 0  # once is enough
+    if heard and not certificate.status.startswith(("exact", "converged")):
         warnings.warn(certificate.status, stacklevel=depth)
     backend = problem.data.home
     data = problem.data
     how: dict[str, Any] = {"offset": data.offset, "weighting": data.weighting}
-    how["ranks"] = getattr(data, "ranks", None)
+    how["ranks"] = ranks
     model = Model(data.hold(plan, backend), backend, template, context["memory"], **how)
     if folds is not None:
         model = replace(model, folds=folds(problem, context["memory"]))

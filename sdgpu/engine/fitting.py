@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from sdgpu.backend.rows import RowSource
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.cross_intervals import ArrayFolds
 from sdgpu.engine.decomposing import basis_checkpoint, decomposed
+from sdgpu.engine.device_fitting import fit_on_devices
 from sdgpu.engine.feature_fitting import (
     StreamOptions,
     features_for_sparse,
@@ -63,7 +64,7 @@ def fit(
     intercept: bool = False,
     method: str | Solver = "auto",
     operator: str | Callable[[Kernel, Any], Operator] = "auto",
-    device: str | Backend = "auto",
+    device: str | Backend | Sequence[str | Backend] = "auto",
     tol: float = 1e-6,
     dtype: str | None = None,
     steps: int = 10,
@@ -118,8 +119,10 @@ def fit(
     operator : {"auto", "dense", "tiled", "keops"}, default "auto"
         K in memory, recomputed in tiles at every product, or reduced by KeOps; or what makes an operator of
         its own, (kernel, X) -> :class:`sdgpu.operators.Operator`, for all but "eigh".
-    device : str or Backend, default "auto"
-        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA.
+    device : str or Backend, or a list of them, default "auto"
+        "cpu", "cuda", "cuda:0", ..; "auto" prefers CUDA. Of a list ["cuda:0", "cuda:1"] each device grows
+        the basis of its part of the rows (:mod:`sdgpu.engine.device_fitting`), by threads; "lanczos" and
+        "subspace" alone. The fit is on the first one then.
     tol : float, default 1e-6
         Relative error of the predictions at the training points, for all but "eigh".
     dtype : {"float32", "mixed", "float64"}, optional
@@ -191,11 +194,11 @@ def fit(
     exact = {"method": method, "operator": operator, "plan": plan}
     options = StreamOptions(dtype, intercept, memory, seed, tol, progress, checkpoint)
     how: dict[str, Any] = {"device": device, "options": options, "exact": exact}
-    if distributed is not False:
+    if distributed is not False or isinstance(device, (list, tuple)):
         request = RankRequest(
             method, operator, tol, dtype, steps, memory, seed, probes, plan, progress, checkpoint
         )
-        how |= {"ranks": as_ranks(distributed, device), "request": request}
+        how |= {"distributed": distributed, "request": request}
         return _fit_with_others((X, Y, sample_weight), kernel, lams, features, **how)
     lams = lam_grid("lams", lams, zero=True)
     if features is not None or is_sparse(X) or isinstance(X, (RowSource, Moments)):
@@ -205,7 +208,7 @@ def fit(
     given_X = X
     X, Y, template = pair(X, Y)
     (n, d), c = (int(size) for size in X.shape), int(Y.shape[1])
-    backend = resolve(device, X)
+    backend = resolve(device, X)  # type: ignore[arg-type]  # no list any more
     allowed = budget(memory, backend.name)
     context: dict[str, Any] = {"device": backend, "memory": allowed, "kernel": kernel}
     context["precomputed"] = kernel.is_precomputed
@@ -267,19 +270,31 @@ def _fit_with_others(
     features: Features | None,
     *,
     exact: dict[str, Any],
-    device: str | Backend,
+    device: Any,
     options: StreamOptions,
-    ranks: Ranks,
+    distributed: bool | Ranks,
     request: RankRequest,
 ) -> Fit:
-    """A fit of the rows of several ranks."""
+    """A fit of the rows of several ranks, or on several devices."""
     X, Y, sample_weight = data
+    several = isinstance(device, (list, tuple))
+    name = "several devices" if several else "distributed="
+    others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
+    if several:
+        others |= {
+            "checkpoint": options.checkpoint,
+            "features": features,
+            "distributed": distributed or None,
+        }
+        refuse_options(name, others, {})
+        how: dict[str, Any] = {"devices": device, "request": request, "folds": _fold_fits}
+        return fit_on_devices(X, Y, kernel, lams, **how)
+    ranks = as_ranks(distributed, device)
     if features is not None:
         refuse_options("features=", exact, {"method": "auto", "operator": "auto"})
         place: dict[str, Any] = {"ranks": ranks, "backend": home_of_rank(device)}
         return fit_features_on_ranks(data, kernel, lams, features, options=options, **place)
-    others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
-    refuse_options("distributed=", others, {})
+    refuse_options(name, others, {})
     inner = device_of_rank(device)
     return fit_on_ranks(X, Y, kernel, lams, ranks=ranks, inner=inner, request=request)
 

@@ -52,6 +52,7 @@ __all__ = [
     "home_of_rank",
     "joined_ranks",
     "memory_of_rank",
+    "problem_on_ranks",
 ]
 
 METHODS = ("lanczos", "subspace")  # that a plan chooses from
@@ -72,6 +73,7 @@ class RankRequest:
     plan: Plan | None = None
     progress: Progress | None = None
     checkpoint: str | os.PathLike[str] | None = None
+    beside: int = 1  # ranks that share the cores and the memory of one process
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,24 @@ def fit_on_ranks(
     inner: TorchBackend,
     request: RankRequest,
 ) -> Fit:
-    """Fit the rows of all ranks; all of them call.
+    """Fit the rows of all ranks; all of them call. Errors are those of :func:`problem_on_ranks`."""
+    how: dict[str, Any] = {"ranks": ranks, "inner": inner, "request": request}
+    problem, template, context = problem_on_ranks(X, Y, kernel, lams, **how)
+    with failing_together(ranks):
+        return decomposed(problem, template, context, request.progress, depth=6)
+
+
+def problem_on_ranks(
+    X: Any,
+    Y: Any,
+    kernel: Any,
+    lams: Any,
+    *,
+    ranks: Ranks,
+    inner: TorchBackend,
+    request: RankRequest,
+) -> tuple[Problem, Template, dict[str, Any]]:
+    """What all ranks are to solve together, checked and planned.
 
     Raises
     ------
@@ -150,7 +169,7 @@ def fit_on_ranks(
     if not layout.n:
         raise ValueError("X has no rows on any rank: at least one is needed")
     backend = ShardedBackend(inner, layout)
-    allowed = min(ranks.gather(memory_of_rank(request.memory, inner.name)))
+    allowed = min(ranks.gather(memory_of_rank(request.memory, inner.name))) // request.beside
     place = {"device": inner, "memory": allowed * ranks.size, "kernel": kernel}
     plan = _plan(ranks, (layout.n, int(rows.X.shape[1]), c), grid, place, request)
     require(
@@ -178,8 +197,7 @@ def fit_on_ranks(
         checkpoint=_checkpoint(ranks, plan, data, grid, request),
     )
     context = {"device": inner, "memory": allowed, "kernel": kernel, "precomputed": False}
-    with failing_together(ranks):
-        return decomposed(problem, rows.template, context, request.progress, depth=6)
+    return problem, rows.template, context
 
 
 def _checkpoint(
@@ -303,7 +321,13 @@ def _plan(
             arguments = {name: getattr(request, name) for name in ("method", "operator", "dtype")}
             defaults = {"method": "auto", "operator": "auto", "dtype": None}
             named = {name: x for name, x in arguments.items() if x != defaults[name]}
-            return asdict(follow(request.plan, {"n": n, "d": d, "c": c}, lams, named))
+            plan = follow(request.plan, {"n": n, "d": d, "c": c}, lams, named)
+            if plan.method not in (*METHODS, "cg") or plan.operator not in ("dense", "tiled"):
+                raise ValueError(
+                    f"plan= says {plan.method} with {plan.operator}, not for rows of several ranks: make "
+                    "one with sdgpu.plan(.., method='subspace', operator='tiled')"
+                )
+            return asdict(plan)
         methods = METHODS if request.method == "auto" else (request.method,)
         how = {**place, "tol": request.tol, "operator": request.operator}
         how["precision"] = request.dtype
@@ -312,7 +336,9 @@ def _plan(
 
     told = ranks.first(together(ranks, made))
     told["reasons"] = (*told["reasons"], f"shared by {ranks.size} ranks")
-    return Plan(**{**told, "seconds": told["seconds"] / ranks.size})
+    told |= {"seconds": told["seconds"] / ranks.size, "patience": np.inf}  # nothing else to turn to
+    told["threads"] = max(1, told["threads"] // request.beside)
+    return Plan(**told)
 
 
 def _value_precision(

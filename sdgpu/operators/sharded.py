@@ -229,7 +229,18 @@ class ShardedOperator:
             return self._all.matmat(block)
         whole = ranks.gather_rows(block.contiguous())
         share = self._all.share_of_product(whole, ranks.rank, ranks.size)
-        return self.layout.sum(share)[self.layout.own]
+        return self._own_sum(share)
+
+    def _own_sum(self, share: Any) -> Any:
+        """The own rows of the sum over the ranks of shares (n, c); two ranks swap what is the other's."""
+        layout, ranks = self.layout, self.layout.ranks
+        if ranks.size != 2:
+            return layout.sum(share)[layout.own]
+        other = 1 - ranks.rank
+        start = layout.starts[other]
+        theirs = share[start : start + layout.counts[other]].contiguous()
+        mine = next(piece for owner, piece in list(ranks.ring(theirs)) if owner == other)
+        return share[layout.own] + mine
 
     def _ring_product(self, block: Any) -> Any:
         import torch

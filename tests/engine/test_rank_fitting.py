@@ -440,6 +440,9 @@ def test_the_plan_is_that_of_rank_0(rng, monkeypatch):
         wrong = sdgpu.plan(21, 3, 1, [0.1], method="lanczos")
         with pytest.raises(ValueError, match="plan= was made for n = 21"):
             sdgpu.fit(X[rows], Y[rows], KERNEL, 0.1, distributed=ranks, plan=wrong)
+        exact = sdgpu.plan(20, 3, 1, [0.1], method="eigh")
+        with pytest.raises(ValueError, match="plan= says eigh"):
+            sdgpu.fit(X[rows], Y[rows], KERNEL, 0.1, distributed=ranks, plan=exact)
         return given.info
 
     for info in on_ranks(cuts(20, 2, rng), work):
