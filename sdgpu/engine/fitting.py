@@ -281,11 +281,8 @@ def _fit_with_others(
     name = "several devices" if several else "distributed="
     others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
     if several:
-        others |= {
-            "checkpoint": options.checkpoint,
-            "features": features,
-            "distributed": distributed or None,
-        }
+        others |= {"features": features, "distributed": distributed or None}
+        others |= {"checkpoint": options.checkpoint}
         refuse_options(name, others, {})
         how: dict[str, Any] = {"devices": device, "request": request, "folds": _fold_fits}
         return fit_on_devices(X, Y, kernel, lams, **how)

@@ -11,13 +11,22 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
+import zlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.arrays import Template, beside, dtype_name, inputs, library, targets
-from sdgpu.backend.backends import Backend, TorchBackend, cuda_count, resolve, torch_beside
+from sdgpu.backend.backends import (
+    Backend,
+    TorchBackend,
+    cuda_count,
+    resolve,
+    to_numpy,
+    torch_beside,
+)
 from sdgpu.backend.checks import LEAST_NORM, integer, lam_grid
 from sdgpu.backend.common_checks import together
 from sdgpu.backend.conversion import column_names, warn_if_followed
@@ -56,6 +65,7 @@ __all__ = [
 ]
 
 METHODS = ("lanczos", "subspace")  # that a plan chooses from
+LOOKED_AT = 1000  # rows by which copies are known
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,6 +303,21 @@ def agree_on_rows(ranks: Ranks, rows: OwnRows) -> None:
     ranks.agree("dtypes of X and Y", [dtype_name(rows.X), dtype_name(rows.Y)])
     ranks.agree("axes of Y", 1 if template.flat else 2)
     ranks.agree("columns of X", template.columns)
+    if ranks.size > 1:
+        _warn_of_copies(ranks, rows)
+
+
+def _warn_of_copies(ranks: Ranks, rows: OwnRows) -> None:
+    """Warn, on rank 0, if all ranks have brought the same rows: each should bring its own."""
+    first = np.ascontiguousarray(to_numpy(rows.X[:LOOKED_AT, ...]))
+    told = [int(rows.X.shape[0]), zlib.crc32(first.reshape(-1).view(np.uint8).data)]
+    everyone = ranks.gather(told)
+    if told[0] > 1 and ranks.rank == 0 and all(one == told for one in everyone):
+        warnings.warn(
+            f"all {ranks.size} ranks have brought the same {told[0]:,} rows, which count {ranks.size} "
+            "times now: pass each rank its own part of X and Y",
+            stacklevel=7,
+        )
 
 
 def memory_of_rank(memory: Any, device: str) -> int:

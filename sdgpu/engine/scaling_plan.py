@@ -143,7 +143,7 @@ class ScalingPlan:
         return self.exact.efficiency
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScalingProblem:
     """What is fitted, on which devices."""
 

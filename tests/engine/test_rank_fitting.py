@@ -449,6 +449,17 @@ def test_the_plan_is_that_of_rank_0(rng, monkeypatch):
         assert (info.method, info.operator, info.n) == ("lanczos", "tiled", 20)
 
 
+def test_ranks_that_all_bring_the_same_rows_are_told(rng):
+    """The first mistake of everyone: all of X on each rank."""
+    X, Y = problem(20, 1, rng)
+
+    def work(ranks, rows):
+        return sdgpu.fit(X, Y, KERNEL, 0.1, distributed=ranks).info.n
+
+    with pytest.warns(UserWarning, match="all 2 ranks have brought the same 20 rows"):
+        assert on_ranks(cuts(40, [20, 20], rng), work) == [40, 40]
+
+
 def test_a_failure_on_one_rank_ends_all(rng):
     X, Y = problem(20, 1, rng)
 

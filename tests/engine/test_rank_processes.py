@@ -98,10 +98,12 @@ def torchrun(*arguments, size=2, folder=ROOT):
     return process.returncode, out, err
 
 
-def test_the_command_sweep(tmp_path):
+@pytest.mark.parametrize(
+    "how", [["--method", "lanczos", "--tol", "1e-9"], ["--features", "nystrom", "--size", "20"]]
+)
+def test_the_command_sweep(how, tmp_path):
     """As typed: one table, one file, and the numbers of one process."""
-    asked = ["sweep", "diabetes", "--method", "lanczos", "--lams", "1e-1:1e2:4", "--steps", "3"]
-    asked += ["--tol", "1e-9", "--out"]
+    asked = ["sweep", "diabetes", *how, "--lams", "1e-1:1e2:4", "--steps", "3", "--out"]
     code, out, err = torchrun(*asked, str(tmp_path / "two.nc"))
     assert code == 0, err[-3000:]
     assert out.count("alpha* chain") == 1
@@ -126,7 +128,18 @@ def test_the_command_sweep(tmp_path):
     ("arguments", "text"),
     [
         (["diabetes", "--method", "eigh"], "method='eigh' is not for rows of several ranks"),
-        (["earth"], "earth is read in blocks"),
+        (
+            [
+                "diabetes",
+                "--features",
+                "nystrom",
+                "--size",
+                "8",
+                "--checkpoint",
+                "sums.safetensors",
+            ],
+            "checkpoint: not for distributed=",
+        ),
     ],
 )
 def test_the_command_refuses_by_name(arguments, text):
