@@ -118,8 +118,9 @@ class RankWatch:
         return self.explain(f"waited {seconds:g} s in {self._place} for the others")
 
     def fail(self, text: str) -> None:
-        """Tell all ranks that this one failed."""
+        """Tell all ranks that this one failed; it meets them no more, whatever it still tries."""
         self._hand_in({"kind": "failed", "text": text[:2000]})
+        self._decide(f"rank {self.rank} failed: {text[:2000]}", (self.rank,))
 
     def barrier(self, name: str, seconds: float) -> None:
         """Wait until all ranks are here.

@@ -57,6 +57,7 @@ class TorchRanks:
         self._timeout = rank_timeout(timeout)
         start_group(self._device, self._timeout)
         self._rank, self._size = distributed.get_rank(), distributed.get_world_size()
+        self._group = distributed.group.WORLD
         # small values and barriers travel between hosts, whatever arrays do
         self._hosts = distributed.new_group(
             backend="gloo", timeout=timedelta(seconds=self._timeout)
@@ -80,6 +81,11 @@ class TorchRanks:
     def size(self) -> int:
         return self._size
 
+    @property
+    def is_of_this_group(self) -> bool:
+        """Whether it belongs to the group of now, and has not left it."""
+        return self._watch is not None and self._group is distributed.group.WORLD
+
     def __repr__(self) -> str:
         return f"TorchRanks(rank={self.rank}, size={self.size}, device={str(self._device)!r})"
 
@@ -92,9 +98,9 @@ class TorchRanks:
     def first(self, value: Any) -> Any:
         content = to_bytes(value) if self.rank == 0 else b""
         length = torch.tensor([len(content)])
-        self._wait(self._broadcast(length), "first")
+        self._wait(lambda: self._broadcast(length), "first")
         body = _bytes_tensor(content) if content else torch.empty(int(length), dtype=torch.uint8)
-        self._wait(self._broadcast(body), "first")
+        self._wait(lambda: self._broadcast(body), "first")
         return from_bytes(body.numpy().tobytes())
 
     def gather(self, value: Any) -> list[Any]:
@@ -109,7 +115,7 @@ class TorchRanks:
         own = _as_bytes(here)
         sent[: own.numel()] = own
         received = sent.new_empty((self.size, longest))
-        self._wait(self._all_gather(received, sent, self._arrays), "gather_rows")
+        self._wait(lambda: self._all_gather(received, sent, self._arrays), "gather_rows")
         parts = [received[rank, : shape[0] * row_bytes] for rank, shape in enumerate(shapes)]
         joined = torch.cat(parts).view(here.dtype)
         rows = sum(shape[0] for shape in shapes)
@@ -121,16 +127,17 @@ class TorchRanks:
         owner, piece = self.rank, here
         for step in range(self.size):
             following = (self.rank - step - 1) % self.size
-            under_way: Any = _Done()
+            under_way = _Passing([], seen_by_waiting=False)
             ahead = None
             if step < self.size - 1:
                 ahead = here.new_empty(tuple(shapes[following]))
+                self.check()
                 under_way = self._pass_on(piece, ahead)
             try:
-                self.check()
                 yield owner, array if owner == self.rank else _returned(piece, array)
             finally:
-                self._wait(under_way, "ring")  # a send that nobody waits for breaks the peer
+                # a send that nobody waits for breaks the peer
+                self._wait(under_way.itself, "ring")
             if ahead is not None:
                 owner, piece = following, ahead
 
@@ -191,7 +198,9 @@ class TorchRanks:
         here = self._travelling(array).reshape(-1)
         if here.numel() * here.element_size() <= SMALL:
             parts = here.new_empty((self.size, here.numel()))
-            self._wait(self._all_gather(_as_bytes(parts), _as_bytes(here), self._arrays), place)
+            self._wait(
+                lambda: self._all_gather(_as_bytes(parts), _as_bytes(here), self._arrays), place
+            )
             total = _in_order(parts, combine)
         else:
             total = self._reduced_in_shares(here, combine, place)
@@ -206,13 +215,15 @@ class TorchRanks:
         padded.view(-1)[: here.numel()] = here
         parts = torch.empty_like(padded)
         self._wait(
-            distributed.all_to_all_single(
+            lambda: distributed.all_to_all_single(
                 _as_bytes(parts), _as_bytes(padded), group=self._arrays, async_op=True
             ),
             place,
         )
         share = _in_order(parts, combine)
-        self._wait(self._all_gather(_as_bytes(padded), _as_bytes(share), self._arrays), place)
+        self._wait(
+            lambda: self._all_gather(_as_bytes(padded), _as_bytes(share), self._arrays), place
+        )
         return padded.view(-1)[: here.numel()]
 
     def _shapes(self, here: torch.Tensor, place: str) -> list[list[int]]:
@@ -225,12 +236,14 @@ class TorchRanks:
 
     def _gathered(self, content: bytes, place: str) -> list[bytes]:
         lengths = torch.empty((self.size, 1), dtype=torch.int64)
-        self._wait(self._all_gather(lengths, torch.tensor([len(content)]), self._hosts), place)
+        self._wait(
+            lambda: self._all_gather(lengths, torch.tensor([len(content)]), self._hosts), place
+        )
         longest = int(lengths.max())
         sent = torch.zeros(longest, dtype=torch.uint8)
         sent[: len(content)] = _bytes_tensor(content)
         bodies = torch.empty((self.size, longest), dtype=torch.uint8)
-        self._wait(self._all_gather(bodies, sent, self._hosts), place)
+        self._wait(lambda: self._all_gather(bodies, sent, self._hosts), place)
         return [
             body[: int(length)].numpy().tobytes()
             for body, length in zip(bodies, lengths[:, 0], strict=True)
@@ -253,12 +266,13 @@ class TorchRanks:
             host = host.copy()  # torch warns of memory that it may not write to
         return torch.from_numpy(host).reshape(np.shape(array)).to(self._device)
 
-    def _wait(self, work: Any, place: str) -> None:
-        """Look at an operation until it is done, for no longer than the time-out."""
+    def _wait(self, start: Callable[[], Any], place: str) -> None:
+        """Start an operation, unless a rank has failed, and look at it until it is done, or time is up."""
         self._under_way = True
         try:
             if self._watch is not None:
                 self._watch.enter(place)
+            work = start()
             looks, deadline = 0, time.monotonic() + self._timeout
             while not work.is_completed():
                 self.check()
@@ -306,6 +320,8 @@ class TorchRanks:
 def join_ranks(device: str | torch.device = "cpu", *, timeout: float | None = None) -> Ranks:
     """The ranks that ``torchrun`` started, or whose group the caller has initialised; alone: one.
 
+    Asked again they are the same, with the time-out of the first time.
+
     Parameters, errors
         As :class:`TorchRanks`.
     """
@@ -313,7 +329,14 @@ def join_ranks(device: str | torch.device = "cpu", *, timeout: float | None = No
         return OneRank()
     if not distributed.is_initialized() and ranks()["WORLD_SIZE"] == 1:
         return OneRank()
-    return TorchRanks(device, timeout=timeout)
+    known = _JOINED.get(str(device))
+    if known is None or not known.is_of_this_group:
+        known = _JOINED[str(device)] = TorchRanks(device, timeout=timeout)
+    return known
+
+
+#: A process is one rank, of one group, for as long as it lives.
+_JOINED: dict[str, TorchRanks] = {}
 
 
 class _Passing:
@@ -329,6 +352,10 @@ class _Passing:
         self._started = bool(works) and seen_by_waiting
         if self._started:
             self._thread.start()
+
+    def itself(self) -> _Passing:
+        """For who wants to start it: it is under way."""
+        return self
 
     def is_completed(self) -> bool:
         if self._started:

@@ -19,8 +19,10 @@ ring       8 (n (d + b) + 2 n b) (p - 1) / p     a rank has its own rows and two
                                                  of the work; n^2 / p values, no pair serves twice
 =========  ====================================  =================================================
 
-The last is that of n-body problems (Driscoll et al., 2013; Koanantakool and Yelick, 2014); q = p^1/2 is the
+Products of a ring are passes over tiles in memory, as they are written now, the others are fused. The last
+layout is that of n-body problems (Driscoll et al., 2013; Koanantakool and Yelick, 2014); q = p^1/2 is the
 one of two dimensions. It is not written: a plan tells what it would cost, and gives the best that is.
+
 Features take one pass over n / p rows on every rank and one sum of k (k + c) numbers:
 
     T(p) = landmarks + n / p (1.5 k^2 / products + k / values) + 9 k^3 / products
@@ -32,7 +34,7 @@ Efficiency is T(1) / (p T(p)), T(1) by the same model, though it may not fit the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -169,6 +171,7 @@ class Layout:
     held: float  # bytes of rows that are held
     messages: float
     halved: bool = True
+    fused: bool = True
 
 
 def scaling_plan(
@@ -290,12 +293,12 @@ def product_seconds(
 ) -> tuple[float, float]:
     """Seconds of a product with `block` columns on each of so many ranks, and those of its work."""
     n, d, device = problem.n, problem.d, problem.device
+    rates = device.rates
+    if not layout.fused:
+        rates = replace(rates, tiles=rates.powers, tiles32=rates.powers32)
     tiles = TilePrices(n, d, problem.precision, compiled=True)
-    values, products = (
-        tiles.value_seconds(device.rates),
-        tiles.multiply_seconds(block, device.rates),
-    )
-    work = ((1 if layout.halved else 2) * values + products) / ranks
+    values, products = tiles.value_seconds(rates), tiles.multiply_seconds(block, rates)
+    work = (values * (1 if layout.halved else 2) + products * (1 if layout.fused else 2)) / ranks
     bandwidth = device.bandwidth(ranks)
     waited = layout.sums / bandwidth + layout.messages * device.latency
     return max(work, layout.rows / bandwidth) + waited, work
@@ -348,6 +351,7 @@ def layouts_of(problem: ScalingProblem, ranks: int, block: int) -> list[Layout]:
             sums=16.0 * n * block * others,
             held=own + 16.0 * n * (d + block) / p + 16.0 * n * block / p,
             messages=3.0 * (p - 1),
+            fused=False,
         ),
     ]
     q = 2
