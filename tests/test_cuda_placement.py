@@ -379,6 +379,20 @@ def test_looks_do_not_grow_with_lams_or_steps(lams, steps, monkeypatch):
     )  # the last product is that of the certificate
 
 
+def test_a_pass_over_rows_leaves_them_on_the_device():
+    """Flags and targets are read, and some rows are; of a block few small arrays beside."""
+    n, d, c = 20_000, 30, 1
+    rows = RNG.standard_normal((n, d))
+    with pretend_cuda() as transfers:
+        X, Y = cuda(rows), cuda(rows[:, :c])
+        how = {"features": sdgpu.RandomFourier(40), "intercept": True}
+        with transfers.during() as waits:
+            sdgpu.fit(X, Y, Gaussian(0.01), [1.0], **how)
+    assert sum(one.size for one in waits.reads) < n * d / 2, waits.places()
+    blocks = -(-n // 8192)
+    assert len(waits.all) < 16 * blocks + 40
+
+
 def test_conjugate_gradients_name_an_indefinite_matrix_on_every_library():
     K = np.diag([1.0, -2.0, 3.0])
     for backend in (NumpyBackend(), TorchBackend("cpu")):

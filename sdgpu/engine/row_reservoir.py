@@ -37,6 +37,8 @@ class RowReservoir:
         start += skip
         full = len(self._draws) == self.count
         chosen = np.flatnonzero(draws < self._draws.max()) if full else np.arange(block.rows)
+        if len(chosen) > self.count:  # no other row of the block can stay
+            chosen = chosen[np.argpartition(draws[chosen], self.count - 1)[: self.count]]
         if not len(chosen):
             return
         new = self._arrays(block, chosen)
@@ -71,8 +73,8 @@ class RowReservoir:
         return [part[order] for part in self._parts]
 
     def _arrays(self, block: Block, chosen: np.ndarray) -> list[np.ndarray]:
-        X = to_numpy(block.X)[chosen].astype(np.float64)
-        if not self.targets:
-            return [X]
-        weights = np.ones(block.rows) if block.weights is None else to_numpy(block.weights)
-        return [X, *(to_numpy(part)[chosen].astype(np.float64) for part in (block.Y, weights))]
+        parts = [block.X]
+        if self.targets:
+            parts += [block.Y, np.ones(block.rows) if block.weights is None else block.weights]
+        # chosen where they lie: few of them leave a GPU
+        return [to_numpy(part[chosen]).astype(np.float64) for part in parts]

@@ -154,12 +154,12 @@ class MomentSums:
             phi = phi * xp.asarray(root[:, None], dtype=phi.dtype, device=device)
         B = phi.T @ xp.asarray(right, dtype=phi.dtype, device=device)
         # means of features are differences of large sums: these alone are made in float64
-        s = np.zeros(int(phi.shape[1]))
+        s = xp.zeros(int(phi.shape[1]), dtype=xp.float64, device=device)
         columns = xp.asarray(root, dtype=xp.float64, device=device)
         for part in slices(len(root), PART):
-            s += to_numpy(columns[part] @ xp.astype(phi[part, :], xp.float64, copy=False))
+            s = s + columns[part] @ xp.astype(phi[part, :], xp.float64, copy=False)
         G, B = (to_numpy(x).astype(np.float64) * scale for x in (phi.T @ phi, B))
-        return G, B * units, s * scale, residual
+        return G, B * units, to_numpy(s) * scale, residual
 
     def merge(self, other: MomentSums) -> None:
         """Add the sums of other rows of the same features; without rows yet, the offset is theirs.
