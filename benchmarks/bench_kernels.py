@@ -24,8 +24,8 @@ from sdgpu.operators import TiledOperator
 
 pytest.importorskip("llvmlite")
 
+from sdgpu.kernels.compiled.formula import formula_of
 from sdgpu.kernels.compiled.machine_code import Code, Variable, compiled, vector_lanes
-from sdgpu.kernels.compiled.tile_code import formula_of
 
 N = 6000
 CHAINS = 8  # sums in registers at once

@@ -34,7 +34,7 @@ def test_nothing_that_executes_a_file(path):
     [
         ("cupy", "cupy_backend.py"),
         ("pickle", "cifar.py"),  # an unpickler that knows no function: CIFAR is published so
-        ("triton", "fused_cuda.py"),
+        ("triton", "device_functions.py"),
     ],
 )
 def test_packages_have_one_home(package, home):
@@ -93,7 +93,7 @@ def test_equations_can_be_found_by_their_number():
 
 
 #: Loops of Triton, functions of autograd and commands: their callers decide.
-FREE = {"_block_product", "_product_kernel", "_normalised"}
+FREE = {"_inner_products", "product_kernel", "_normalised"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name != "cli"], ids=str)

@@ -1,7 +1,7 @@
 """Elementwise functions of the profiles of kernels: in place where the library can.
 
 Nothing here imports a library: the same code runs on NumPy, torch, CuPy, array-api-strict, on the lazy
-tensors of KeOps and on the vectors that write machine code (:mod:`sdgpu.kernels.compiled`).
+tensors of KeOps and on the symbols that write machine code (:mod:`sdgpu.kernels.compiled`).
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def log1p_(tile: Any) -> Any:
 
 def smaller(x: Any, y: Any) -> Any:
     """min(x, y)."""
-    if not compat.is_array_api_obj(x):  # lazy tensors of KeOps
-        return (x - y).ifelse(y, x)
+    if not compat.is_array_api_obj(x):
+        return x.smaller(y) if hasattr(x, "smaller") else (x - y).ifelse(y, x)  # KeOps has none
     return compat.array_namespace(x).minimum(x, y)
 
 
 def larger(x: Any, y: Any) -> Any:
     """max(x, y)."""
     if not compat.is_array_api_obj(x):
-        return (x - y).ifelse(x, y)
+        return x.larger(y) if hasattr(x, "larger") else (x - y).ifelse(x, y)
     return compat.array_namespace(x).maximum(x, y)
 
 
@@ -89,8 +89,10 @@ def without_subnormals(tile: Any) -> Any:
 
     They count for nothing beside the others, have few digits, and slow a product down.
     """
-    if not compat.is_array_api_obj(tile) or not compat.size(tile):
-        return tile  # KeOps multiplies them as they come
+    if not compat.is_array_api_obj(tile):  # KeOps multiplies them as they come
+        return tile.without_subnormals() if hasattr(tile, "without_subnormals") else tile
+    if not compat.size(tile):
+        return tile
     xp = compat.array_namespace(tile)
     limits = xp.finfo(tile.dtype)
     smallest = float(limits.smallest_normal)

@@ -58,13 +58,10 @@ class Kernel(ABC):
         Whether its "rows" are those of a Gram matrix.
     copies : int
         How many times n d numbers its ready rows take at the most.
-    has_fused_cuda : bool
-        Whether :mod:`sdgpu.operators.fused_cuda` knows its formula.
     """
 
     is_precomputed: ClassVar[bool] = False
     copies: ClassVar[int] = 2
-    has_fused_cuda: ClassVar[bool] = False
 
     @property
     def takes_sparse(self) -> bool:

@@ -64,7 +64,6 @@ class Gaussian(Profile):
     gamma: float = 1.0
     lengthscale: float | Sequence[float] | None = None
     sign: ClassVar[float] = -1.0
-    has_fused_cuda: ClassVar[bool] = True
     takes_sparse = True
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Cross:
     rows: Rows
     tile: int = TILE
     backend: Backend | None = None  # where blocks are brought, if not where the rows are
+    fused: Callable[[Any], Any] | None = None  # (n, c) -> (m, c) in one pass, without blocks
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,6 +50,8 @@ class Cross:
     @underflow_is_zero
     def matmat(self, V: Any) -> Any:
         """kappa(X_new, X) V: (n, c) -> (m, c)."""
+        if self.fused is not None:
+            return self.fused(V)
         xp = compat.array_namespace(V)
         parts = [block @ V for _, block in self.blocks()]
         if not parts:

@@ -19,6 +19,7 @@ import numpy as np
 
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.compiled.formula import formula_of
 from sdgpu.kernels.compiled.machine_code import (
     Array,
     Code,
@@ -29,7 +30,7 @@ from sdgpu.kernels.compiled.machine_code import (
     vector_lanes,
 )
 from sdgpu.kernels.compiled.row_table import RowTable
-from sdgpu.kernels.compiled.tile_code import formula_of, tile_machine
+from sdgpu.kernels.compiled.tile_code import tile_machine
 from sdgpu.kernels.compiled.vectors import Index
 
 __all__ = ["FusedProducts", "fused_products"]

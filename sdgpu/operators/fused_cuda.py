@@ -1,37 +1,47 @@
-"""The product of a Gaussian kernel matrix as one fused kernel: the only module that imports triton.
+"""Products with a kernel matrix as one fused kernel on CUDA, by Triton.
 
-A program holds a block of rows and runs over all others; the kernel values live in registers and are
-never written, so memory is O(n (d + c)). What bounds it on Hopper is arithmetic, not memory traffic. A
-multiprocessor computes 16 exponentials a clock, one per pair, and on tensor cores 1024 TF32 products, of
-which split TF32 takes 3 (d + c) per pair: together 1/6 clock at d + c = 32. Loads are shared by the
-rows of a program: (d + c) / 16 bytes per pair, from the second-level cache. Not yet timed on a GPU.
+A program holds a block of rows and runs over all others; the kernel values live in registers and are never
+written, so memory is O(n (d + c)). The formula is that of the kernel: its profile is run once on symbols
+that write a Triton function (:mod:`sdgpu.operators.device_source`), so every kernel with a profile has a
+fused product, sums and products of kernels and a user's own too. Sums over features that are products run
+on tensor cores in split TF32: three products of halves, with 22 of float32's 24 bits.
 
-All n^2 pairs are evaluated, not the symmetric half: the half would have to add into rows that belong
-to other programs, with atomics, which cost more than they save, and sums that could not be
-compensated nor be the same in two runs.
+What bounds it, on paper, are tensor cores, instructions or what comes from the second-level cache, and for
+few features and one column the powers: ``python -m benchmarks.roofline`` counts them for each variant.
+**Not yet run on a GPU.**
+
+All n^2 pairs are evaluated, not the symmetric half: the half would have to add into rows that belong to
+other programs, with atomics, which cost more than they save, and sums that could not be compensated nor be
+the same in two runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sdgpu.backend.checks import choice
+from sdgpu.backend.checks import choice, integer
+from sdgpu.kernels import Kernel
+from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.compiled.formula import Formula, formula_of
+from sdgpu.operators import device_functions
+from sdgpu.operators.device_rows import DeviceRows, packed_block, part_widths
+from sdgpu.operators.device_source import Layout, layout_of, source_of
 
-try:  # the compiler reads the globals of a kernel: they cannot be imported inside a function
-    import triton
-    import triton.language as tl
-except ImportError:  # the functions below are never called then
-    triton = tl = None
-
-__all__ = ["SPLITS", "gaussian_product", "why_not"]
+__all__ = [
+    "SPLITS",
+    "FusedCuda",
+    "Shape",
+    "constants_of",
+    "formula_and_layout",
+    "shape_of",
+    "why_no_formula",
+    "why_not",
+]
 
 #: How float32 is multiplied: three TF32 products on tensor cores, or fused multiply-adds.
 SPLITS = ("tf32x3", "ieee")
-
-
-def _jit(function: Callable) -> Any:
-    return function if triton is None else triton.jit(function)
+#: Columns of a block that one pass over the pairs serves.
+WIDEST = 32
 
 
 def why_not(device: Any) -> str:
@@ -47,10 +57,10 @@ def why_not(device: Any) -> str:
         Triton is missing, or the device is not CUDA and TRITON_INTERPRET=1 was not set before the
         import of triton.
     """
-    if triton is None:
+    if not device_functions.installed():
         return "Triton is not installed: pip install triton (Linux only)"
     kind = str(device).partition(":")[0]
-    if kind == "cuda" or type(_product_kernel).__name__ == "InterpretedFunction":
+    if kind == "cuda" or device_functions.interpreted():
         return ""
     return (
         f"the fused kernel needs a CUDA device, not {str(device)!r}: move the data to CUDA, or set "
@@ -58,107 +68,288 @@ def why_not(device: Any) -> str:
     )
 
 
-def gaussian_product(left: Any, right: Any, V: Any, *, split: str = "tf32x3") -> Any:
-    """V K for K = 2^min(left right', 0) with exactly 1 on the diagonal, without the matrix.
+def why_no_formula(kernel: Kernel, rows: Rows) -> str:
+    """Why a kernel of ready rows has no fused product, as a sentence that names it; empty if it has one."""
+    opaque = kernel.opaque
+    if opaque is not None:
+        return f"{type(opaque).__name__} has no formula"
+    if _sample_is_wide(rows):
+        return "the rows are float64, but kernel values are computed in float32"
+    found = formula_of(kernel, rows)
+    if found is None:
+        return f"{type(kernel).__name__} has a statistic that is no sum over features known here"
+    try:
+        source_of(found[0], layout_of(found[0], part_widths(*found)))
+    except (TypeError, AttributeError, NotImplementedError) as error:
+        return f"{type(kernel).__name__} cannot be written as a Triton function: {error}"
+    return ""
+
+
+def _sample_is_wide(rows: Rows) -> bool:
+    return str(rows.sample.dtype) != "torch.float32"
+
+
+class FusedCuda:
+    """Products with the kernel matrix of ready rows, and with those between new rows and them.
 
     Parameters
     ----------
-    left, right : Tensor (n, k), float32, contiguous
-        Augmented rows, k = d + 2 (see :mod:`sdgpu.kernels.augmented_rows`).
-    V : Tensor (c, n), float32
+    kernel : Kernel
+        With a formula (:func:`why_no_formula`).
+    rows : Rows
+        Of torch in float32, as the kernel makes them ready.
     split : {"tf32x3", "ieee"}, default "tf32x3"
-        "tf32x3" multiplies on tensor cores with about 22 of float32's 24 bits, "ieee" without them,
-        in full float32 and much slower (its largest blocks spill registers).
-
-    Returns
-    -------
-    Tensor (c, n), float64
-        V K. K is symmetric up to rounding, so this is (K V')' too.
+        "tf32x3" multiplies on tensor cores with about 22 of float32's 24 bits, "ieee" without them, in
+        full float32, much slower and for few features (it spills registers): to compare.
+    polynomial : int, default 0
+        Of each eight powers 2^t so many are polynomials on the FMA units: 0, 1, 2, 4 or 8. Both ways are
+        off by up to 2 units in the last place. On paper 0 is best on Hopper: instructions are scarce too.
 
     Raises
     ------
     ImportError
         If :func:`why_not` has a reason.
+    TypeError
+        For a kernel without a formula.
     ValueError
-        For a wrong shape, dtype, device, stride or `split`.
+        For another option.
 
     Notes
     -----
-    n^2 exponentials and 2 n^2 (d + c) multiplications; the exponentials, and the product of the
-    features, again for each 64 rows of V. Copies with padding take 4 n (2 d + c) bytes, d and c rounded
-    up to the blocks. Sums are float32 within a block of 64 rows and compensated between blocks: their
-    error does not grow with n. Small n leaves multiprocessors idle: there is a program per 64 rows.
+    A product costs n^2 kernel values and 2 n^2 (d + c) multiplications, the values again for each 32
+    columns. Copies with padding take 8 n d bytes (split), 4 n d more where a distance must be exact near 0
+    or is a sum over coordinates, and 8 n c. Sums are float32 within a block of 32 to 128 rows and
+    compensated between blocks: their error does not grow with n. Values below the smallest normal number
+    are 0. The same product twice is the same to the last bit.
     """
-    _check(left, right, V, split)
-    reason = why_not(left.device)
-    if reason:
-        raise ImportError(reason)
-    import torch
 
-    (n, k), c = left.shape, int(V.shape[0])
-    if n == 0 or c == 0:
-        return torch.zeros((c, n), dtype=torch.float64, device=V.device)
-    size = _blocks(k - 2, c)
-    # Padding instead of masks: loads are whole and aligned, and a row of zeros has values 2^0, which
-    # meet zeros of V. The two augmented columns stay out of the tensor cores: d = 16 is a block of 16,
-    # and the norms, the largest numbers, are added in full float32.
-    rows, features = -(-n // size.i) * size.i, -(-(k - 2) // size.k) * size.k
-    padded = [_padded(array[:, : k - 2], rows, features) for array in (left, right)]
-    tails = [_padded(array[:, k - 2 :].T, 2, rows) for array in (left, right)]
-    block = _padded(V, -(-c // size.c) * size.c, rows)
-    out = torch.empty(block.shape, dtype=torch.float64, device=V.device)
-    grid = (rows // size.i, block.shape[0] // size.c)
-    with _current_device(V.device):
-        _product_kernel[grid](
-            *padded,
-            *tails,
-            block,
-            out,
-            rows,
-            features,
-            ROWS=size.i,
-            STEP=size.j,
-            DEPTH=size.k,
-            COLS=size.c,
-            WHOLE=features == size.k,
-            SPLIT=split,
-            num_warps=size.warps,
-            num_stages=size.stages,
-            enable_fp_fusion=True,
+    def __init__(
+        self, kernel: Kernel, rows: Rows, *, split: str = "tf32x3", polynomial: int = 0
+    ) -> None:
+        choice("split", split, SPLITS)
+        if integer("polynomial", polynomial, 0) not in (0, 1, 2, 4, 8):
+            raise ValueError(
+                f"polynomial={polynomial} must be 0, 1, 2, 4 or 8 of each eight powers"
+            )
+        reason = why_not(rows.sample.device)
+        if reason:
+            raise ImportError(reason)
+        reason = why_no_formula(kernel, rows)
+        if reason:
+            raise TypeError(f"{reason}: use torch's tiles")
+        self.kernel, self.rows = kernel, rows
+        self.split, self.polynomial = split, int(polynomial)
+        found = formula_of(kernel, rows)
+        self._parts = found[1] if found else []
+        self._packed: dict[tuple[Layout, str], DeviceRows] = {}
+
+    def gram(self, V: Any) -> Any:
+        """V K, (c, n) -> (c, n) float64: K is symmetric up to rounding, so this is (K V')' too.
+
+        Values, evaluated in float32, are multiplied in the precision of V: in float64 that is "mixed" of
+        :class:`~sdgpu.operators.TiledOperator`.
+
+        Raises
+        ------
+        ValueError
+            For another shape, dtype or device.
+        """
+        return self._product(self.rows, V, same=True)
+
+    def cross(self, new: Rows, V: Any) -> Any:
+        """V kappa(X, X_new), (c, n) -> (c, m) float64, for new ready rows: (kappa(X_new, X) V')'.
+
+        Distances of a new row to the same row of X are 0 to rounding only. Few new rows meet the columns in
+        parts, so that there are programs for a whole GPU. Precision and errors as :meth:`gram`.
+        """
+        if new.sample.device != self.rows.sample.device or _sample_is_wide(new):
+            raise ValueError(
+                f"new rows are {new.sample.dtype} on {new.sample.device}: pass float32 rows on "
+                f"{self.rows.sample.device}"
+            )
+        return self._product(new, V, same=False)
+
+    def _product(self, left: Rows, V: Any, *, same: bool) -> Any:
+        import torch
+
+        self._check_block(V)
+        c, m = int(V.shape[0]), len(left)
+        if m == 0 or c == 0 or len(self.rows) == 0:
+            return torch.zeros((c, m), dtype=torch.float64, device=V.device)
+        formula, layout = formula_and_layout(self.kernel, self.rows, left)
+        wide = V.dtype == torch.float64
+        shape = shape_of(formula, layout, c, wide=wide, architecture=_architecture(V.device))
+        right = self._device_rows(formula, layout, self.rows, "right")
+        if same and _alike(formula, self._parts):
+            new = right
+        else:
+            new = self._device_rows(formula, layout, left, "left")
+        constants = constants_of(shape, formula, layout, same=same, split=self.split, wide=wide)
+        constants["POLYNOMIAL"] = self.polynomial
+        halves = constants["BLOCK"] == "halves"
+        block = packed_block(V, right.n, shape.columns, halves=halves)
+        programs = new.n // shape.rows * len(block)
+        chunk = -(-right.n // (shape.step * _chunks(programs, right.n // shape.step))) * shape.step
+        chunks = -(-right.n // chunk)
+        out = torch.empty(
+            (chunks, len(block), shape.columns, new.n), dtype=torch.float64, device=V.device
         )
-    return out[:c, :n].contiguous()
+        grid = (new.n // shape.rows, len(block), chunks)
+        with _current_device(V.device):
+            device_functions.product_kernel[grid](
+                new.rows,
+                right.rows,
+                new.columns,
+                right.columns,
+                block,
+                out,
+                new.n,
+                right.n,
+                chunk,
+                **constants,
+                num_warps=shape.warps,
+                num_stages=shape.stages,
+                enable_fp_fusion=True,
+            )
+        return out.sum(dim=0).view(-1, new.n)[:c, :m].contiguous()
+
+    def _device_rows(self, formula: Formula, layout: Layout, rows: Rows, side: str) -> DeviceRows:
+        """The arrays of one side, kept for the rows that are always there."""
+        key = (layout, side)
+        if rows is self.rows and key in self._packed:
+            return self._packed[key]
+        found = formula_of(self.kernel, rows)
+        assert found is not None
+        halves = self.split == "tf32x3"
+        made = DeviceRows(formula, layout, found[1], side, block=PADDED, halves=halves)
+        if rows is self.rows:
+            self._packed[key] = made
+        return made
+
+    def _check_block(self, V: Any) -> None:
+        import torch
+
+        if not isinstance(V, torch.Tensor):
+            raise ValueError(f"V is a {type(V).__name__}: pass a torch.Tensor")
+        if V.ndim != 2 or V.shape[1] != len(self.rows):
+            raise ValueError(
+                f"V has shape {tuple(V.shape)}: pass (c, {len(self.rows)}), a column for each row"
+            )
+        if V.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"V is {V.dtype}: convert it with .to(torch.float32)")
+        if V.device != self.rows.sample.device:
+            raise ValueError(
+                f"V is on {V.device}, the rows on {self.rows.sample.device}: move one of them"
+            )
 
 
-class _Blocks(NamedTuple):
-    """Sizes of a program: its rows, the rows of a step, features of a product, rows of V."""
+def formula_and_layout(kernel: Kernel, rows: Rows, other: Rows) -> tuple[Formula, Layout]:
+    """Of ready rows of both sides: where one side is far from the centre near pairs need care."""
+    found, beside = formula_of(kernel, rows), formula_of(kernel, other)
+    assert found is not None  # whoever calls it has asked
+    assert beside is not None
+    formula = found[0].with_care_of(beside[0])
+    return formula, layout_of(formula, part_widths(formula, found[1]))
 
-    i: int
-    j: int
-    k: int
-    c: int
+
+def _alike(formula: Formula, parts: list[Rows]) -> bool:
+    """Whether rows are the same array as left factors and as right ones."""
+    return all(
+        own.left is own.right or (part.profile.statistic == "product" and part.profile.distance)
+        for part, own in zip(formula.parts, parts, strict=True)
+    )
+
+
+def _chunks(programs: int, steps: int) -> int:
+    """Into how many parts a pass over the columns is cut, so that few rows have many programs too."""
+    return max(1, min(ENOUGH // max(programs, 1), steps // 8))
+
+
+#: Programs beyond which the multiprocessors of a large GPU are busy: four for each of 132.
+ENOUGH = 528
+#: Rows are padded to a multiple of this: of every shape's rows and steps.
+PADDED = 128
+
+
+#: Lines of a formula up to which large blocks are possible, and beyond which blocks are small.
+SHORT, LONG = 48, 110
+
+
+class Shape(NamedTuple):
+    """Sizes of a program: its rows, those of a step, columns of the block, warps, stages of loads."""
+
+    rows: int
+    step: int
+    columns: int
     warps: int
     stages: int
 
 
-def _blocks(d: int, c: int) -> _Blocks:
-    """Block sizes for d features and c rows of V.
+def shape_of(
+    formula: Formula, layout: Layout, c: int, *, wide: bool = False, architecture: int = 90
+) -> Shape:
+    """The shape for a formula, c columns, `wide` in float64, and an architecture (90 is sm_90, Hopper).
 
-    Chosen by registers, not by time: as compiled for sm_90 with split TF32 these spill none (24 bytes
-    for 64 features with 64 rows of V). Two programs of four warps fit a multiprocessor, so that one
-    takes exponentials while the other multiplies; the second choice is one program of eight.
+    Chosen by what the compiler says for sm_80, sm_90 and sm_100, not by time: no registers are spilled, two
+    programs fit a multiprocessor where they can, and there are few instructions for a pair of rows.
     """
-    features = 16 if d <= 16 else 32 if d <= 32 or d > 64 else 64
-    columns = 1 if c == 1 else 16 if c <= 16 else 32 if c <= 32 else 64
-    if features == 64 and columns > 16:
-        return _Blocks(i=128, j=32, k=features, c=columns, warps=8, stages=3)
-    return _Blocks(i=64, j=64, k=features, c=columns, warps=4, stages=3)
+    columns = 1 if c == 1 else 16 if c <= 16 else 32
+    warps, text, features = 4, source_of(formula, layout), layout.features
+    lines, careful = text.count("\n"), "any_of" in text
+    if lines > LONG:
+        rows, step = 64, 32
+    elif not features:  # sums on the FMA units: what is loaded serves many pairs
+        # one column is padded: sums between threads cost more than tensor cores, that have nothing to do
+        columns = 16 if columns == 1 and not wide and architecture < 100 else columns
+        rows, step = (128, 64) if columns == 1 else (64, 128)
+        if wide or (columns == 32 and architecture < 90):
+            rows, step = 64, 64
+    elif len(formula.parts) > 1 or careful or wide:
+        rows, step = 64, 64
+    elif columns == 1:
+        rows, step = (64, 64) if 32 < features <= 64 else (64, 128)
+    else:
+        rows, step = (64, 128) if features <= 16 and lines <= SHORT else (64, 64)
+    if features and not 90 <= architecture < 100:
+        # Hopper multiplies from shared memory, Ampere from registers, Blackwell into memory of its own
+        small = careful if architecture == 100 else features > 32
+        step = 32 if small else min(step, 64)
+    elif (
+        features
+        and len(formula.parts) == 1
+        and not wide
+        and lines <= LONG
+        and features + columns > 17
+    ):
+        # what a step loads from the second-level cache serves all rows: twice as many need half of it
+        rows, warps = 128, 8
+    return Shape(rows, step, columns, warps, stages=2)
 
 
-def _padded(array: Any, rows: int, columns: int) -> Any:
-    """A contiguous copy (rows, columns) with zeros below and to the right."""
-    out = array.new_zeros((rows, columns))
-    out[: array.shape[0], : array.shape[1]] = array
-    return out
+def constants_of(
+    shape: Shape, formula: Formula, layout: Layout, *, same: bool, split: str, wide: bool
+) -> dict[str, Any]:
+    """What the program is compiled for, without the share of polynomials."""
+    halves = split == "tf32x3" and not wide and shape.columns > 1
+    return {
+        "VALUES": device_functions.values_function(source_of(formula, layout)),
+        "ROWS": shape.rows,
+        "STEP": shape.step,
+        "COLS": shape.columns,
+        "SAME": same,
+        "SPLIT": split,
+        "BLOCK": "halves" if halves else "whole",
+    }
+
+
+def _architecture(device: Any) -> int:
+    """90 for sm_90; what is interpreted is as there."""
+    import torch
+
+    if device.type != "cuda":
+        return 90
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def _current_device(device: Any) -> Any:
@@ -168,175 +359,3 @@ def _current_device(device: Any) -> Any:
     import torch
 
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def _check(left: Any, right: Any, V: Any, split: str) -> None:
-    import torch
-
-    choice("split", split, SPLITS)
-    for name, array in (("left", left), ("right", right), ("V", V)):
-        if not isinstance(array, torch.Tensor):
-            raise ValueError(f"{name} is a {type(array).__name__}: pass a torch.Tensor")
-        if array.ndim != 2:
-            raise ValueError(f"{name} has shape {tuple(array.shape)}: pass a matrix")
-        if array.dtype != torch.float32:
-            raise ValueError(f"{name} is {array.dtype}: convert it with .to(torch.float32)")
-        if array.device != left.device:
-            raise ValueError(
-                f"{name} is on {array.device}, left on {left.device}: move one of them"
-            )
-    for name, array in (("left", left), ("right", right)):
-        if not array.is_contiguous():
-            raise ValueError(f"{name} has strides {array.stride()}: pass {name}.contiguous()")
-    if right.shape != left.shape:
-        raise ValueError(
-            f"right has shape {tuple(right.shape)}, left {tuple(left.shape)}: pass the rows of one X"
-        )
-    if left.shape[1] < 3:
-        raise ValueError(
-            f"left has {left.shape[1]} columns: pass d + 2 >= 3, the rows of a Gaussian"
-        )
-    if V.shape[1] != left.shape[0]:
-        raise ValueError(
-            f"V has shape {tuple(V.shape)}: pass (c, {left.shape[0]}), a column for each row of left"
-        )
-
-
-# Triton compiles what follows. Names in capitals are constants of the compilation.
-
-
-@_jit
-def _block_product(
-    left_block: tl.tensor,
-    tail0: tl.tensor,
-    tail1: tl.tensor,
-    left: tl.tensor,
-    right: tl.tensor,
-    right_tail: tl.tensor,
-    V: tl.tensor,
-    i: tl.tensor,
-    j: tl.tensor,
-    n: tl.tensor,
-    features: tl.tensor,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    DEPTH: tl.constexpr,
-    COLS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SPLIT: tl.constexpr,
-    DIAGONAL: tl.constexpr,
-) -> tl.tensor:
-    """K[i : i + ROWS, j : j + STEP] V[:, j : j + STEP]', (ROWS, COLS) in float32."""
-    row_offsets, step_offsets, depth = tl.arange(0, ROWS), tl.arange(0, STEP), tl.arange(0, DEPTH)
-    start = j.to(tl.int64)
-    right_ptrs = right + start * features + step_offsets[None, :] * features + depth[:, None]
-    if WHOLE:  # all features at once: the rows of this program were loaded before the loop
-        tile = tl.dot(left_block, tl.load(right_ptrs), input_precision=SPLIT)
-    else:
-        left_ptrs = (
-            left + i.to(tl.int64) * features + row_offsets[:, None] * features + depth[None, :]
-        )
-        tile = tl.zeros((ROWS, STEP), tl.float32)
-        for first in range(0, features, DEPTH):
-            a, b = tl.load(left_ptrs + first), tl.load(right_ptrs + first)
-            tile = tl.dot(a, b, tile, input_precision=SPLIT)
-    # fma, not +: Triton would turn a sum into the start of the tensor cores' accumulator, which truncates
-    tail = right_tail + start + step_offsets
-    tile = tl.fma(tail0[:, None], tl.load(tail)[None, :], tile)
-    tile = tl.fma(tail1[:, None], tl.load(tail + n)[None, :], tile)
-    # a NaN of the data must stay one: the hardware's minimum would make it 0, a kernel value of 1
-    values = tl.exp2(tl.minimum(tile, 0.0, propagate_nan=tl.PropagateNan.ALL))
-    if DIAGONAL:
-        values = tl.where((i + row_offsets)[:, None] == (j + step_offsets)[None, :], 1.0, values)
-    columns = tl.arange(0, COLS).to(tl.int64)
-    v = tl.load(V + start + step_offsets[:, None] + columns[None, :] * n)  # (STEP, COLS)
-    if COLS == 1:  # one column would fill a sixteenth of the smallest product of tensor cores
-        return tl.sum(values * tl.trans(v), axis=1, keep_dims=True)
-    return tl.dot(values, v, input_precision=SPLIT)
-
-
-@_jit
-def _two_sum(high: tl.tensor, low: tl.tensor, term: tl.tensor) -> tl.tensor:
-    """(high, low) + term: high is the rounded sum, low gathers what rounding lost, exactly (Knuth)."""
-    total = high + term
-    part = total - high
-    return total, low + ((high - (total - part)) + (term - part))
-
-
-@_jit
-def _product_kernel(
-    left: tl.tensor,
-    right: tl.tensor,
-    left_tail: tl.tensor,
-    right_tail: tl.tensor,
-    V: tl.tensor,
-    out: tl.tensor,
-    n: tl.tensor,
-    features: tl.tensor,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    DEPTH: tl.constexpr,
-    COLS: tl.constexpr,
-    WHOLE: tl.constexpr,
-    SPLIT: tl.constexpr,
-) -> None:
-    """Rows i : i + ROWS of K V' for COLS rows of V; n and features are multiples of the blocks."""
-    i = tl.program_id(0) * ROWS
-    row_offsets, depth = tl.arange(0, ROWS), tl.arange(0, DEPTH)
-    left_ptrs = left + i.to(tl.int64) * features + row_offsets[:, None] * features + depth[None, :]
-    left_block = tl.load(left_ptrs)  # the first DEPTH features, which are all if WHOLE
-    tail0, tail1 = tl.load(left_tail + i + row_offsets), tl.load(left_tail + n + i + row_offsets)
-    offset = tl.program_id(1).to(tl.int64) * COLS * n
-    high = tl.zeros((ROWS, COLS), tl.float32)
-    low = tl.zeros((ROWS, COLS), tl.float32)
-    # The blocks that hold the diagonal come first, the others after them, cyclically: so the long
-    # loop need not ask where the diagonal is.
-    for step in tl.static_range(0, ROWS, STEP):
-        term = _block_product(
-            left_block,
-            tail0,
-            tail1,
-            left,
-            right,
-            right_tail,
-            V + offset,
-            i,
-            i + step,
-            n,
-            features,
-            ROWS,
-            STEP,
-            DEPTH,
-            COLS,
-            WHOLE,
-            SPLIT,
-            True,
-        )
-        high, low = _two_sum(high, low, term)
-    for step in range(ROWS, n, STEP):
-        j = i + step
-        j = tl.where(j >= n, j - n, j)
-        term = _block_product(
-            left_block,
-            tail0,
-            tail1,
-            left,
-            right,
-            right_tail,
-            V + offset,
-            i,
-            j,
-            n,
-            features,
-            ROWS,
-            STEP,
-            DEPTH,
-            COLS,
-            WHOLE,
-            SPLIT,
-            False,
-        )
-        high, low = _two_sum(high, low, term)
-    columns = tl.arange(0, COLS).to(tl.int64)
-    out_ptrs = out + offset + i + row_offsets[:, None] + columns[None, :] * n
-    tl.store(out_ptrs, high.to(tl.float64) + low.to(tl.float64))

@@ -74,8 +74,9 @@ class TiledOperator:
     keep : bool, default False
         Keep the tiles: n^2 / 2 numbers in the precision of the evaluation, made at the first product.
     triton : bool, default False
-        For a Gaussian in float32 on CUDA: :mod:`sdgpu.operators.fused_cuda` instead of torch's passes.
-        Off until a GPU has shown it to be faster.
+        Products, those with new rows too, by :mod:`sdgpu.operators.fused_cuda` instead of torch's passes:
+        on CUDA, in "float32" or "mixed", for every kernel with a formula. Off until a GPU has shown it to
+        be right and faster.
     workers : int, optional
         Threads of a product, at most; as many as torch may use by default.
     checked : bool, default False
@@ -88,7 +89,8 @@ class TiledOperator:
     Raises
     ------
     TypeError, ValueError
-        For input that is not a matrix of finite real rows, or a precomputed kernel.
+        For input that is not a matrix of finite real rows, or a precomputed kernel; for `triton` where it
+        cannot be used, with the reason.
 
     Notes
     -----
@@ -171,7 +173,8 @@ class TiledOperator:
         d = int(self.X.shape[1])
         new = new_rows(X_new, "X_new", self.X, columns=self._names, features=d, empty=True)
         rows = self.ready(rows_on(self.torch_backend, new))
-        return Cross(self.kernel, rows, self.rows, self.tile_rows, self.backend)
+        fused = partial(self._fused_cross, rows) if self.triton else None
+        return Cross(self.kernel, rows, self.rows, self.tile_rows, self.backend, fused)
 
     def slopes(self, X_new: Any) -> KernelSlopes:
         """Derivatives of kappa(X_new, X) by the new rows, in float64 whatever the precision."""
@@ -192,16 +195,18 @@ class TiledOperator:
         return cross.dense().T
 
     def _check_triton(self) -> None:
-        from sdgpu.operators.fused_cuda import why_not
+        from sdgpu.operators.fused_cuda import why_no_formula, why_not
 
         reason = why_not(self.torch_backend.device)
+        if not reason and self.precision == "float64":
+            reason = "values are float32, precision='float64' is not: use 'float32' or 'mixed'"
+        if not reason and is_csr(self.X):
+            reason = "rows are sparse, whose tiles are made on the host: leave it False"
+        if not reason and self.keep:
+            reason = "keep=True keeps tiles, and it has none: leave one of them False"
+        reason = reason or why_no_formula(self.kernel, self.rows)
         if reason:
             raise ValueError(f"triton=True cannot be used: {reason}")
-        if not self.kernel.has_fused_cuda or self.precision != "float32" or self.rows.far:
-            raise ValueError(
-                f"triton=True is for a Gaussian kernel in float32 with rows near their centre, not for "
-                f"{type(self.kernel).__name__} in {self.precision}: leave it False"
-            )
 
     @property
     def tile_rows(self) -> int:
@@ -285,15 +290,25 @@ class TiledOperator:
         multiply = "float32" if self.precision == "float32" else "float64"
         return module.fused_products(self.kernel, self.rows, multiply)
 
+    @cached_property
+    def _fused_cuda(self) -> Any:
+        """The fused product on CUDA (:mod:`sdgpu.operators.fused_cuda`)."""
+        return importlib.import_module("sdgpu.operators.fused_cuda").FusedCuda(
+            self.kernel, self.rows
+        )
+
+    def _fused_cross(self, new: Rows, V: Any) -> Any:
+        """kappa(X_new, X) V, (n, c) -> (m, c) float64: multiplied in float64, as blocks are."""
+        block = self.torch_backend.asarray(V).double().T.contiguous()
+        return self.backend.asarray(self._fused_cuda.cross(new, block).T)
+
     def _product(self, V: Any, tile: int, part: tuple[int, int]) -> Any:
         """(c, n) float64 -> (c, n) float64, of the part of a rank."""
         import torch
 
         rank, size = part
         if self.triton and size == 1:
-            from sdgpu.operators.fused_cuda import gaussian_product
-
-            return gaussian_product(self.rows.left, self.rows.right, V.to(torch.float32))
+            return self._fused_cuda.gram(V.to(torch.float32) if self.precision == "float32" else V)
         pieces = self._pieces
         block = V if self.precision != "float32" else V.to(torch.float32)
         pairs = [(i, j) for i in range(len(pieces)) for j in range(i + 1)][rank::size]

@@ -1,6 +1,6 @@
 """Powers, logarithms and angles of vectors of numbers, as polynomials that machine code evaluates.
 
-Written with the operators of :class:`~sdgpu.kernels.compiled.vectors.Vector`. The polynomials interpolate
+Written with the operators of :class:`~sdgpu.kernels.compiled.symbols.Symbol`. The polynomials interpolate
 at Chebyshev nodes; their errors are below half a unit in the last place, so what is left is rounding.
 """
 
@@ -92,9 +92,8 @@ _ATAN = {
 }
 #: Adding it rounds to a whole number, which is then in the lowest bits.
 _ROUND = {"float32": 1.5 * 2.0**23, "float64": 1.5 * 2.0**52}
-#: Exponent of the smallest normal number, its bias, and bits of the fraction.
+#: Exponent of the smallest normal number.
 _LOWEST = {"float32": -126, "float64": -1022}
-_FRACTION = {"float32": 23, "float64": 52}
 
 
 def polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
@@ -119,27 +118,18 @@ def exp2(t: Any) -> Any:
     rounder = t.like(_ROUND[dtype])
     shifted = t_low + rounder
     f = t_low - (shifted - rounder)
-    p = polynomial(f, _EXP2[dtype])
-    builder = t.code.builder
-    exponent = builder.shl(shifted.bits(), t.word(_FRACTION[dtype]))
-    value = p.from_bits(builder.add(p.bits(), exponent))
+    value = polynomial(f, _EXP2[dtype]).times_power(shifted)
     if not t.low >= lowest:
-        value = value.where(t >= float(lowest), 0.0)
+        value = value.like(0.0).where(t < float(lowest), value)  # NaN stays NaN
     high = 2.0**t.high if t.high < largest else math.inf
     return value.known(0.0, high)
 
 
 def log2(x: Any) -> Any:
     """Logarithm to the base 2 of normal numbers > 0."""
-    dtype, builder = x.dtype, x.code.builder
-    bits, fraction = x.bits(), _FRACTION[x.dtype]
-    # x = 2^n m with m from 1 / sqrt(2) to sqrt(2)
-    half = x.like(math.sqrt(0.5)).bits()
-    n_bits = builder.ashr(builder.sub(bits, half), x.word(fraction))
-    m = x.from_bits(builder.sub(bits, builder.shl(n_bits, x.word(fraction))))
-    n = x.from_whole(n_bits)
+    n, m = x.split_power()
     s = (m - 1.0) / (m + 1.0)
-    return (s * polynomial(s * s, _LOG2[dtype]) + n).known(-math.inf, math.inf)
+    return (s * polynomial(s * s, _LOG2[x.dtype]) + n).known(-math.inf, math.inf)
 
 
 def power(x: Any, exponent: float) -> Any:

@@ -12,9 +12,10 @@ import numpy as np
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.threads import cores
 from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.compiled.formula import formula_of
 from sdgpu.kernels.compiled.machine_code import Code, Machine, Variable, compiled, vector_lanes
 from sdgpu.kernels.compiled.row_table import RowTable
-from sdgpu.kernels.compiled.tile_code import formula_of, tile_machine
+from sdgpu.kernels.compiled.tile_code import tile_machine
 from sdgpu.kernels.compiled.vectors import Index, Vector
 from sdgpu.kernels.kernel import Kernel
 

@@ -8,17 +8,9 @@ import numpy as np
 
 from sdgpu.backend.backends import to_numpy
 from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.kernels.compiled.formula import Formula
 from sdgpu.kernels.compiled.machine_code import group_size
-from sdgpu.kernels.compiled.tile_code import (
-    FIELDS,
-    LEFT,
-    NORMS,
-    PACKED,
-    RIGHT,
-    SQUARES,
-    WIDTH,
-    Formula,
-)
+from sdgpu.kernels.compiled.tile_code import FIELDS, LEFT, NORMS, PACKED, RIGHT, SQUARES, WIDTH
 
 __all__ = ["RowTable", "packed_rows"]
 

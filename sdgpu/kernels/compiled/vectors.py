@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
-from sdgpu.kernels.compiled import elementary_functions as elementary
+from sdgpu.kernels.compiled.symbols import DEPENDS, Symbol
 
 if TYPE_CHECKING:
     from sdgpu.kernels.compiled.machine_code import Code
@@ -23,6 +23,8 @@ BOOL = ir.IntType(1)
 REALS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 # a product and a sum may become one instruction; nothing else may be rounded differently
 _FLAGS = ("contract",)
+#: Bits of the fraction of a number.
+_FRACTION = {"float32": 23, "float64": 52}
 
 
 class Index:
@@ -82,10 +84,10 @@ class Mask:
         return self.code.call(name, BOOL, [self.value])
 
     def __bool__(self) -> bool:
-        raise TypeError("a formula that depends on its own values cannot become machine code")
+        raise TypeError(DEPENDS)
 
 
-class Vector:
+class Vector(Symbol):
     """Numbers in a register, one in each lane; operators and functions write machine code.
 
     What is known about the numbers, low <= x <= high, saves what need not be checked.
@@ -122,161 +124,39 @@ class Vector:
             constant = ir.Constant(self.value.type, [constant] * lanes)
         return Vector(self.code, constant, number, number)
 
-    def other(self, value: Any) -> Vector:
-        """A vector as it is, a number in every lane."""
-        if isinstance(value, Vector):
-            return value
-        return self.like(float(value))
-
-    def _with(self, value: Any, operation: str, *, turned: bool = False) -> Vector:
-        left, right = (self.other(value), self) if turned else (self, self.other(value))
-        write = getattr(self.code.builder, operation)
-        return Vector(self.code, write(left.value, right.value, flags=_FLAGS))
-
-    def __add__(self, value: Any) -> Vector:
-        right = self.other(value)
-        return self._with(right, "fadd").known(self.low + right.low, self.high + right.high)
-
-    __radd__ = __add__
-
-    def __sub__(self, value: Any) -> Vector:
-        right = self.other(value)
-        return self._with(right, "fsub").known(self.low - right.high, self.high - right.low)
-
-    def __rsub__(self, value: Any) -> Vector:
-        return self.other(value) - self
-
-    def __mul__(self, value: Any) -> Vector:
-        right = self.other(value)
-        if right.low == right.high and math.isfinite(right.low) and right.low != 0:
-            ends = sorted((self.low * right.low, self.high * right.low))
-            return self._with(right, "fmul").known(*ends)
-        positive = self.low >= 0 and right.low >= 0
-        return self._with(right, "fmul").known(0.0 if positive else -math.inf, math.inf)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, value: Any) -> Vector:
-        if not isinstance(value, Vector):
-            return self * (1.0 / float(value))
-        positive = self.low >= 0 and value.low >= 0
-        return self._with(value, "fdiv").known(0.0 if positive else -math.inf, math.inf)
-
-    def __rtruediv__(self, value: Any) -> Vector:
-        return self.other(value) / self
-
-    def __neg__(self) -> Vector:
-        return Vector(self.code, self.code.builder.fneg(self.value), -self.high, -self.low)
-
-    def __pow__(self, power: float) -> Vector:
-        return elementary.power(self, float(power))
-
-    def __abs__(self) -> Vector:
-        return self._function("fabs").known(0.0, math.inf)
-
-    def __bool__(self) -> bool:
-        raise TypeError("a formula that depends on its own values cannot become machine code")
+    def write(self, operation: str, *others: Vector) -> Vector:
+        builder, values = self.code.builder, [self.value, *(one.value for one in others)]
+        if operation in ("add", "sub", "mul", "div"):
+            return Vector(self.code, getattr(builder, f"f{operation}")(*values, flags=_FLAGS))
+        if operation == "neg":
+            return Vector(self.code, builder.fneg(self.value))
+        return self._function({"abs": "fabs", "fma": "fmuladd"}.get(operation, operation), *others)
 
     def known(self, low: float, high: float) -> Vector:
-        """The same numbers, of which low <= x <= high is known."""
         low, high = (
             (-math.inf if math.isnan(low) else low),
             (math.inf if math.isnan(high) else high),
         )
         return Vector(self.code, self.value, low, high)
 
-    def fma(self, factor: Any, term: Any) -> Vector:
-        """self factor + term, rounded once where the processor can."""
-        return self._function("fmuladd", self.other(factor), self.other(term))
+    def compare(self, sign: str, other: Vector) -> Mask:
+        return Mask(self.code, self.code.builder.fcmp_ordered(sign, self.value, other.value))
 
-    def _compare(self, sign: str, value: Any) -> Mask:
-        right = self.other(value).value
-        return Mask(self.code, self.code.builder.fcmp_ordered(sign, self.value, right))
+    def choose(self, condition: Mask, other: Vector) -> Vector:
+        chosen = self.code.builder.select(condition.value, self.value, other.value)
+        return Vector(self.code, chosen)
 
-    def __lt__(self, value: Any) -> Mask:
-        return self._compare("<", value)
+    def times_power(self, shifted: Vector) -> Vector:
+        builder = self.code.builder
+        exponent = builder.shl(shifted.bits(), self.word(_FRACTION[self.dtype]))
+        return self.from_bits(builder.add(self.bits(), exponent))
 
-    def __le__(self, value: Any) -> Mask:
-        return self._compare("<=", value)
-
-    def __gt__(self, value: Any) -> Mask:
-        return self._compare(">", value)
-
-    def __ge__(self, value: Any) -> Mask:
-        return self._compare(">=", value)
-
-    def __eq__(self, value: Any) -> Mask:  # type: ignore[override]
-        return self._compare("==", value)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def where(self, condition: Mask, value: Any) -> Vector:
-        """These numbers where the condition holds, `value` elsewhere."""
-        right = self.other(value)
-        chosen = self.code.builder.select(condition.value, self.value, right.value)
-        low, high = min(self.low, right.low), max(self.high, right.high)
-        return Vector(self.code, chosen, low, high)
-
-    def clip(self, low: float | None, high: float | None) -> Vector:
-        """Clamped to [low, high]; None is no bound."""
-        result = self
-        if low is not None and result.low < low:
-            result = result.where(result > low, low).known(low, max(result.high, low))
-        if high is not None and result.high > high:
-            result = result.where(result < high, high).known(min(result.low, high), high)
-        return result
-
-    def ifelse(self, value: Any, other: Any) -> Vector:
-        """`value` where these numbers are >= 0, else `other`: as lazy tensors have it."""
-        return self.other(value).where(self >= 0.0, other)
-
-    def smaller(self, value: Any) -> Vector:
-        """The smaller of two."""
-        right = self.other(value)
-        chosen = self.where(self < right, right)
-        return chosen.known(min(self.low, right.low), min(self.high, right.high))
-
-    def larger(self, value: Any) -> Vector:
-        """The larger of two."""
-        right = self.other(value)
-        chosen = self.where(self > right, right)
-        return chosen.known(max(self.low, right.low), max(self.high, right.high))
-
-    def abs(self) -> Vector:
-        """Without sign."""
-        return abs(self)
-
-    def relu(self) -> Vector:
-        """At least 0."""
-        return self.clip(0.0, None)
-
-    def sqrt(self) -> Vector:
-        """Square root."""
-        return self._function("sqrt").known(0.0, math.inf)
-
-    def exp2(self) -> Vector:
-        """2^x."""
-        return elementary.exp2(self)
-
-    def exp(self) -> Vector:
-        """e^x."""
-        return elementary.exp2(self * math.log2(math.e))
-
-    def log2(self) -> Vector:
-        """Logarithm to the base 2, of positive normal numbers."""
-        return elementary.log2(self)
-
-    def log(self) -> Vector:
-        """Natural logarithm, of positive normal numbers."""
-        return elementary.log2(self) * math.log(2)
-
-    def atan2(self, x: Any) -> Vector:
-        """Angle of (x, self), in [-pi, pi]."""
-        return elementary.atan2(self, self.other(x))
-
-    def asin(self) -> Vector:
-        """Inverse sine."""
-        return elementary.atan2(self, (1.0 - self * self).clip(0.0, None).sqrt())
+    def split_power(self) -> tuple[Vector, Vector]:
+        builder, bits, fraction = self.code.builder, self.bits(), self.word(_FRACTION[self.dtype])
+        half = self.like(math.sqrt(0.5)).bits()
+        n_bits = builder.ashr(builder.sub(bits, half), fraction)
+        m = self.from_bits(builder.sub(bits, builder.shl(n_bits, fraction)))
+        return self.from_whole(n_bits), m
 
     def bits(self) -> Any:
         """The bits as whole numbers of the same size, for the builder."""
