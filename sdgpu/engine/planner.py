@@ -171,10 +171,11 @@ def exact_method(
     method = method if plan is None else plan.method
     of_ridge = smoother.name == RIDGE.name
     what = "lams=0, the fit of least norm," if of_ridge else f"smoother={smoother.name!r}"
-    if method not in ("auto", *EXACT_METHODS):
+    least_norm_of_plan = of_ridge and plan is not None  # plans are for lam > 0
+    if method not in ("auto", *EXACT_METHODS) or least_norm_of_plan:
         raise ValueError(
             f"{what} needs all eigenvalues: method={method!r} knows what is above lam alone; take "
-            "method='eigh'"
+            "method='eigh', and no plan="
         )
     if method != "auto":
         return str(method)

@@ -51,7 +51,8 @@ def test_one_rank_costs_what_the_cost_model_says():
     for method, block, rank, passes in expected_passes(n, 1, 20.0, 1e-4):
         if method == "cg":
             continue
-        work = Work(n, 9, 1, method, "tiled", "mixed", block, rank, passes, 1, 10, 2)
+        ways = (method, "tiled", "mixed", block, rank, passes)
+        work = Work(n, 9, 1, *ways, 1, 10, 2, compiled=True)
         vectors = int(np.ceil(min(0.6 * n + block, passes * block, n)))
         seconds.append(work.seconds(rates, passes, vectors))
     assert found.seconds == pytest.approx(min(seconds), rel=1e-12)
