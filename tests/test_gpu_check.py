@@ -13,6 +13,7 @@ from benchmarks.gpu_check.checks import CHECKS, TOTAL_SECONDS
 DRY = Setting("cpu", dry=True)
 MAY_BE_SKIPPED = {
     "products: Triton against torch's tiles": "CUDA",
+    "products: Triton for every kernel": "CUDA",
     "products: KeOps against torch's tiles": "",  # without pykeops or a compiler
     "training: CUDA graphs and compile": "GPU",
     "tests marked gpu": "GPU",

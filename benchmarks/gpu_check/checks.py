@@ -23,6 +23,7 @@ CHECKS = (
     Check("NCCL, two ranks", "ranks:two", 90),
     Check("grid on 100,000 rows", "grids:hundred_thousand", 180),
     Check("grid on 1,000,000 rows, features", "grids:million_features", 120),
+    Check("products: Triton for every kernel", "products:every_kernel", 240),
     Check("what cuSOLVER takes", "libraries:largest", 150),
     Check("tests marked gpu", "placement:marked_tests", 240),
     Check("grid on 1,000,000 rows, products", "grids:million_products", 240),

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 import sdgpu
+from benchmarks import device_products
 from benchmarks.gpu_check.check import Setting, Skipped, timed
 from sdgpu.operators import KeOpsOperator, TiledOperator, fused_cuda
 
-__all__ = ["keops", "tiles", "triton"]
+__all__ = ["every_kernel", "keops", "tiles", "triton"]
 
 KERNELS = {
     "gaussian": sdgpu.Gaussian(0.5),
@@ -66,6 +67,22 @@ def triton(setting: Setting) -> dict[str, Any]:
                 "seconds of tiles and Triton": seconds,
             }
     return found
+
+
+def every_kernel(setting: Setting) -> dict[str, Any]:
+    """The fused products of every kind of kernel against tiles in float64, and some seconds."""
+    reason = fused_cuda.why_not(torch.device(setting.device))
+    if reason:
+        raise Skipped(reason)
+    wrong = device_products.disagreements(setting.device, setting.size(3000, 100))
+    assert not wrong, "; ".join(
+        f"{one.kernel}, d = {one.d}, c = {one.columns}, {one.what}: {one.error:.2g} of what is allowed"
+        for one in wrong[:20]
+    )
+    return {
+        f"{name}, {d} features, {c} columns": {"seconds of Triton and tiles": [fused, plain]}
+        for name, d, c, fused, plain in device_products.timings(setting.device)
+    }
 
 
 def keops(setting: Setting) -> dict[str, Any]:

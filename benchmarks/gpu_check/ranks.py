@@ -80,6 +80,7 @@ def main(kind: str) -> None:
             (distributed.send if sends else distributed.recv)(mine if sends else theirs, peer)
         assert float(theirs[0]) == peer
     found |= _training(device)
+    found |= _fit(device, rank, size)
     if rank == 0:
         print(json.dumps(found))
     distributed.destroy_process_group()
@@ -101,6 +102,25 @@ def _training(device: torch.device) -> dict[str, Any]:
     distributed.all_reduce(whole, distributed.ReduceOp.MAX)
     assert float(whole[0]) == -float(whole[1]), "ranks disagree about the loss"
     return {"train loss": loss, "images a second": result.images_per_second}
+
+
+def _fit(device: torch.device, rank: int, size: int) -> dict[str, Any]:
+    """The fit of rows that are on several ranks, against that of all rows on one."""
+    import sdgpu
+
+    draw = torch.Generator().manual_seed(0)
+    X = torch.randn(1500, 4, generator=draw, dtype=torch.float64)
+    Y = torch.sin(X.sum(dim=1)) + 0.1 * torch.randn(1500, generator=draw, dtype=torch.float64)
+    X, Y = X.to(device), Y.to(device)
+    mine = slice(1500 * rank // size, 1500 * (rank + 1) // size)
+    how: dict[str, Any] = {"kernel": sdgpu.Gaussian(0.2), "lams": 1.0, "method": "lanczos"}
+    shared = sdgpu.fit(X[mine], Y[mine], distributed=True, device=str(device), **how)
+    alone = sdgpu.fit(X, Y, device=str(device), operator="tiled", **how)
+    fitted = (fit.path(alphas=0.3, steps=3).fitted for fit in (shared, alone))
+    one, all_rows = fitted
+    difference = float((one - all_rows[:, mine]).abs().max())
+    assert difference < 1e-6, f"a fit of {size} ranks is off by {difference:.1e}"
+    return {"difference of a fit": difference, "passes": shared.info.passes}
 
 
 if __name__ == "__main__":
