@@ -19,7 +19,7 @@ from sdgpu.kernels import Kernel
 from sdgpu.kernels.compiled.formula import Formula
 from sdgpu.kernels.kernel import column_means
 from sdgpu.operators import device_functions
-from sdgpu.operators.device_source import Layout
+from sdgpu.operators.device_source import StatisticLayout
 from sdgpu.operators.fused_cuda import Shape, constants_of, formula_and_layout, shape_of
 
 __all__ = ["LIMITS", "Compiled", "compiled", "variant"]
@@ -82,7 +82,7 @@ class Compiled:
         return count / pairs
 
 
-def variant(kernel: Kernel, d: int) -> tuple[Formula, Layout]:
+def variant(kernel: Kernel, d: int) -> tuple[Formula, StatisticLayout]:
     """Formula and layout of a kernel of rows with d features, near their centre."""
     import torch
 
@@ -92,7 +92,7 @@ def variant(kernel: Kernel, d: int) -> tuple[Formula, Layout]:
 
 
 def compiled(
-    what: tuple[Formula, Layout],
+    what: tuple[Formula, StatisticLayout],
     architecture: int,
     columns: int,
     *,

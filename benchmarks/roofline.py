@@ -39,7 +39,7 @@ from sdgpu import (
 )
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.compiled.formula import Formula
-from sdgpu.operators.device_source import Layout, source_of
+from sdgpu.operators.device_source import StatisticLayout, source_of
 
 __all__ = ["UNITS", "VARIANTS", "Bound", "bound_of", "main"]
 
@@ -99,7 +99,7 @@ class Bound:
         return MULTIPROCESSORS * CLOCK / self.clocks[self.unit]
 
 
-def trips_of(formula: Formula, layout: Layout) -> Iterator[float]:
+def trips_of(formula: Formula, layout: StatisticLayout) -> Iterator[float]:
     """How often loops over features run in a turn, in the order of the text; those of care hardly do."""
     for part, place in zip(formula.parts, layout.places, strict=True):
         if place.width > 64:
@@ -112,7 +112,7 @@ def trips_of(formula: Formula, layout: Layout) -> Iterator[float]:
             yield 0.0
 
 
-def bytes_per_pair(code: Compiled, layout: Layout, kind: str) -> float:
+def bytes_per_pair(code: Compiled, layout: StatisticLayout, kind: str) -> float:
     """From the second-level cache: what a step loads serves all rows of a program.
 
     Features in more than two slices do not fit a multiprocessor: the program's own rows come again.
@@ -125,7 +125,7 @@ def bytes_per_pair(code: Compiled, layout: Layout, kind: str) -> float:
     return right / shape.rows + again / shape.step
 
 
-def bound_of(code: Compiled, what: tuple[Formula, Layout], kind: str) -> Bound:
+def bound_of(code: Compiled, what: tuple[Formula, StatisticLayout], kind: str) -> Bound:
     """The roofline of a program for sm_90."""
     trips = list(trips_of(*what))
     if len(trips) != len(code.inner):  # the compiler has unrolled them

@@ -25,6 +25,7 @@ from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
 from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
 from sdgpu.engine.scaling_plan import ScalingPlan
+from sdgpu.engine.student import Student, StudentSweep, student
 from sdgpu.engine.tuning import Tuned, tune
 from sdgpu.kernels import (
     NNGP,
@@ -107,6 +108,8 @@ __all__ = [
     "SelfDistillationRegressor",
     "SelfDistillationRegressorCV",
     "SpectralMixture",
+    "Student",
+    "StudentSweep",
     "Sweep",
     "Tanimoto",
     "TopK",
@@ -125,6 +128,7 @@ __all__ = [
     "refit_path",
     "reweighted_fit",
     "rows",
+    "student",
     "tune",
 ]
 

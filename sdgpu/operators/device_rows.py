@@ -6,7 +6,7 @@ from typing import Any
 
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.compiled.formula import Formula
-from sdgpu.operators.device_source import Layout
+from sdgpu.operators.device_source import StatisticLayout
 
 __all__ = ["DeviceRows", "packed_block", "part_widths", "split"]
 
@@ -46,7 +46,7 @@ class DeviceRows:
     Parameters
     ----------
     formula : Formula
-    layout : Layout
+    layout : StatisticLayout
     parts : list of Rows
         Of torch, in float32.
     side : {"left", "right"}
@@ -66,7 +66,7 @@ class DeviceRows:
     def __init__(
         self,
         formula: Formula,
-        layout: Layout,
+        layout: StatisticLayout,
         parts: list[Rows],
         side: str,
         *,

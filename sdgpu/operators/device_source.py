@@ -2,7 +2,7 @@
 
 The rows of all parts of a kernel lie in two arrays a side (:mod:`sdgpu.operators.device_rows`): `rows`
 (n, F), features side by side, which tensor cores multiply; and `columns` (S, n), coordinate by coordinate,
-with what is a number for each row. A :class:`Layout` says what lies where.
+with what is a number for each row. A :class:`StatisticLayout` says what lies where.
 
 The statistic of a part is made in one of three ways: by products of features on tensor cores; as a sum over
 coordinates on the FMA units, of a term such as |x - x'|, or of (x - x')^2 where a distance must be exact
@@ -21,7 +21,7 @@ from sdgpu.kernels.compiled.formula import Formula, Part
 from sdgpu.kernels.compiled.source_numbers import SourceNumber, SourceText, polynomial_power
 from sdgpu.kernels.coordinate_sums import TERMS
 
-__all__ = ["DIRECT", "NAME", "Layout", "Place", "layout_of", "source_of"]
+__all__ = ["DIRECT", "NAME", "Place", "StatisticLayout", "layout_of", "source_of"]
 
 NAME = "values"
 #: Up to so many features a sum over them is cheaper than a product padded to the tensor cores' 16.
@@ -61,7 +61,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class StatisticLayout:
     """Where the parts of a formula lie, and the sizes of both arrays."""
 
     places: tuple[Place, ...]
@@ -69,7 +69,7 @@ class Layout:
     columns: int
 
 
-def layout_of(formula: Formula, widths: tuple[int, ...]) -> Layout:
+def layout_of(formula: Formula, widths: tuple[int, ...]) -> StatisticLayout:
     """The layout of parts with so many features each, augmentation not counted."""
     places, features, columns = [], 0, 0
     for part, d in zip(formula.parts, widths, strict=True):
@@ -85,7 +85,7 @@ def layout_of(formula: Formula, widths: tuple[int, ...]) -> Layout:
         if part.has_norms:
             place["norms"], columns = columns, columns + 1
         places.append(Place(**place))
-    return Layout(tuple(places), features, columns)
+    return StatisticLayout(tuple(places), features, columns)
 
 
 def _has_products(part: Part, d: int) -> bool:
@@ -99,7 +99,7 @@ def _padded_width(d: int) -> int:
     return 16 if d <= 16 else -(-d // 32) * 32
 
 
-def source_of(formula: Formula, layout: Layout) -> str:
+def source_of(formula: Formula, layout: StatisticLayout) -> str:
     """The function `values` of a block (ROWS, STEP) of kernel values in float32.
 
     Its arguments are the arrays of both sides, the first row of the block on each side, how many rows there
@@ -146,7 +146,9 @@ def _column(source: SourceText, side: str, number: int | str) -> str:
     return source.assign(f"tl.load({start} + tl.arange(0, {size})){turned}")
 
 
-def _write_statistic(source: SourceText, part: Part, place: Place, p: int, layout: Layout) -> None:
+def _write_statistic(
+    source: SourceText, part: Part, place: Place, p: int, layout: StatisticLayout
+) -> None:
     """Lines for the statistic of part p, the variable t<p>."""
     name, profile = f"t{p}", part.profile
     distance = profile.statistic == "product" and profile.distance

@@ -25,7 +25,7 @@ from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.compiled.formula import Formula, formula_of
 from sdgpu.operators import device_functions
 from sdgpu.operators.device_rows import DeviceRows, packed_block, part_widths
-from sdgpu.operators.device_source import Layout, layout_of, source_of
+from sdgpu.operators.device_source import StatisticLayout, layout_of, source_of
 
 __all__ = [
     "SPLITS",
@@ -141,7 +141,7 @@ class FusedCuda:
         self.split, self.polynomial = split, int(polynomial)
         found = formula_of(kernel, rows)
         self._parts = found[1] if found else []
-        self._packed: dict[tuple[Layout, str], DeviceRows] = {}
+        self._packed: dict[tuple[StatisticLayout, str], DeviceRows] = {}
 
     def gram(self, V: Any) -> Any:
         """V K, (c, n) -> (c, n) float64: K is symmetric up to rounding, so this is (K V')' too.
@@ -213,7 +213,9 @@ class FusedCuda:
             )
         return out.sum(dim=0).view(-1, new.n)[:c, :m].contiguous()
 
-    def _device_rows(self, formula: Formula, layout: Layout, rows: Rows, side: str) -> DeviceRows:
+    def _device_rows(
+        self, formula: Formula, layout: StatisticLayout, rows: Rows, side: str
+    ) -> DeviceRows:
         """The arrays of one side, kept for the rows that are always there."""
         key = (layout, side)
         if rows is self.rows and key in self._packed:
@@ -243,7 +245,7 @@ class FusedCuda:
             )
 
 
-def formula_and_layout(kernel: Kernel, rows: Rows, other: Rows) -> tuple[Formula, Layout]:
+def formula_and_layout(kernel: Kernel, rows: Rows, other: Rows) -> tuple[Formula, StatisticLayout]:
     """Of ready rows of both sides: where one side is far from the centre near pairs need care."""
     found, beside = formula_of(kernel, rows), formula_of(kernel, other)
     assert found is not None  # whoever calls it has asked
@@ -286,7 +288,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(
-    formula: Formula, layout: Layout, c: int, *, wide: bool = False, architecture: int = 90
+    formula: Formula, layout: StatisticLayout, c: int, *, wide: bool = False, architecture: int = 90
 ) -> Shape:
     """The shape for a formula, c columns, `wide` in float64, and an architecture (90 is sm_90, Hopper).
 
@@ -327,7 +329,7 @@ def shape_of(
 
 
 def constants_of(
-    shape: Shape, formula: Formula, layout: Layout, *, same: bool, split: str, wide: bool
+    shape: Shape, formula: Formula, layout: StatisticLayout, *, same: bool, split: str, wide: bool
 ) -> dict[str, Any]:
     """What the program is compiled for, without the share of polynomials."""
     halves = split == "tf32x3" and not wide and shape.columns > 1
