@@ -15,7 +15,7 @@ import torch
 import sdgpu
 from sdgpu.backend.backends import NumpyBackend, TorchBackend
 from sdgpu.kernels import ArcCosine, EmpiricalNTK, FunctionKernel, Gaussian, Matern, Polynomial
-from sdgpu.operators import DenseOperator, TiledOperator, fused_cuda, tiled
+from sdgpu.operators import DenseOperator, TiledOperator, device_functions, tiled
 from sdgpu.solvers.cg import CG
 from tests.cuda_stand_in import CudaTensor, on_host, pretend_cuda
 from tests.operators.test_tiled import KERNELS, TOLERANCE, allowed_rows
@@ -156,15 +156,15 @@ def test_a_halved_tile_forgets_its_counts(monkeypatch):
     rows, V, calls = X[:40], RNG.standard_normal((40, 2)), []
     product = TiledOperator._product
 
-    def too_large(self, V, tile):
+    def too_large(self, V, tile, part):
         calls.append(tile)
         if tile > 260:
             raise RuntimeError("CUDA out of memory")
-        return product(self, V, tile)
+        return product(self, V, tile, part)
 
     monkeypatch.setattr(TiledOperator, "_product", too_large)
     monkeypatch.setattr(
-        TiledOperator, "_size", property(lambda self: min([600, *self._halved_sizes]))
+        TiledOperator, "tile_rows", property(lambda self: min([600, *self._halved_sizes]))
     )
     with pretend_cuda():
         K = TiledOperator(Matern(0.5), cuda(rows))
@@ -175,7 +175,7 @@ def test_a_halved_tile_forgets_its_counts(monkeypatch):
 
 
 def test_the_fused_product_falls_back_to_tiles_where_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(fused_cuda, "triton", None)
+    monkeypatch.setattr(device_functions, "triton", None)
     with pretend_cuda(), pytest.raises(ValueError, match="triton=True cannot be used"):
         TiledOperator(KERNEL, cuda(X), "float32", triton=True)
 

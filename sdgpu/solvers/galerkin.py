@@ -235,11 +235,12 @@ class GrowingBasis:
         """Go on from a checkpoint."""
         asarray = self.backend.asarray
         # a basis that was compressed has the residuals of all its rows, and more than one pass
-        self.krylov = self.krylov and (len(state.R) < len(state.Q) or state.passes == 1)
+        rows = int(state.Q.shape[0])
+        self.krylov = self.krylov and (int(state.R.shape[0]) < rows or state.passes == 1)
         if not self.krylov and int(self._R.shape[0]) < int(self._Q.shape[0]):
             self._R = self._empty_rows(int(self._Q.shape[0]), int(self._Q.shape[1]))
-        self._reserve(len(state.Q))
-        self.k, self.T = len(state.Q), state.T
+        self._reserve(rows)
+        self.k, self.T = rows, state.T
         self._Q[: self.k, :] = asarray(state.Q)
         if self.krylov:
             self._R = asarray(state.R)

@@ -61,7 +61,8 @@ def test_two_processes(method):
         return made.path(0.1, 0.4, 3).fitted
 
     parts = on_ranks(cuts(300, [120, 180], None), threads)
-    assert_near(np.concatenate(parts, axis=1), fitted, 1e-12)  # what the processes do, threads do
+    # what the processes do, threads do: libraries in other processes may round a bit otherwise
+    assert_near(np.concatenate(parts, axis=1), fitted, 1e-10)
 
 
 DIFFERENT = """

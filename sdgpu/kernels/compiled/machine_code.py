@@ -254,16 +254,21 @@ class Machine:
         return int(self._engine.get_function_address(name))
 
 
-@cache
 def _target_machine() -> Any:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    target = binding.Target.from_default_triple()
-    features = binding.get_host_cpu_features().flatten()
-    name = binding.get_host_cpu_name()
+    """A new one each time: the engine that compiles with it owns it, and frees it."""
+    target, name, features = _host()
     return target.create_target_machine(
         cpu=name, features=features, opt=3, codemodel="jitdefault", jit=True
     )
+
+
+@cache
+def _host() -> tuple[Any, str, str]:
+    """What this processor is, and can do."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    features = binding.get_host_cpu_features().flatten()
+    return binding.Target.from_default_triple(), binding.get_host_cpu_name(), features
 
 
 def compiled(text: str) -> Machine:
