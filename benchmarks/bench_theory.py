@@ -31,6 +31,45 @@ def test_leave_one_out(race: Any, device: str) -> None:
     )
 
 
+def test_students(race: Any, device: str) -> None:
+    """Two decompositions, of the teacher and of the student; the rest of the grid is algebra."""
+    data = make()
+    lams, K = np.geomspace(1e-4, 1e-1, 20) * len(data.X), data.kernel(data.X)
+
+    def ours() -> None:
+        teacher = sdgpu.fit(
+            data.X, data.Y, sdgpu.Laplacian(0.3), lams, method="eigh", device=device
+        )
+        how = {"method": "eigh", "device": device}
+        made = sdgpu.student(teacher, data.kernel, lams, data.X, data.Y, **how)
+        made.sweep(data.X_val, data.Y_val, steps=STEPS)
+
+    race(
+        "students: 20 teacher lam x 20 lam x 101 weights x 10 steps, n = 2,000, against one eigh",
+        ours,
+        lambda: scipy.linalg.eigh(K.copy(), driver="evd", overwrite_a=True, check_finite=False),
+        at_most=3.5,
+        rounds=5,
+    )
+
+
+def test_gradient_flow(race: Any, device: str) -> None:
+    data = make()
+
+    def swept(smoother: str) -> None:
+        how = {"method": "eigh", "device": device, "smoother": smoother}
+        fitted = sdgpu.fit(data.X, data.Y, data.kernel, lams=data.lams, **how)
+        fitted.sweep(data.X_val, data.Y_val, alphas=ALPHAS, steps=STEPS)
+
+    race(
+        "fit and sweep of gradient flow at 30 times against ridge of 30 lam, n = 2,000",
+        lambda: swept("gradient_flow"),
+        lambda: swept("ridge"),
+        at_most=1.2,
+        rounds=5,
+    )
+
+
 def test_tangent_kernel(race: Any, device: str) -> None:
     X = np.random.default_rng(0).standard_normal((10_000, 784)).astype(np.float32)
     rows = torch.tensor(X, device=device)

@@ -164,6 +164,25 @@ def test_rows_of_the_teacher():
             sdgpu.student(sdgpu.fit(X, Y, TEACHER, 1.0, **how), KERNEL, LAMS)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_teacher_with_tensors(dtype):
+    """Its rows are tensors, those of the student too, or NumPy's: answers are NumPy's."""
+    X, Y, X_val, _, U = problem()
+    tensors = [torch.tensor(x, dtype=dtype) for x in (X, Y, X_val, U)]
+    teacher = sdgpu.fit(*tensors[:2], TEACHER, TEACHER_LAMS)
+    plain = sdgpu.fit(X, Y, TEACHER, TEACHER_LAMS)
+    near = 1e-9 if dtype == torch.float64 else 1e-5
+    wanted = sdgpu.student(plain, KERNEL, LAMS, X, Y, unlabelled=U).predict(X_val, 2.0, 1.0, 0.3, 2)
+    for made in (
+        sdgpu.student(teacher, KERNEL, LAMS, X, Y, unlabelled=U),
+        sdgpu.student(teacher, KERNEL, LAMS, *tensors[:2], unlabelled=tensors[3]),
+    ):
+        for new in (X_val, tensors[2]):
+            found = made.predict(new, 2.0, 1.0, 0.3, 2)
+            assert isinstance(found, np.ndarray)
+            assert_near(found, wanted, near)
+
+
 def test_refusals_of_answers():
     X, Y, X_val, Y_val, _ = problem()
     made = sdgpu.student(sdgpu.fit(X, Y, TEACHER, TEACHER_LAMS), KERNEL, LAMS, X, Y)
