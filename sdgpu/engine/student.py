@@ -11,7 +11,7 @@ import numpy as np
 
 from sdgpu.backend.arrays import targets
 from sdgpu.backend.backends import Backend, to_numpy
-from sdgpu.backend.checks import grid, integer, lam_grid, schedule, served_lam
+from sdgpu.backend.checks import check_growth, grid, integer, lam_grid, schedule, served_lam
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.distill.smoothers import Smoother
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Student", "StudentSweep", "student"]
 
 ENTRIES = 2**22  # kernel values of a block of validation rows
+NUMBERS = 2**22  # values of all columns, lam and steps, of a block
 LOGITS = 1e-3  # rows of probabilities sum to 1 within this
 
 
@@ -112,6 +113,11 @@ class Student:
             0, 0.01, .., 1 by default; any real numbers.
         steps : int, default 1
 
+        Raises
+        ------
+        TypeError, ValueError, MemoryError
+            Before any work.
+
         Notes
         -----
         m n k + m k L2 T c (1 + L1) multiplications and QR decompositions of L1 L2 matrices (m c, 2 T).
@@ -126,6 +132,11 @@ class Student:
         for lam in lams:
             served_lam(self.fit.lams, float(lam))
         weights = np.linspace(0, 1, 101) if alphas is None else grid("alphas", alphas)
+        check_growth(weights, steps)
+        pairs = len(which) * len(lams)
+        values = np.shape(X_val)[0] * len(lams) * steps * self.fit.info.c
+        numbers = pairs * (len(weights) * steps + 8 * steps**2) + 4 * min(NUMBERS, values)
+        self.fit.parts.model.afford(numbers, f"a grid of {pairs * len(weights) * steps:,} students")
         triangles, rows = self._triangles(X_val, Y_val, which, lams, steps)
         count = rows * self.outputs
         best = student_weights(triangles)
@@ -172,7 +183,8 @@ class Student:
         offset = 0.0 if parts.model.offset is None else to_numpy(parts.model.offset)
         expansion = parts.solution.expand(lams, steps, (np.zeros(0), np.zeros(0)))
         found: Any = None
-        for start, block, _, _ in held.blocks(ENTRIES):
+        at_once = max(1, NUMBERS // (len(lams) * steps * max(C, 2 * len(which) * self.outputs)))
+        for start, block, _, _ in held.blocks(min(ENTRIES, at_once * held.width)):
             basis = to_numpy(expansion.steps(block @ expansion.columns, slice(0, len(lams)))).copy()
             basis[:, 0] += offset  # u_1; differences have none
             wanted = truth[start : start + basis.shape[2]]

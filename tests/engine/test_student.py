@@ -1,5 +1,7 @@
 """Students against refits: every teacher lam, lam, weight and step by explicit solves."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -162,6 +164,17 @@ def test_rows_of_the_teacher():
     for how in ({"intercept": True}, {"features": sdgpu.Nystrom(9)}):
         with pytest.raises(ValueError, match="does not have its rows"):
             sdgpu.student(sdgpu.fit(X, Y, TEACHER, 1.0, **how), KERNEL, LAMS)
+
+
+def test_memory_is_counted_and_blocks_add_up(monkeypatch):
+    X, Y, X_val, Y_val, _ = problem()
+    teacher = sdgpu.fit(X, Y, TEACHER, TEACHER_LAMS)
+    made = sdgpu.student(teacher, KERNEL, LAMS, memory="400MB")
+    with pytest.raises(MemoryError, match="a grid of 60,000,000 students"):
+        made.sweep(X_val, Y_val, alphas=np.linspace(0, 1, 10**6), steps=10)
+    whole = made.sweep(X_val, Y_val, steps=3).dataset["mse"].values
+    monkeypatch.setattr(sys.modules["sdgpu.engine.student"], "NUMBERS", 100)
+    assert_near(made.sweep(X_val, Y_val, steps=3).dataset["mse"].values, whole, 1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
