@@ -117,7 +117,7 @@ class Fit:
         ------
         TypeError, ValueError
         """
-        solution, info = smoothed(self._solution, self.info, as_smoother(smoother))
+        solution, info = smoothed(self._solution, self.info, as_smoother(smoother), self.lams)
         return replace(self, info=info, _solution=solution)
 
     @underflow_is_zero

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from sdgpu.distill.smoothers import RIDGE
@@ -61,6 +61,8 @@ class Info:
         kernel itself, both fitted to these rows alone, the largest of lam; None where nothing is known.
     smoother : str
         What a step does to each eigenvalue, "ridge" or another of :mod:`sdgpu.distill.smoothers`.
+    of_ridge : Info or None
+        With another smoother what was said of the same decomposition with ridge.
     """
 
     method: str
@@ -81,6 +83,7 @@ class Info:
     status: str
     kernel_difference: float | None = None
     smoother: str = RIDGE.name
+    of_ridge: Info | None = field(default=None, repr=False, compare=False)
 
 
 def labelled(sweep: Sweep, info: Info, kernel: Kernel, seconds: float) -> Sweep:

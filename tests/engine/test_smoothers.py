@@ -259,6 +259,21 @@ def test_the_flow_is_early_stopping() -> None:
     assert_near(found, dual, 1e-3)
 
 
+def test_a_cut_through_an_eigenvalue_says_so() -> None:
+    """Whether an eigenvalue is kept that is lam to its rounding, nobody knows."""
+    X, Y, _, _ = problem()
+    delta = np.linalg.eigvalsh(KERNEL(X))
+    with pytest.warns(UserWarning, match="inaccurate with smoother='cutoff'"):
+        fit = sdgpu.fit(X, Y, KERNEL, delta[-3], smoother="cutoff")
+    assert fit.info.error_estimate > 0.1
+    assert fit.info.status.startswith("inaccurate")
+    between = float(np.sqrt(delta[-3] * delta[-4]))
+    safe = sdgpu.fit(X, Y, KERNEL, between, smoother="cutoff")
+    assert safe.info.error_estimate < 1e-9
+    for name in ("gradient_flow", "iterated"):
+        assert sdgpu.fit(X, Y, KERNEL, delta[-3], smoother=name).info.error_estimate < 1e-9
+
+
 REFUSED = {
     "loo": lambda fit, X: fit.loo(0.2),
     "left-out sweep": lambda fit, X: fit.sweep(),
