@@ -8,6 +8,7 @@ from torch import nn
 
 import sdgpu
 from sdgpu.backend.datafiles import read_dataset
+from sdgpu.backend.prediction_files import read_predictions
 from sdgpu.backend.rows import checked_blocks
 from sdgpu.backend.zarr_layout import check_store
 from sdgpu.nn.data import load_images
@@ -59,6 +60,7 @@ READERS = {
     "predictor.safetensors": sdgpu.open_predictor,
     **{name: lambda path: read_rows(path) for name in ROWS},
     "rows.zarr/zarr.json": lambda path: read_rows(path.parent),
+    **{f"predictions.{kind}": read_predictions for kind in ("npy", "npz", "parquet")},
     "images.npz": lambda path: load_images(str(path)),
     "weights.pth": weights,
     "weights.safetensors": weights,

@@ -12,6 +12,7 @@ import numpy as np
 from sdgpu.backend.arrays import targets
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.checks import check_growth, grid, integer, lam_grid, schedule, served_lam
+from sdgpu.backend.prediction_files import check_probabilities
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.distill.smoothers import Smoother
@@ -29,7 +30,6 @@ __all__ = ["Student", "StudentSweep", "student"]
 
 ENTRIES = 2**22  # kernel values of a block of validation rows
 NUMBERS = 2**22  # values of all columns, lam and steps, of a block
-LOGITS = 1e-3  # rows of probabilities sum to 1 within this
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,7 +336,7 @@ def student(
     lams_of_teacher, told = _told(teachers, every, teacher_lams, c)
     predictions = np.tensordot(shares, told, axes=1)  # (L1, n + u, c)
     if probabilities:
-        _check_probabilities(predictions)
+        check_probabilities("teacher", predictions, "of logits pass the softmax")
     u = len(every) - n
     truth = np.concatenate([Y_host, np.zeros((u, c))])
     extra = [np.concatenate([P[:n] - Y_host, np.zeros((u, c))]) for P in predictions]
@@ -411,13 +411,3 @@ def _step_one(teacher: Fit, rows: np.ndarray, lams: np.ndarray) -> np.ndarray:
         for _, block, _, _ in held.blocks(ENTRIES)
     ]
     return np.concatenate(values, axis=1) + offset
-
-
-def _check_probabilities(predictions: np.ndarray) -> None:
-    sums = predictions.sum(axis=-1)
-    if predictions.min() < -LOGITS or np.abs(sums - 1).max() > LOGITS:
-        worst = float(sums.flat[np.abs(sums - 1).argmax()])
-        raise ValueError(
-            f"teacher: rows of probabilities are >= 0 and sum to 1, and one sums to {worst:g}, with "
-            f"entries from {predictions.min():.3g} to {predictions.max():.3g}; of logits pass the softmax"
-        )
