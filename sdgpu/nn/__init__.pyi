@@ -6,9 +6,11 @@ from .data import Data, Images, generated_images, images_from_arrays, load_image
 from .evaluate import Score, checksum, predict, score
 from .grid import grid_chains
 from .loss import data_loss, mixed_target, penalty, predictions
+from .own_data import make_data
 from .pretrained import load_weights
 from .records import Epoch, TrainResult
 from .resnet import make_model, resnet18, resnet20, resnet34, resnet50, resnet56, smallcnn
+from .samples import Samples, samples_from_arrays
 from .stacked import Stack, bytes_per_member, train_stacked
 from .targets import Teacher
 from .trainer import train
@@ -20,6 +22,7 @@ __all__ = [
     "Data",
     "Epoch",
     "Images",
+    "Samples",
     "Score",
     "Stack",
     "StepRecord",
@@ -35,6 +38,7 @@ __all__ = [
     "images_from_arrays",
     "load_images",
     "load_weights",
+    "make_data",
     "make_model",
     "mixed_target",
     "normalise",
@@ -47,6 +51,7 @@ __all__ = [
     "resnet34",
     "resnet50",
     "resnet56",
+    "samples_from_arrays",
     "score",
     "smallcnn",
     "split_images",

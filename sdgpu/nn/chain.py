@@ -368,7 +368,7 @@ class Lab:
             self._on_first_rank(write)
 
     def _on_first_rank(self, action: Callable[[], None]) -> None:
-        device = self.data.train.pixels.device
+        device = self.data.train.device
         join(device).first(action, device)
 
 
@@ -376,14 +376,19 @@ def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Mo
     """The network that every step starts from, on the device of the data."""
     images = data.train
     if not isinstance(model, nn.Module):
+        if isinstance(model, str) and len(images.shape) != 3:
+            raise ValueError(
+                f"model={model!r} is for images (C, H, W), but the samples are {images.shape}: give a "
+                "torch.nn.Module, or a function that builds one"
+            )
         model = make_model(
             model,
             classes=images.classes,
-            channels=images.pixels.shape[1],
+            channels=images.shape[0] if len(images.shape) == 3 else 1,
             seed=config.init_seed,
             stem=stem,
         )
-    return copy_module(model).to(images.pixels.device)
+    return copy_module(model).to(images.device)
 
 
 def _flat(record: StepRecord) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from sdgpu.backend.checks import choice, integer, number
 from sdgpu.backend.untrusted_files import read_npz
 from sdgpu.nn import cifar
 from sdgpu.nn.image_splits import sample, set_test_apart, split_images
-from sdgpu.nn.images import Data, Images, find_device, images_from_arrays
+from sdgpu.nn.images import Images, find_device, images_from_arrays
+from sdgpu.nn.parts import Data
 
 __all__ = [
     "Data",

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from sdgpu.backend.distributed import World
-from sdgpu.nn.augment import constants, scaled
 from sdgpu.nn.config import Config
 from sdgpu.nn.loss import predictions
 
@@ -89,19 +88,18 @@ def predict(
         If the model gives something else than a tensor.
     """
     config, world = config or Config(), world or World()
-    pixels, shard = images.pixels, world.shard(len(images))
-    dtype = float_type(model)
-    parts, factors = [], constants(pixels, images.mean, images.std, dtype)
+    shard = world.shard(len(images))
+    # a rank without rows asks for one all the same: the outputs have a shape
+    rows = range(shard.start, shard.stop) or range(1)
+    blocks = images.clean(
+        rows, config.eval_batch, float_type(model), channels_last=config.channels_last
+    )
     # whatever the training is in: alpha-hat and the losses of steps are differences of such outputs
-    with inference(model), torch.autocast(pixels.device.type, enabled=False):
-        # a rank without rows asks for one all the same: the outputs have a shape
-        for start in range(shard.start, shard.stop, config.eval_batch) or (0,):
-            rows = pixels[start : min(start + config.eval_batch, shard.stop) or 1]
-            inputs = scaled(rows, factors, dtype, channels_last=config.channels_last)
-            logits = model(inputs)
-            parts.append(
-                predictions(logits, activation=config.activation, temperature=config.temperature)
-            )
+    with inference(model), torch.autocast(images.device.type, enabled=False):
+        parts = [
+            predictions(model(inputs), activation=config.activation, temperature=config.temperature)
+            for inputs in blocks
+        ]
     block = torch.cat(parts, dim=-2)[..., : shard.stop - shard.start, :]
     if world.size == 1:
         return block

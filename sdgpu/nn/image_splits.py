@@ -1,4 +1,4 @@
-"""Splits of images that keep the test set apart and hold every class."""
+"""Splits that keep the test set apart and hold every class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sdgpu.backend.checks import integer, number
-from sdgpu.nn.images import Data, Images, moments
+from sdgpu.nn.images import Images, moments
+from sdgpu.nn.parts import Data
 
-__all__ = ["sample", "set_test_apart", "split_images"]
+__all__ = ["held_out", "sample", "set_test_apart", "split_images"]
 
 TEST_SHARE = 0.2  # of data that come without a test set
 
@@ -63,7 +64,7 @@ def split_images(
     if test_as_validation:
         train, validation = images, test
     else:
-        train_rows, val_rows = _stratified(images.labels, _count(val, len(images)), "val", seed)
+        train_rows, val_rows = held_out(images.labels, val, "val", seed)
         train, validation = images.take(train_rows), images.take(val_rows)
     mean, std = moments(train.pixels)
     train, validation, test = (
@@ -85,18 +86,41 @@ def sample(images: Images, rows: int, seed: int) -> Images:
     return images.take(_stratified(images.labels, rows, "rows", integer("seed", seed, 0))[1])
 
 
-def _count(val: float | int, n: int) -> int:
-    """Return the number of validation images."""
+def held_out(labels: Tensor, share: float | int, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of the rest, and of the rows that are set apart with the shares of the classes.
+
+    Parameters
+    ----------
+    labels : Tensor (n,), int64
+    share : float or int
+        In [0, 1), or a number of rows.
+    name : {"val", "test"}
+        Of the part that is set apart.
+    seed : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither, or leaves the training part without a row of some class.
+    """
+    return _stratified(labels, _count(share, len(labels), name), name, integer("seed", seed, 0))
+
+
+def _count(val: float | int, n: int, name: str) -> int:
+    """Return the number of images set apart."""
     if isinstance(val, (int, np.integer)) and not isinstance(val, bool):
         count = int(val)
-    elif 0 <= number("val", val) < 1:
+    elif 0 <= number(name, val) < 1:
         count = round(val * n)
     else:
-        raise ValueError(f"val={val} must be a share in [0, 1) or a number of images such as 5000")
-    if not 0 <= count < n or (val and not count):
         raise ValueError(
-            f"val={val} leaves {count} validation and {n - count} training images of {n}: both must be "
-            "> 0, or val=0 to train on all of them"
+            f"{name}={val} must be a share in [0, 1) or a number of images such as 5000"
+        )
+    if not 0 <= count < n or (val and not count):
+        part = {"val": "validation", "test": "test"}[name]
+        raise ValueError(
+            f"{name}={val} leaves {count} {part} and {n - count} training images of {n}: both must be "
+            f"> 0, or {name}=0 to train on all of them"
         )
     return count
 

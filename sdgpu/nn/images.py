@@ -6,16 +6,20 @@ A data set stays on the device as bytes; a batch becomes floating point when it 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdgpu.backend.checks import integer
 from sdgpu.backend.distributed import ranks
+from sdgpu.nn.augment import constants, scaled
+from sdgpu.nn.config import Config
+from sdgpu.nn.image_views import ImageReader
+from sdgpu.nn.parts import Reader, class_count, labels_of, one_hot
 
-__all__ = ["Data", "Images", "find_device", "images_from_arrays", "moments"]
+__all__ = ["Images", "find_device", "images_from_arrays", "moments", "tensor_of"]
 
 CHUNK = 2**20  # pixels that are floating point at a time while their moments are summed
 
@@ -58,49 +62,52 @@ class Images:
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
-        Y = torch.zeros((len(self), self.classes), dtype=dtype, device=self.labels.device)
-        return Y.scatter_(1, self.labels[:, None], 1)
+        return one_hot(self.labels, self.classes, dtype)
 
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.pixels.device
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """Training, validation and test part, all with mean and std of the training part.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.pixels.shape[1:])
 
-    Attributes
-    ----------
-    train : Images
-    val, test : Images or None
-        None, or without a row, where there are none. They may lack classes, as the tail of a long-tailed
-        set does.
+    @property
+    def kind(self) -> str:
+        """For messages."""
+        return "images"
 
-    Raises
-    ------
-    TypeError
-        If a part is no :class:`Images`.
-    ValueError
-        If the training part is empty, or a part has other classes, shapes, device or normalisation than
-        it, or not one label for each image.
-    """
+    def contents(self) -> tuple[Tensor, ...]:
+        """Tensors whose bytes tell them from any others."""
+        return self.pixels, self.labels
 
-    train: Images
-    val: Images | None
-    test: Images | None
+    def check(self, name: str) -> None:
+        """Refuse tensors that are no images with one label each.
 
-    def __post_init__(self) -> None:
-        for name in ("train", "val", "test"):
-            part = getattr(self, name)
-            if part is not None or name == "train":
-                _check_part(name, part, self.train)
-        if not len(self.train):
-            raise ValueError("train has no images")
+        Raises
+        ------
+        ValueError
+        """
+        if self.pixels.ndim != 4 or self.labels.shape != self.pixels.shape[:1]:
+            raise ValueError(
+                f"{name} has labels {tuple(self.labels.shape)} for pixels {tuple(self.pixels.shape)}: "
+                "they must be (n,) and (n, C, H, W), one label for each image"
+            )
 
-    def to(self, device: str | torch.device) -> Data:
-        """Return the same parts on a device; no copy of those that are there already."""
-        train, val, test = (
-            None if part is None else part.to(device) for part in (self.train, self.val, self.test)
-        )
-        assert train is not None
-        return Data(train, val, test)
+    def clean(
+        self, rows: range, size: int, dtype: torch.dtype, *, channels_last: bool = False
+    ) -> Iterator[Tensor]:
+        """Normalised images (b, C, H, W) of consecutive rows, at most `size` at a time."""
+        factors = constants(self.pixels, self.mean, self.std, dtype)
+        for start in range(rows.start, rows.stop, size):
+            block = self.pixels[start : min(start + size, rows.stop)]
+            yield scaled(block, factors, dtype, channels_last=channels_last)
+
+    def reader(self, config: Config, dtype: torch.dtype) -> Reader:
+        """Augmented views of the images."""
+        return ImageReader(self, config, dtype)
 
 
 def images_from_arrays(
@@ -143,10 +150,10 @@ def images_from_arrays(
         or, unless `classes` is given, a class without an image.
     """
     torch_device = find_device(device)
-    tensor = _tensor(f"{name}: pixels", pixels, channels_last=channels_last)
+    tensor = tensor_of(f"{name}: pixels", pixels, channels_last=channels_last)
     pixels = _pixels(name, tensor, channels_last=channels_last)
-    labels = _labels(name, _tensor(f"{name}: labels", labels), len(pixels))
-    classes = _check_range(name, labels, classes)
+    labels = labels_of(name, tensor_of(f"{name}: labels", labels), len(pixels))
+    classes = class_count(name, labels, classes)
     mean, std = moments(pixels)
     return Images(
         pixels=pixels.to(torch_device),
@@ -158,45 +165,14 @@ def images_from_arrays(
     )
 
 
-def _check_part(name: str, part: object, train: Images) -> None:
-    """Refuse a part that a network trained on `train` would take for something else."""
-    if not isinstance(part, Images):
-        raise TypeError(f"{name} must be Images, not {type(part).__name__}")
-    if part.pixels.ndim != 4 or part.labels.shape != part.pixels.shape[:1]:
-        raise ValueError(
-            f"{name} has labels {tuple(part.labels.shape)} for pixels {tuple(part.pixels.shape)}: they "
-            "must be (n,) and (n, C, H, W), one label for each image"
-        )
-    if len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < part.classes:
-        raise ValueError(
-            f"{name} has labels from {int(part.labels.min())} to {int(part.labels.max())}, but "
-            f"classes={part.classes}: they must be in 0..{part.classes - 1}"
-        )
-    shape_remedy = "give all parts the same classes= and one size and device"
-    norm_remedy = (
-        "dataclasses.replace(part, mean=train.mean, std=train.std), or split_images, makes it so"
-    )
-    for what, value, train_value, remedy in (
-        ("classes", part.classes, train.classes, shape_remedy),
-        (
-            "images of shape",
-            tuple(part.pixels.shape[1:]),
-            tuple(train.pixels.shape[1:]),
-            shape_remedy,
-        ),
-        ("images on device", str(part.pixels.device), str(train.pixels.device), shape_remedy),
-        ("mean", part.mean, train.mean, norm_remedy),
-        ("std", part.std, train.std, norm_remedy),
-    ):
-        if value != train_value:
-            raise ValueError(
-                f"{name} has {what} {value}, but train {train_value}: all parts are taken as the "
-                f"training part is; {remedy}"
-            )
+def tensor_of(name: str, values: object, *, channels_last: bool = False) -> Tensor:
+    """Share an array's memory if torch can, else copy it: with `channels_last` for its last axis at 1.
 
-
-def _tensor(name: str, values: object, *, channels_last: bool = False) -> Tensor:
-    """Share an array's memory if torch can, else copy it: with `channels_last` for its last axis at 1."""
+    Raises
+    ------
+    TypeError
+        If it holds no numbers.
+    """
     if isinstance(values, Tensor):
         return values
     array = np.asarray(values)
@@ -238,43 +214,6 @@ def _pixels(name: str, pixels: Tensor, *, channels_last: bool) -> Tensor:
             f"more than 4: if {alternative}, set channels_last={not channels_last} or move the axis"
         )
     return pixels.contiguous()
-
-
-def _labels(name: str, labels: Tensor, n: int) -> Tensor:
-    """Bring labels to (n,), int64."""
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise TypeError(f"{name}: labels must be whole numbers from 0 on, got {labels.dtype}")
-    if labels.shape != (n,):
-        raise ValueError(f"{name}: labels must be ({n},), one per image, got {tuple(labels.shape)}")
-    return labels.to(torch.int64)
-
-
-def _check_range(name: str, labels: Tensor, classes: int | None) -> int:
-    """Return the number of classes."""
-    least, most = int(labels.min()), int(labels.max())
-    inferred = classes is None
-    classes = most + 1 if classes is None else integer("classes", classes, 2)
-    if least < 0 or most >= classes:
-        label = least if least < 0 else most
-        raise ValueError(
-            f"{name}: label {label} is out of range: {classes} classes are 0 to {classes - 1}"
-        )
-    if classes < 2:
-        raise ValueError(f"{name}: all labels are 0, but there must be two classes or more")
-    if inferred:
-        _check_classes(name, labels, classes)
-    return classes
-
-
-def _check_classes(part: str, labels: Tensor, classes: int) -> None:
-    sizes = torch.bincount(labels, minlength=classes)
-    empty = (sizes == 0).nonzero().flatten().tolist()
-    if empty:
-        listing = ", ".join(str(label) for label in empty[:5]) + (", .." if len(empty) > 5 else "")
-        raise ValueError(
-            f"{part}: no image of class {listing} among {len(labels)}: give more images, number the "
-            f"classes without gaps, or give classes={classes} where these are all there are"
-        )
 
 
 def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from sdgpu.backend.copying import copy_module
-from sdgpu.nn.augment import normalise
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference
 from sdgpu.nn.loss import check_outputs
@@ -41,7 +40,7 @@ def check_request(model: Any, images: Any, targets: Any, config: Config, folder:
         )
     _check_parts(model, config)
     _check_targets(targets, images, config, getattr(model, "members", None))
-    check_device(config, images.pixels.device)
+    check_device(config, images.device)
 
 
 def _check_parts(model: nn.Module, config: Config) -> None:
@@ -142,12 +141,12 @@ def _check_model(
     model: nn.Module, images: Any, config: Config, name: str, members: int | None
 ) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device != images.pixels.device:
+        if tensor.device != images.device:
             raise ValueError(
-                f"{name} has weights on {tensor.device}, but the images are on {images.pixels.device}: "
-                f"move one of them with .to({str(images.pixels.device)!r})"
+                f"{name} has weights on {tensor.device}, but the images are on {images.device}: "
+                f"move one of them with .to({str(images.device)!r})"
             )
-    with inference(model), autocast(config, images.pixels.device):
+    with inference(model), autocast(config, images.device):
         outputs = model(_sample(model, images, 1))
     _check_outputs(outputs, 1, images.classes, members, name)
 
@@ -160,7 +159,7 @@ def _check_trained(model: nn.Module, images: Any, config: Config, members: int |
     rows = len(images) % config.batch % part_size or part_size
     rows = min(rows, 2)
     trial = start_training(copy_module(model), resting(model))
-    with torch.no_grad(), autocast(config, images.pixels.device):
+    with torch.no_grad(), autocast(config, images.device):
         try:
             outputs = trial(_sample(model, images, rows))
         except ValueError as error:
@@ -175,7 +174,7 @@ def _check_trained(model: nn.Module, images: Any, config: Config, members: int |
 
 
 def _sample(model: nn.Module, images: Any, rows: int) -> torch.Tensor:
-    return normalise(images.pixels[:rows], images.mean, images.std, float_type(model))
+    return next(iter(images.clean(range(rows), rows, float_type(model))))
 
 
 def _check_outputs(outputs: Any, rows: int, classes: int, members: Any, name: str) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from sdgpu.backend.checks import number
 from sdgpu.backend.copying import copy_module
-from sdgpu.nn.augment import Augment, constants, order, scaled, stream
+from sdgpu.nn.augment import order
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, checksum, inference, predict
 from sdgpu.nn.loss import mixed_target, predictions
@@ -79,13 +79,10 @@ class Feed:
     teacher: nn.Module | None = None
     _mixed: torch.Tensor | None = None  # (n, c), (members, n, c) or, with views, (views, n, c)
     _order: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
-    _view: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
     _teacher_checksum: str = ""
 
     def __post_init__(self) -> None:
-        self._augment = Augment(self.config.crop_pad, self.config.flip)
-        images = self.images
-        self._constants = constants(images.pixels, images.mean, images.std, self.dtype)
+        self._reader = self.images.reader(self.config, self.dtype)
         Y, mode = self.images.one_hot(self.dtype), self.config.teacher
         if not isinstance(self.targets, Teacher):
             targets = Y if self.targets is None else self.targets
@@ -110,15 +107,10 @@ class Feed:
         """
         size = self.config.batch
         rows = self._epoch_order(epoch)[batch * size : (batch + 1) * size]
-        if self.config.teacher == "views":  # with and without a teacher: alpha = 1 is step 1
-            view = epoch % self.config.views
-            inputs = self._whole_view(view)[rows]
-            if self.config.channels_last:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = self._reader.batch(rows, epoch, batch)
+        if self.config.teacher == "views" and isinstance(self.targets, Teacher):
             assert self._mixed is not None
-            mixed = self._mixed[view] if isinstance(self.targets, Teacher) else self._mixed
-            return rows, inputs, mixed[..., rows, :]
-        inputs = self._one_view(rows, epoch, batch)
+            return rows, inputs, self._mixed[epoch % self.config.views][..., rows, :]
         if self._mixed is not None:
             return rows, inputs, self._mixed[..., rows, :]
         # the script's teacher drifts by the statistics of whole batches
@@ -168,31 +160,13 @@ class Feed:
         epoch = 0 if self.config.order == "paper-script" else epoch
         if self._order is None or self._order[0] != epoch:
             rows = order(len(self.images), self.config.order_seed, epoch)
-            self._order = (epoch, rows.to(self.images.pixels.device))
+            self._order = (epoch, rows.to(self.images.device))
         return self._order[1]
-
-    def _one_view(self, rows: torch.Tensor, *position: int) -> torch.Tensor:
-        images, channels_last = self.images, self.config.channels_last
-        pixels = images.pixels[rows]
-        if self.config.crop_pad or self.config.flip:
-            # drawn on the CPU: the same views on every device
-            generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
-            pixels = self._augment.view(pixels, generator)
-        return scaled(pixels, self._constants, self.dtype, channels_last=channels_last)
-
-    def _whole_view(self, view: int) -> torch.Tensor:
-        """One augmented view of all inputs, in their own order: made once for an epoch."""
-        if self._view is None or self._view[0] != view:
-            rows = torch.arange(len(self.images), device=self.images.pixels.device)
-            parts = rows.split(1024)  # a constant, for the view is drawn part by part
-            blocks = [self._one_view(part, view, i, 0) for i, part in enumerate(parts)]
-            self._view = (view, torch.cat(blocks))
-        return self._view[1]
 
     def _on_view(self, view: int) -> torch.Tensor:
         assert self.teacher is not None
-        parts = self._whole_view(view).split(self.config.eval_batch)
-        with inference(self.teacher), torch.autocast(self.images.pixels.device.type, enabled=False):
+        parts = self._reader.view(view, self.config.eval_batch)
+        with inference(self.teacher), torch.autocast(self.images.device.type, enabled=False):
             return torch.cat([self._f(self.teacher(part)) for part in parts])
 
     def _f(self, logits: torch.Tensor) -> torch.Tensor:

@@ -113,7 +113,7 @@ def train(
     pass over the data beforehand, one in the loop a forward pass for every step.
     """
     images = data.train
-    device = images.pixels.device
+    device = images.device
     check_request(model, images, targets, config, folder)
     world = join(device)
     world.check(config.batch, config.accumulate, len(images))
@@ -157,7 +157,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         config = self.config
-        device = self.data.train.pixels.device
+        device = self.data.train.device
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self.n = device, len(self.data.train)
@@ -334,7 +334,7 @@ class _Run:
         owner = {
             "config": self.config.binding(),
             "model": shapes(self.model),
-            "data": digest(train.pixels, train.labels),
+            "data": digest(*train.contents()),
             "normalisation": {"mean": list(train.mean), "std": list(train.std)},
             "frozen": sorted(frozen(self.model) | {f"mode of {name}" for name in self.eval_parts}),
             "targets": self.feed.owner(),

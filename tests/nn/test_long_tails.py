@@ -100,9 +100,11 @@ def test_parts_that_do_not_belong_together(name, change, message):
 
 def test_parts_that_are_no_parts():
     parts = data()
-    with pytest.raises(TypeError, match="val must be Images, not tuple"):
+    with pytest.raises(TypeError, match="val must be Images, Samples or LoadedSamples, not tuple"):
         replace(parts, val=(parts.val.pixels, parts.val.labels))
-    with pytest.raises(TypeError, match="train must be Images, not NoneType"):
+    with pytest.raises(
+        TypeError, match="train must be Images, Samples or LoadedSamples, not NoneType"
+    ):
         Data(None, None, None)
     with pytest.raises(ValueError, match="train has no images"):
         Data(parts.train.take(torch.arange(0)), None, None)

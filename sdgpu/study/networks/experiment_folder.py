@@ -138,7 +138,7 @@ class ExperimentFolder:
         self._on_first_rank(both)
 
     def _on_first_rank(self, action: Callable[[], bytes | None]) -> bytes | None:
-        return self.world.first(action, self.data.train.pixels.device)
+        return self.world.first(action, self.data.train.device)
 
     def _prepare(self, *, resume: bool) -> None:
         """Refuse a folder of something else, or clear it."""
@@ -164,7 +164,7 @@ class ExperimentFolder:
         train = self.data.train
         images = {
             "classes": train.classes,
-            "channels": int(train.pixels.shape[1]),
+            "channels": int(train.shape[0]),
             "mean": train.mean,
             "std": train.std,
         }
@@ -224,7 +224,7 @@ class ExperimentFolder:
         parts = [
             part for part in (self.data.train, self.data.val, self.data.test) if part is not None
         ]
-        images = digest(*(tensor for part in parts for tensor in (part.pixels, part.labels)))
+        images = digest(*(tensor for part in parts for tensor in part.contents()))
         return self.experiment.binding() | {"images": images}
 
     def _owner(self, seed: int, rule: str) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Experiment:
         return make_model(
             self.model,
             classes=data.train.classes,
-            channels=data.train.pixels.shape[1],
+            channels=data.train.shape[0],
             seed=seed,
             stem=self.stem,
         )
