@@ -64,6 +64,28 @@ def test_a_preset_with_options(run):
     assert run("--preset", "digits", *QUICK, "--seeds", "0,2", "--out", "runs/d") == output
 
 
+def test_a_preset_with_other_images_and_noisy_labels(run):
+    options = (
+        "--label-noise",
+        "0.2",
+        "--rows",
+        "90",
+        "--val",
+        "30",
+        "--alphas",
+        "0.3",
+        "--seeds",
+        "0",
+    )
+    run("generated", "--preset", "digits", *QUICK, *options, "--out", "runs/d")
+    stored = experiment("runs/d")
+    assert (stored["name"], stored["data"]) == ("generated-digits", "generated")
+    assert (stored["label_noise"], stored["config"]["lr"]) == (0.2, 3e-3)
+    clean = open_experiment("runs/d")["train_clean_accuracy"]
+    assert clean.dims == ("seed", "rule", "step")
+    assert bool(clean.notnull().all())
+
+
 def test_options_without_a_preset(run):
     options = (
         "--alphas",
@@ -305,8 +327,7 @@ def test_memory_of_the_device(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "sdgpu train --preset digits): one of them"),
-        (("digits", "--preset", "digits"), "not both"),
+        ((), "a preset (sdgpu train --preset digits), or both"),
         (("digit",), "data='digit' is not known: did you mean 'digits'"),
         (("--preset", "cifar"), "preset='cifar' is not known"),
         (("--preset", "cifar10-resnet50"), "download cifar-10-python.tar.gz from"),
@@ -318,6 +339,7 @@ def test_memory_of_the_device(run, monkeypatch):
         (("digits", "--seeds", "1,a"), "seeds='a': write whole numbers by commas"),
         (("digits", "--val", "some"), "val='some': write a share"),
         (("digits", "--val", "2.5"), "val=2.5 must be a share"),
+        (("digits", "--label-noise", "20"), "label_noise=20.0 must be a share"),
         (("digits", "--val", "0"), "val=0 leaves no images to estimate alpha-hat on"),
         (("digits", "--schedule", "milestones"), "needs milestones"),
         (("digits", "--milestones", "1,x"), "milestones='x': write whole numbers by commas"),

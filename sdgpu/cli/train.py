@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["train"]
 
 CHAINS = "Chains"
+#: Options that set the field of their name.
+_DIRECT = (
+    *("model", "stem", "steps", "clip"),
+    *("rows", "label_noise", "test_as_validation", "threads"),
+)
 
 
 def _chains(text: str, *names: str) -> Any:
@@ -48,7 +53,8 @@ ImageData = Annotated[
     str | None, typer.Argument(help="digits, cifar10, cifar100, generated or an .npz file")
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="digits, cifar10-resnet20 or cifar10-resnet50 (the paper's)")
+    str | None,
+    typer.Option(help="digits, cifar10-small, cifar10-resnet20 or cifar10-resnet50 (the paper's)"),
 ]
 Out = Annotated[
     Path | None,
@@ -73,6 +79,10 @@ DataFolder = Annotated[
 ]
 Val = Annotated[str | None, _images("validation images: a share or a number")]
 Rows = Annotated[int | None, _images("use so many of the images that are not for the test")]
+LabelNoise = Annotated[
+    float | None,
+    _images("give this share of training and validation images a wrong label", "--label-noise"),
+]
 TestToo = Annotated[
     bool | None, _images("validate on the test set, as the paper's script", "--test-as-validation")
 ]
@@ -133,6 +143,7 @@ def train(
     data_folder: DataFolder = None,
     val: Val = None,
     rows: Rows = None,
+    label_noise: LabelNoise = None,
     test_as_validation: TestToo = None,
     stacked: Stacked = False,
     threads: Threads = None,
@@ -140,12 +151,15 @@ def train(
 ) -> None:
     """Train chains of networks: one for each weight and seed, and one by Algorithm 1.
 
-    What is not said is as in the preset. Without one: all images, one seed, alpha = 0, 0.5 and
-    Algorithm 1, and all else as in the preset digits (for digits) or cifar10-resnet20.
+    What is not said is as in the preset, which may be had with other images. Without one: all images, one
+    seed, alpha = 0, 0.5 and Algorithm 1, and all else as in the preset digits (for digits) or
+    cifar10-resnet20.
 
     [bold]Example:[/] sdgpu train --preset digits --out runs/digits
 
     [bold]Example:[/] sdgpu train digits --model resnet20 --epochs 5 --steps 3 --alphas 0.3,algorithm1
+
+    [bold]Example:[/] sdgpu train copy.npz --preset cifar10-small --label-noise 0.2
 
     [bold]Example:[/] sdgpu train --preset cifar10-resnet50 --data ~/cifar --amp bf16 --channels-last
     """
@@ -189,18 +203,17 @@ def _experiment(options: dict[str, Any]) -> Experiment:
     from sdgpu.study.networks.experiments import preset
 
     options = {name: value for name, value in options.items() if value is not None}
-    if ("preset" in options) == ("images" in options):
+    if not {"preset", "images"} & options.keys():
         raise ValueError(
-            "name the images to train on (sdgpu train digits), or a preset (sdgpu train --preset digits): "
-            f"{'not both' if 'preset' in options else 'one of them'}"
+            "name the images to train on (sdgpu train digits), a preset (sdgpu train --preset digits), or "
+            "both: the preset's training of these images"
         )
     base = preset(options["preset"]) if "preset" in options else _without_preset(options)
+    if {"preset", "images"} <= options.keys() and options["images"] != base.data:
+        name = f"{Path(options['images']).stem}-{base.name}"
+        base = dataclasses.replace(base, name=name, data=options["images"])
     # options have the names of the fields that they set
-    changes: dict[str, Any] = {
-        name: options[name]
-        for name in ("model", "stem", "steps", "clip", "rows", "test_as_validation", "threads")
-        if name in options
-    }
+    changes: dict[str, Any] = {name: options[name] for name in _DIRECT if name in options}
     if "alphas" in options:
         changes["alphas"], changes["algorithm1"] = _rules(options["alphas"])
     if "seeds" in options:

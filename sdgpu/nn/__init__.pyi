@@ -5,6 +5,7 @@ from .config import Config
 from .data import Data, Images, generated_images, images_from_arrays, load_images, split_images
 from .evaluate import Score, checksum, predict, score
 from .grid import grid_chains
+from .label_noise import with_label_noise
 from .loss import data_loss, mixed_target, penalty, predictions
 from .own_data import make_data
 from .pretrained import load_weights
@@ -58,4 +59,5 @@ __all__ = [
     "stream",
     "train",
     "train_stacked",
+    "with_label_noise",
 ]

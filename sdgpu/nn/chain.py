@@ -397,6 +397,8 @@ def _flat(record: StepRecord) -> dict[str, Any]:
         if name in ("train", "val", "test"):
             for metric in ("loss", "accuracy"):
                 row[f"{name}_{metric}"] = None if value is None else value[metric]
+            if value is not None and value["clean_accuracy"] is not None:
+                row[f"{name}_clean_accuracy"] = value["clean_accuracy"]
         else:
             row[name] = value
     return row

@@ -12,6 +12,7 @@ from sdgpu.backend.untrusted_files import read_npz
 from sdgpu.nn import cifar
 from sdgpu.nn.image_splits import sample, set_test_apart, split_images
 from sdgpu.nn.images import Images, find_device, images_from_arrays
+from sdgpu.nn.label_noise import with_label_noise
 from sdgpu.nn.parts import Data
 
 __all__ = [
@@ -36,6 +37,7 @@ def load_images(
     device: str | torch.device = "cpu",
     test_as_validation: bool = False,
     rows: int | None = None,
+    label_noise: float = 0.0,
 ) -> Data:
     """Load images of a known data set or a file, in three parts.
 
@@ -61,6 +63,9 @@ def load_images(
     rows : int, optional
         Use so many of the images that are not for the test, validation included: a stratified sample
         by `seed`. The test set stays whole.
+    label_noise : float, default 0
+        This share of the training and validation images gets the label of another class, by `seed`; the
+        test set keeps its own. See :func:`~sdgpu.nn.with_label_noise`.
 
     Raises
     ------
@@ -87,6 +92,8 @@ def load_images(
         images, test = set_test_apart(images)
     if rows is not None:
         images = sample(images, rows, seed)
+    if label_noise:
+        images = with_label_noise(images, label_noise, seed=seed)
     parts = split_images(images, test, val=val, seed=seed, test_as_validation=test_as_validation)
     return parts.to(torch_device)
 

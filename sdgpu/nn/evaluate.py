@@ -29,10 +29,13 @@ class Score:
         minimises.
     accuracy : float
         Share of rows whose largest output is the label.
+    clean_accuracy : float or None
+        The same against `clean_labels`, where labels are noisy.
     """
 
     loss: float | tuple[float, ...]
     accuracy: float | tuple[float, ...]
+    clean_accuracy: float | tuple[float, ...] | None = None
 
 
 @contextmanager
@@ -112,10 +115,12 @@ def score(P: torch.Tensor, images: Any) -> Score:
     """Loss and accuracy of predictions P (n, c), or of each member's in (members, n, c)."""
     Y = images.one_hot(P.dtype)
     loss = 0.5 * (P - Y).square().sum(dim=-1).double().mean(dim=-1)
-    accuracy = (P.argmax(dim=-1) == images.labels).double().mean(dim=-1)
+    guesses = P.argmax(dim=-1)
+    truths = [images.labels, images.clean_labels]
+    hits = [(guesses == labels).double().mean(dim=-1) for labels in truths if labels is not None]
     if P.ndim == 3:
-        return Score(tuple(loss.tolist()), tuple(accuracy.tolist()))
-    return Score(float(loss), float(accuracy))
+        return Score(*(tuple(values.tolist()) for values in (loss, *hits)))
+    return Score(*(float(value) for value in (loss, *hits)))
 
 
 def checksum(model: nn.Module) -> str:

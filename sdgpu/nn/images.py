@@ -39,6 +39,8 @@ class Images:
         Of pixels / 255 in each channel, over all places of all **training** images; a constant
         channel has std 1.
     name : str
+    clean_labels : Tensor (n,), int64, or None
+        What the labels were before :func:`~sdgpu.nn.with_label_noise`; nothing is trained on them.
     """
 
     pixels: Tensor
@@ -47,18 +49,23 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str
+    clean_labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: str | torch.device) -> Images:
         """Return the same images on a device; no copy if they are there already."""
-        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+        clean = None if self.clean_labels is None else self.clean_labels.to(device)
+        pixels, labels = self.pixels.to(device), self.labels.to(device)
+        return replace(self, pixels=pixels, labels=labels, clean_labels=clean)
 
     def take(self, index: Tensor) -> Images:
         """Return the images at `index` (b,), an int64 tensor, in that order; mean and std stay."""
         index = index.to(self.labels.device)
-        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+        clean = None if self.clean_labels is None else self.clean_labels[index]
+        pixels, labels = self.pixels[index], self.labels[index]
+        return replace(self, pixels=pixels, labels=labels, clean_labels=clean)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
@@ -81,7 +88,8 @@ class Images:
 
     def contents(self) -> tuple[Tensor, ...]:
         """Tensors whose bytes tell them from any others."""
-        return self.pixels, self.labels
+        clean = () if self.clean_labels is None else (self.clean_labels,)
+        return self.pixels, self.labels, *clean
 
     def check(self, name: str) -> None:
         """Refuse tensors that are no images with one label each.

@@ -38,6 +38,8 @@ class DataPart(Protocol):
     ----------
     labels : Tensor (n,), int64
         Classes 0 .. classes - 1, on the device of the part.
+    clean_labels : Tensor (n,), int64, or None
+        What the labels were before noise; for scores alone.
     classes : int
         c.
     name : str
@@ -54,6 +56,8 @@ class DataPart(Protocol):
 
     @property
     def labels(self) -> Tensor: ...
+    @property
+    def clean_labels(self) -> Tensor | None: ...
     @property
     def classes(self) -> int: ...
     @property
@@ -139,6 +143,11 @@ def _check_part(name: str, part: Any, train: Any) -> None:
             "them of arrays and data sets"
         )
     part.check(name)
+    if part.clean_labels is not None and part.clean_labels.shape != part.labels.shape:
+        raise ValueError(
+            f"{name} has clean_labels {tuple(part.clean_labels.shape)} for labels "
+            f"{tuple(part.labels.shape)}: they must be of one shape, or clean_labels=None"
+        )
     if len(part) and not 0 <= int(part.labels.min()) <= int(part.labels.max()) < part.classes:
         raise ValueError(
             f"{name} has labels from {int(part.labels.min())} to {int(part.labels.max())}, but "

@@ -34,6 +34,8 @@ class Samples:
         What the network sees is (values - mean) / std, for each entry of the second axis: a column of a
         table, a channel of an image. Empty: the values as they are.
     name : str
+    clean_labels : Tensor (n,), int64, or None
+        What the labels were before :func:`~sdgpu.nn.with_label_noise`; nothing is trained on them.
     """
 
     values: Tensor
@@ -42,6 +44,7 @@ class Samples:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str
+    clean_labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,12 +66,16 @@ class Samples:
 
     def to(self, device: str | torch.device) -> Samples:
         """Return the same samples on a device; no copy if they are there already."""
-        return replace(self, values=self.values.to(device), labels=self.labels.to(device))
+        clean = None if self.clean_labels is None else self.clean_labels.to(device)
+        values, labels = self.values.to(device), self.labels.to(device)
+        return replace(self, values=values, labels=labels, clean_labels=clean)
 
     def take(self, index: Tensor) -> Samples:
         """Return the samples at `index` (b,), an int64 tensor, in that order; mean and std stay."""
         index = index.to(self.labels.device)
-        return replace(self, values=self.values[index], labels=self.labels[index])
+        clean = None if self.clean_labels is None else self.clean_labels[index]
+        values, labels = self.values[index], self.labels[index]
+        return replace(self, values=values, labels=labels, clean_labels=clean)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
@@ -76,7 +83,8 @@ class Samples:
 
     def contents(self) -> tuple[Tensor, ...]:
         """Tensors whose bytes tell them from any others."""
-        return self.values, self.labels
+        clean = () if self.clean_labels is None else (self.clean_labels,)
+        return self.values, self.labels, *clean
 
     def check(self, name: str) -> None:
         """Refuse tensors that have not one label a row.

@@ -133,7 +133,8 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
     Dataset
         Over (seed, rule, step), rules "0.0", "0.2", .., "algorithm1": {train, validation, test}_accuracy
         and _loss (mean 1/2 ||f - y||^2 on clean images), alpha (NaN at step 1), estimate (alpha-hat
-        before clipping, NaN but for Algorithm 1), fits, seconds (of training). Coordinate `weight` (rule):
+        before clipping, NaN but for Algorithm 1), fits, seconds (of training); with label noise
+        {train, validation}_clean_accuracy, against the labels as they were. Coordinate `weight` (rule):
         the weight as a number, NaN for Algorithm 1. Attributes over all seeds: algorithm1_fits and
         grid_fits, what Algorithm 1 and all given weights cost with step 1, algorithm1_seconds and
         grid_seconds; `experiment`, as JSON. Step 1 is one network, and shown for every rule.
@@ -149,7 +150,8 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
     names = {
         f"{part}_{kind}": f"{full}_{kind}"
         for part, full in PARTS.items()
-        for kind in ("accuracy", "loss")
+        for kind in ("accuracy", "loss", "clean_accuracy")
+        if kind != "clean_accuracy" or all(f"{part}_{kind}" in row for row in rows)
     }
     names |= {name: name for name in ("alpha", "estimate", "fits", "seconds")}
     variables = {}
