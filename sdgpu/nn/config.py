@@ -4,53 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from sdgpu.nn.config_checks import check_together, checked_fields, read_fields
+from sdgpu.nn.learning_rates import rate_factor
 
-from sdgpu.backend.checks import choice, integer, number, positive
+__all__ = ["FITS", "IMAGES", "SPEED", "Config"]
 
-__all__ = ["ACTIVATIONS", "LOSSES", "PENALTIES", "Config", "read_fields", "several"]
-
-ACTIVATIONS = ("softmax", "identity")
-LOSSES = ("squared", "cross-entropy")
-PENALTIES = ("l2", "decoupled", "paper-script")
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "optimiser": ("adam", "sgd"),
-    "schedule": ("constant", "cosine", "linear", "milestones"),
-    "loss": LOSSES,
-    "activation": ACTIVATIONS,
-    "penalty": PENALTIES,
-    "penalty_covers": ("all", "weights"),
-    "teacher": ("cached", "views", "online", "paper-script"),
-    "order": ("shuffled", "paper-script"),
-    "amp": ("off", "bf16", "fp16"),
-}
-_SWITCHES = (
-    "flip",
-    "hard",
-    "nesterov",
-    "channels_last",
-    "compile",
-    "cuda_graphs",
-    "deterministic",
-    "tf32",
-)
-_WHOLE = {
-    "epochs": 1,
-    "batch": 1,
-    "accumulate": 1,
-    "views": 1,
-    "crop_pad": 0,
-    "eval_batch": 1,
-    "init_seed": 0,
-    "order_seed": 0,
-    "augment_seed": 0,
-}
 # what changes how a run is carried out, not what it computes: a checkpoint may be resumed with others
 _FREE = ("eval_batch", "save_seconds", "tensorboard")
 
@@ -170,60 +131,14 @@ class Config:
     tensorboard: bool = _option(False, SPEED, "TensorBoard logs beside the csv")
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            choice(name, getattr(self, name), choices)
         # kept as Python's own numbers: those of NumPy are equal, but cannot be written as JSON
-        fields: dict[str, Any] = {}
-        for name, minimum in _WHOLE.items():
-            fields[name] = integer(name, getattr(self, name), minimum)
-        for name in (*_SWITCHES, "tensorboard"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
-            fields[name] = bool(getattr(self, name))
-        for name in ("lr", "temperature", "drop"):
-            fields[name] = positive(name, getattr(self, name))
-        for name in ("decay", "warmup", "save_seconds", "momentum"):
-            fields[name] = positive(name, getattr(self, name), zero=True)
-        fields["betas"] = tuple(number("betas", beta) for beta in several("betas", self.betas))
-        epochs = several("milestones", self.milestones)
-        fields["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
-        for name, value in fields.items():
+        for name, value in checked_fields(self).items():
             object.__setattr__(self, name, value)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if self.batch % self.accumulate:
-            raise ValueError(
-                f"accumulate={self.accumulate} does not divide batch={self.batch}: the parts of a batch "
-                "must be of one size"
-            )
-        if self.loss == "cross-entropy" and self.activation != "softmax":
-            raise ValueError(
-                f"loss='cross-entropy' needs activation='softmax', not {self.activation!r}: "
-                "or use loss='squared'"
-            )
-        if self.warmup >= self.epochs and self.warmup > 0:
-            raise ValueError(f"warmup={self.warmup:g} must be below epochs={self.epochs}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={self.betas!r} must be two numbers in [0, 1)")
-        if self.momentum >= 1:
-            raise ValueError(f"momentum={self.momentum:g} must be below 1")
-        if self.schedule == "milestones" and not self.milestones:
-            raise ValueError("schedule='milestones' needs milestones, the epochs at which lr drops")
+        check_together(self)
 
     def rate(self, epoch: int, batch: int, batches: int) -> float:
         """Learning rate at one position: no state, so nothing to save."""
-        position = epoch + batch / batches
-        if position < self.warmup:
-            return self.lr * min(1.0, (batch + 1 + epoch * batches) / (self.warmup * batches))
-        fraction = (position - self.warmup) / (self.epochs - self.warmup)
-        if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * fraction))
-        if self.schedule == "linear":
-            return self.lr * (1 - fraction)
-        if self.schedule == "milestones":
-            return self.lr * self.drop ** sum(epoch >= milestone for milestone in self.milestones)
-        return self.lr
+        return self.lr * rate_factor(self, epoch, batch, batches)
 
     def replace(self, seed: int) -> Config:
         """The same with all three seeds set to `seed`."""
@@ -254,35 +169,5 @@ class Config:
         return {name: _plain(value) for name, value in fields.items() if name not in _FREE}
 
 
-def several(name: str, values: Any) -> list[Any]:
-    """A list of what is given one by one, without copies of strings.
-
-    Raises
-    ------
-    TypeError
-        If `values` is one value.
-    """
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
-        raise TypeError(f"{name}={values!r} must be several numbers: write ({values!r},) for one")
-    return list(values)
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def read_fields(text: str, cls: Any, what: str) -> dict[str, Any]:
-    """Read a JSON object of fields of a dataclass.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or has fields that this version does not know.
-    """
-    fields = json.loads(text)
-    if not isinstance(fields, dict):
-        raise ValueError(f"{what} is a JSON object of fields")
-    names = {field.name for field in dataclasses.fields(cls)}
-    for name in fields:
-        choice("field", name, names)
-    return fields

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sdgpu.backend.checks import choice, number, positive
-from sdgpu.nn.config import ACTIVATIONS, LOSSES, PENALTIES
+from sdgpu.nn.config_checks import ACTIVATIONS, LOSSES, PENALTIES
 
 __all__ = [
     "add_script_gradient",

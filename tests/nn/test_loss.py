@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdgpu.nn.config import PENALTIES
+from sdgpu.nn.config_checks import PENALTIES
 from sdgpu.nn.loss import (
     add_script_gradient,
     data_loss,

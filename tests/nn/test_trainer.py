@@ -129,7 +129,7 @@ def test_a_run_is_saved_whenever_the_seconds_have_passed(tmp_path, monkeypatch):
     now, saved, real = [1e3], [], trainer._Run._save
 
     def save(run):
-        saved.append((run.epoch, run.index))
+        saved.append((run.state.epoch, run.state.batch))
         real(run)
 
     def a_second_later(_):
@@ -292,7 +292,9 @@ def test_a_loss_that_is_not_finite_stops_by_name(tmp_path):
 
 def test_the_first_loss_that_is_not_finite_is_named_when_many_are_read_at_once(monkeypatch):
     real = trainer._Run._look
-    monkeypatch.setattr(trainer._Run, "_look", lambda run: run.index == run.batches and real(run))
+    monkeypatch.setattr(
+        trainer._Run, "_look", lambda run: run.state.batch == run.batches and real(run)
+    )
     # from batch 5 on, which is the second of three of epoch 2, nothing is finite
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 2, batch 2 of 3"):
         train(Trap(5), data(), None, PLAIN)

@@ -90,7 +90,7 @@ def test_the_mean_is_over_the_batches_that_did_not_overflow(monkeypatch, activat
     real, seen = trainer._Run._record, []
 
     def record(run):
-        seen.append(run.losses.tolist())
+        seen.append(run.state.sums.losses.tolist())
         real(run)
 
     monkeypatch.setattr(trainer._Run, "_record", record)

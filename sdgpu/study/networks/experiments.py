@@ -19,7 +19,7 @@ from torch import nn
 
 from sdgpu.backend.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
-from sdgpu.nn.config import read_fields, several
+from sdgpu.nn.config_checks import read_fields, several
 from sdgpu.nn.data import NAMES
 from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM
 

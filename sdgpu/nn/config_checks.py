@@ -1,0 +1,147 @@
+"""What every field of a configuration must be, and which of them do not go together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from sdgpu.backend.checks import choice, integer, number, positive
+
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "PENALTIES",
+    "check_together",
+    "checked_fields",
+    "read_fields",
+    "several",
+]
+
+ACTIVATIONS = ("softmax", "identity")
+LOSSES = ("squared", "cross-entropy")
+PENALTIES = ("l2", "decoupled", "paper-script")
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "optimiser": ("adam", "sgd"),
+    "schedule": ("constant", "cosine", "linear", "milestones"),
+    "loss": LOSSES,
+    "activation": ACTIVATIONS,
+    "penalty": PENALTIES,
+    "penalty_covers": ("all", "weights"),
+    "teacher": ("cached", "views", "online", "paper-script"),
+    "order": ("shuffled", "paper-script"),
+    "amp": ("off", "bf16", "fp16"),
+}
+_SWITCHES = (
+    "flip",
+    "hard",
+    "nesterov",
+    "channels_last",
+    "compile",
+    "cuda_graphs",
+    "deterministic",
+    "tf32",
+    "tensorboard",
+)
+#: Whole numbers, each with the least that it may be.
+_WHOLE = {
+    "epochs": 1,
+    "batch": 1,
+    "accumulate": 1,
+    "views": 1,
+    "crop_pad": 0,
+    "eval_batch": 1,
+    "init_seed": 0,
+    "order_seed": 0,
+    "augment_seed": 0,
+}
+_ABOVE_0 = ("lr", "temperature", "drop")
+_FROM_0 = ("decay", "warmup", "save_seconds", "momentum")
+
+
+def checked_fields(config: Any) -> dict[str, Any]:
+    """Values of fields of a Config as Python's own, each checked by itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        With the name of the field, its value and what it may be.
+    """
+    for name, choices in _CHOICES.items():
+        choice(name, getattr(config, name), choices)
+    fields: dict[str, Any] = {}
+    for name, minimum in _WHOLE.items():
+        fields[name] = integer(name, getattr(config, name), minimum)
+    for name in _SWITCHES:
+        if not isinstance(getattr(config, name), (bool, np.bool_)):
+            raise TypeError(f"{name}={getattr(config, name)!r} must be True or False")
+        fields[name] = bool(getattr(config, name))
+    for name in _ABOVE_0:
+        fields[name] = positive(name, getattr(config, name))
+    for name in _FROM_0:
+        fields[name] = positive(name, getattr(config, name), zero=True)
+    fields["betas"] = tuple(number("betas", beta) for beta in several("betas", config.betas))
+    epochs = several("milestones", config.milestones)
+    fields["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
+    return fields
+
+
+def check_together(config: Any) -> None:
+    """Refuse fields of a Config that do not go together.
+
+    Raises
+    ------
+    ValueError
+    """
+    if config.batch % config.accumulate:
+        raise ValueError(
+            f"accumulate={config.accumulate} does not divide batch={config.batch}: the parts of a batch "
+            "must be of one size"
+        )
+    if config.loss == "cross-entropy" and config.activation != "softmax":
+        raise ValueError(
+            f"loss='cross-entropy' needs activation='softmax', not {config.activation!r}: "
+            "or use loss='squared'"
+        )
+    if config.warmup >= config.epochs and config.warmup > 0:
+        raise ValueError(f"warmup={config.warmup:g} must be below epochs={config.epochs}")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"betas={config.betas!r} must be two numbers in [0, 1)")
+    if config.momentum >= 1:
+        raise ValueError(f"momentum={config.momentum:g} must be below 1")
+    if config.schedule == "milestones" and not config.milestones:
+        raise ValueError("schedule='milestones' needs milestones, the epochs at which lr drops")
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """A list of what is given one by one, without copies of strings.
+
+    Raises
+    ------
+    TypeError
+        If `values` is one value.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise TypeError(f"{name}={values!r} must be several numbers: write ({values!r},) for one")
+    return list(values)
+
+
+def read_fields(text: str, cls: Any, what: str) -> dict[str, Any]:
+    """Read a JSON object of fields of a dataclass.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or has fields that this version does not know.
+    """
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what} is a JSON object of fields")
+    names = {field.name for field in dataclasses.fields(cls)}
+    for name in fields:
+        choice("field", name, names)
+    return fields
