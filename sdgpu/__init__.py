@@ -25,7 +25,10 @@ from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
 from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
 from sdgpu.engine.scaling_plan import ScalingPlan
-from sdgpu.engine.student import Student, StudentSweep, student
+from sdgpu.engine.student import student
+from sdgpu.engine.student_model import Student
+from sdgpu.engine.student_results import StudentSweep, TeacherWeights
+from sdgpu.engine.teachers import TeacherPredictions
 from sdgpu.engine.tuning import Tuned, tune
 from sdgpu.kernels import (
     NNGP,
@@ -112,6 +115,8 @@ __all__ = [
     "StudentSweep",
     "Sweep",
     "Tanimoto",
+    "TeacherPredictions",
+    "TeacherWeights",
     "TopK",
     "Tuned",
     "Wendland",

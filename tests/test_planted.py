@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -36,6 +37,11 @@ def read_rows(path):
     list(checked_blocks(sdgpu.rows.open(path), 100))
 
 
+def said(path):
+    """Predictions of a teacher."""
+    sdgpu.TeacherPredictions(path).at(np.zeros((3, 2)), np.eye(3))
+
+
 ROWS = (
     "rows.parquet",
     "rows.feather",
@@ -59,6 +65,7 @@ READERS = {
     "moments.safetensors": sdgpu.open_moments,
     "predictor.safetensors": sdgpu.open_predictor,
     **{name: lambda path: read_rows(path) for name in ROWS},
+    **{f"teacher.{kind}": lambda path: said(path) for kind in ("npy", "npz", "parquet")},
     "rows.zarr/zarr.json": lambda path: read_rows(path.parent),
     **{f"predictions.{kind}": read_predictions for kind in ("npy", "npz", "parquet")},
     "images.npz": lambda path: load_images(str(path)),

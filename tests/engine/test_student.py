@@ -137,12 +137,9 @@ def test_other_smoothers():
         (([np.zeros((25, 2))] * 2,), {"weights": [1.0]}, "weights has 1 entries for 2 teachers"),
         (([np.zeros((25, 2))] * 2,), {"weights": [1.0, 1.0]}, "weights sum to 2"),
         ((np.zeros((25, 2)),), {"teacher_lams": [1.0]}, "predictions have none"),
-        (
-            (np.full((25, 2), 3.0),),
-            {"probabilities": True},
-            "sums to 6.*of logits pass the softmax",
-        ),
+        ((np.full((25, 2), 3.0),), {"teacher_output": "probabilities"}, "labels are one-hot rows"),
         ((np.full((25, 2), np.nan),), {}, "teacher"),
+        (([np.zeros((25, 2))] * 2,), {"weights": "best"}, "weights='best'"),
     ],
 )
 def test_refusals(args, how, words):
@@ -173,7 +170,7 @@ def test_memory_is_counted_and_blocks_add_up(monkeypatch):
     with pytest.raises(MemoryError, match="a grid of 60,000,000 students"):
         made.sweep(X_val, Y_val, alphas=np.linspace(0, 1, 10**6), steps=10)
     whole = made.sweep(X_val, Y_val, steps=3).dataset["mse"].values
-    monkeypatch.setattr(sys.modules["sdgpu.engine.student"], "NUMBERS", 100)
+    monkeypatch.setattr(sys.modules["sdgpu.engine.student_model"], "NUMBERS", 100)
     assert_near(made.sweep(X_val, Y_val, steps=3).dataset["mse"].values, whole, 1e-10)
 
 
