@@ -53,6 +53,28 @@ def test_students(race: Any, device: str) -> None:
     )
 
 
+def test_rounds_of_labels(race: Any, device: str) -> None:
+    """420 fits in closed form against one of them by drawing."""
+    data = make()
+    X, truth = data.X[:500], data.Y[:500]
+    lams = np.geomspace(1e-4, 1e-1, 20) * len(X)
+    fitted = sdgpu.fit(X, truth, data.kernel, lams, method="eigh", device=device)
+
+    def ours() -> None:
+        _ = sdgpu.synthetic_labels(fitted, truth, rounds=100, noise=0.5).dataset
+
+    one = sdgpu.synthetic_labels(
+        fitted, truth, rounds=100, noise=0.5, lams=lams[:1], weights=[0.618]
+    )
+    race(
+        "100 rounds of made labels, n = 500: 20 lam x 21 shares, against 1,000 draws of one",
+        ours,
+        lambda: one.simulate(1000),
+        at_most=1.0,
+        rounds=5,
+    )
+
+
 def test_gradient_flow(race: Any, device: str) -> None:
     data = make()
 

@@ -28,6 +28,7 @@ from sdgpu.engine.scaling_plan import ScalingPlan
 from sdgpu.engine.student import student
 from sdgpu.engine.student_model import Student
 from sdgpu.engine.student_results import StudentSweep, TeacherWeights
+from sdgpu.engine.synthetic_labels import SyntheticLabels, synthetic_labels
 from sdgpu.engine.teachers import TeacherPredictions
 from sdgpu.engine.tuning import Tuned, tune
 from sdgpu.kernels import (
@@ -114,6 +115,7 @@ __all__ = [
     "Student",
     "StudentSweep",
     "Sweep",
+    "SyntheticLabels",
     "Tanimoto",
     "TeacherPredictions",
     "TeacherWeights",
@@ -134,6 +136,7 @@ __all__ = [
     "reweighted_fit",
     "rows",
     "student",
+    "synthetic_labels",
     "tune",
 ]
 

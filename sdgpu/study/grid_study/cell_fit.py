@@ -20,6 +20,7 @@ from sdgpu.selection.metrics import Metric, PredictedRows, as_metrics
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.grid_study.cells import Cell, Decomposition, KernelPoint, MethodPoint
 from sdgpu.study.grid_study.configuration import SIMPLE, DataTable
+from sdgpu.study.grid_study.label_arrays import label_arrays
 from sdgpu.study.grid_study.shared_distances import forget_distances, share_distances
 from sdgpu.study.real_data.datasets import Dataset, Split, load, sample, split
 from sdgpu.study.real_data.large_data import LargeData, load_large
@@ -161,7 +162,8 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
             own,
             lams,
             features=features,
-            method=job.method.name,
+            # rounds of labels take all eigenvalues
+            method=job.method.name if job.config.synthetic_labels is None else "eigh",
             operator=job.method.operator,
             device=device,
             memory=memory,
@@ -219,9 +221,13 @@ def _noisy(parts: Split | LargeData, job: Decomposition, cell: Cell) -> tuple[An
     if job.config.noise.kind == "symmetric":
         noisy = [symmetric(Y, cell.noise, draw).Y for Y, draw in both]
     else:
-        spread = float(np.sqrt(np.mean(mean_and_spread(parts.Y_train)[1] ** 2)))
-        noisy = [gaussian(Y, draw, std=cell.noise * spread).Y for Y, draw in both]
+        noisy = [gaussian(Y, draw, std=_deviation(parts, cell)).Y for Y, draw in both]
     return noisy[0], noisy[1]
+
+
+def _deviation(parts: Split, cell: Cell) -> float:
+    """Standard deviation of the noise of a cell."""
+    return cell.noise * float(np.sqrt(np.mean(mean_and_spread(parts.Y_train)[1] ** 2)))
 
 
 def _judged(
@@ -282,7 +288,12 @@ def _judged(
             "status": info.status,
         },
     }
-    return CellResult(record, _kept(sweep, lams, config.results.keep, metrics))
+    arrays = _kept(sweep, lams, config.results.keep, metrics)
+    if config.synthetic_labels is not None:
+        assert not isinstance(parts, LargeData)
+        made = label_arrays(fitted, parts, config.synthetic_labels, _deviation(parts, cell))
+        arrays.update(made)
+    return CellResult(record, arrays)
 
 
 def _kept(

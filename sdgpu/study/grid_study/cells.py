@@ -151,6 +151,8 @@ class Decomposition:
             "keep": config.results.keep,
             "tol": config.compute.tol,
         }
+        if config.synthetic_labels is not None:
+            decides["synthetic_labels"] = config.synthetic_labels.model_dump()
         code = digest(json.dumps(decides, sort_keys=True)).removeprefix("xxh3:")[:12]
         source = re.split(r"[\\/]", self.data.source)[-1].split(".")[0]
         words = [source, str(self.seed), self.kernel.name, self.method.features or self.method.name]

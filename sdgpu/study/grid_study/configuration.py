@@ -14,6 +14,7 @@ top                     name, description, seeds
 ``[choose]``            rules, metrics
 ``[compute]``           precision, tol, memory, workers, devices, max_fits
 ``[results]``           keep
+``[synthetic_labels]``  rounds, schemes, weights, true_labels
 ``[[network]]``         preset, and what to change in it: seeds, alphas, steps, epochs, algorithm1, rows
 ======================  ==================================================================================
 
@@ -286,6 +287,32 @@ class ComputeTable(_Table):
     max_fits: Count = 10_000
 
 
+class SyntheticLabelsTable(_Table):
+    """Rounds of labels that the fit made itself, as :func:`sdgpu.synthetic_labels` has them.
+
+    The clean targets are the truth, `levels` of ``[noise]`` the noise of true and of made labels, and risk
+    is that at the test rows. "replace" is "mix" at the weight 0.
+    """
+
+    rounds: Count
+    schemes: Names = ("mix", "accumulate")
+    weights: Weights = tuple(np.linspace(0, 1, 11).tolist())
+    true_labels: Literal["fresh", "same"] = "fresh"
+
+    @model_validator(mode="after")
+    def _shares(self) -> SyntheticLabelsTable:
+        if "replace" in self.schemes:
+            raise fault_of("schemes", "'replace' is 'mix' at the weight 0: take that")
+        for scheme in self.schemes:
+            check_choice("schemes", scheme, ("mix", "accumulate"))
+        for name in ("schemes", "weights"):
+            check_key(name, require_different, getattr(self, name))
+        outside = [w for w in self.weights if not 0 <= w <= 1]
+        if outside:
+            raise fault_of("weights", f"{outside[0]:g} is no share of true labels: in [0, 1]")
+        return self
+
+
 class ResultsTable(_Table):
     """Which losses of the whole grid each cell keeps; "metrics" are those of ``[choose]``."""
 
@@ -331,6 +358,7 @@ class StudyConfig(_Table):
     choose: ChooseTable = ChooseTable()
     compute: ComputeTable = ComputeTable()
     results: ResultsTable = ResultsTable()
+    synthetic_labels: SyntheticLabelsTable | None = None
     network: Annotated[tuple[NetworkTable, ...], Tables] = ()
 
     @model_validator(mode="after")
@@ -355,9 +383,21 @@ class StudyConfig(_Table):
             raise fault_of(
                 "choose", f"leave-one-out is of ridge alone, and {min(smoothers)} is asked for"
             )
+        if self.synthetic_labels is not None:
+            self._check_synthetic_labels()
         if not self.data and not self.network:
             raise fault_of("data", "nothing to do: name [data] with [[kernel]], or a [[network]]")
         return self
+
+    def _check_synthetic_labels(self) -> None:
+        """Refuse what has no closed form of their rounds."""
+        why = None
+        if any(method.features or method.name not in ("auto", "eigh") for method in self.method):
+            why = "need all eigenvalues of rows: name = 'eigh' in every [[method]]"
+        elif self.noise.kind != "gaussian":
+            why = "have noise that is added: kind = 'gaussian' of [noise]"
+        if why is not None:
+            raise fault_of("synthetic_labels", f"synthetic labels {why}")
 
 
 def read_study(source: str | Path | Mapping[str, Any] | StudyConfig) -> StudyConfig:

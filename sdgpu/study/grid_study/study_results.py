@@ -17,6 +17,7 @@ import xarray as xr
 from sdgpu.backend.datafiles import read_dataset, write_dataset
 from sdgpu.study.grid_study.cells import AXES, decompositions
 from sdgpu.study.grid_study.configuration import StudyConfig
+from sdgpu.study.grid_study.label_arrays import LABEL_AXES
 from sdgpu.study.grid_study.study_folder import Record, StudyFolder, read_cell
 
 __all__ = ["StudyResults", "cells_dataset", "collect", "open_study", "read_results"]
@@ -28,6 +29,8 @@ _LONG_NAMES = {
     "train_mse": "mean squared training error",
     "gcv": "generalised cross-validation",
     "limit_mse": "mean squared validation error of the limit",
+    "synthetic_risk": "expected test error to the truth after rounds of synthetic labels",
+    "synthetic_best_weight": "best share of true labels in endless rounds",
     "test_mse": "mean squared test error of the choice",
 }
 
@@ -58,8 +61,9 @@ class StudyResults:
     def dataset(self) -> xr.Dataset:
         """All finished cells: losses (cell, lam, alpha, step), choices (cell, rule).
 
-        Where lam is given times the rows its dimension is `lam_over_n`, and `lam` a coordinate (cell,
-        lam_over_n). A cell has its place on every axis as a coordinate:
+        With ``[synthetic_labels]`` `synthetic_risk` (cell, scheme, lam, label_weight, round) too. Where lam
+        is given times the rows its dimension is `lam_over_n`, and `lam` a coordinate (cell, lam_over_n).
+        A cell has its place on every axis as a coordinate:
         ``dataset.set_index(cell=["seed", "parameters"]).unstack("cell")``.
         """
         cells = [read_cell(self.folder, record["key"])[1] for record in self.records]
@@ -166,6 +170,10 @@ def cells_dataset(
     variables: dict[str, Any] = {}
     for name in cells[0] if cells else ():
         values = np.stack([cell[name] for cell in cells])
+        if name in LABEL_AXES:
+            own = [lam if axis == "lam" else axis for axis in LABEL_AXES[name]]
+            variables[name] = (("cell", *own), values)
+            continue
         second = "alpha" if name == "limit_mse" else "step"
         dims = shapes.get(values.ndim - 1, ("cell", lam, second))
         if name != "lam":
@@ -177,6 +185,11 @@ def cells_dataset(
         "step": steps,
         "rule": rules,
     }
+    if config.synthetic_labels is not None:
+        made = config.synthetic_labels
+        coordinates["scheme"] = list(made.schemes)
+        coordinates["label_weight"] = np.array(made.weights)
+        coordinates["round"] = np.arange(1, made.rounds + 1)
     if lam != "lam" and cells:
         coordinates["lam"] = (("cell", lam), np.stack([cell["lam"] for cell in cells]))
     for axis in AXES:

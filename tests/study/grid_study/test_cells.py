@@ -272,3 +272,25 @@ def test_other_smoothers_than_ridge():
     sweep = fit.sweep(parts.X_val, parts.Y_val, alphas=ALPHAS, steps=STEPS)
     np.testing.assert_allclose(cell.arrays["mse"], sweep.dataset["mse"].values, rtol=1e-10)
     assert cell.record["method"].endswith("gradient_flow")
+
+
+def test_rounds_of_synthetic_labels():
+    """Test risk to the clean targets, of noise as large as that of the cell, in every scheme."""
+    table = {"rounds": 4, "weights": [0.0, 0.5], "schemes": ["mix", "accumulate"]}
+    noise = {"levels": [0.0, 0.5]}
+    quiet, noisy = results(synthetic_labels=table, noise=noise)
+    assert noisy.record["fit"]["method"] == "eigh"
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    fit = sdgpu.fit(parts.X_train, parts.Y_train, sdgpu.Gaussian(0.05), LAMS, method="eigh")
+    spread = float(np.std(parts.Y_train))
+    for i, scheme in enumerate(table["schemes"]):
+        how = {"rounds": 4, "weights": [0.0, 0.5], "scheme": scheme, "noise": 0.5 * spread}
+        rows = {"X_new": parts.X_test, "truth_new": parts.Y_test}
+        made = sdgpu.synthetic_labels(fit, parts.Y_train, **how, **rows)
+        for name in ("risk", "bias", "variance"):
+            found = noisy.arrays[f"synthetic_{name}"][i]
+            np.testing.assert_allclose(found, made.dataset[name].values, rtol=1e-8)
+        best = noisy.arrays["synthetic_best_weight"][i]
+        np.testing.assert_allclose(best, made.best_weight()["weight"].values, atol=1e-6)
+    assert (quiet.arrays["synthetic_variance"] == 0).all()
+    assert results(noise=noise)[1].record["key"] != noisy.record["key"]

@@ -122,6 +122,13 @@ def test_errors_say_where(tmp_path, old, new, words):
         ("[compute]\nworkers = 0", "greater than or equal to 1"),
         ("[results]\nkeep = ['msee']", "did you mean 'mse'"),
         ("[[network]]\npreset = 'digit'", "did you mean 'digits'"),
+        ("[synthetic_labels]\nrounds = 0", "greater than or equal to 1"),
+        ("[synthetic_labels]\nweights = 0.5", "the key 'rounds' is missing"),
+        ("[synthetic_labels]\nrounds = 2\nweights = [0, 1.5]", "1.5 is no share of true labels"),
+        ("[synthetic_labels]\nrounds = 2\nschemes = 'replace'", "is 'mix' at the weight 0"),
+        ("[synthetic_labels]\nrounds = 2\nschemes = 'mixed'", "did you mean 'mix'"),
+        ("[synthetic_labels]\nrounds = 2\n[[method]]\nname = 'cg'", "need all eigenvalues"),
+        ("[synthetic_labels]\nrounds = 2\n[noise]\nkind = 'symmetric'", "kind = 'gaussian'"),
     ],
 )
 def test_errors_of_other_tables(tmp_path, more, words):
