@@ -9,6 +9,7 @@ from torch import nn
 
 import sdgpu
 from sdgpu.backend.datafiles import read_dataset
+from sdgpu.backend.idx_files import read_idx
 from sdgpu.backend.prediction_files import read_predictions
 from sdgpu.backend.rows import checked_blocks
 from sdgpu.backend.zarr_layout import check_store
@@ -69,6 +70,8 @@ READERS = {
     "rows.zarr/zarr.json": lambda path: read_rows(path.parent),
     **{f"predictions.{kind}": read_predictions for kind in ("npy", "npz", "parquet")},
     "images.npz": lambda path: load_images(str(path)),
+    "train-images-idx3-ubyte.gz": read_idx,
+    "train/a/picture.png": lambda path: load_images(f"folder:{path.parents[1]}"),
     "weights.pth": weights,
     "weights.safetensors": weights,
     "checkpoint.pt": training,

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["check_zip", "read_file", "read_npz"]
+__all__ = ["DEFLATE", "check_zip", "open_plain", "read_file", "read_npz"]
 
-_DEFLATE = 1032  # no stream of deflate unpacks to more times its size
+DEFLATE = 1032  # no stream of deflate unpacks to more times its size
 _PLENTY = 1 << 30  # bytes that a file may unpack to
 _RATIO = 100  # or so many times its own size, which no data that are worth keeping reach
 _HEADERS: dict[tuple[int, int], Callable[[Any], tuple[Any, bool, np.dtype]]] = {
@@ -34,7 +34,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     OSError
         If there is none, it may not be read, or it is no plain file; names it.
     """
-    with _open(path) as file:
+    with open_plain(path) as file:
         return file.read()
 
 
@@ -67,7 +67,7 @@ def read_npz(
     ValueError
         If it is damaged, no npz file, or one of the arrays holds objects; names `path` and the array.
     """
-    with _open(path) as file:
+    with open_plain(path) as file:
         try:
             count = _count(file)
             with zipfile.ZipFile(file) as archive:
@@ -112,7 +112,7 @@ def check_zip(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
             packed_bytes + info.compress_size,
             unpacked_bytes + info.file_size,
         )
-        limit = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE)
+        limit = info.compress_size * (1 if info.compress_type == zipfile.ZIP_STORED else DEFLATE)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(
                 f"{info.filename} is packed by method {info.compress_type}, not deflate"
@@ -166,7 +166,14 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     return array
 
 
-def _open(path: str | os.PathLike[str]) -> BinaryIO:
+def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a plain file to read, or one that a link names.
+
+    Raises
+    ------
+    OSError
+        If there is none, it may not be read, or it is no plain file; names it.
+    """
     # a pipe would be waited for: opened without waiting, it is refused
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):

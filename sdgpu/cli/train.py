@@ -37,7 +37,7 @@ CHAINS = "Chains"
 #: Options that set the field of their name.
 _DIRECT = (
     *("model", "stem", "steps", "clip"),
-    *("rows", "label_noise", "test_as_validation", "threads"),
+    *("rows", "label_noise", "size", "test_as_validation", "threads"),
 )
 
 
@@ -50,7 +50,10 @@ def _images(text: str, *names: str) -> Any:
 
 
 ImageData = Annotated[
-    str | None, typer.Argument(help="digits, cifar10, cifar100, generated or an .npz file")
+    str | None,
+    typer.Argument(
+        help="digits, mnist, cifar10, cifar100, generated, an .npz file, idx:FOLDER or folder:FOLDER"
+    ),
 ]
 Preset = Annotated[
     str | None,
@@ -74,7 +77,10 @@ Seeds = Annotated[str | None, _chains("by commas, for example 0,1,2,3")]
 DataFolder = Annotated[
     Path | None,
     typer.Option(
-        "--data", callback=home, help="where the files of CIFAR are", rich_help_panel=IMAGES
+        "--data",
+        callback=home,
+        help="where the files of CIFAR or MNIST are",
+        rich_help_panel=IMAGES,
     ),
 ]
 Val = Annotated[str | None, _images("validation images: a share or a number")]
@@ -82,6 +88,9 @@ Rows = Annotated[int | None, _images("use so many of the images that are not for
 LabelNoise = Annotated[
     float | None,
     _images("give this share of training and validation images a wrong label", "--label-noise"),
+]
+Size = Annotated[
+    int | None, _images("height and width to which pictures from a folder are cut and scaled")
 ]
 TestToo = Annotated[
     bool | None, _images("validate on the test set, as the paper's script", "--test-as-validation")
@@ -144,6 +153,7 @@ def train(
     val: Val = None,
     rows: Rows = None,
     label_noise: LabelNoise = None,
+    size: Size = None,
     test_as_validation: TestToo = None,
     stacked: Stacked = False,
     threads: Threads = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import Unpickler
@@ -90,12 +91,15 @@ def read(name: str, folder: str | Path | None) -> tuple[Part, Part]:
     dataset = PUBLISHED[name]
     place = _locate(dataset, Path("data" if folder is None else folder))
     names = (*dataset.train, *dataset.test)
-    files = _from_folder(place, names) if place.is_dir() else _from_archive(dataset, place, names)
-    for file, md5 in (dataset.train | dataset.test).items():
-        _check_md5(f"{file} of {place}", files[file], md5)
-    train = [_images(dataset, file, files[file]) for file in dataset.train]
-    test = [_images(dataset, file, files[file]) for file in dataset.test]
-    return _join(train), _join(test)
+    contents = (
+        _from_folder(place, names) if place.is_dir() else _from_archive(dataset, place, names)
+    )
+    md5s, parts = dataset.train | dataset.test, {}
+    for file, content in contents:  # one at a time, for they are as large as the images
+        _check_md5(f"{file} of {place}", hashlib.md5(content, usedforsecurity=False), md5s[file])
+        parts[file] = _images(dataset, file, content)
+    test = _join([parts.pop(file) for file in dataset.test])
+    return _join([parts.pop(file) for file in dataset.train]), test
 
 
 def _locate(dataset: Published, folder: Path) -> Path:
@@ -113,31 +117,37 @@ def _locate(dataset: Published, folder: Path) -> Path:
     )
 
 
-def _from_folder(place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+def _from_folder(place: Path, names: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     missing = [name for name in names if not (place / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{place} lacks {', '.join(missing)}: unpack the archive again")
-    return {name: (place / name).read_bytes() for name in names}
+    for name in names:
+        yield name, (place / name).read_bytes()
 
 
-def _from_archive(dataset: Published, place: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    content = place.read_bytes()
-    _check_md5(str(place), content, dataset.archive_md5)
-    files = {}
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        for member in archive:  # in the order of the archive: seeking back would unpack it again
-            name = member.name.removeprefix(f"{dataset.folder}/")
-            reader = archive.extractfile(member) if name in names else None
-            if reader is not None:
-                files[name] = reader.read()
-    missing = [name for name in names if name not in files]
+def _from_archive(
+    dataset: Published, place: Path, names: tuple[str, ...]
+) -> Iterator[tuple[str, bytes]]:
+    with place.open("rb") as file:
+        _check_md5(str(place), hashlib.file_digest(file, "md5"), dataset.archive_md5)
+        file.seek(0)
+        seen = set()
+        with tarfile.open(fileobj=file, mode="r:gz") as archive:
+            for (
+                member
+            ) in archive:  # in the order of the archive: seeking back would unpack it again
+                name = member.name.removeprefix(f"{dataset.folder}/")
+                reader = archive.extractfile(member) if name in names else None
+                if reader is not None:
+                    seen.add(name)
+                    yield name, reader.read()
+    missing = [name for name in names if name not in seen]
     if missing:
         raise ValueError(f"{place} lacks {', '.join(missing)}: download it again from {HOME}")
-    return files
 
 
-def _check_md5(what: str, content: bytes, expected: str) -> None:
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _check_md5(what: str, digest: Any, expected: str) -> None:
+    md5 = digest.hexdigest()
     if md5 != expected:
         raise ValueError(
             f"{what} has md5 {md5}, the published file {expected}: it is damaged or another file; "
@@ -146,8 +156,15 @@ def _check_md5(what: str, content: bytes, expected: str) -> None:
 
 
 def _join(parts: list[Part]) -> Part:
-    pixels, labels = zip(*parts, strict=True)
-    return np.concatenate(pixels), np.concatenate(labels)
+    """One array of several, which are let go one after the other: no second copy of all."""
+    labels = np.concatenate([labels for _, labels in parts])
+    pixels = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
+    start = 0
+    while parts:
+        block, _ = parts.pop(0)
+        pixels[start : start + len(block)] = block
+        start += len(block)
+    return pixels, labels
 
 
 def _images(dataset: Published, name: str, content: bytes) -> Part:

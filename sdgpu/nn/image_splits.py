@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdgpu.backend.checks import integer, number
-from sdgpu.nn.images import Images, moments
+from sdgpu.nn.images import CHUNK
 from sdgpu.nn.parts import Data
 
-__all__ = ["held_out", "sample", "set_test_apart", "split_images"]
+__all__ = ["alike", "compacted", "held_out", "sample", "set_test_apart", "split_images"]
 
 TEST_SHARE = 0.2  # of data that come without a test set
 
 
 def split_images(
-    images: Images,
-    test: Images | None = None,
+    images: Any,
+    test: Any = None,
     *,
     val: float | int = 0.1,
     seed: int = 0,
     test_as_validation: bool = False,
+    in_place: bool = False,
 ) -> Data:
     """Part images into training, validation and test; every part keeps the shares of the classes.
 
@@ -40,6 +42,8 @@ def split_images(
     test_as_validation : bool, default False
         Validate on the test set, as the paper's script does, and train on all other images; `val` is
         not used. The weights alpha-hat are then chosen on test data.
+    in_place : bool, default False
+        The training part takes the memory of `images`, which are then of no more use. Else it is a copy.
 
     Returns
     -------
@@ -55,35 +59,56 @@ def split_images(
     """
     integer("seed", seed, 0)
     if test is None:
-        images, test = set_test_apart(images)
-    if (test.classes, test.pixels.shape[1:]) != (images.classes, images.pixels.shape[1:]):
+        images, test = set_test_apart(images, in_place=in_place)
+    if (test.classes, test.shape) != (images.classes, images.shape):
         raise ValueError(
-            f"test: {test.classes} classes of images {tuple(test.pixels.shape[1:])}, but the training "
-            f"set has {images.classes} of {tuple(images.pixels.shape[1:])}: give both the same classes="
+            f"test: {test.classes} classes of {test.kind} {test.shape}, but the training "
+            f"set has {images.classes} of {images.shape}: give both the same classes="
         )
     if test_as_validation:
         train, validation = images, test
     else:
-        train_rows, val_rows = held_out(images.labels, val, "val", seed)
-        train, validation = images.take(train_rows), images.take(val_rows)
-    mean, std = moments(train.pixels)
-    train, validation, test = (
-        replace(part, mean=mean, std=std, name=images.name) for part in (train, validation, test)
+        train, validation = _parted(
+            images, *held_out(images.labels, val, "val", seed), in_place=in_place
+        )
+    return alike(train, validation, test)
+
+
+def alike(train: Any, val: Any, test: Any) -> Data:
+    """Data whose parts are normalised by the moments of the training part."""
+    mean, std = train.moments()
+    return Data(
+        *(replace(part, mean=mean, std=std, name=train.name) for part in (train, val, test))
     )
-    return Data(train, validation, test)
 
 
-def set_test_apart(images: Images) -> tuple[Images, Images]:
+def set_test_apart(images: Any, *, in_place: bool = False) -> tuple[Any, Any]:
     """Return four fifths of the images and the fifth that is the test set, whatever the seed."""
-    rest, test_rows = _stratified(images.labels, round(TEST_SHARE * len(images)), "test", seed=0)
-    return images.take(rest), images.take(test_rows)
+    rows = _stratified(images.labels, round(TEST_SHARE * len(images)), "test", seed=0)
+    return _parted(images, *rows, in_place=in_place)
 
 
-def sample(images: Images, rows: int, seed: int) -> Images:
+def sample(images: Any, rows: int, seed: int, *, in_place: bool = False) -> Any:
     """Return so many of the images, with the shares of the classes, in their order."""
     if integer("rows", rows, 1) > len(images):
         raise ValueError(f"rows={rows}, but {images.name} has {len(images)} besides the test set")
-    return images.take(_stratified(images.labels, rows, "rows", integer("seed", seed, 0))[1])
+    index = _stratified(images.labels, rows, "rows", integer("seed", seed, 0))[1]
+    return compacted(images, index) if in_place else images.take(index)
+
+
+def _parted(images: Any, rest: Tensor, rows: Tensor, *, in_place: bool) -> tuple[Any, Any]:
+    """Two parts of images; in place the first takes their memory."""
+    chosen = images.take(rows)
+    return compacted(images, rest) if in_place else images.take(rest), chosen
+
+
+def compacted(images: Any, index: Tensor) -> Any:
+    """The rows at an ascending index, moved to the front of the memory that they lie in."""
+    tensor = images.contents()[0]
+    rows = max(1, CHUNK // max(1, tensor[0].numel()))
+    for block, target in zip(index.split(rows), tensor[: len(index)].split(rows), strict=True):
+        target.copy_(tensor[block])  # gathered first: no row is written before it is read
+    return images.within(tensor[: len(index)], index.to(tensor.device))
 
 
 def held_out(labels: Tensor, share: float | int, name: str, seed: int) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,15 @@ class Images:
         clean = () if self.clean_labels is None else (self.clean_labels,)
         return self.pixels, self.labels, *clean
 
+    def within(self, pixels: Tensor, index: Tensor) -> Images:
+        """The rows at an index, whose pixels lie elsewhere."""
+        clean = None if self.clean_labels is None else self.clean_labels[index]
+        return replace(self, pixels=pixels, labels=self.labels[index], clean_labels=clean)
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of these very images."""
+        return moments(self.pixels)
+
     def check(self, name: str) -> None:
         """Refuse tensors that are no images with one label each.
 

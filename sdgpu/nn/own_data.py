@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from sdgpu.nn.image_splits import held_out
-from sdgpu.nn.images import Images, images_from_arrays, moments, tensor_of
+from sdgpu.nn.images import Images, images_from_arrays, tensor_of
 from sdgpu.nn.parts import Data, check_classes
 from sdgpu.nn.samples import Samples, column_moments, samples_from_arrays
 
-__all__ = ["make_data"]
+__all__ = ["make_data", "part_from_arrays"]
 
 
 def make_data(
@@ -119,24 +119,41 @@ class _Makers:
                 raise ValueError(
                     f"{key} has {len(given)} entries: give (X, y), inputs and their classes"
                 )
-            return self._from_arrays(f"{self.name}, {key}", *given, classes)
+            return part_from_arrays(
+                f"{self.name}, {key}",
+                given,
+                classes,
+                channels_last=self.channels_last,
+                device=self.device,
+            )
         if key == "train" or not isinstance(given, (int, float, np.number)):
             numbers = "" if key == "train" else ", a share, a number"
             raise TypeError(f"{key} must be (X, y) or a part{numbers}, not {type(given).__name__}")
         return None
 
-    def _from_arrays(self, name: str, X: Any, y: Any, classes: int | None) -> Images | Samples:
-        values = tensor_of(f"{name}: values", X)
-        if values.dtype == torch.uint8 and values.ndim in (3, 4):
-            return images_from_arrays(
-                values,
-                y,
-                classes=classes,
-                channels_last=self.channels_last,
-                device=self.device,
-                name=name,
-            )
-        return samples_from_arrays(values, y, classes=classes, device=self.device, name=name)
+
+def part_from_arrays(
+    name: str,
+    pair: tuple[Any, Any],
+    classes: int | None,
+    *,
+    channels_last: bool = False,
+    device: str | torch.device = "cpu",
+) -> Images | Samples:
+    """Images of bytes (n, H, W) or with channels, samples of all else.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`images_from_arrays` and :func:`samples_from_arrays`.
+    """
+    X, y = pair
+    values = tensor_of(f"{name}: values", X)
+    if values.dtype == torch.uint8 and values.ndim in (3, 4):
+        return images_from_arrays(
+            values, y, classes=classes, channels_last=channels_last, device=device, name=name
+        )
+    return samples_from_arrays(values, y, classes=classes, device=device, name=name)
 
 
 def _split(given: dict[str, Any], parts: dict[str, Any], *, seed: int, standardise: bool) -> Data:
@@ -154,8 +171,8 @@ def _split(given: dict[str, Any], parts: dict[str, Any], *, seed: int, standardi
                 "are normalised anyway"
             )
         mean, std = column_moments(train.values)
-    elif isinstance(train, Images) and parts["train"] is not given["train"]:
-        mean, std = moments(train.pixels)
+    elif parts["train"] is not given["train"]:
+        mean, std = train.moments()
     return Data(
         *(
             part if part is None else replace(part, mean=mean, std=std)

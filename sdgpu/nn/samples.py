@@ -86,6 +86,15 @@ class Samples:
         clean = () if self.clean_labels is None else (self.clean_labels,)
         return self.values, self.labels, *clean
 
+    def within(self, values: Tensor, index: Tensor) -> Samples:
+        """The rows at an index, whose values lie elsewhere."""
+        clean = None if self.clean_labels is None else self.clean_labels[index]
+        return replace(self, values=values, labels=self.labels[index], clean_labels=clean)
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std as they are: samples are not normalised unless it is asked for."""
+        return self.mean, self.std
+
     def check(self, name: str) -> None:
         """Refuse tensors that have not one label a row.
 

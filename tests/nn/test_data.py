@@ -198,7 +198,9 @@ def test_bad_npz(tmp_path):
     with pytest.raises(ValueError, match=r"has no array labels, only \['images', 'y'\]"):
         load_images(str(path))
     np.savez(path, images=np.zeros((40, 3, 8, 9), np.uint8), labels=np.arange(40) % 2)
-    with pytest.raises(ValueError, match=r"9 channels .* set channels_last=False or move the axis"):
+    assert load_images(str(path)).train.shape == (3, 8, 9)
+    np.savez(path, images=np.zeros((40, 7, 8, 9), np.uint8), labels=np.arange(40) % 2)
+    with pytest.raises(ValueError, match=r"7 channels if they are .* more than 4"):
         load_images(str(path))
     np.savez(path, images=np.zeros((40, 8, 9), np.uint8), labels=np.arange(40) % 2, test_labels=[1])
     with pytest.raises(ValueError, match="has no array test_images"):
@@ -305,7 +307,9 @@ def test_bad_names():
         load_images("cifar")
     with pytest.raises(ValueError, match="name=3 is not known"):
         load_images(3)
-    with pytest.raises(ValueError, match=r"folder='here' is for cifar10 and cifar100, not digits"):
+    with pytest.raises(
+        ValueError, match=r"folder='here' is for cifar10, cifar100 and mnist, not digits"
+    ):
         load_images("digits", "here")
     with pytest.raises(ValueError, match="device='gpu' is not known: use 'cpu', 'cuda', 'auto'"):
         load_images("digits", device="gpu")

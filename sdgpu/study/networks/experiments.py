@@ -21,6 +21,7 @@ from sdgpu.backend.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
 from sdgpu.nn.config_checks import read_fields, several
 from sdgpu.nn.data import NAMES
+from sdgpu.nn.image_files import FORMS, split_name
 from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM
 
 __all__ = ["PRESETS", "Experiment", "preset"]
@@ -42,8 +43,8 @@ class Experiment:
     name : str
         For titles.
     data : str
-        As for :func:`~sdgpu.nn.load_images`: "cifar10", "cifar100", "digits", "generated" or a path
-        ``*.npz``.
+        As for :func:`~sdgpu.nn.load_images`: "cifar10", "cifar100", "mnist", "digits", "generated", a path
+        ``*.npz``, "idx:FOLDER" or "folder:FOLDER".
     model : str
         As for :func:`~sdgpu.nn.make_model`: "resnet50", "resnet20", "smallcnn" ...
     config : Config
@@ -68,6 +69,8 @@ class Experiment:
     label_noise : float
         Share of the training and validation images that get a wrong label, see
         :func:`~sdgpu.nn.with_label_noise`; the test set keeps its own.
+    size : int or None
+        Height and width to which pictures from a folder are cut and scaled.
     split_seed : int
         Of these choices.
     test_as_validation : bool
@@ -95,13 +98,15 @@ class Experiment:
     val: float | int = 0.1
     rows: int | None = None
     label_noise: float = 0.0
+    size: int | None = None
     split_seed: int = 0
     test_as_validation: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.data, str) and self.data.endswith(".npz")):
-            choice("data", self.data, (*NAMES, "a path ending in .npz"))
+        if split_name(self.data) is None:
+            forms = (f"{form}:PATH" for form in FORMS)
+            choice("data", self.data, (*NAMES, "a path ending in .npz", *forms))
         choice("model", self.model, MODELS)
         choice("stem", self.stem, STEMS)
         if self.stem != "cifar" and self.model not in WITH_STEM:
@@ -118,7 +123,7 @@ class Experiment:
         self._keep("label_noise", number("label_noise", self.label_noise))
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"label_noise={self.label_noise} must be a share in [0, 1)")
-        for name in ("rows", "threads"):
+        for name in ("rows", "size", "threads"):
             if getattr(self, name) is not None:
                 self._keep(name, integer(name, getattr(self, name), 1))
         for name in ("algorithm1", "clip", "test_as_validation"):
@@ -162,7 +167,7 @@ class Experiment:
         return 0 if rule == 1 else self.steps - 1
 
     def load(self, folder: str | Path | None = None, device: str | torch.device = "cpu") -> Data:
-        """Read and split the images; `folder` is where the files of CIFAR are.
+        """Read and split the images; `folder` is where the files of CIFAR or MNIST are.
 
         Raises
         ------
@@ -178,10 +183,22 @@ class Experiment:
             test_as_validation=self.test_as_validation,
             rows=self.rows,
             label_noise=self.label_noise,
+            size=self.size,
         )
 
     def network(self, data: Data, seed: int) -> nn.Module:
-        """The network that all chains of a seed start from, on the CPU."""
+        """The network that all chains of a seed start from, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the data are no images.
+        """
+        if len(data.train.shape) != 3:
+            raise ValueError(
+                f"data={self.data!r} has {data.train.kind} of shape {data.train.shape}, but {self.model} "
+                "is for images (C, H, W): train a network of your own with sdgpu.nn.distill_chain"
+            )
         return make_model(
             self.model,
             classes=data.train.classes,

@@ -61,7 +61,7 @@ def run_experiment(
         reads and writes it. Takes a checkpoint for every fit: 1.1 MB each for ResNet-20, 94 MB for
         ResNet-50. ``fits`` may be removed once its chains are finished.
     data_folder : path, optional
-        Where the files of CIFAR are; by default ``data``.
+        Where the files of CIFAR are, by default ``data``; or those of MNIST.
     device : str, default "auto"
         "auto": CUDA if there is one; under ``torchrun`` one for each process.
     stacked : bool, default False
