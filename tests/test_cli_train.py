@@ -332,7 +332,7 @@ def test_memory_of_the_device(run, monkeypatch):
         (("--preset", "cifar"), "preset='cifar' is not known"),
         (("--preset", "cifar10-resnet50"), "download cifar-10-python.tar.gz from"),
         (("--preset", "cifar10-resnet20", "--data", "here"), "there is no cifar-10-batches-py in"),
-        (("digits", "--data", "here"), "is for cifar10 and cifar100, not digits"),
+        (("digits", "--data", "here"), "is for cifar10, cifar100 and mnist, not digits"),
         (("digits", "--alphas", "0.3,best"), "and algorithm1 for alpha-hat"),
         (("digits", "--alphas", "0:1"), "alphas='0:1'"),
         (("digits", "--alphas", "0,0"), "names one value twice"),
