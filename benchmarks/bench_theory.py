@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import scipy.linalg
 import torch
 
@@ -71,6 +72,42 @@ def test_rounds_of_labels(race: Any, device: str) -> None:
         ours,
         lambda: one.simulate(1000),
         at_most=1.0,
+        rounds=5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "rank", "at_most"),
+    [
+        ("moments of 10 workers, merged", None, 0.2),
+        ("spectra of rank 60 of 10 workers, merged", 60, 0.2),
+        ("spectra of rank 60 of 10 workers, their mean", 60, 1.0),
+    ],
+)
+def test_federated(race: Any, device: str, what: str, rank: int | None, at_most: float) -> None:
+    """What the server does with messages, beside the pass over all rows and the same algebra."""
+    rng = np.random.default_rng(0)
+    X, X_val = rng.standard_normal((20_000, 8)), rng.standard_normal((500, 8))
+    y, y_val = np.sin(X[:, 0]) + 0.1 * rng.standard_normal(len(X)), np.sin(X_val[:, 0])
+    kernel, features = sdgpu.Gaussian(0.05), sdgpu.RandomFourier(400)
+    lams = np.geomspace(1e-4, 1e-1, 20) * len(X)
+    space = sdgpu.federated.FeatureSpace(kernel, features, d=8, device=device)
+    messages: Any = [
+        space.moments(X[rows], y[rows]) for rows in np.array_split(np.arange(len(X)), 10)
+    ]
+    if rank is not None:
+        messages = [space.spectrum(one, rank=rank) for one in messages]
+    answer = space.average if "mean" in what else space.fit
+
+    def pooled() -> None:
+        fitted = sdgpu.fit(X, y, kernel, lams, features=features, device=device)
+        fitted.sweep(X_val, y_val, alphas=ALPHAS, steps=STEPS)
+
+    race(
+        f"server: {what}, k = 400, with the sweep, against fit and sweep of 20,000 rows",
+        lambda: answer(messages, lams).sweep(X_val, y_val, alphas=ALPHAS, steps=STEPS),
+        pooled,
+        at_most=at_most,
         rounds=5,
     )
 

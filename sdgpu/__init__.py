@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdgpu import kernels, operators
 from sdgpu.backend import rows
+from sdgpu.engine import federated
 from sdgpu.engine.constrained import ConstrainedPath, constrain, constrained_path
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
@@ -124,6 +125,7 @@ __all__ = [
     "Wendland",
     "constrain",
     "constrained_path",
+    "federated",
     "fit",
     "kernels",
     "median_distance",

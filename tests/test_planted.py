@@ -65,6 +65,8 @@ READERS = {
     "table.csv": lambda path: load(str(path)),
     "moments.safetensors": sdgpu.open_moments,
     "predictor.safetensors": sdgpu.open_predictor,
+    "space.safetensors": sdgpu.federated.open_space,
+    "spectrum.safetensors": sdgpu.federated.open_spectrum,
     **{name: lambda path: read_rows(path) for name in ROWS},
     **{f"teacher.{kind}": lambda path: said(path) for kind in ("npy", "npz", "parquet")},
     "rows.zarr/zarr.json": lambda path: read_rows(path.parent),

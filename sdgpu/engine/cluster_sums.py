@@ -19,7 +19,7 @@ from sdgpu.engine.streaming import AUDIT, block_moments
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
 
-__all__ = ["active_client", "sum_partitions"]
+__all__ = ["active_client", "partition_sums", "sum_partitions"]
 
 FAN = 8  # sums that one task adds up: a partition of k = 2,000 makes 32 MB of them
 
@@ -69,7 +69,7 @@ def sum_partitions(
     shared = client.scatter((features, sums.offset, source.d, source.c), broadcast=True, hash=False)
     level = [
         client.submit(
-            _partition_sums,
+            partition_sums,
             client.compute(part),
             shared,
             number=number,
@@ -103,10 +103,16 @@ def sum_partitions(
         raise
 
 
-def _partition_sums(
+def partition_sums(
     part: tuple[Any, Any, Any], shared: Any, *, number: int, precision: str, rows: int
 ) -> MomentSums:
-    """Sums of one partition, on the worker that has it."""
+    """Sums of one partition, on the worker that has it; `shared` are map, offset, d and c.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For other widths, and for what is no number: names the partition.
+    """
     features, offset, d, c = shared
     X, Y, weights = part
     sums = MomentSums.zeros(features.size, c, offset)

@@ -40,7 +40,13 @@ from sdgpu.operators.feature_rows import FeatureOperator
 from sdgpu.solvers.feature_solution import FeatureSolution, decompose_moments
 from sdgpu.solvers.moment_sums import MomentSums
 
-__all__ = ["StreamOptions", "features_for_sparse", "fit_features", "refuse_options"]
+__all__ = [
+    "StreamOptions",
+    "features_for_sparse",
+    "fit_features",
+    "fit_moment_sums",
+    "refuse_options",
+]
 
 PROBED = 2000  # rows from which the offset of targets is taken
 
@@ -265,14 +271,30 @@ def _of_moments(
 ) -> Fit:
     others = {**others, "dtype": options.precision, "checkpoint": options.checkpoint}
     refuse_options("moments, which have their own", others, {"kernel": "rbf"})
+    watch = Stopwatch(moments.backend.synchronize, progress=options.progress)
+    return fit_moments(moments.sums, _model_of(moments), lams, watch, options)
+
+
+def fit_moment_sums(moments: Moments, lams: np.ndarray, *, intercept: bool, tol: float) -> Fit:
+    """The fit of moments, as :func:`sdgpu.fit` makes it.
+
+    Raises
+    ------
+    ValueError
+        Without rows.
+    """
+    options = StreamOptions(None, intercept, None, 0, tol, None)
+    watch = Stopwatch(moments.backend.synchronize)
+    return fit_moments(moments.sums, _model_of(moments), lams, watch, options)
+
+
+def _model_of(moments: Moments) -> FeatureModel:
     sample = np.zeros((0, moments.d), dtype=moments.dtype)
     # targets may have had more digits than features have
     template = Template(
         sample, "float64", flat=moments.c == 1, takes_sparse=takes_sparse(moments.map)
     )
-    model = FeatureModel(moments.map, moments.kernel, template, moments.backend, moments.dtype)
-    watch = Stopwatch(moments.backend.synchronize, progress=options.progress)
-    return fit_moments(moments.sums, model, lams, watch, options)
+    return FeatureModel(moments.map, moments.kernel, template, moments.backend, moments.dtype)
 
 
 def _source(X: Any, Y: Any, sample_weight: Any) -> tuple[RowSource, Template]:
