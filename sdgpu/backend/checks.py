@@ -25,6 +25,7 @@ __all__ = [
     "positive",
     "schedule",
     "served_lam",
+    "shares",
 ]
 
 ROUNDED = 1e-6  # a grid in float32 serves the numbers that it was rounded from
@@ -111,6 +112,24 @@ def grid(name: str, value: object) -> np.ndarray:
         raise ValueError(f"{name} is empty: give at least one number")
     _finite(name, host)
     return host
+
+
+def shares(name: str, value: object, count: int, what: str) -> np.ndarray:
+    """Return weights (count,) of so many things that sum to 1, equal ones for None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`grid`; if they are more or fewer, or sum to something else.
+    """
+    weights = np.full(count, 1 / count) if value is None else grid(name, value)
+    if len(weights) != count:
+        raise ValueError(f"{name} has {len(weights)} entries for {count} {what}")
+    if not np.isclose(weights.sum(), 1):
+        raise ValueError(
+            f"{name} sum to {weights.sum():g}: they must sum to 1; divide them by their sum"
+        )
+    return weights
 
 
 #: What stands for lam = 0, the fit of least norm: the smallest number with all its digits.

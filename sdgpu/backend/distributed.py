@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import errno
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed, nn
 
 from sdgpu.backend.rendezvous import ranks, start_group
+from sdgpu.backend.shared_end import arrive, ending_together
+from sdgpu.backend.small_values import from_bytes, to_bytes
 
 __all__ = ["World", "join", "ranks"]
 
@@ -29,9 +33,61 @@ class World:
         """Rows of a batch (or of an evaluation) that belong to this rank, in order."""
         return slice(self.rank * rows // self.size, (self.rank + 1) * rows // self.size)
 
+    @contextmanager
+    def ending_together(self, device: torch.device) -> Iterator[None]:
+        """Lines that all ranks run: what ends one ends all of them, see :mod:`sdgpu.backend.shared_end`.
+
+        Raises
+        ------
+        RankFailure
+            If another rank failed, died or did not come within the time-out; names it.
+        """
+
+        def first(value: Any) -> Any:
+            return from_bytes(self.first(lambda: to_bytes(value), device) or b"")
+
+        with ending_together(self.rank, self.size, first):
+            yield
+
+    def row_shares(self, rows: int, batch: int) -> list[range]:
+        """Rows of an evaluation for each rank: whole batches, those of one process.
+
+        So what is computed of each batch has the bits of one process. With fewer batches than ranks some
+        ranks have none.
+        """
+        starts = range(0, rows, batch)
+        cuts = [World(rank, self.size).shard(len(starts)) for rank in range(self.size)]
+        return [range(cut.start * batch, min(cut.stop * batch, rows)) for cut in cuts]
+
+    def gather_rows(self, block: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+        """Blocks (.., m, c) of all ranks below each other, in the order of the ranks.
+
+        Parameters
+        ----------
+        block : tensor (.., m, c)
+            Of one dtype and shape but for m, which may be 0.
+        counts : sequence of int
+            m of every rank, which all know.
+
+        Returns
+        -------
+        tensor (.., n, c)
+            The same bits on all ranks. Traffic: what the others have, padded to the largest block.
+        """
+        if self.size == 1:
+            return block
+        arrive("rows of all")
+        sent = block.new_zeros((*block.shape[:-2], max(counts), block.shape[-1]))
+        sent[..., : block.shape[-2], :] = block
+        parts = [torch.empty_like(sent) for _ in range(self.size)]
+        distributed.all_gather(parts, sent)
+        rows = [part[..., :count, :] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat(rows, dim=-2)
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over the ranks, in place; every rank gets it."""
         if self.size > 1:
+            arrive("a sum")
             distributed.all_reduce(tensor)
         return tensor
 
@@ -46,6 +102,7 @@ class World:
     def share_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers (batch norm statistics) of rank 0."""
         if self.size > 1:
+            arrive("buffers of rank 0")
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)
 
@@ -64,6 +121,7 @@ class World:
         """
         if self.size == 1:
             return action()
+        arrive("what rank 0 does")
         payload, failure = None, None
         if self.rank == 0:
             try:
@@ -139,15 +197,23 @@ class World:
             )
 
 
-def join(device: torch.device) -> World:
+def join(device: torch.device, timeout: float | None = None) -> World:
     """Join the group that ``torchrun`` started (gloo on CPUs, NCCL on CUDA); alone: size 1.
 
     A group that the caller has initialised is used as it is.
 
+    Parameters
+    ----------
+    device : torch.device
+        Of this process.
+    timeout : float, optional
+        Seconds that ranks wait for each other, SDGPU_RANK_TIMEOUT by default, else 1800; to come at all
+        300 at most. Of the first call: the group keeps it.
+
     Raises
     ------
-    RuntimeError
-        If the other processes cannot be reached.
+    RankFailure
+        If the other processes cannot be reached; names those that did not come.
     ValueError
         If the environment says something else than numbers.
     """
@@ -156,5 +222,5 @@ def join(device: torch.device) -> World:
     if not distributed.is_initialized():
         if ranks()["WORLD_SIZE"] == 1:
             return World()
-        start_group(device)
+        start_group(device, timeout)
     return World(distributed.get_rank(), distributed.get_world_size())

@@ -2,8 +2,9 @@
 
 ==============  ============================================================================================
 ``.npy``        a matrix (n, c)
-``.npz``        one array named ``probabilities``, ``logits`` or ``predictions``; ``indices`` (n, k) beside
-                it for a top-k, ``labels`` (n,) of the same rows; a single array may have any name
+``.npz``        one array named ``probabilities``, ``logits``, ``predictions`` or ``values``, which does not
+                say; ``indices`` (n, k) beside it for a top-k, ``labels`` (n,) of the same rows; a single
+                array may have any name
 ``.parquet``    columns of lists with those names; or one column of numbers for each output, in order, and
                 ``labels``
 ==============  ============================================================================================
@@ -39,7 +40,8 @@ __all__ = [
 OUTPUTS = ("probabilities", "logits", "predictions")
 RESTS = ("spread", "renormalise")
 SUM = 1e-3  # rows of probabilities sum to 1 within this: half precision does
-_NAMES = (*OUTPUTS, "indices", "labels")
+_VALUES = (*OUTPUTS, "values")  # the last does not say what they are
+_NAMES = (*_VALUES, "indices", "labels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,51 @@ class PredictionTable:
     indices: np.ndarray | None = None
     labels: np.ndarray | None = None
 
+    @classmethod
+    def checked(
+        cls,
+        values: np.ndarray,
+        output: str | None = None,
+        indices: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+    ) -> PredictionTable:
+        """A table of arrays of any types, in the types that it promises.
+
+        Raises
+        ------
+        ValueError
+            For what is no number or not finite, and shapes that do not agree.
+        """
+        if values.dtype.kind not in "iuf":
+            raise ValueError(f"predictions must be numbers, got {values.dtype}")
+        wide = (
+            np.float64 if values.dtype.kind != "f" else np.promote_types(values.dtype, np.float32)
+        )
+        values = values.astype(wide, copy=False)
+        values = values[:, None] if values.ndim == 1 else values
+        if values.ndim != 2 or not values.size:
+            raise ValueError(
+                f"predictions must be (n, c), none of them 0, got shape {values.shape}"
+            )
+        rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(rows):
+            raise ValueError(
+                f"predictions must be finite, but {len(rows)} of {len(values)} rows are not, the first of "
+                f"them row {rows[0]}"
+            )
+        whole = []
+        for what, array, shape in (
+            ("indices", indices, values.shape),
+            ("labels", labels, values.shape[:1]),
+        ):
+            if array is not None and (array.dtype.kind not in "iu" or array.shape != shape):
+                raise ValueError(
+                    f"{what} must be whole numbers {shape} beside predictions {values.shape}, got "
+                    f"{array.dtype} {array.shape}"
+                )
+            whole.append(None if array is None else array.astype(np.int64))
+        return cls(values, output, *whole)
+
     def __len__(self) -> int:
         return len(self.values)
 
@@ -79,8 +126,8 @@ class PredictionTable:
             return dense_top_k(self.values, self.indices, classes, logits=logits, rest=rest)
         if self.values.shape[1] != classes:
             raise ValueError(
-                f"the teacher predicts {self.values.shape[1]} outputs, but there are {classes}: it must "
-                "have been trained on the same classes"
+                f"predictions have {self.values.shape[1]} columns for {classes} classes: the teacher must "
+                "have been trained on the same ones"
             )
         return self.values
 
@@ -117,7 +164,7 @@ def read_predictions(path: str | os.PathLike[str]) -> PredictionTable:
             f"{name}: predictions are read from {', '.join(readers)}: name such a file"
         )
     try:
-        return _checked(readers[kind](path))
+        return readers[kind](path)
     except ValueError as error:
         told = str(error)
         raise ValueError(told if told.startswith(name) else f"{name}: {told}") from error
@@ -153,13 +200,11 @@ def write_predictions(
     """
     if Path(path).suffix.lower() != ".npz":
         raise ValueError(f"path={os.fspath(path)!r}: predictions are written as .npz")
-    table = _checked(
-        PredictionTable(
-            np.asarray(values),
-            choice("output", output, OUTPUTS),
-            None if indices is None else np.asarray(indices),
-            None if labels is None else np.asarray(labels),
-        )
+    table = PredictionTable.checked(
+        np.asarray(values),
+        choice("output", output, OUTPUTS),
+        None if indices is None else np.asarray(indices),
+        None if labels is None else np.asarray(labels),
     )
     arrays: dict[str, Any] = {
         output: table.values,
@@ -254,36 +299,6 @@ def check_probabilities(name: str, values: np.ndarray, remedy: str) -> None:
         )
 
 
-def _checked(table: PredictionTable) -> PredictionTable:
-    """A table in the types that it promises."""
-    values, indices, labels = table.values, table.indices, table.labels
-    if values.dtype.kind not in "iuf":
-        raise ValueError(f"predictions must be numbers, got {values.dtype}")
-    values = values.astype(
-        np.float64 if values.dtype.kind != "f" else np.promote_types(values.dtype, np.float32)
-    )
-    values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"predictions must be (n, c), none of them 0, got shape {values.shape}")
-    rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(rows):
-        raise ValueError(
-            f"predictions must be finite, but {len(rows)} of {len(values)} rows are not, the first of them "
-            f"row {rows[0]}"
-        )
-    for what, array, shape in (
-        ("indices", indices, values.shape),
-        ("labels", labels, (len(values),)),
-    ):
-        if array is not None and (array.dtype.kind not in "iu" or array.shape != shape):
-            raise ValueError(
-                f"{what} must be whole numbers {shape} beside predictions {values.shape}, got "
-                f"{array.dtype} {array.shape}"
-            )
-    host = [None if array is None else array.astype(np.int64) for array in (indices, labels)]
-    return PredictionTable(values, table.output, *host)
-
-
 def _check_indices(values: np.ndarray, indices: np.ndarray, classes: int) -> None:
     if indices.shape != values.shape or indices.dtype.kind not in "iu":
         raise ValueError(
@@ -303,24 +318,27 @@ def _check_indices(values: np.ndarray, indices: np.ndarray, classes: int) -> Non
 
 def _named(arrays: dict[str, np.ndarray], names: list[str]) -> PredictionTable:
     """The table in arrays by name."""
-    found = [name for name in OUTPUTS if name in arrays]
+    found = [name for name in _VALUES if name in arrays]
     if len(found) != 1:
         raise ValueError(
-            f"it must have one of {', '.join(OUTPUTS)}, but has {', '.join(names) or 'nothing'}"
+            f"it must have one of {', '.join(_VALUES)}, but has {', '.join(names) or 'nothing'}"
         )
-    return PredictionTable(arrays[found[0]], found[0], arrays.get("indices"), arrays.get("labels"))
+    output = found[0] if found[0] in OUTPUTS else None
+    return PredictionTable.checked(
+        arrays[found[0]], output, arrays.get("indices"), arrays.get("labels")
+    )
 
 
 def _read_npy(path: str | os.PathLike[str]) -> PredictionTable:
     file = open_npy(path)
-    return PredictionTable(np.concatenate([block.X for block in file.blocks(file.n)]))
+    return PredictionTable.checked(np.concatenate([block.X for block in file.blocks(file.n)]))
 
 
 def _read_npz(path: str | os.PathLike[str]) -> PredictionTable:
     arrays, names = read_npz(path, _NAMES)
     if len(names) == 1 and not arrays:
         arrays, _ = read_npz(path, names)
-        return PredictionTable(arrays[names[0]])
+        return PredictionTable.checked(arrays[names[0]])
     return _named(arrays, names)
 
 
@@ -342,7 +360,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> PredictionTable:
     names = table.column_names
     if len(set(names)) < len(names):
         raise ValueError(f"it has two columns of one name: {', '.join(names)}")
-    if {*names} & {*OUTPUTS}:
+    if {*names} & {*_VALUES}:
         return _named(
             {name: _column(name, table.column(name)) for name in names if name in _NAMES}, names
         )
@@ -353,7 +371,7 @@ def _read_parquet(path: str | os.PathLike[str]) -> PredictionTable:
             f"{', '.join(names) or 'nothing'}"
         )
     labels = _column("labels", table.column("labels")) if "labels" in names else None
-    return PredictionTable(np.stack(columns, axis=1), None, None, labels)
+    return PredictionTable.checked(np.stack(columns, axis=1), None, None, labels)
 
 
 def _column(name: str, column: Any) -> np.ndarray:

@@ -130,6 +130,17 @@ class RankWatch:
         RankFailure
             If one failed, or did not come in time; names it.
         """
+        if not self.all_come(name, seconds):
+            raise self.late(seconds)
+
+    def all_come(self, name: str, seconds: float) -> bool:
+        """Wait until all ranks are here, and say whether they came; if not, nothing is decided by it.
+
+        Raises
+        ------
+        RankFailure
+            If one failed.
+        """
         self.enter(name)
         self._barrier += 1
         self._hand_in({"kind": "here", "barrier": self._barrier})
@@ -138,8 +149,7 @@ class RankWatch:
                 lambda: self._released >= self._barrier or self.failure is not None, seconds
             )
         self.check()
-        if self._released < self._barrier:
-            raise self.late(seconds)
+        return self._released >= self._barrier
 
     def close(self) -> None:
         """Leave in good order: the others are told that this is no death."""

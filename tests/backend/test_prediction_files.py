@@ -127,7 +127,7 @@ LARGEST = np.max(P) == P
 WRONG = [
     (
         {"probabilities": P, "logits": LOGITS},
-        "it must have one of probabilities, logits, predictions",
+        "it must have one of probabilities, logits, predictions, values",
     ),
     ({"a": P, "b": P}, "it must have one of .* but has a, b"),
     (
@@ -161,7 +161,7 @@ def test_parquet_that_does_not_fit(tmp_path):
         ({"a": [1.0, None]}, "column 'a' has 1 rows without a value"),
         ({"a": ["x", "y"]}, "column 'a' is of string"),
         ({"labels": [1, 2]}, "or a column of numbers for each output, but has labels"),
-        ({"values": [[1.0], [2.0]]}, "it must have one of"),
+        ({"p": [[1.0], [2.0]]}, "it must have one of"),
     ):
         pq.write_table(pa.table(columns), path)
         with pytest.raises(ValueError, match=message):
