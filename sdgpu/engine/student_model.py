@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.backend.checks import check_growth, choice, grid, integer, lam_grid, schedule, served_lam
+from sdgpu.backend.checks import (
+    check_growth,
+    choice,
+    grid,
+    integer,
+    lam_grid,
+    schedule,
+    served_lam,
+    shares,
+)
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.distill.students import mixed_steps, student_losses, student_weights
@@ -392,9 +401,4 @@ def teacher_shares(weights: Any, count: int) -> np.ndarray:
     ------
     ValueError
     """
-    shares = np.full(count, 1 / count) if weights is None else grid("weights", weights)
-    if len(shares) != count:
-        raise ValueError(f"weights has {len(shares)} entries for {count} teachers")
-    if not np.isclose(shares.sum(), 1):
-        raise ValueError(f"weights sum to {shares.sum():g}: they must sum to 1")
-    return shares
+    return shares("weights", weights, count, "teachers")

@@ -1,36 +1,42 @@
+from .agreement import Consensus, consensus
 from .alpha_hat import estimate_alpha
 from .augment import Augment, normalise, order, stream
-from .chain import Chain, StepRecord, distill_chain
+from .chain import distill_chain
+from .chain_records import Chain, StepRecord
 from .config import Config
 from .data import Data, Images, generated_images, images_from_arrays, load_images, split_images
 from .evaluate import Score, checksum, predict, score
 from .grid import grid_chains
 from .label_noise import with_label_noise
 from .loss import data_loss, mixed_target, penalty, predictions
+from .network_teachers import SavedTeacher, Teacher, TeacherEnsemble
 from .own_data import make_data
 from .pretrained import load_weights
 from .records import Epoch, TrainResult
 from .resnet import make_model, resnet18, resnet20, resnet34, resnet50, resnet56, smallcnn
 from .samples import Samples, samples_from_arrays
 from .stacked import Stack, bytes_per_member, train_stacked
-from .targets import Teacher
 from .trainer import train
 
 __all__ = [
     "Augment",
     "Chain",
     "Config",
+    "Consensus",
     "Data",
     "Epoch",
     "Images",
     "Samples",
+    "SavedTeacher",
     "Score",
     "Stack",
     "StepRecord",
     "Teacher",
+    "TeacherEnsemble",
     "TrainResult",
     "bytes_per_member",
     "checksum",
+    "consensus",
     "data_loss",
     "distill_chain",
     "estimate_alpha",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,111 +20,25 @@ from torch import nn
 
 from sdgpu.backend.checks import choice, integer, schedule
 from sdgpu.backend.copying import copy_module
-from sdgpu.backend.distributed import join
+from sdgpu.backend.distributed import World, join
 from sdgpu.backend.progress import Progress
-from sdgpu.backend.storage import clean_folder, digest, write_file
+from sdgpu.backend.storage import clean_folder, write_file
 from sdgpu.nn.alpha_hat import estimate_alpha
+from sdgpu.nn.chain_records import Chain, StepRecord, rule_name
 from sdgpu.nn.config import Config
-from sdgpu.nn.evaluate import Score, predict, score
+from sdgpu.nn.evaluate import predict, score
+from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
-from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 from sdgpu.nn.training_files import check_replaceable
 
-__all__ = ["Chain", "StepRecord", "distill_chain"]
+__all__ = ["FirstTeacher", "Lab", "Model", "check_weights", "distill_chain", "run_chain", "start"]
 
 #: A network to start from; or its name, or a factory, which a chain calls with its seed set. A factory that
 #: calls make_model sets the seed again: give the name and `stem` instead.
 Model = nn.Module | str | Callable[[], nn.Module]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one step of a chain left.
-
-    Attributes
-    ----------
-    step : int
-        From 1, the ordinary fit.
-    alpha : float or None
-        Weight of the ground truth; None at step 1.
-    estimate : float or None
-        alpha-hat before clipping, with Algorithm 1.
-    train, val, test : Score or None
-        On clean images; None where there are none.
-    fits : int
-        Made for this step: 2 with Algorithm 1, or 1 where its weight is 0 or 1.
-    seconds : float
-        Of training, over these fits.
-    path : str or None
-        The checkpoint with the weights, if a folder was given; :func:`~sdgpu.nn.load_weights` reads it.
-    member : int or None
-        Which of the networks in that file, where several were trained side by side.
-    """
-
-    step: int
-    alpha: float | None
-    estimate: float | None
-    train: Score
-    val: Score | None
-    test: Score | None
-    fits: int
-    seconds: float
-    path: str | None
-    member: int | None = None
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A chain of networks.
-
-    Attributes
-    ----------
-    seed : int
-        Of the initialisation.
-    rule : str
-        "algorithm1", or the weights as they were given.
-    records : tuple of StepRecord
-    models : tuple of Module
-        Of steps 1..T, in evaluation mode.
-    shared_fits : int
-        Those of `records` that were made for another chain too (the first step of a grid).
-    """
-
-    seed: int
-    rule: str
-    records: tuple[StepRecord, ...]
-    models: tuple[nn.Module, ...]
-    shared_fits: int = 0
-
-    @property
-    def alphas(self) -> np.ndarray:
-        """Weights of steps 2..T, (T - 1,)."""
-        return np.array([record.alpha for record in self.records[1:]], dtype=float)
-
-    @property
-    def fits(self) -> int:
-        """Fits made for this chain and no other: at most 2 (T - 1) + 1 with Algorithm 1."""
-        return sum(record.fits for record in self.records) - self.shared_fits
-
-    @property
-    def best_step(self) -> int:
-        """The step with the smallest validation loss: a greedy chain is not monotone in it.
-
-        Raises
-        ------
-        ValueError
-            Without validation images.
-        """
-        losses = [float("nan") if r.val is None else r.val.loss for r in self.records]
-        if not np.isfinite(losses).all():
-            raise ValueError("best_step needs validation images: give data.val")
-        return int(np.argmin(losses)) + 1
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each step, for a table or a CSV file."""
-        return [{"seed": self.seed, "rule": self.rule, **_flat(record)} for record in self.records]
+FirstTeacher = nn.Module | SavedTeacher | TeacherEnsemble
 
 
 def distill_chain(
@@ -138,6 +53,7 @@ def distill_chain(
     progress: Progress | None = None,
     resume: bool = True,
     first: TrainResult | None = None,
+    first_teacher: FirstTeacher | None = None,
     stem: str = "cifar",
 ) -> Chain:
     """Train a chain of T networks, each on the ground truth and the network before it.
@@ -155,7 +71,7 @@ def distill_chain(
         T, at least 1.
     alphas : float, sequence of T - 1 floats, or "algorithm1"
         Weights of the ground truth at steps 2..T, any finite numbers; or alpha-hat at every step, from
-        a fit with alpha = 0.
+        a fit with alpha = 0. With `first_teacher` there are T, of steps 1..T.
     clip : bool, default False
         Clip each alpha-hat to [0, 1] before the next step builds on it.
     folder : path, optional
@@ -166,8 +82,13 @@ def distill_chain(
     resume : bool, default True
         False trains everything anew.
     first : TrainResult, optional
-        Step 1, if it has been trained, or any other network as the first teacher. What it was trained on
-        is not known: a weight of 1 is then trained on the labels, and not `first` again.
+        Step 1, if it has been trained. What it was trained on is not known: a weight of 1 is then trained
+        on the labels, and not `first` again.
+    first_teacher : Module, SavedTeacher or TeacherEnsemble, optional
+        Whom step 1 learns from, at the weight alphas[0]: another architecture, predictions from a file.
+        It is no step of this chain, and step 1 is no ordinary fit: its checkpoint lies in
+        ``taught-step-1``, the records name the teacher, and a folder that was begun with another teacher is
+        refused.
     stem : {"cifar", "imagenet"}, default "cifar"
         First layers of a network given by its name, see :func:`~sdgpu.nn.resnet.make_model`.
 
@@ -175,7 +96,8 @@ def distill_chain(
     -------
     Chain
         Cost: T fits, or up to 2 (T - 1) + 1 with Algorithm 1. A weight of 0 has been fitted on the
-        way, and a weight of 1 is step 1 again, bit for bit: neither is fitted a second time.
+        way, and a weight of 1 is step 1 again, bit for bit: neither is fitted a second time. With
+        `first_teacher` up to 2 T + 1: (16) compares with the ordinary fit, which is fitted for it.
 
     Raises
     ------
@@ -189,24 +111,48 @@ def distill_chain(
         if data.val is None or not len(data.val):
             raise ValueError("alphas='algorithm1' needs validation images: give data.val")
     else:
-        schedule(alphas, steps)
+        check_weights(alphas, steps, taught=first_teacher is not None)
     if clip and not isinstance(alphas, str):
         raise ValueError("clip=True concerns alphas='algorithm1' alone: clip the schedule yourself")
     if first is not None and not isinstance(first, TrainResult):
         raise TypeError(
             f"first must be a TrainResult, as train gives it, not {type(first).__name__}"
         )
-    initial = start(model, data, config, stem)
-    lab = Lab(
-        initial=initial,
-        data=data,
-        config=config,
-        folder=_path(folder),
-        progress=progress,
-        resume=resume,
-        fits_first=first is None,
-    )
-    return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
+    if first is not None and first_teacher is not None:
+        raise ValueError(
+            "first is step 1 and first_teacher is whom step 1 learns from: give one of them"
+        )
+    with join(data.train.device).ending_together(data.train.device):
+        lab = Lab(
+            initial=start(model, data, config, stem),
+            data=data,
+            config=config,
+            folder=_path(folder),
+            progress=progress,
+            resume=resume,
+            fits_first=first is None,
+            first_teacher=first_teacher,
+        )
+        return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
+
+
+def check_weights(alphas: Any, steps: int, *, taught: bool) -> np.ndarray:
+    """Weights of steps 2..T, (T - 1,); where step 1 has a teacher of steps 1..T, (T,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but finite numbers, or more or fewer.
+    """
+    if not taught:
+        return schedule(alphas, steps)
+    count = np.size(np.asarray(alphas))
+    if np.ndim(alphas) and count != steps:
+        raise ValueError(
+            f"alphas has {count} weights, but with first_teacher steps={steps} needs one number or {steps} "
+            f"of them, one per step 1..{steps}"
+        )
+    return schedule(alphas, steps + 1)
 
 
 def run_chain(
@@ -219,17 +165,28 @@ def run_chain(
 ) -> Chain:
     """The chain of :func:`distill_chain` with what its fits share at hand; rules have been checked."""
     lab.check()
-    weights = None if isinstance(alphas, str) else schedule(alphas, steps)
-    result = first if first is not None else lab.fit("step-1", None)
-    records = [lab.record(1, result, seconds=result.seconds)]
-    results = [result]
-    P1 = lab.on_validation(result.model) if weights is None else None
-    for step in range(2, steps + 1):
+    taught = lab.first_teacher is not None
+    weights = None if isinstance(alphas, str) else check_weights(alphas, steps, taught=taught)
+    ordinary = first
+    if ordinary is None and (not taught or weights is None):
+        ordinary = lab.fit("step-1", None)
+    P1 = lab.on_validation(ordinary.model) if weights is None and ordinary is not None else None
+    records: list[StepRecord] = []
+    results: list[TrainResult] = []
+    if not taught and ordinary is not None:
+        records.append(lab.record(1, ordinary, seconds=ordinary.seconds))
+        results.append(ordinary)
+    lab = replace(lab, ordinary=ordinary if lab.fits_first else None)
+    for step in range(len(results) + 1, steps + 1):
         if P1 is None:
             assert weights is not None
-            result, record = lab.step(step, results, float(weights[step - 2]))
+            result, record = lab.step(step, results, float(weights[step - 2 + taught]))
         else:
             result, record = lab.greedy_step(step, results, P1, clip=clip)
+        if taught and step == 1 and first is None and ordinary is not None:  # fitted for (16) alone
+            record = replace(
+                record, fits=record.fits + 1, seconds=record.seconds + ordinary.seconds
+            )
         records.append(record)
         results.append(result)
     chain = Chain(
@@ -237,7 +194,8 @@ def run_chain(
         rule_name(alphas),
         tuple(records),
         tuple(result.model for result in results),
-        int(first is not None),
+        int(first is not None and not taught),
+        lab.teacher_name or None,
     )
     lab.finish(chain)
     return chain
@@ -253,9 +211,16 @@ class Lab:
     folder: Path | None
     progress: Progress | None
     resume: bool
-    fits_first: bool = (
-        True  # step 1 is a fit of this lab, and not any network that the caller gives
-    )
+    fits_first: bool = True  # step 1 is a fit of this lab, and not one that the caller gives
+    first_teacher: FirstTeacher | None = None  # whom step 1 learns from
+    ordinary: TrainResult | None = None  # the fit to the labels, where there is one
+
+    @cached_property
+    def teacher_name(self) -> str:
+        """What records call the first teacher: it, and a checksum of all of its bits."""
+        if self.first_teacher is None:
+            return ""
+        return f"first teacher {Teacher(self.first_teacher, 0.0).identity()}"
 
     def fit(self, name: str, targets: Teacher | torch.Tensor | None) -> TrainResult:
         """One training, in a folder of its own."""
@@ -281,14 +246,15 @@ class Lab:
     ) -> tuple[TrainResult, StepRecord]:
         """Step with a known weight; `zero` is the fit with alpha = 0, if it has been made."""
         seconds, fits = (0.0, 0) if zero is None else (zero.seconds, 1)
-        if alpha == 1 and self.fits_first:
-            first = results[0]
+        told = f"step {step - 1}" if step > 1 else self.teacher_name
+        first = self.ordinary
+        if alpha == 1 and first is not None:
             result = TrainResult(
                 model=first.model,
                 history=(),
                 seconds=0.0,
                 images_per_second=0.0,
-                status="step 1 again",
+                status="step 1 again" if self.first_teacher is None else "the ordinary fit",
                 path=first.path,
                 member=first.member,
             )
@@ -296,19 +262,30 @@ class Lab:
             result = zero
         else:
             # with the weight 1 the teacher says nothing
-            teacher = None if alpha == 1 else Teacher(results[-1].model, alpha)
-            result = self.fit(f"step-{step}", teacher)
+            teacher = None if alpha == 1 else self.teacher(results, alpha)
+            result = self.fit(f"{self.prefix}step-{step}", teacher)
             seconds, fits = seconds + result.seconds, fits + 1
         record = self.record(
             step, result, alpha=alpha, estimate=estimate, fits=fits, seconds=seconds
         )
-        return result, record
+        return result, replace(record, teacher=None if alpha == 1 else told)
+
+    def teacher(self, results: Sequence[TrainResult], alpha: float) -> Teacher:
+        """The step before, or for the first one whom the caller gave."""
+        model = results[-1].model if results else self.first_teacher
+        assert model is not None
+        return Teacher(model, alpha)
+
+    @property
+    def prefix(self) -> str:
+        """Of folders: a step of a chain with a first teacher is never taken for one without."""
+        return "" if self.first_teacher is None else "taught-"
 
     def greedy_step(
         self, step: int, results: Sequence[TrainResult], P1: torch.Tensor, *, clip: bool
     ) -> tuple[TrainResult, StepRecord]:
         """Step of Algorithm 1: fit with alpha = 0, take alpha-hat from it, fit again."""
-        zero = self.fit(f"step-{step}-alpha-0", Teacher(results[-1].model, 0.0))
+        zero = self.fit(f"{self.prefix}step-{step}-alpha-0", self.teacher(results, 0.0))
         P0 = self.on_validation(zero.model)
         estimate = estimate_alpha(P1, P0, self.data.val.one_hot(P1.dtype))
         alpha = float(np.clip(estimate, 0.0, 1.0)) if clip else estimate
@@ -316,7 +293,7 @@ class Lab:
 
     def on_validation(self, model: nn.Module) -> torch.Tensor:
         """Predictions (m, c) on the validation images."""
-        return predict(model, self.data.val, self.config)
+        return predict(model, self.data.val, self.config, world=self.world)
 
     def record(
         self,
@@ -332,7 +309,7 @@ class Lab:
         train_score, val, test = (
             None
             if part is None or not len(part)
-            else score(predict(result.model, part, self.config), part)
+            else score(predict(result.model, part, self.config, world=self.world), part)
             for part in (self.data.train, self.data.val, self.data.test)
         )
         assert train_score is not None
@@ -367,9 +344,13 @@ class Lab:
 
             self._on_first_rank(write)
 
+    @property
+    def world(self) -> World:
+        """The processes that share out what networks are asked."""
+        return join(self.data.train.device)
+
     def _on_first_rank(self, action: Callable[[], None]) -> None:
-        device = self.data.train.device
-        join(device).first(action, device)
+        self.world.first(action, self.data.train.device)
 
 
 def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Module:
@@ -389,34 +370,6 @@ def start(model: Model, data: Any, config: Config, stem: str = "cifar") -> nn.Mo
             stem=stem,
         )
     return copy_module(model).to(images.device)
-
-
-def _flat(record: StepRecord) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, value in asdict(record).items():
-        if name in ("train", "val", "test"):
-            for metric in ("loss", "accuracy"):
-                row[f"{name}_{metric}"] = None if value is None else value[metric]
-            if value is not None and value["clean_accuracy"] is not None:
-                row[f"{name}_clean_accuracy"] = value["clean_accuracy"]
-        else:
-            row[name] = value
-    return row
-
-
-def rule_name(alphas: float | Sequence[float] | str) -> str:
-    """Give "algorithm1", or the weights as text, exact enough to tell any two apart."""
-    if isinstance(alphas, str):
-        return alphas
-    return " ".join(
-        repr(alpha) for alpha in np.atleast_1d(np.asarray(alphas, dtype=float)).tolist()
-    )
-
-
-def rule_folder(*rules: float | Sequence[float] | str) -> str:
-    """Name rules in a folder's name, which has 255 bytes at most."""
-    name = "_".join(rule_name(rule) for rule in rules)
-    return name if len(name) <= 100 else f"{len(rules)}-{digest(name).removeprefix('xxh3:')}"
 
 
 def _path(folder: str | Path | None) -> Path | None:

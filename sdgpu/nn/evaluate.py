@@ -78,7 +78,8 @@ def predict(
     config : Config, optional
         Its activation, temperature, channels_last and eval_batch. Its amp counts for the training alone.
     world : World, optional
-        Processes that share the rows.
+        Processes that share out the batches: the outputs are those of one process, to the bit where the
+        processes compute alike. With fewer than one batch of `eval_batch` rows for each, some are idle.
 
     Returns
     -------
@@ -91,9 +92,9 @@ def predict(
         If the model gives something else than a tensor.
     """
     config, world = config or Config(), world or World()
-    shard = world.shard(len(images))
+    shares = world.row_shares(len(images), config.eval_batch)
     # a rank without rows asks for one all the same: the outputs have a shape
-    rows = range(shard.start, shard.stop) or range(1)
+    rows = shares[world.rank] or range(1)
     blocks = images.clean(
         rows, config.eval_batch, float_type(model), channels_last=config.channels_last
     )
@@ -103,12 +104,8 @@ def predict(
             predictions(model(inputs), activation=config.activation, temperature=config.temperature)
             for inputs in blocks
         ]
-    block = torch.cat(parts, dim=-2)[..., : shard.stop - shard.start, :]
-    if world.size == 1:
-        return block
-    P = block.new_zeros((*block.shape[:-2], len(images), block.shape[-1]))
-    P[..., shard, :] = block
-    return world.sum(P)
+    block = torch.cat(parts, dim=-2)[..., : len(shares[world.rank]), :]
+    return world.gather_rows(block, [len(share) for share in shares])
 
 
 def score(P: torch.Tensor, images: Any) -> Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from sdgpu.backend.checks import choice, integer, schedule
+from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress
-from sdgpu.nn.chain import Chain, Lab, Model, StepRecord, rule_folder, rule_name, run_chain, start
+from sdgpu.nn.chain import FirstTeacher, Lab, Model, check_weights, run_chain, start
+from sdgpu.nn.chain_records import Chain, StepRecord, rule_folder, rule_name
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import checksum, predict
 from sdgpu.nn.loss import mixed_target
@@ -40,6 +42,7 @@ def grid_chains(
     progress: Progress | None = None,
     resume: bool = True,
     stem: str = "cifar",
+    first_teacher: FirstTeacher | None = None,
 ) -> tuple[Chain, ...]:
     """Train a chain for each rule and seed; chains of one seed share the first network.
 
@@ -61,14 +64,15 @@ def grid_chains(
     stacked : bool, default False
         Train the chains with given weights side by side (:mod:`sdgpu.nn.stacked`): equal to one by
         one within rounding. Needs teacher="cached".
-    folder, progress, resume, stem
+    folder, progress, resume, stem, first_teacher
         As for :func:`~sdgpu.nn.chain.distill_chain`; one folder for each seed and rule.
 
     Returns
     -------
     tuple of Chain
         Seeds outermost, rules in their order. Cost for each seed: g (T - 1) + 1 fits for g weights
-        other than 1, and up to 2 (T - 1) for Algorithm 1.
+        other than 1, and up to 2 (T - 1) for Algorithm 1; with a first teacher g T, up to 2 T, and one for
+        the ordinary fit if Algorithm 1 or a weight of 1 asks for it.
 
     Raises
     ------
@@ -80,7 +84,11 @@ def grid_chains(
     if not rules:
         raise ValueError("alphas is empty: give at least one rule")
     for rule in rules:
-        _check_rule(rule, steps, data)
+        _check_rule(rule, steps, data, taught=first_teacher is not None)
+    if stacked and first_teacher is not None:
+        raise ValueError(
+            "stacked=True shares step 1, which with first_teacher every rule has its own of"
+        )
     if stacked and config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {config.teacher!r}")
     if isinstance(model, nn.Module) and seeds is not None and len(seeds) > 1:
@@ -91,41 +99,47 @@ def grid_chains(
     root = None if folder is None else Path(folder)
     chains: list[Chain] = []
     checksums: set[str] = set()
-    for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
-        seed_folder = None if root is None else root / f"seed-{setting.init_seed}"
-        lab = Lab(
-            initial=start(model, data, setting, stem),
-            data=data,
-            config=setting,
-            folder=seed_folder,
-            progress=progress,
-            resume=resume,
-        )
-        if checksum(lab.initial) in checksums:
-            _warn(setting)
-        checksums.add(checksum(lab.initial))
-        first = lab.fit("step-1", None)
-        stacked_rules = [rule for rule in rules if stacked and not isinstance(rule, str)]
-        stacked_chains = iter(
-            _side_by_side(lab, first, steps, stacked_rules) if stacked_rules else ()
-        )
-        for rule in rules:
-            if stacked and not isinstance(rule, str):
-                chains.append(next(stacked_chains))
-                continue
-            chain_folder = (
-                None if seed_folder is None else seed_folder / f"alpha-{rule_folder(rule)}"
+    with join(data.train.device).ending_together(data.train.device):
+        for setting in [config] if seeds is None else [config.replace(seed) for seed in seeds]:
+            lab = Lab(
+                initial=start(model, data, setting, stem),
+                data=data,
+                config=setting,
+                folder=None if root is None else root / f"seed-{setting.init_seed}",
+                progress=progress,
+                resume=resume,
+                first_teacher=first_teacher,
             )
-            chains.append(
-                run_chain(
-                    dataclasses.replace(lab, folder=chain_folder),
-                    first,
-                    steps=steps,
-                    alphas=rule,
-                    clip=clip and isinstance(rule, str),
-                )
-            )
+            if checksum(lab.initial) in checksums:
+                _warn(setting)
+            checksums.add(checksum(lab.initial))
+            chains += _of_seed(lab, steps, rules, clip=clip, stacked=stacked)
     return tuple(chains)
+
+
+def _of_seed(
+    lab: Lab, steps: int, rules: Sequence[Rule], *, clip: bool, stacked: bool
+) -> list[Chain]:
+    """The chains of one seed, which share the ordinary fit."""
+    wanted = lab.first_teacher is None or any(
+        isinstance(rule, str) or 1 in np.atleast_1d(rule) for rule in rules
+    )
+    ordinary = lab.fit("step-1", None) if wanted else None
+    side_by_side = [rule for rule in rules if stacked and not isinstance(rule, str)]
+    stacked_chains: Iterator[Chain] = iter(())
+    if side_by_side:
+        assert ordinary is not None
+        stacked_chains = iter(_side_by_side(lab, ordinary, steps, side_by_side))
+    chains: list[Chain] = []
+    for rule in rules:
+        if stacked and not isinstance(rule, str):
+            chains.append(next(stacked_chains))
+            continue
+        folder = None if lab.folder is None else lab.folder / f"alpha-{rule_folder(rule)}"
+        rule_lab = dataclasses.replace(lab, folder=folder)
+        greedy = isinstance(rule, str)
+        chains.append(run_chain(rule_lab, ordinary, steps=steps, alphas=rule, clip=clip and greedy))
+    return chains
 
 
 def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule]) -> list[Chain]:
@@ -139,7 +153,10 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
     for chain_records in records:
         chain_records.append(lab.record(1, first, seconds=first.seconds))
     for step in range(2, steps + 1):
-        predictions = [predict(networks[-1], lab.data.train, lab.config) for networks in models]
+        predictions = [
+            predict(networks[-1], lab.data.train, lab.config, world=lab.world)
+            for networks in models
+        ]
         Y = lab.data.train.one_hot(predictions[0].dtype) if Y is None else Y
         targets = torch.stack(
             [
@@ -160,7 +177,7 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
         for chain, result in enumerate(results):
             alpha = float(weights[chain, step - 2])
             record = lab.record(step, result, alpha=alpha, seconds=result.seconds)
-            records[chain].append(record)
+            records[chain].append(dataclasses.replace(record, teacher=f"step {step - 1}"))
             models[chain].append(result.model)
     seed = lab.config.init_seed
     return [
@@ -177,10 +194,10 @@ def _warn(setting: Config) -> None:
     )
 
 
-def _check_rule(rule: Rule, steps: int, data: Any) -> None:
+def _check_rule(rule: Rule, steps: int, data: Any, *, taught: bool) -> None:
     if isinstance(rule, str):
         choice("alphas", rule, ("algorithm1",))
         if data.val is None or not len(data.val):
             raise ValueError("alphas='algorithm1' needs validation images: give data.val")
     else:
-        schedule(rule, steps)
+        check_weights(rule, steps, taught=taught)

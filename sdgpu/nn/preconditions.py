@@ -13,7 +13,7 @@ from sdgpu.backend.copying import copy_module
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference
 from sdgpu.nn.loss import check_outputs
-from sdgpu.nn.targets import Teacher
+from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_setup import resting, start_training
 
 __all__ = ["check_device", "check_networks", "check_request"]
@@ -78,7 +78,9 @@ def check_networks(student: nn.Module, images: Any, targets: Any, config: Config
     _check_model(student, images, config, "the model", members)
     _check_trained(student, images, config, members)
     if isinstance(targets, Teacher):
-        _check_model(targets.model, images, config, "the teacher", None)
+        for number, (_, network) in enumerate(targets.networks):
+            name = "the teacher" if len(targets.networks) == 1 else f"teacher {number + 1}"
+            _check_model(network, images, config, name, None)
 
 
 def check_device(config: Config, device: torch.device) -> None:
@@ -111,8 +113,12 @@ def _check_targets(targets: Any, images: Any, config: Config, members: int | Non
     if targets is None:
         return
     if isinstance(targets, Teacher):
+        targets.check(images, config)
+        weights = [weight for weight, _ in (*targets.networks, *targets.tables)]
         if not 0 <= targets.alpha <= 1:
             _warn_of_loss(config, f"alpha={targets.alpha:g}")
+        elif min(weights) < 0:
+            _warn_of_loss(config, f"a teacher of weight {min(weights):g}")
         return
     if not isinstance(targets, torch.Tensor):
         raise TypeError(

@@ -7,54 +7,24 @@ little, and takes its rows: the same numbers as in one process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from sdgpu.backend.checks import number
 from sdgpu.backend.copying import copy_module
+from sdgpu.backend.distributed import World
 from sdgpu.nn.augment import order
 from sdgpu.nn.config import Config
-from sdgpu.nn.evaluate import autocast, checksum, inference, predict
+from sdgpu.nn.evaluate import autocast, inference, predict
 from sdgpu.nn.loss import mixed_target, predictions
+from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_files import digest
 
 __all__ = ["Feed", "Teacher"]
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Whom a student learns from, and how much it hears of the ground truth.
-
-    Attributes
-    ----------
-    model : Module
-        A trained network on the device of the data. It is evaluated, never changed.
-    alpha : float
-        Weight of the ground truth, any finite number.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the model is no Module, or alpha is not finite.
-    """
-
-    model: nn.Module
-    alpha: float
-
-    def __post_init__(self) -> None:
-        number("alpha", self.alpha)
-        if not isinstance(self.model, nn.Module):
-            remedy = "give a torch.nn.Module"
-            if isinstance(self.model, torch.Tensor):
-                remedy = "of predictions make targets, mixed_target(Y, predictions(logits), alpha)"
-            if isinstance(self.model, str):
-                remedy = "a name has no trained weights, give the network: make_model, load_weights"
-            raise TypeError(
-                f"the teacher's model must be a network, not {type(self.model).__name__}: {remedy}"
-            )
 
 
 @dataclass(eq=False)
@@ -70,33 +40,45 @@ class Feed:
     config : Config
     dtype : torch.dtype
         Of inputs and targets, that of the model.
+    world : World
+        Processes that share out what a teacher is asked beforehand.
     """
 
     images: Any
     targets: torch.Tensor | Teacher | None
     config: Config
     dtype: torch.dtype
-    teacher: nn.Module | None = None
+    world: World = field(default_factory=World)
+    teacher: nn.Module | None = None  # the copy that drifts
     _mixed: torch.Tensor | None = None  # (n, c), (members, n, c) or, with views, (views, n, c)
     _order: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
+    _said: torch.Tensor | None = None  # by tables of predictions, (n, c)
+    _by_view: bool = False
     _teacher_checksum: str = ""
 
     def __post_init__(self) -> None:
         self._reader = self.images.reader(self.config, self.dtype)
-        Y, mode = self.images.one_hot(self.dtype), self.config.teacher
-        if not isinstance(self.targets, Teacher):
-            targets = Y if self.targets is None else self.targets
-            self._mixed = targets.to(device=Y.device, dtype=self.dtype)
+        self._Y = self.images.one_hot(self.dtype)
+        if isinstance(self.targets, Teacher):
+            self._hear(self.targets)
             return
-        self._teacher_checksum = checksum(self.targets.model)
-        self.teacher = self.targets.model
-        if mode == "cached":
-            self._mixed = self._mix(Y, _finite(predict(self.teacher, self.images, self.config)))
-        elif mode == "views":
-            P = torch.stack([self._on_view(view) for view in range(self.config.views)])
-            self._mixed = self._mix(Y, _finite(P))
-        elif mode == "paper-script":
-            self.teacher = copy_module(self.teacher).train()  # a copy drifts, not the caller's
+        targets = self._Y if self.targets is None else self.targets
+        self._mixed = targets.to(device=self._Y.device, dtype=self.dtype)
+
+    def _hear(self, teacher: Teacher) -> None:
+        """Ask a teacher what can be asked beforehand: every network its rows, shared out over the ranks."""
+        config, images = self.config, self.images
+        self._teacher_checksum = teacher.identity()
+        self._said = teacher.said(images, config, self.dtype)
+        if config.teacher == "cached" or not teacher.networks:
+            P = self._sum(lambda network: predict(network, images, config, world=self.world))
+            self._mixed = self._mix(self._Y, _finite(P))
+        elif config.teacher == "views":
+            P = torch.stack([self._sum(partial(self._on_view, i)) for i in range(config.views)])
+            self._mixed, self._by_view = self._mix(self._Y, _finite(P)), True
+        elif config.teacher == "paper-script":
+            # a copy drifts, not the caller's
+            self.teacher = copy_module(teacher.networks[0][1]).train()
 
     def batch(
         self, epoch: int, batch: int
@@ -110,7 +92,8 @@ class Feed:
         inputs = self._reader.batch(rows, epoch, batch)
         if self.config.teacher == "views" and isinstance(self.targets, Teacher):
             assert self._mixed is not None
-            return rows, inputs, self._mixed[epoch % self.config.views][..., rows, :]
+            mixed = self._mixed[epoch % self.config.views] if self._by_view else self._mixed
+            return rows, inputs, mixed[..., rows, :]
         if self._mixed is not None:
             return rows, inputs, self._mixed[..., rows, :]
         # the script's teacher drifts by the statistics of whole batches
@@ -119,15 +102,12 @@ class Feed:
 
     def ask(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Targets from the teacher in the loop, on the very view that the student sees."""
-        assert self.teacher is not None
         with torch.no_grad(), autocast(self.config, inputs.device):
-            if self.config.teacher == "paper-script":
+            if self.teacher is not None:
                 P = self._f(self.teacher(inputs))
             else:
-                with inference(self.teacher):
-                    P = self._f(self.teacher(inputs))
-        Y = torch.nn.functional.one_hot(self.images.labels[rows], self.images.classes)
-        return self._mix(Y.to(P.dtype), P)
+                P = self._sum(lambda network: self._asked(network, inputs), rows)
+        return self._mix(self._Y[rows].to(P.dtype), P)
 
     def check_teacher(self) -> None:
         """Prove that the caller's teacher is what it was.
@@ -137,10 +117,7 @@ class Feed:
         RuntimeError
             If any parameter or buffer has other bits than before.
         """
-        if (
-            isinstance(self.targets, Teacher)
-            and checksum(self.targets.model) != self._teacher_checksum
-        ):
+        if isinstance(self.targets, Teacher) and self.targets.identity() != self._teacher_checksum:
             raise RuntimeError(
                 "the teacher changed while its student was trained: it shares parameters or buffers "
                 "with something that was trained; give a copy of its own"
@@ -154,7 +131,7 @@ class Feed:
 
     def drifting_teacher(self) -> nn.Module | None:
         """The teacher, if its state changes and so belongs into a checkpoint."""
-        return self.teacher if self.config.teacher == "paper-script" else None
+        return self.teacher
 
     def _epoch_order(self, epoch: int) -> torch.Tensor:
         epoch = 0 if self.config.order == "paper-script" else epoch
@@ -163,11 +140,33 @@ class Feed:
             self._order = (epoch, rows.to(self.images.device))
         return self._order[1]
 
-    def _on_view(self, view: int) -> torch.Tensor:
-        assert self.teacher is not None
-        parts = self._reader.view(view, self.config.eval_batch)
-        with inference(self.teacher), torch.autocast(self.images.device.type, enabled=False):
-            return torch.cat([self._f(self.teacher(part)) for part in parts])
+    def _on_view(self, view: int, network: nn.Module) -> torch.Tensor:
+        size, world = self.config.eval_batch, self.world
+        shares = world.row_shares(len(self.images), size)
+        own = shares[world.rank] or range(1)
+        parts = enumerate(self._reader.view(view, size))
+        with torch.autocast(self.images.device.type, enabled=False):
+            P = [self._asked(network, part) for number, part in parts if number * size in own]
+        block = torch.cat(P)[: len(shares[world.rank])]
+        return world.gather_rows(block, [len(share) for share in shares])
+
+    def _asked(self, network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        with inference(network):
+            return self._f(network(inputs))
+
+    def _sum(
+        self, ask: Callable[[nn.Module], torch.Tensor], rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The sum over all teachers of weight times prediction, of all rows or of some."""
+        assert isinstance(self.targets, Teacher)
+        said = self._said
+        total = said if said is None or rows is None else said[rows]
+        for weight, network in self.targets.networks:
+            P = ask(network)
+            P = P if weight == 1 else weight * P
+            total = P if total is None else total + P
+        assert total is not None
+        return total
 
     def _f(self, logits: torch.Tensor) -> torch.Tensor:
         config = self.config

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.shared_end import arrive
 from sdgpu.nn.augment import stream
 from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
@@ -99,7 +100,7 @@ def train(
     KeyboardInterrupt
         With a folder, Ctrl-C or SIGTERM waits until the batch is done and saved; a second one does not.
     RuntimeError
-        If the teacher changed.
+        If the teacher changed. RankFailure if another process failed, died or did not come in time.
 
     Notes
     -----
@@ -108,13 +109,13 @@ def train(
     """
     images = data.train
     device = images.device
-    check_request(model, images, targets, config, folder)
     world = join(device)
-    world.check(config.batch, config.accumulate, len(images))
-    student = copy_module(model).to(device)
-    with ExitStack() as resources, numerics(config, device):
+    with ExitStack() as resources, world.ending_together(device), numerics(config, device):
+        check_request(model, images, targets, config, folder)
+        world.check(config.batch, config.accumulate, len(images))
+        student = copy_module(model).to(device)
         check_networks(student, images, targets, config)
-        feed = Feed(images, targets, config, float_type(student))
+        feed = Feed(images, targets, config, float_type(student), world)
         watch, saver = clock(device, progress), Saver(world, device, stage)
         run = _Run(student, data, feed, config, watch=watch, saver=saver)
         if folder is not None:
@@ -227,6 +228,7 @@ class _Run:
     def _one_batch(self) -> None:
         config, state = self.config, self.state
         rate = config.rate(state.epoch, state.batch, self.batches)
+        arrive(f"{self.stage}, batch {state.batch + 1} of epoch {state.epoch + 1}")
         if state.teacher is not None:
             self._seed(0)  # the teacher draws what it draws in one process, on every rank
         rows, inputs, target = self.feed.batch(state.epoch, state.batch)

@@ -17,8 +17,8 @@ from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.grid import grid_chains
+from sdgpu.nn.network_teachers import SavedTeacher, Teacher
 from sdgpu.nn.resnet import make_model
-from sdgpu.nn.targets import Teacher
 from sdgpu.nn.trainer import train
 from tests.nn.problems import CLASSES, data, mlp, same_bits, state
 
@@ -216,3 +216,95 @@ NO_VAL = dataclasses.replace(data(), val=None)
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_first_teacher_is_no_step(tmp_path):
+    """By explicit trainings: step 1 of the student learns from it, and is no ordinary fit."""
+    problem, model, other = data(), mlp(), mlp(5, width=20)
+    said = SavedTeacher(predict(other, problem.train, SHORT))
+    for teacher in (other, said):
+        folder = tmp_path / type(teacher).__name__
+        chain = distill_chain(
+            model,
+            problem,
+            SHORT,
+            steps=3,
+            alphas=[0.2, 0.4, 1.0],
+            first_teacher=teacher,
+            folder=folder,
+        )
+        one = train(model, problem, Teacher(teacher, 0.2), SHORT).model
+        two = train(model, problem, Teacher(one, 0.4), SHORT).model
+        ordinary = train(model, problem, None, SHORT).model
+        for found, expected in zip(chain.models, (one, two, ordinary), strict=True):
+            assert same_bits(found, expected)
+        assert chain.alphas.tolist() == [0.2, 0.4, 1.0]
+        assert chain.fits == 3
+        assert chain.first_teacher == f"first teacher {Teacher(teacher, 0.0).identity()}"
+        told = [record.teacher for record in chain.records]
+        assert told == [chain.first_teacher, "step 1", None]
+        assert [row["teacher"] for row in json.loads((folder / "chain.json").read_text())] == told
+        assert {path.name for path in folder.iterdir()} == {
+            *(f"taught-step-{step}" for step in (1, 2, 3)),
+            "chain.json",
+        }
+    # an ordinary chain in the same folder does not take them for its own
+    plain = distill_chain(model, problem, SHORT, steps=2, alphas=0.4, folder=folder)
+    assert same_bits(plain.models[0], ordinary)
+    assert plain.first_teacher is None
+    assert [record.teacher for record in plain.records] == [None, "step 1"]
+    with pytest.raises(ValueError, match=r"taught-step-1.*belongs to another targets"):
+        distill_chain(
+            model, problem, SHORT, steps=1, alphas=0.2, first_teacher=mlp(6), folder=folder
+        )
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_algorithm_1_with_a_first_teacher_step_by_step(clip):
+    problem, model, other = data(), mlp(), mlp(5, width=20)
+    chain = distill_chain(
+        model, problem, SHORT, steps=2, alphas="algorithm1", clip=clip, first_teacher=other
+    )
+    P1 = predict(train(model, problem, None, SHORT).model, problem.val)
+    Y, teacher = problem.val.one_hot(torch.float64), other
+    for step in (1, 2):
+        zero = train(model, problem, Teacher(teacher, 0.0), SHORT).model
+        alpha = estimate_alpha(P1, predict(zero, problem.val), Y)
+        assert chain.records[step - 1].estimate == alpha
+        alpha = min(max(alpha, 0.0), 1.0) if clip else alpha
+        assert chain.alphas[step - 1] == alpha
+        teacher = train(model, problem, Teacher(teacher, alpha), SHORT).model
+        assert same_bits(teacher, chain.models[step - 1])
+    assert chain.fits <= 2 * 2 + 1
+    assert clip or chain.fits == 2 * 2 + 1
+
+
+def test_a_grid_with_a_first_teacher_shares_the_ordinary_fit(tmp_path):
+    problem, model, other = data(), mlp(), mlp(5, width=20)
+    rules = [0.3, [0.5, 1.0], "algorithm1"]
+    options = {"steps": 2, "first_teacher": other}
+    chains = grid_chains(model, problem, SHORT, alphas=rules, folder=tmp_path, **options)
+    assert [chain.fits for chain in chains] == [2, 1, 4]
+    for chain, rule in zip(chains, rules, strict=True):
+        alone = distill_chain(model, problem, SHORT, alphas=rule, **options)
+        assert all(same_bits(a, b) for a, b in zip(chain.models, alone.models, strict=True))
+    assert (tmp_path / "seed-0" / "step-1").exists()
+    grid_chains(model, problem, SHORT, alphas=[0.3], folder=tmp_path / "none", **options)
+    assert not (tmp_path / "none" / "seed-0" / "step-1").exists()
+
+
+def test_first_teachers_that_do_not_fit():
+    problem, model, other = data(), mlp(), mlp(5)
+    ordinary = train(model, problem, None, SHORT)
+    with pytest.raises(ValueError, match="first is step 1 and first_teacher is whom step 1 learns"):
+        distill_chain(
+            model, problem, SHORT, steps=2, alphas=0.5, first=ordinary, first_teacher=other
+        )
+    with pytest.raises(
+        ValueError, match="alphas has 1 weights, but with first_teacher steps=2 needs"
+    ):
+        distill_chain(model, problem, SHORT, steps=2, alphas=[0.5], first_teacher=other)
+    with pytest.raises(ValueError, match="stacked=True shares step 1"):
+        grid_chains(model, problem, SHORT, steps=2, alphas=[0.5], stacked=True, first_teacher=other)
+    with pytest.raises(TypeError, match="the teacher's model must be a network, not Tensor"):
+        distill_chain(model, problem, SHORT, steps=1, alphas=0.5, first_teacher=torch.zeros(24, 3))

@@ -10,7 +10,10 @@ from torch import nn
 from sdgpu.backend.distributed import World
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
-from sdgpu.nn.stacked import train_stacked
+from sdgpu.nn.evaluate import predict
+from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
+from sdgpu.nn.stacked import Stack, train_stacked
+from sdgpu.nn.targets import Feed
 from sdgpu.nn.trainer import train
 from tests.nn.problems import convnet, data, mlp, state, two_ranks
 
@@ -21,7 +24,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp, state
-from tests.nn.test_ddp import Odd, configs, draws, numbers, run, stacked
+from tests.nn.test_ddp import Odd, asked, configs, draws, numbers, run, stacked
 from sdgpu.backend.distributed import join
 from sdgpu.nn.trainer import train
 
@@ -29,6 +32,10 @@ world = join(torch.device("cpu"))
 for name, config in configs().items():
     chain = run(name, sys.argv[1] + "/" + name)
     torch.save([state(model) for model in chain.models], f"{sys.argv[1]}/{name}-{world.rank}.pt")
+# batches are shared out whole: the bits of one process
+alone = asked(type(world)())
+for name, P in asked(world).items():
+    assert torch.equal(P, alone[name]), name
 members = stacked()
 torch.save([state(r.model) for r in members], f"{sys.argv[1]}/stack-{world.rank}.pt")
 torch.save([numbers(r) for r in members], f"{sys.argv[1]}/numbers-{world.rank}.pt")
@@ -74,6 +81,7 @@ def configs():
         "parts": dataclasses.replace(CONFIG, accumulate=5, teacher="online"),
         "script": dataclasses.replace(CONFIG, **script),
         "norm": dataclasses.replace(CONFIG, accumulate=5),
+        "views": dataclasses.replace(CONFIG, teacher="views", views=2),
         "subclass": CONFIG,
         "twice": CONFIG,
     }
@@ -164,6 +172,27 @@ def stacked():
     generator = torch.Generator().manual_seed(5)
     U = torch.randn(2, 24, 3, generator=generator, dtype=torch.float64).softmax(dim=-1)
     return train_stacked([convnet(), convnet(1)], data(), U, CONFIG)
+
+
+def asked(world):
+    """What networks and teachers say beforehand, of few rows and of many."""
+    part, network = data().train, convnet().eval()
+    several = TeacherEnsemble(
+        [network, mlp(), SavedTeacher(predict(mlp(2), part))], [0.5, 0.7, -0.2]
+    )
+    said = {}
+    for size in (3, 5, 24, 256):
+        config = dataclasses.replace(CONFIG, eval_batch=size, views=2)
+        said[f"predict {size}"] = predict(network, part, config, world=world)
+        for mode in ("cached", "views"):
+            mixed = dataclasses.replace(config, teacher=mode)
+            feed = Feed(part, Teacher(several, 0.3), mixed, torch.float64, world)
+            said[f"{mode} {size}"] = feed._mixed
+    said["one row"] = predict(network, part.take(torch.arange(1)), world=world)
+    said["a stack"] = predict(
+        Stack([mlp(), mlp(1)]), part, dataclasses.replace(CONFIG, eval_batch=5), world=world
+    )
+    return said
 
 
 def run(name, folder=None):

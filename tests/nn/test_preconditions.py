@@ -87,7 +87,10 @@ def test_outputs_of_another_form_are_refused_before_any_work(form, training, mes
             "0 of the model has sparse gradients",
         ),
         (lambda: Teacher("resnet20", 0.5), "not str: a name has no trained weights"),
-        (lambda: Teacher(torch.zeros(24, 3), 0.5), "not Tensor: of predictions make targets"),
+        (
+            lambda: Teacher(torch.zeros(24, 3), 0.5),
+            r"not Tensor: of predictions make SavedTeacher\(P\)",
+        ),
         (lambda: Teacher(lambda x: x, 0.5), "not function: give a torch.nn.Module"),
         (
             lambda: train(mlp(), data(), Teacher(mlp().to("meta"), 0.5), PLAIN),

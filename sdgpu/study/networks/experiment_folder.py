@@ -26,7 +26,7 @@ from sdgpu.backend.distributed import World
 from sdgpu.backend.sealed_json import read_json, write_json
 from sdgpu.backend.storage import LOCK, clean_folder, clean_leftovers, folder_lock, write_file
 from sdgpu.nn import Chain, Data
-from sdgpu.nn.chain import rule_name
+from sdgpu.nn.chain_records import rule_name
 from sdgpu.nn.training_files import difference, digest
 from sdgpu.study.networks.experiments import Experiment
 

@@ -26,7 +26,7 @@ from sdgpu.backend.datafiles import read_dataset
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Event, Progress
 from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
-from sdgpu.nn.chain import rule_name
+from sdgpu.nn.chain_records import rule_name
 from sdgpu.nn.images import find_device
 from sdgpu.study.networks.experiment_folder import (
     ExperimentFolder,
