@@ -175,8 +175,9 @@ class ThreadRanks:
         xp = compat.array_namespace(array)
         flat = xp.reshape(array, (-1,))
         share = row_shares(flat.shape[0], self.size)[self.rank]
-        parts = self._exchange(flat, place)
-        _check_shapes([part.shape[0] for part in parts], place)
+        brought = self._exchange((flat, to_bytes([place, *_kind(array)])), place)
+        check_agreement(f"arrays in {place}", [said for _, said in brought])
+        parts = [part for part, _ in brought]
         total = xp.asarray(_beside(parts[0][share], flat), copy=True)
         for part in parts[1:]:
             total = combine(total, _beside(part[share], flat))
@@ -252,11 +253,8 @@ def _first_cause(errors: Sequence[tuple[int, BaseException]]) -> BaseException:
     return cause
 
 
-def _check_shapes(entries: Sequence[int], place: str) -> None:
-    if len(set(entries)) > 1:
-        raise ValueError(
-            f"the arrays of a {place} have {list(entries)} entries: they must be alike"
-        )
+def _kind(array: Array) -> list[Any]:
+    return [dtype_name(array), list(map(int, array.shape))]
 
 
 def _beside(array: Array, sample: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import sys
 import threading
 import time
@@ -195,7 +196,9 @@ class TorchRanks:
     def _reduced(
         self, array: Array, combine: Callable[[Any, Any], torch.Tensor], place: str
     ) -> Array:
-        here = self._travelling(array).reshape(-1)
+        here = self._travelling(array)
+        self._check_alike(here, place)
+        here = here.reshape(-1)
         if here.numel() * here.element_size() <= SMALL:
             parts = here.new_empty((self.size, here.numel()))
             self._wait(
@@ -225,6 +228,19 @@ class TorchRanks:
             lambda: self._all_gather(_as_bytes(padded), _as_bytes(share), self._arrays), place
         )
         return padded.view(-1)[: here.numel()]
+
+    def _check_alike(self, here: torch.Tensor, place: str) -> None:
+        """Refuse arrays of other shapes, or of another place: they would add up to garbage, or hang.
+
+        Eight bytes of each rank, whatever the array; shapes are told where these differ.
+        """
+        said = to_bytes([place, str(here.dtype), list(here.shape)])
+        short = hashlib.blake2b(said, digest_size=8).digest()
+        own = _bytes_tensor(short)
+        everyone = torch.empty((self.size, own.numel()), dtype=torch.uint8)
+        self._wait(lambda: self._all_gather(everyone, own, self._hosts), place)
+        if not bool((everyone == own).all()):
+            check_agreement(f"arrays in {place}", self._gathered(said, place))
 
     def _shapes(self, here: torch.Tensor, place: str) -> list[list[int]]:
         """Shapes of the rows of all ranks, which must be alike but in their number."""

@@ -119,6 +119,28 @@ def check_agreement_and_barrier(ranks):
         ranks.agree("lams", min(ranks.rank, 1))
     with pytest.raises(ValueError, match=r"different rows in ring \(rank"):
         list(ranks.ring(np.zeros((2, 1 + min(ranks.rank, 1)))))
+    check_unequal_arrays(ranks)
+
+
+def check_unequal_arrays(ranks):
+    """Small and large ones, other shapes of as many entries, other dtypes: never garbage, never a hang."""
+    last = ranks.rank == ranks.size - 1
+    for own, other in [
+        (np.zeros(1), np.zeros(2)),
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (np.zeros(40_000), np.zeros(40_001)),
+        (np.zeros(40_000), np.zeros(3)),
+        (np.zeros(0), np.zeros(5)),
+        (np.zeros(4), np.zeros(4, dtype="float32")),
+    ]:
+        for reduce in (ranks.sum, ranks.max):
+            with pytest.raises(
+                ValueError, match=rf"different arrays in \w+ \(.*rank {ranks.size - 1}"
+            ):
+                reduce(other if last else own)
+            assert float(ranks.sum(np.ones(2))[1]) == ranks.size  # all are where they were
+    with pytest.raises(ValueError, match=r"different arrays in .*'max'.*'sum'|'sum'.*'max'"):
+        (ranks.max if last else ranks.sum)(np.zeros(2))
 
 
 CHECKS = [check_sums, check_small_values, check_rows, check_ring, check_agreement_and_barrier]
