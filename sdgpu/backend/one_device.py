@@ -101,6 +101,9 @@ class Backend(Protocol):
     def spread(self, array: Array, axis: int) -> Array:
         """Bring an array here, as float64, of which `axis` counts all training rows."""
 
+    def rows_here(self, n: int) -> slice:
+        """Which of the n training rows are on this rank."""
+
     def told(self, value: Any) -> Any:
         """A small value by which the work goes on: that of the first rank."""
 
@@ -125,6 +128,9 @@ class OneDevice:
 
     def spread(self: Any, array: Array, axis: int) -> Array:
         return self.asarray(array)
+
+    def rows_here(self, n: int) -> slice:
+        return slice(0, n)
 
     def told(self, value: Any) -> Any:
         return value

@@ -29,7 +29,7 @@ import numpy as np
 
 from sdgpu.backend.ranks import Ranks
 
-__all__ = ["RowLayout", "ShardedArray", "is_sharded", "own_part"]
+__all__ = ["RowLayout", "ShardedArray", "first_row", "is_sharded", "own_part"]
 
 HASH_BYTES = 4  # of what ranks must have alike, each a number that even float16 holds
 
@@ -281,6 +281,11 @@ def is_sharded(value: Any) -> bool:
 def own_part(value: Any) -> Any:
     """What is here of an array: all of an ordinary one."""
     return value.local if isinstance(value, ShardedArray) else value
+
+
+def first_row(value: Any) -> int:
+    """Number of the first row of an array that is here: 0 of an ordinary one."""
+    return value.layout.own.start if isinstance(value, ShardedArray) else 0
 
 
 def aligned(args: Sequence[Any]) -> tuple[list[Any], int]:

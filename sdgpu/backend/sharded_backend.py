@@ -102,6 +102,10 @@ class ShardedBackend:
         axis %= array.ndim
         return ShardedArray(self.inner.asarray(cut(array, axis, self.layout)), axis, self.layout)
 
+    def rows_here(self, n: int) -> slice:
+        """Numbers of the own rows."""
+        return self.layout.own
+
     def told(self, value: Any) -> Any:
         """What rank 0 has."""
         return value if self.layout.ranks.size == 1 else self.layout.ranks.first(value)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from sdgpu.backend.sharded_arrays import aligned, elementwise, is_sharded, product
 
 __all__ = ["NAMESPACE", "ShardedNamespace"]
@@ -111,6 +113,18 @@ class ShardedNamespace:
         """Smallest along some axes."""
         how = {"axis": axis, "keepdims": keepdims}
         return _reduced("min", x, how, lambda x, found: -x.layout.max(-found), math.inf)
+
+    def argmin(self, x: Any) -> Any:
+        """Number of the smallest of all entries, the first of equal ones."""
+        if not is_sharded(x):
+            return x.argmin()
+        best = [math.inf, 0]
+        if x.local.numel():
+            first = int(x.local.argmin())
+            place = list(np.unravel_index(first, tuple(x.local.shape)))
+            place[x.axis] += x.layout.own.start
+            best = [float(x.local.reshape(-1)[first]), int(np.ravel_multi_index(place, x.shape))]
+        return min(map(tuple, x.layout.ranks.gather(best)))[1]
 
     def any(self, x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
         """Whether one is true."""

@@ -11,12 +11,14 @@ from rich.markup import escape
 
 from sdgpu.cli.comparison_table import print_comparison
 from sdgpu.cli.terminal import (
+    RANK,
     Device,
     Memory,
     Method,
     OperatorName,
     Tol,
     bars,
+    command_ranks,
     console,
     home,
     new_table,
@@ -143,11 +145,14 @@ def fit(
     """Fit one chain of steps and print its losses on train, validation and test rows.
 
     [bold]Example:[/] sdgpu fit diabetes --lam 0.5 --alpha 0.3 --steps 5 --out path.nc
+
+    Processes of torchrun share the rows: torchrun --nproc-per-node 2 -m sdgpu fit flights ..
     """
     import sdgpu
     from sdgpu.backend.checks import positive
     from sdgpu.selection.sweep import check_target, write_dataset
     from sdgpu.study.chain_dataset import chain_dataset
+    from sdgpu.study.rank_shares import share_of
 
     if out is not None:
         check_target(out)
@@ -164,6 +169,9 @@ def fit(
         seed=seed,
     )
     kappa = named_kernel(kernel, gamma, parts.X_train)
+    ranks = command_ranks(device)
+    if ranks is not None:
+        parts = share_of(parts, ranks)
     with bars() as hook:
         fitted = sdgpu.fit(
             parts.X_train,
@@ -177,15 +185,16 @@ def fit(
             tol=tol,
             steps=steps,
             progress=hook,
+            distributed=False if ranks is None else ranks,
         )
     schedule: Any = float(weights[0]) if len(weights) == 1 else weights
-    dataset = chain_dataset(fitted, parts, schedule, steps)
+    dataset = chain_dataset(fitted, parts, schedule, steps, ranks=ranks)
     _print_chain(dataset, f"{data}: {kappa}, lam = {lam:g}")
     console.print(
         f"{fitted.info.status}; {sum(fitted.info.seconds.values()):.2f} s on {fitted.info.backend}",
         highlight=False,
     )
-    if out is not None:
+    if out is not None and RANK == 0:  # the first process writes
         write_dataset(dataset, out)
         console.print(f"wrote {escape(str(out))}")
 

@@ -30,6 +30,7 @@ from sdgpu.cli.terminal import (
     Tol,
     bars,
     check_figure,
+    command_ranks,
     console,
     home,
     numbers,
@@ -131,7 +132,7 @@ def sweep(
     )
     if globe is not None and getattr(parts, "grid", None) is None:
         raise ValueError("--map: for earth and marble alone")
-    ranks = _ranks(device)
+    ranks = command_ranks(device)
     with bars() as hook:
         comparison = compare(
             parts,
@@ -156,17 +157,6 @@ def sweep(
         comparison.sweep.save(out)
         console.print(f"wrote {escape(str(out))}")
     _draw(comparison, parts, data, figure, globe)
-
-
-def _ranks(device: str) -> Any:
-    """Those of ``torchrun``; None for one process."""
-    from sdgpu.backend.distributed import ranks
-
-    if ranks()["WORLD_SIZE"] == 1:
-        return None
-    from sdgpu.engine.rank_fitting import joined_ranks
-
-    return joined_ranks(device)
 
 
 def _draw(

@@ -38,6 +38,7 @@ __all__ = [
     "Tol",
     "bars",
     "check_figure",
+    "command_ranks",
     "console",
     "errors",
     "home",
@@ -258,3 +259,14 @@ def write_figure(figure: Any, path: Path) -> None:
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
     console.print(f"wrote {escape(str(path))}")
+
+
+def command_ranks(device: str) -> Any:
+    """The ranks of ``torchrun``, which share the rows of a command; None for one process."""
+    from sdgpu.backend.distributed import ranks
+
+    if ranks()["WORLD_SIZE"] == 1:
+        return None
+    from sdgpu.engine.rank_fitting import joined_ranks
+
+    return joined_ranks(device)

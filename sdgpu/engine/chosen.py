@@ -37,10 +37,10 @@ def chosen_dual(solution: Solution, model: Model, best: Best) -> Any:
     """
     xp, n, c = model.backend.xp, model.operator.n, solution.outputs
     steps = int(np.max(best.step))
-    model.afford(2 * n * c * steps, f"a path of {steps} steps")
+    model.afford(model.share_of(2 * n * c * steps), f"a path of {steps} steps")
     if not best.per_output:
         weights = 0.0 if steps == 1 else best.alpha
-        alphas = np.broadcast_to(np.asarray(weights, dtype=np.float64), (steps - 1,))
+        alphas = np.array(np.broadcast_to(np.asarray(weights, dtype=float), (steps - 1,)))
         return xp.asarray(solution.chain(best.lam, alphas).dual[steps - 1, ...], copy=True)
     waits = np.arange(1, steps)[:, None] <= steps - best.step  # (T - 1, c)
     alphas = np.where(waits, 1.0, np.nan_to_num(best.alpha))

@@ -53,7 +53,7 @@ class FoldFits(Protocol):
         lam, alphas
             Of the path.
         new : array (m, d)
-            Checked rows in the caller's library.
+            Checked rows in the caller's library; of several ranks the own ones.
 
         Returns
         -------
@@ -101,9 +101,12 @@ def cross_interval(
     if not 0 < share < 1:
         raise ValueError(f"coverage={coverage!r} must be between 0 and 1")
     fits = _fits_of(model, spectrum)
-    labels = fold_labels(folds, fits.rows, seed)
     lam, alphas = path
-    rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
+    labels = _labels(model, fits, folds, seed)
+    if model.ranks is not None:
+        model.ranks.agree("lam, alphas and coverage", [lam, alphas, share])
+    d = model.operator.d
+    rows = model.checked_together(lambda: model.template.rows(X_new, "X_new", d, empty=True))
     steps, m, c = len(alphas) + 1, int(rows.shape[0]), fits.outputs
     count = int(labels.max()) + 1
     model.afford(steps * c * (fits.rows + count * m), f"intervals from fits without {count} folds")
@@ -121,6 +124,19 @@ def cross_interval(
     return Interval(lower, upper, share)
 
 
+def _labels(model: Model, fits: FoldFits, folds: Any, seed: int) -> np.ndarray:
+    """The fold of each row of all ranks; labels that are given are those of the own rows."""
+    ranks = model.ranks
+    if ranks is None:
+        return fold_labels(folds, fits.rows, seed)
+    ranks.agree("folds (a number or labels)", int(folds) if np.ndim(folds) == 0 else "labels")
+    ranks.agree("seed", seed)
+    if np.ndim(folds):
+        own = np.asarray(folds if isinstance(folds, (list, tuple)) else to_numpy(folds)).tolist()
+        folds = [label for part in ranks.gather(own) for label in part]
+    return fold_labels(folds, fits.rows, seed)
+
+
 def _enough(rows: int, share: float, coverage: float) -> None:
     if rows < fewest_rows(share):
         raise ValueError(
@@ -130,7 +146,8 @@ def _enough(rows: int, share: float, coverage: float) -> None:
 
 
 def _fits_of(model: Model, spectrum: Spectrum | None) -> FoldFits:
-    if spectrum is not None and spectrum.holds_kernel and spectrum.method != "features":
+    whole = spectrum is not None and spectrum.holds_kernel and spectrum.method != "features"
+    if whole and spectrum is not None and model.layout is None:
         return _SpectralFolds(model, spectrum)
     if model.folds is None:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,11 +118,11 @@ def basis_checkpoint(
     lams: np.ndarray,
     seed: int,
     *,
-    rows: tuple[Any, Any] | None = None,
+    rows: Sequence[Any] | None = None,
 ) -> Checkpoint | None:
     """The checkpoint of a fit, with the fingerprint of everything that decides its basis.
 
-    `rows` stand for X and Y where no rank has them all.
+    `rows` stand for X, Y and roots of weights where no rank has them all.
     """
     if path is None:
         return None
@@ -137,7 +137,8 @@ def basis_checkpoint(
         )
     weighted: dict[str, Any] = {}
     if data.weighting is not None:
-        weighted = {"roots": data.weighting.roots, "intercept": data.weighting.intercept}
+        roots = data.weighting.roots if rows is None else rows[2]
+        weighted = {"roots": roots, "intercept": data.weighting.intercept}
     owner = fingerprint(
         X=data.X if rows is None else rows[0],
         Y=data.Y if rows is None else rows[1],

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sdgpu.backend.arrays import Template, pair
-from sdgpu.backend.backends import Backend, resolve, torch_beside
+from sdgpu.backend.backends import Backend, NumpyBackend, resolve, torch_beside
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.ranks import Ranks, row_shares
 from sdgpu.backend.rounding import underflow_is_zero
@@ -23,7 +23,14 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.model import Model
 from sdgpu.engine.rank_fitting import RankRequest, problem_on_ranks
 from sdgpu.engine.solving import Problem
-from sdgpu.engine.training_data import OperatorRemade, TrainingData, own_memory
+from sdgpu.engine.training_data import (
+    OperatorRemade,
+    TrainingData,
+    own_memory,
+    row_weighting,
+    row_weights,
+)
+from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import Estimated
 from sdgpu.solvers.spectral_solution import SpectralSolution
 from sdgpu.solvers.units import Units
@@ -32,8 +39,7 @@ __all__ = ["fit_on_devices"]
 
 
 def fit_on_devices(
-    X: Any,
-    Y: Any,
+    data: tuple[Any, Any, Any],
     kernel: Any,
     lams: Any,
     *,
@@ -45,8 +51,10 @@ def fit_on_devices(
 
     Parameters
     ----------
-    X, Y, kernel, lams
-        As in :func:`sdgpu.fit`.
+    data : tuple
+        X, Y and weights or None, as in :func:`sdgpu.fit`.
+    kernel, lams
+        As there.
     devices : sequence of str or Backend
         One thread each; the first one has the results.
     request : RankRequest
@@ -69,11 +77,13 @@ def fit_on_devices(
             "method='cg' is not for several devices in one process: take 'lanczos' or 'subspace', or "
             "processes of torchrun with distributed=True"
         )
-    given_X = X
-    X, Y, template = pair(X, Y)
+    given_X, Y, sample_weight = data
+    X, Y, template = pair(given_X, Y)
     homes = [resolve(device) for device in devices]
     shares = row_shares(int(X.shape[0]), len(homes))
     shared = sum("cpu" in home.name for home in homes)
+    weighting = row_weighting(sample_weight, X, homes[0], intercept=request.intercept)
+    weights = None if sample_weight is None else row_weights(sample_weight, len(X), NumpyBackend())
 
     @underflow_is_zero
     def work(ranks: Ranks) -> tuple[Problem, Fit, dict[str, Any]]:
@@ -81,29 +91,38 @@ def fit_on_devices(
         own = replace(request, progress=request.progress if first else None, beside=max(shared, 1))
         inner = torch_beside(homes[ranks.rank])
         problem, _, context = problem_on_ranks(
-            X[rows, :], Y[rows, :], kernel, lams, ranks=ranks, inner=inner, request=own
+            (X[rows, :], Y[rows, :], None if weights is None else weights[rows]),
+            kernel,
+            lams,
+            ranks=ranks,
+            inner=inner,
+            request=own,
         )
         return problem, decomposed(problem, template, context, own.progress, depth=6), context
 
     parts = run_threads(work, len(homes))
-    return _together(parts, (given_X, X, Y), homes[0], template, folds)
+    return _together(parts, (given_X, X, Y, weighting), homes[0], template, folds)
 
 
 def _together(
     parts: list[tuple[Problem, Fit, dict[str, Any]]],
-    data: tuple[Any, Any, Any],
+    data: tuple[Any, Any, Any, RowWeighting | None],
     home: Backend,
     template: Template,
     folds: Callable[[Problem, int], ArrayFolds | None],
 ) -> Fit:
     """The fit on the first device, from what each of them has."""
-    given_X, X, Y = data
+    given_X, X, Y, weighting = data
     problem, first, context = parts[0]
-    kernel = problem.data.kernel
+    kernel, targets, offset = problem.data.kernel, home.asarray(Y), None
+    if weighting is not None:
+        targets, offset = weighting.targets(targets)
     single = TrainingData(
         kernel=kernel,
         X=own_memory(home.asarray(X), given_X, kernel),
-        Y=home.asarray(Y),
+        Y=targets,
+        weighting=weighting,
+        offset=offset,
         dtype=problem.data.dtype,
         home=home,
     )
@@ -121,8 +140,10 @@ def _together(
     small, basis = solutions[0].spectrum, home.asarray(whole(lambda s: s.spectrum.basis))
     numbers = {"eigenvalues": home.asarray(small.eigenvalues), "Z": home.asarray(small.Z)}
     spectrum = replace(small, basis=basis, **numbers)
-    solution = SpectralSolution(spectrum, _estimates(problem, solutions[0], whole))
-    model = Model(single.hold(problem.plan, home), home, template, context["memory"])
+    estimates = _estimates(problem, solutions[0], whole)
+    solution = SpectralSolution(spectrum, estimates, weighting=weighting)
+    how: dict[str, Any] = {"offset": offset, "weighting": weighting}
+    model = Model(single.hold(problem.plan, home), home, template, context["memory"], **how)
     model = replace(model, folds=folds(problem, context["memory"]))
     info = replace(first.info, backend=f"{home.name}, {len(parts)} devices")
     return replace(first, info=info, _solution=solution, _model=model)

@@ -41,6 +41,7 @@ from sdgpu.solvers.feature_solution import FeatureSolution, decompose_moments
 from sdgpu.solvers.moment_sums import MomentSums
 
 __all__ = [
+    "FitSums",
     "StreamOptions",
     "features_for_sparse",
     "fit_features",
@@ -161,14 +162,14 @@ def fit_features(
     fitted = _compared(fit_moments(sums, model, lams, watch, options), sums, sample, options)
     if not source.rereadable:
         return fitted
-    refit = _FitSums(model, replace(options, progress=None))
+    refit = FitSums(model, replace(options, progress=None))
     how = {"rows": sums.rows, "memory": allowed, "refit": refit, "template": template}
     folds = SourceFolds(source, feature_map, backend, precision, **how)
     return replace(fitted, _model=replace(fitted._model, source=source, folds=folds))
 
 
 @dataclass(frozen=True, eq=False)
-class _FitSums:
+class FitSums:
     """The same fit of other sums."""
 
     model: FeatureModel

@@ -151,7 +151,7 @@ class Fit:
         steps = integer("steps", steps, 1)
         lam = lam_of_steps(self._solution, self.lams, lam, steps)
         numbers = 2 * self._model.operator.n * self.info.c * steps
-        self._model.afford(numbers, f"a path of {steps} steps")
+        self._model.afford(self._model.share_of(numbers), f"a path of {steps} steps")
         alphas = schedule(alphas, steps, outputs=self.info.c)
         return Path(lam, alphas, self._solution.chain(lam, alphas), self._model)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -306,32 +306,29 @@ def _fit_with_others(
     smoother: Smoother,
 ) -> Fit:
     """A fit of the rows of several ranks, or on several devices."""
-    X, Y, sample_weight = data
     several = isinstance(device, (list, tuple))
     name = "several devices" if several else "distributed="
-    if is_sparse(X):
+    request = replace(request, intercept=options.intercept)
+    if is_sparse(data[0]):
         raise ValueError(f"{name} takes no sparse rows: fit them on one device, or X.toarray()")
     if features is None and smoother.name != RIDGE.name:
         raise ValueError(
             f"smoother={smoother.name!r} needs all eigenvalues, and {name} grows a basis: fit on one "
             "device, or with features="
         )
-    others = {"sample_weight": sample_weight, "intercept": options.intercept or None}
     if several:
-        others |= {"features": features, "distributed": distributed or None}
-        others |= {"checkpoint": options.checkpoint}
+        others = {"features": features, "distributed": distributed or None}
         refuse_options(name, others, {})
         how: dict[str, Any] = {"devices": device, "request": request, "folds": _fold_fits}
-        return fit_on_devices(X, Y, kernel, lams, **how)
+        return fit_on_devices(data, kernel, lams, **how)
     ranks = as_ranks(distributed, device)
     if features is not None:
         refuse_options("features=", exact, {"method": "auto", "operator": "auto"})
         place: dict[str, Any] = {"ranks": ranks, "backend": home_of_rank(device)}
         found = fit_features_on_ranks(data, kernel, lams, features, options=options, **place)
         return found.with_smoother(smoother)
-    refuse_options(name, others, {})
     inner = device_of_rank(device)
-    return fit_on_ranks(X, Y, kernel, lams, ranks=ranks, inner=inner, request=request)
+    return fit_on_ranks(data, kernel, lams, ranks=ranks, inner=inner, request=request)
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,8 +117,6 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
     rows = judged(steps)
     check_metrics(rows, scores)
     kept = [metric for metric in scores if getattr(metric, "needs_all_rows", False)]
-    if kept:
-        model.refuse_ranks(f"{kept[0].name}, a metric that must see all rows at once")
     if kept and rows.rows is not None:
         what = (
             f"{', '.join(one.name for one in kept)} of {rows.rows:,} rows, which must all be kept"
@@ -172,7 +170,7 @@ def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
     lams, alphas, steps = checked_grid(
         solution, model, fitted.lams, request.lams, request.alphas, steps=request.steps
     )
-    numbers = solution.leverages.trace_numbers(fitted.info.n)
+    numbers = model.share_of(solution.leverages.trace_numbers(fitted.info.n))
     model.afford(numbers, "generalised cross-validation")
     watch = Stopwatch(model.backend.synchronize, progress=fitted.progress)
     with watch.stage("sweep"):

@@ -49,10 +49,11 @@ def jackknife_interval(
     share = number("coverage", coverage)
     if not 0 < share < 1:
         raise ValueError(f"coverage={coverage!r} must be between 0 and 1")
-    if spectrum is None or not spectrum.holds_kernel or spectrum.method == "features":
+    alone = model.layout is None  # fits without each row take n x n numbers
+    if spectrum is None or not (spectrum.holds_kernel and alone) or spectrum.method == "features":
         raise ValueError(
             "intervals need all eigenvectors, as fits without each row do: fit with method='eigh', "
-            "lam > 0, or pass folds=10"
+            "lam > 0, on one rank, or pass folds=10"
         )
     n, c = int(spectrum.basis.shape[0]), int(spectrum.Z.shape[1])
     weighting = model.weighting

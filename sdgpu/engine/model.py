@@ -85,12 +85,21 @@ class Model:
         model = self.without_targets()
         if self.layout is None:
             return model, self.backend.xp.asarray(dual, copy=True)
-        ranks, operator = self.layout.ranks, self.operator.gathered()
+        ranks, operator = self.layout.ranks, self.operator
+        if (
+            self.weighting is not None
+        ):  # as a function of the rows themselves, which need no weights
+            offset = -operator.mean_part(dual)
+            offset = offset if self.offset is None else self.offset + offset
+            model = replace(model, offset=offset, weighting=None)
+            operator, dual = operator.operator, self.weighting.coefficients(dual)
+        operator = operator.gathered()
         whole = ranks.gather_rows(dual.local.contiguous()) if ranks.size > 1 else dual.local
         if str(whole.device) == "cpu":  # as a fit on the CPU has them
             host, backend = to_numpy(operator.X), NumpyBackend()
             operator, whole = replace(operator, X=host), np.array(to_numpy(whole))
-            return replace(model, operator=operator, backend=backend), whole
+            offset = None if model.offset is None else to_numpy(model.offset)
+            return replace(model, operator=operator, backend=backend, offset=offset), whole
         return replace(model, operator=operator, backend=TorchBackend(whole.device)), whole
 
     def without_targets(self) -> Model:
@@ -109,9 +118,16 @@ class Model:
                 absent = self.weighting.absent
                 there = self.operator.at_rows(absent, dual())
                 values = self.backend.xp.asarray(values, copy=True)
-                for number, row in enumerate(absent):
-                    values[..., int(row), :] = there[..., number, :]
+                here, own = self.backend.rows_here(self.operator.n), self.backend.own(values)
+                for number, row in enumerate(map(int, absent)):
+                    if here.start <= row < here.stop:
+                        own[..., row - here.start, :] = there[..., number, :]
         return values if self.offset is None else values + self.offset
+
+    def share_of(self, numbers: int) -> int:
+        """Of numbers that grow with the training rows those of the rank with most rows."""
+        layout = self.layout
+        return numbers if layout is None else -(-numbers * max(layout.counts) // layout.n)
 
     def afford(self, numbers: int, what: str) -> None:
         """Raise MemoryError if a result of so many float64 numbers, and a copy, are too much."""

@@ -21,7 +21,7 @@ from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
 
-__all__ = ["PassCheckpoint"]
+__all__ = ["PassCheckpoint", "checkpoint_target"]
 
 INTERVAL = 30.0  # seconds between saves
 SHARE = 0.1  # of the time that saving may take
@@ -73,16 +73,7 @@ class PassCheckpoint:
         OSError
             If the folder does not exist or cannot be written.
         """
-        target = Path(path)
-        if target.suffix != ".safetensors":
-            raise ValueError(f"checkpoint={str(target)!r} must end in .safetensors")
-        if not target.absolute().parent.is_dir():
-            raise FileNotFoundError(f"the folder of checkpoint={str(target)!r} does not exist")
-        if " at 0x" in repr(kernel):
-            raise ValueError(
-                f"checkpoint= cannot recognise the function in {kernel!r}: use a kernel with a formula"
-            )
-        check_writable(target)
+        target = checkpoint_target(path, kernel)
         description, arrays = features.state()
         facts = [FORMAT, repr(kernel), description, source.d, source.c, source.n, precision, rows]
         parts: list[Any] = [json.dumps(facts)]
@@ -162,6 +153,30 @@ class PassCheckpoint:
         with self._pace.saving():
             write_tensors(self.path, arrays, metadata)
         self._digests = digests
+
+
+def checkpoint_target(path: str | os.PathLike[str], kernel: Kernel, *, write: bool = True) -> Path:
+    """The file of a pass, checked; `write` says whether it is this process that writes it.
+
+    Raises
+    ------
+    ValueError
+        For another ending, and a kernel that is a function: it cannot be recognised.
+    OSError
+        If the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"checkpoint={str(target)!r} must end in .safetensors")
+    if " at 0x" in repr(kernel):
+        raise ValueError(
+            f"checkpoint= cannot recognise the function in {kernel!r}: use a kernel with a formula"
+        )
+    if write and not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of checkpoint={str(target)!r} does not exist")
+    if write:
+        check_writable(target)
+    return target
 
 
 def _host_arrays(block: Block) -> Iterator[np.ndarray]:

@@ -193,7 +193,6 @@ class Path(Functions):
         n^2 (n + m) T c multiplications, 7 n^2 numbers at the peak; with K folds n^2 (n + K T c), or K fits,
         or one pass for the sums of the folds and one for their errors. Rows of weight 0 have no say.
         """
-        self._model.refuse_ranks("intervals")
         spectrum = self._chain.spectrum
         only_ridge(self._chain, "an interval", "fits without a row have no closed form with it")
         lam = _one_lam(self.lam, "an interval")

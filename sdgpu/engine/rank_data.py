@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdgpu.backend.backends import Backend
+from sdgpu.backend.backends import Backend, TorchBackend
+from sdgpu.backend.common_checks import together
 from sdgpu.backend.ranks import Ranks
+from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray
 from sdgpu.engine.planner import Plan
-from sdgpu.engine.training_data import TrainingData
+from sdgpu.engine.training_data import TrainingData, check_largest_weight, row_weights
 from sdgpu.operators import ShardedOperator
+from sdgpu.operators.weighted_rows import RowWeighting, WeightedDense, WeightedOperator
 
-__all__ = ["RankData", "travel_of"]
+__all__ = ["RankData", "travel_of", "weighting_of_ranks"]
 
 SHARE = 4  # what of the memory all rows of X may take on each rank, one part in so many
 
@@ -35,11 +38,17 @@ class RankData(TrainingData):
         return self.X.layout.ranks
 
     def dense(self, backend: Backend) -> Any:
-        """K in float64, for columns and the diagonal: it is not held."""
+        """K in float64, for columns and the diagonal: it is not held.
+
+        With an intercept one product is made with it, the mean of every column.
+        """
+        weighting = self.weighting
         if "exact" not in self._sharded:
-            how: dict[str, Any] = {"precision": "float64", "travel": "ring"}
+            travel = "ring" if weighting is None or not weighting.intercept else self.travel
+            how: dict[str, Any] = {"precision": "float64", "travel": travel}
             self._sharded["exact"] = ShardedOperator(self.kernel, self.X, **how)
-        return self._sharded["exact"]
+        K: Any = self._sharded["exact"]
+        return K if weighting is None else WeightedDense(K, weighting, backend, self._means)
 
     def hold(self, plan: Plan, backend: Backend, *, keep: bool = False) -> Any:
         """K for products, each rank with its share of the tiles."""
@@ -60,7 +69,31 @@ class RankData(TrainingData):
         found = self._sharded[name]
         if keep:  # the tiles are the solver's: the fit itself need not hold them
             del self._sharded[name]
-        return found
+        if self.weighting is None:
+            return found
+        return WeightedOperator(found, self.weighting, backend, self._means, plan.precision)
+
+
+def weighting_of_ranks(
+    sample_weight: Any, layout: RowLayout, inner: TorchBackend, *, intercept: bool
+) -> RowWeighting | None:
+    """Weights of the own rows beside those of others, and whether an intercept is fitted; None for neither.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On all ranks: as :func:`~sdgpu.engine.training_data.row_weighting`, and where some have none.
+    """
+    ranks = layout.ranks
+    ranks.agree("sample_weight (given or not)", sample_weight is not None)
+    if sample_weight is None and not intercept:
+        return None
+    own = layout.counts[ranks.rank]
+    weights = together(ranks, lambda: row_weights(sample_weight, own, inner))
+    if sample_weight is not None:
+        largest = float(weights.max()) if own else 0.0
+        check_largest_weight(max(ranks.gather(largest)))
+    return RowWeighting(ShardedArray(weights.sqrt(), 0, layout), intercept)
 
 
 def travel_of(n: int, d: int, copies: int, allowed: int) -> str:

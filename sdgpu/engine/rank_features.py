@@ -6,6 +6,7 @@ process would pick, and rank 0 tells the map. What comes out is on every rank, a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +20,9 @@ from sdgpu.backend.memory import require
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.ranks import Ranks
 from sdgpu.backend.rows import ArraySource, Block, RowSource
+from sdgpu.backend.sharded_arrays import RowLayout
 from sdgpu.backend.sparse_rows import is_sparse
-from sdgpu.engine.feature_fitting import FeatureModel, StreamOptions, fit_moments
+from sdgpu.engine.feature_fitting import FeatureModel, FitSums, StreamOptions, fit_moments
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.moments import Moments
 from sdgpu.engine.rank_fitting import (
@@ -30,7 +32,10 @@ from sdgpu.engine.rank_fitting import (
     checked_rows,
     memory_of_rank,
 )
+from sdgpu.engine.rank_pass import RankPass
+from sdgpu.engine.rank_sums import sums_of_ranks
 from sdgpu.engine.row_reservoir import RowReservoir
+from sdgpu.engine.source_folds import SourceFolds
 from sdgpu.engine.streaming import MOST_ROWS, block_rows, feature_bytes, sum_rows
 from sdgpu.kernels import Kernel, as_kernel
 from sdgpu.kernels.feature_maps import FeatureMap, Features
@@ -73,6 +78,8 @@ def fit_features_on_ranks(
     """
     part = together(ranks, lambda: _own_part(data, kernel, lams, features, options))
     asked = {name: getattr(options, name) for name in ("tol", "precision", "intercept", "seed")}
+    path = options.checkpoint
+    asked["checkpoint"] = None if path is None else os.fspath(path)
     asked |= {"memory": options.memory, "features": repr(part.features).partition(" at 0x")[0]}
     agree_on_arguments(ranks, part.kernel, part.lams, asked)
     agree_on_rows(ranks, part.rows)
@@ -87,15 +94,26 @@ def fit_features_on_ranks(
     allowed = min(ranks.gather(memory_of_rank(options.memory, backend.name)))
     require(feature_bytes(k, c, part.precision), allowed, f"{k:,} features", "take fewer features")
     sums = MomentSums.zeros(k, c)
+    source = ArraySource(part.rows.X, part.rows.Y, part.weights, may_be_empty=True)
     with watch.stage("rows"):
-        if counts[ranks.rank]:
-            source = ArraySource(part.rows.X, part.rows.Y, part.weights)
-            how: dict[str, Any] = {"precision": part.precision, "rows": block_rows(k)}
-            sum_rows(source, feature_map, sums, backend, watch=watch, **how)
-        sums = _of_all_ranks(sums, ranks)
+        how: dict[str, Any] = {"precision": part.precision, "rows": block_rows(k)}
+        kept = None
+        if options.checkpoint is not None:
+            known: dict[str, Any] = {
+                "kernel": part.kernel,
+                "layout": RowLayout(ranks, tuple(counts)),
+            }
+            kept = RankPass.of(options.checkpoint, source, feature_map, **known, **how)
+            kept.load(k, c)
+        sum_rows(source, feature_map, sums, backend, watch=watch, kept=kept, **how)
+        sums = sums_of_ranks(sums, ranks) if kept is None else kept.finish(sums)
     model = FeatureModel(feature_map, part.kernel, part.rows.template, backend, part.precision)
     fitted = fit_moments(sums, model, part.lams, watch, options)
-    return replace(fitted, _model=replace(fitted._model, ranks=ranks))
+    refit = FitSums(model, replace(options, progress=None))
+    again: dict[str, Any] = {"rows": sum(counts), "memory": allowed, "refit": refit}
+    again |= {"template": model.template, "ranks": ranks}
+    folds = SourceFolds(source, feature_map, backend, part.precision, **again)
+    return replace(fitted, _model=replace(fitted._model, ranks=ranks, source=source, folds=folds))
 
 
 def _own_part(
@@ -107,8 +125,6 @@ def _own_part(
             f"X is {type(X).__name__}: ranks take arrays with features=; add sdgpu.Moments of each, or sum "
             "partitions on a dask cluster"
         )
-    if options.checkpoint is not None:
-        raise ValueError("checkpoint: not for distributed=; leave that out")
     grid = lam_grid("lams", lams, zero=True)
     if grid[0] == LEAST_NORM:
         raise ValueError("lams=0, the fit of least norm, is not for features=: take a small lam")
@@ -143,26 +159,3 @@ def _feature_map(part: _OwnPart, ranks: Ranks, counts: list[int], seed: int) -> 
         return made
     description, arrays = ranks.first(state)
     return stored_map(description, arrays, part.kernel)
-
-
-def _of_all_ranks(own: MomentSums, ranks: Ranks) -> MomentSums:
-    """The sums of all ranks, added in their order: the same bits on all.
-
-    Notes
-    -----
-    k^2 numbers are summed over the ranks, three times as many in float32.
-    """
-    numbers = ranks.gather([own.rows, own.weight, own.audited])
-    offsets = ranks.gather(own.offset)
-    first = next(rank for rank, (rows, *_) in enumerate(numbers) if rows)
-    offset = np.asarray(offsets[first])
-    own = own.shifted(offset) if own.rows else MomentSums.zeros(own.size, own.outputs, offset)
-    rows, weight, audited = (sum(column) for column in zip(*numbers, strict=True))
-    total = MomentSums.zeros(own.size, own.outputs, offset).with_errors(audited)
-    arrays, _ = total.state()
-    mine, _ = own.with_errors(audited).state()
-    names = [name for name in arrays if name != "offset"]
-    packed = ranks.sum(np.concatenate([mine[name].ravel() for name in names]))
-    pieces = np.split(packed, np.cumsum([arrays[name].size for name in names])[:-1])
-    shaped = {name: x.reshape(arrays[name].shape) for name, x in zip(names, pieces, strict=True)}
-    return replace(total, **shaped, rows=rows, weight=weight, audited=audited)

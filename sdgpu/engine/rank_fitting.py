@@ -39,7 +39,8 @@ from sdgpu.engine.decomposing import basis_checkpoint, decomposed
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.planner import Plan, decide
 from sdgpu.engine.plans import follow
-from sdgpu.engine.rank_data import RankData, travel_of
+from sdgpu.engine.rank_data import RankData, travel_of, weighting_of_ranks
+from sdgpu.engine.rank_folds import RankFolds
 from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import own_memory, value_precision
 from sdgpu.kernels import Kernel, as_kernel
@@ -84,6 +85,7 @@ class RankRequest:
     plan: Plan | None = None
     progress: Progress | None = None
     checkpoint: str | os.PathLike[str] | None = None
+    intercept: bool = False
     beside: int = 1  # ranks that share the cores and the memory of one process
 
 
@@ -133,8 +135,7 @@ def as_ranks(distributed: Any, device: str | Backend) -> Ranks:
 
 
 def fit_on_ranks(
-    X: Any,
-    Y: Any,
+    data: tuple[Any, Any, Any],
     kernel: Any,
     lams: Any,
     *,
@@ -142,16 +143,43 @@ def fit_on_ranks(
     inner: TorchBackend,
     request: RankRequest,
 ) -> Fit:
-    """Fit the rows of all ranks; all of them call. Errors are those of :func:`problem_on_ranks`."""
+    """Fit X, Y, weights of all ranks, who all call. Errors are those of :func:`problem_on_ranks`."""
     how: dict[str, Any] = {"ranks": ranks, "inner": inner, "request": request}
-    problem, template, context = problem_on_ranks(X, Y, kernel, lams, **how)
+    problem, template, context = problem_on_ranks(data, kernel, lams, **how)
     with failing_together(ranks):
-        return decomposed(problem, template, context, request.progress, depth=6)
+        found = decomposed(problem, template, context, request.progress, depth=6)
+    plan = problem.plan
+    again = replace(
+        request,
+        method=plan.method,
+        operator=plan.operator,
+        tol=plan.tol,
+        dtype=plan.precision,
+        steps=plan.steps,
+        plan=None,
+        progress=None,
+        checkpoint=None,
+    )
+    refit = _FitOfRanks(problem.data.kernel, ranks, inner, again)
+    return replace(found, _model=replace(found._model, folds=RankFolds.of(problem, refit)))
+
+
+@dataclass(frozen=True, eq=False)
+class _FitOfRanks:
+    """The same fit of other rows."""
+
+    kernel: Kernel
+    ranks: Ranks
+    inner: TorchBackend
+    request: RankRequest
+
+    def __call__(self, X: Any, Y: Any, weights: Any, lam: float) -> Fit:
+        how: dict[str, Any] = {"ranks": self.ranks, "inner": self.inner, "request": self.request}
+        return fit_on_ranks((X, Y, weights), self.kernel, [lam], **how)
 
 
 def problem_on_ranks(
-    X: Any,
-    Y: Any,
+    data: tuple[Any, Any, Any],
     kernel: Any,
     lams: Any,
     *,
@@ -167,8 +195,9 @@ def problem_on_ranks(
         On all ranks: as :func:`sdgpu.fit`, and for arguments that are not the same everywhere, rows that
         do not go together, and what several ranks cannot do.
     """
+    X, Y, sample_weight = data
     grid, kernel = together(ranks, lambda: _arguments(kernel, lams, request))
-    names = ("method", "operator", "tol", "dtype", "steps", "memory", "seed", "probes")
+    names = ("method", "operator", "tol", "dtype", "steps", "memory", "seed", "probes", "intercept")
     asked = {name: getattr(request, name) for name in names}
     asked["plan"] = None if request.plan is None else repr(request.plan)
     asked["checkpoint"] = None if request.checkpoint is None else os.fspath(request.checkpoint)
@@ -190,22 +219,28 @@ def problem_on_ranks(
         "raise memory=, which is that of each rank, or take more ranks",
     )
     own_X = own_memory(inner.asarray(rows.X), X, kernel)
-    data = RankData(
+    targets, offset = ShardedArray(inner.asarray(rows.Y), 0, layout), None
+    weighting = weighting_of_ranks(sample_weight, layout, inner, intercept=request.intercept)
+    if weighting is not None:
+        targets, offset = weighting.targets(targets)
+    known = RankData(
         kernel=kernel,
         X=ShardedArray(own_X, 0, layout),
-        Y=ShardedArray(inner.asarray(rows.Y), 0, layout),
+        Y=targets,
+        weighting=weighting,
+        offset=offset,
         dtype=_value_precision(ranks, kernel, X, rows, inner),
         home=backend,
         travel=travel_of(layout.n, int(rows.X.shape[1]), row_copies(kernel), allowed),
     )
     problem = Problem(
         plan=plan,
-        data=data,
+        data=known,
         lams=grid,
         seed=request.seed,
         probes=request.probes,
         watch=Stopwatch(backend.synchronize, progress=request.progress),
-        checkpoint=_checkpoint(ranks, plan, data, grid, request),
+        checkpoint=_checkpoint(ranks, plan, known, grid, request),
     )
     context = {"device": inner, "memory": allowed, "kernel": kernel, "precomputed": False}
     return problem, rows.template, context
@@ -218,12 +253,13 @@ def _checkpoint(
     path, layout = request.checkpoint, data.X.layout
     if path is None:
         return None
-    rows = tuple(rows_digest(ranks, array.local, layout) for array in (data.X, data.Y))
+    arrays = [data.X, data.Y] + ([] if data.weighting is None else [data.weighting.roots])
+    rows = [rows_digest(ranks, array.local, layout) for array in arrays]
 
     def file() -> Checkpoint | None:
         if ranks.rank:
             return None
-        return basis_checkpoint(path, plan, data, lams, request.seed, rows=(rows[0], rows[1]))
+        return basis_checkpoint(path, plan, data, lams, request.seed, rows=rows)
 
     return RankCheckpoint(together(ranks, file), layout)
 

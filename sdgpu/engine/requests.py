@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.arrays import Template
-from sdgpu.backend.backends import give_back, to_numpy
+from sdgpu.backend.backends import give_back, taken_rows, to_numpy
 from sdgpu.backend.checks import check_growth, integer, lam_grid, served_lam
 from sdgpu.backend.checks import grid as number_grid
 from sdgpu.backend.memory import require
-from sdgpu.backend.rows import Block, RowSource
-from sdgpu.backend.scaling import safe_unit
+from sdgpu.backend.rows import RowSource
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.smoothers import only_ridge
 from sdgpu.engine.model import Model
 from sdgpu.engine.rank_validation import rows_of_ranks
+from sdgpu.engine.source_rows import PROBED, first_block, streamed_rows
 from sdgpu.engine.training_data import row_weighting
 from sdgpu.selection.class_scores import several_classes
 from sdgpu.selection.left_out_blocks import ENTRIES, LeftOutRows, leave_blocks_out
 from sdgpu.selection.losses import Validation, leave_one_out, validate
 from sdgpu.selection.metrics import Metric
-from sdgpu.selection.rank_losses import validate_on_ranks
-from sdgpu.selection.validation_rows import HeldRows, StreamedRows
+from sdgpu.selection.rank_losses import on_all_ranks
+from sdgpu.selection.validation_rows import HeldRows
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
 from sdgpu.solvers.solution import Solution, combine_steps
 from sdgpu.solvers.spectrum import Spectrum
@@ -48,8 +47,6 @@ __all__ = [
     "spectrum_given_back",
 ]
 
-_VALIDATE = "pass X_val and Y_val of each rank, take gcv_sweep(), or fit on one rank"
-PROBED = 2000  # rows of a source whose targets metrics look at first
 JOINT = 1e11  # operations in units of T^4: a minute or two (T = 200: 1.4 s)
 
 
@@ -159,7 +156,7 @@ def afford_left_out(solution: Solution, model: Model, steps: int) -> None:
     """
     n = solution.rows
     numbers = left_out_numbers(solution.leverages, n, solution.outputs, steps)
-    model.afford(numbers, f"leave-one-out of {n:,} rows")
+    model.afford(model.share_of(numbers), f"leave-one-out of {n:,} rows")
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,42 +207,56 @@ def judge(
     if X_val is None and Y_val is None:
         only_ridge(solution, "leave-one-out", "judge on validation rows, X_val and Y_val")
         if model.source is not None:  # a feature model: one more pass
-            data, truth, weighted = _first(streamed_rows(model, model.source, solution))
-            losses = partial(leave_blocks_out, solution, data)
-            how = {"truth": truth, "weighted": weighted, "streamed": True}
-            return Judge(losses, left_out=True, rows=data.rows, **how)
-        model.refuse_ranks("leave-one-out", _VALIDATE)
+            return _left_out_source(solution, model, model.source)
         afford_left_out(solution, model, steps)
         losses = partial(leave_one_out, solution, offset=model.offset, weighting=model.weighting)
+        if model.ranks is not None:
+            losses = partial(on_all_ranks, losses, model.ranks)
         how = {"truth": _left_out_truth(solution, model), "weighted": _weighted(model)}
         return Judge(losses, left_out=True, rows=solution.rows, **how)
     if isinstance(X_val, RowSource):
         if Y_val is not None:
             raise ValueError("Y_val: a source brings its own targets")
-        stream, truth, weighted = _first(streamed_rows(model, X_val, solution))
+        stream, truth, weighted = first_block(streamed_rows(model, X_val, solution))
         losses = partial(validate, solution, stream)
         how = {"truth": truth, "weighted": weighted, "streamed": True}
         return Judge(losses, left_out=False, rows=stream.rows, **how)
     if model.ranks is not None:
-        if sample_weight is not None:
-            model.refuse_ranks("sample_weight of validation rows")
-        own, truth = rows_of_ranks(model, X_val, Y_val, solution.outputs)
-        losses = partial(validate_on_ranks, solution, own)
-        return Judge(losses, left_out=False, rows=own.rows, truth=truth)
+        own, truth = rows_of_ranks(model, X_val, Y_val, solution.outputs, sample_weight)
+        losses = partial(on_all_ranks, partial(validate, solution, own), model.ranks)
+        how = {"truth": truth, "weighted": own.weights is not None}
+        return Judge(losses, left_out=False, rows=own.rows, **how)
     held = validation_rows(model, X_val, Y_val, solution.outputs, sample_weight)
     truth = held.targets if held.offset is None else held.targets + held.offset
     how = {"truth": truth, "weighted": held.weights is not None}
     return Judge(partial(validate, solution, held), left_out=False, rows=held.rows, **how)
 
 
+def _left_out_source(solution: Solution, model: Model, source: RowSource) -> Judge:
+    """The rows of a feature model, which are read once more: each rank its own."""
+    own, ranks = streamed_rows(model, source, solution), model.ranks
+    if ranks is None:
+        own, truth, weighted = first_block(own)
+        rows, losses = own.rows, partial(leave_blocks_out, solution, own)
+    else:
+        rows = solution.rows
+        own = replace(own, first=sum(ranks.gather(source.n)[: ranks.rank]))
+        losses = partial(on_all_ranks, partial(leave_blocks_out, solution, own), ranks)
+        some = next((block.Y for block in source.blocks(PROBED)), np.zeros((0, source.c)))
+        truth = ranks.gather_rows(to_numpy(model.backend.asarray(some)))
+        weighted = any(ranks.gather(getattr(source, "weights", None) is not None))
+    how = {"truth": truth, "weighted": weighted, "streamed": True}
+    return Judge(losses, left_out=True, rows=rows, **how)
+
+
 def _left_out_truth(solution: Solution, model: Model) -> Any:
-    """Targets of the rows that have a weight, as they are."""
-    truth, xp = solution.targets, model.backend.xp
+    """Targets of the rows that have a weight, as they are; those of all ranks."""
+    truth, own = solution.targets, model.backend.own
     if model.weighting is not None:
-        truth = model.weighting.values(truth)
-        present = to_numpy(model.weighting.roots) > 0
-        index = xp.asarray(np.flatnonzero(present), device=model.backend.device)
-        truth = xp.take(truth, index, axis=0)
+        present = to_numpy(own(model.weighting.roots)) > 0
+        truth = taken_rows(own(model.weighting.values(truth)), np.flatnonzero(present))
+    if model.layout is not None:
+        truth = model.layout.ranks.gather_rows(own(truth))
     return truth if model.offset is None else truth + model.offset
 
 
@@ -281,14 +292,16 @@ def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> 
     ValueError, MemoryError
     """
     only_ridge(solution, "leave-one-out", "judge on validation rows")
-    model.refuse_ranks("leave-one-out", _VALIDATE)
+    if model.ranks is not None:
+        model.ranks.agree("lam and steps", [lam, steps])
     if model.source is None:
         afford_left_out(solution, model, steps)
         return solution.left_out(np.array([lam]), steps)
-    n, c = solution.rows, solution.outputs
+    n, c = model.source.n or solution.rows, solution.outputs
     model.afford(n * c * (steps + 1), f"leave-one-out of {n:,} rows")
     data = streamed_rows(model, model.source, solution)
-    xp, predictions, truth = model.backend.xp, [], []
+    xp, none = model.backend.xp, model.backend.asarray(np.zeros((1, steps, 0, c)))
+    predictions, truth = [none], [none[0, 0, ...]]  # of several ranks one may have no rows
     rows = LeftOutRows.of(solution, data)
     for _, X, targets, weights in data.inputs(ENTRIES):
         leverage = rows.leverages(X, targets, weights)
@@ -303,7 +316,7 @@ def left_out_predictions(
 ) -> tuple[Any, Any]:
     """What steps 1..T predict at each row, fitted without it, and the standard errors of estimates.
 
-    Both (T, n, c), the errors 0 where all eigenvectors are known.
+    Both (T, n, c), of several ranks of the own rows; the errors 0 where all eigenvectors are known.
 
     Raises
     ------
@@ -318,8 +331,12 @@ def left_out_predictions(
             model.row_values(u, lambda: solution.chain(lam, alphas).dual)
             for u in (predictions, *replicates)
         )
-    spread = jackknife_error(np.stack([to_numpy(x) for x in replicates])) if replicates else 0.0
-    return predictions, model.backend.asarray(np.zeros(tuple(predictions.shape)) + spread)
+    own = model.backend.own
+    spread = (
+        jackknife_error(np.stack([to_numpy(own(x)) for x in replicates])) if replicates else 0.0
+    )
+    shape = tuple(own(predictions).shape)
+    return predictions, model.backend.asarray(np.zeros(shape) + spread)
 
 
 def one_shot_weights(
@@ -333,7 +350,8 @@ def one_shot_weights(
     """
     only_ridge(solution, "the one-shot weight", "use optimal_alphas(X_val, Y_val)")
     n, leverages = solution.counted, solution.leverages
-    model.afford(leverages.trace_numbers(solution.rows), "generalised cross-validation")
+    numbers = model.share_of(leverages.trace_numbers(solution.rows))
+    model.afford(numbers, "generalised cross-validation")
     share = n / solution.weight  # squared errors are means over the weights
     outside = None if spectrum.outside is None else share * to_numpy(spectrum.outside)
     return one_shot(
@@ -379,58 +397,3 @@ def validation_rows(
     weighting = row_weighting(sample_weight, rows, model.backend, intercept=False)
     weights = None if weighting is None else weighting.roots * weighting.roots
     return HeldRows(cross, targets, model.offset, weights)
-
-
-def streamed_rows(model: Model, source: RowSource, solution: Any) -> StreamedRows:
-    """Rows of a source as the fit sees them.
-
-    Raises
-    ------
-    ValueError
-        For a fit without features, or a source with other numbers of features or outputs.
-    """
-    operator = model.operator
-    if not hasattr(operator, "features"):
-        raise ValueError(
-            "rows of a source are judged by fits with features=: pass X_val and Y_val as arrays"
-        )
-    if (source.d, source.c) != (operator.d, solution.outputs):
-        raise ValueError(
-            f"X_val has {source.d} features and {source.c} outputs, but the fit has {operator.d} and "
-            f"{solution.outputs}"
-        )
-    return StreamedRows(source, operator, safe_unit(solution.target_rms), model.offset)
-
-
-@dataclass(frozen=True, eq=False)
-class _Resumed:
-    """A source that can be read once, of which a block was read."""
-
-    source: RowSource
-    first: Block
-    rest: Iterator[Block]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.source, name)
-
-    def blocks(self, rows: int) -> Iterator[Block]:
-        """The block that was read, and the rest."""
-        return chain([self.first], self.rest)
-
-
-def _first(data: StreamedRows) -> tuple[StreamedRows, Any, bool]:
-    """The rows, none of them lost, the targets of their first block as they are, and if it has weights.
-
-    Raises
-    ------
-    ValueError
-        Without rows.
-    """
-    blocks = data.source.blocks(PROBED)
-    first = next((block for block in blocks if block.rows), None)
-    if first is None:
-        raise ValueError("X_val has no rows: at least one is needed")
-    if not data.source.rereadable:
-        data = replace(data, source=_Resumed(data.source, first, blocks))
-    truth = None if first.Y is None else data.operator.backend.asarray(first.Y)
-    return data, truth, first.weights is not None

@@ -12,9 +12,11 @@ import numpy as np
 from sdgpu.backend.arrays import Template, library
 from sdgpu.backend.backends import Backend, give_back, to_numpy
 from sdgpu.backend.memory import require
+from sdgpu.backend.ranks import OneRank, Ranks
 from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import block_workers, in_order, only_torch
+from sdgpu.engine.rank_sums import sums_of_ranks
 from sdgpu.engine.streaming import block_moments, block_rows, brought, read_rows
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums
@@ -34,13 +36,15 @@ class SourceFolds:
     backend : Backend
     precision : {"float32", "float64"}
     rows : int
-        n, as it was counted.
+        n, as it was counted; of all ranks.
     memory : int
         Bytes.
     refit : callable
         (sums, lam) to a Fit.
     template : Template
         Of the data that came in, which blocks are not always of: CuPy's arrays are read by torch.
+    ranks : Ranks
+        Those that have rows of their own: the source is of the own ones then.
     """
 
     source: RowSource = field(repr=False)
@@ -51,6 +55,7 @@ class SourceFolds:
     memory: int
     refit: Callable[[MomentSums, float], Any] = field(repr=False)
     template: Template = field(repr=False)
+    ranks: Ranks = field(default_factory=OneRank)
 
     @property
     def outputs(self) -> int:
@@ -69,7 +74,10 @@ class SourceFolds:
         require(
             needed, self.memory, f"what {count} folds are fitted by", "take fewer folds or features"
         )
-        sums = self._sums(labels, count)
+        own = labels[self._here()]
+        sums = self._sums(own, count)
+        if self.ranks.size > 1:
+            sums = [sums_of_ranks(one, self.ranks) for one in sums]
         paths = []
         for fold in range(count):
             others = MomentSums.zeros(k, c, sums[0].offset)
@@ -78,7 +86,16 @@ class SourceFolds:
                     others.merge(part)
             paths.append(self.refit(others, lam).path(lam, alphas, len(alphas) + 1))
         there = np.stack([_values(path, new) for path in paths])
-        return self._errors(labels, paths, len(alphas) + 1), there
+        errors = self._errors(own, paths, len(alphas) + 1)
+        return self.ranks.gather_rows(errors), there
+
+    def _here(self) -> slice:
+        """Numbers of the own rows."""
+        if self.ranks.size == 1:
+            return slice(0, self.rows)
+        counts = self.ranks.gather(self.source.n)
+        first = sum(counts[: self.ranks.rank])
+        return slice(first, first + counts[self.ranks.rank])
 
     def _sums(self, labels: np.ndarray, count: int) -> list[MomentSums]:
         """Of each fold, in the order of the rows."""
@@ -107,7 +124,7 @@ class SourceFolds:
 
     def _errors(self, labels: np.ndarray, paths: list[Any], steps: int) -> np.ndarray:
         """Absolute errors (n, T, c) of the function without the fold of each row."""
-        errors = np.full((self.rows, steps, self.source.c), np.nan)
+        errors = np.full((len(labels), steps, self.source.c), np.nan)
         for start, block in self._blocks():
             own, truth = labels[start : start + block.rows], to_numpy(block.Y)
             present = (

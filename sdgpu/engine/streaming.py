@@ -21,6 +21,7 @@ from sdgpu.backend.rows.prefetch import prefetched
 from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.backend.threads import block_workers, in_order, only_torch
 from sdgpu.engine.pass_checkpoint import PassCheckpoint
+from sdgpu.engine.rank_pass import RankPass
 from sdgpu.engine.row_reservoir import RowReservoir
 from sdgpu.kernels.feature_maps import FeatureMap, Features
 from sdgpu.kernels.feature_maps.nystrom import before_whitening
@@ -89,7 +90,7 @@ def sum_rows(
     precision: str,
     rows: int,
     watch: Stopwatch,
-    kept: PassCheckpoint | None = None,
+    kept: PassCheckpoint | RankPass | None = None,
     sample: RowReservoir | None = None,
 ) -> None:
     """Add all rows of a source to `sums`.
@@ -109,7 +110,7 @@ def sum_rows(
         Of a block.
     watch : Stopwatch
         Hears of the progress under "rows".
-    kept : PassCheckpoint, optional
+    kept : PassCheckpoint or RankPass, optional
         Leaves out the rows that the sums hold already, and saves them now and then.
     sample : RowReservoir, optional
         Looks at every row.

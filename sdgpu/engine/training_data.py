@@ -25,9 +25,11 @@ from sdgpu.solvers.units import Units
 __all__ = [
     "OperatorRemade",
     "TrainingData",
+    "check_largest_weight",
     "own_memory",
     "rounding_noise",
     "row_weighting",
+    "row_weights",
     "value_precision",
 ]
 
@@ -122,17 +124,40 @@ def row_weighting(
     """
     if sample_weight is None and not intercept:
         return None
-    warn_if_followed(sample_weight=sample_weight)
-    n, xp = int(X.shape[0]), backend.xp
+    weights = row_weights(sample_weight, int(X.shape[0]), backend)
+    if sample_weight is not None:
+        check_largest_weight(float(backend.xp.max(weights)))
+    return RowWeighting(backend.xp.sqrt(weights), intercept)
+
+
+def row_weights(sample_weight: Any, n: int, backend: Backend) -> Any:
+    """Weights (n,) >= 0 on the device, 1 if none are given; of the rows of one rank, too: n may be 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For weights that are no finite numbers (n,), or negative.
+    """
+    xp = backend.xp
     if sample_weight is None:
-        weights = xp.ones(n, dtype=xp.float64, device=backend.device)
-        return RowWeighting(weights, intercept)
+        return xp.ones(n, dtype=xp.float64, device=backend.device)
+    warn_if_followed(sample_weight=sample_weight)
     weights = backend.asarray(targets(sample_weight, "sample_weight", rows=n, outputs=1)[0])[:, 0]
-    smallest, largest = float(xp.min(weights)), float(xp.max(weights))
+    smallest = float(xp.min(weights)) if n else 0.0
     if smallest < 0:
         raise ValueError(
             f"sample_weight has {smallest:g} at row {int(xp.argmin(weights))}: weights must be >= 0"
         )
+    return weights
+
+
+def check_largest_weight(largest: float) -> None:
+    """Refuse weights of which the largest is 0, or leaves float64 when it is squared.
+
+    Raises
+    ------
+    ValueError
+    """
     if not largest > 0:
         raise ValueError("sample_weight is 0 for all rows: nothing would be fitted")
     if not 1e-150 < largest < 1e150:
@@ -140,7 +165,6 @@ def row_weighting(
             f"sample_weight up to {largest:.0e}: divide the weights, and lam, by a number that brings them "
             "near 1"
         )
-    return RowWeighting(xp.sqrt(weights), intercept)
 
 
 def value_precision(kernel: Kernel, X: Any, rows: Any, backend: Backend) -> str:

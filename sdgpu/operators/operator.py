@@ -78,6 +78,11 @@ class ChangedOperator:
         """Whether K itself was given."""
         return self.operator.is_precomputed
 
+    @property
+    def layout(self) -> Any:
+        """Which rows are on which rank; None where all are here."""
+        return getattr(self.operator, "layout", None)
+
 
 class MatrixOperator(Operator, Protocol):
     """One that can be made whole, or of features, for all its eigenvalues."""

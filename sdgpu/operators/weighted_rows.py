@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import array_api_compat as compat
@@ -25,6 +24,8 @@ import numpy as np
 
 from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.backend.cached import cached
+from sdgpu.backend.sharded_arrays import is_sharded
 from sdgpu.operators.expansion import Expansion, expansion_of
 from sdgpu.operators.operator import ChangedOperator, CrossOperator, MatrixOperator, Operator
 from sdgpu.operators.slopes import Slopes, slopes_of
@@ -43,7 +44,7 @@ class RowWeighting:
     Attributes
     ----------
     roots : array (n,)
-        Square roots of the weights: the diagonal of S.
+        Square roots of the weights: the diagonal of S. Of rows on several ranks sharded like these.
     intercept : bool
     """
 
@@ -54,23 +55,22 @@ class RowWeighting:
         """The same on a device."""
         return RowWeighting(backend.asarray(self.roots), self.intercept)
 
-    @cached_property
+    @cached
     def total(self) -> float:
         """Sum of the weights."""
-        roots = to_numpy(self.roots)
-        return float(roots @ roots)
+        return float(self.roots @ self.roots)
 
-    @cached_property
+    @cached
     def absent(self) -> np.ndarray:
         """Rows of weight 0: they are left out of the fit."""
-        return np.flatnonzero(to_numpy(self.roots) == 0)
+        return np.flatnonzero(to_numpy(self.roots == 0))
 
-    @cached_property
+    @cached
     def weighted(self) -> bool:
         """Whether weights differ from 1."""
-        return bool((to_numpy(self.roots) != 1).any())
+        return bool(compat.array_namespace(self.roots).any(self.roots != 1))
 
-    @cached_property
+    @cached
     def unit(self) -> Any:
         """q (n,)."""
         return self.roots / self.total**0.5
@@ -144,9 +144,15 @@ class WeightedOperator(ChangedOperator):
     def expansion(self, V: Any) -> Expansion:
         """The function with coefficients V (n, c) of A, less the mean of Y."""
         inner = expansion_of(self.operator, self.rows.coefficients(V))
+        return replace(inner, constant=inner.constant - to_numpy(self.mean_part(V)))
+
+    def mean_part(self, V: Any) -> Any:
+        """m' V (c,): what its predictions from coefficients V (n, c) of A are less; 0 without intercept."""
         if not self.rows.intercept:
-            return inner
-        return replace(inner, constant=inner.constant - to_numpy(self.mean_row @ V))
+            return self.backend.xp.zeros(
+                V.shape[-1], dtype=self.backend.xp.float64, device=self.backend.device
+            )
+        return self.mean_row @ V
 
     def slopes(self, X_new: Any) -> WeightedSlopes:
         """Derivatives of the rows of :meth:`cross`; m is the same for all of them."""
@@ -175,24 +181,24 @@ class WeightedOperator(ChangedOperator):
         along = self.mean_product[:, None] * xp.take(rows.unit, chosen, axis=0)[None, :]
         return rows.projected(block - along)
 
-    @cached_property
+    @cached
     def mean_product(self) -> Any:
         """S K S q (n,), from one product with K."""
         if self.precision not in self.means:
             inner = (self.rows.roots * self.rows.unit)[:, None]
             product = self.rows.roots * self.backend.asarray(self._once(inner))[:, 0]
             self.means[self.precision] = to_numpy(product)
-        return self.backend.asarray(self.means[self.precision])
+        return self.backend.spread(self.means[self.precision], 0)
 
     def _once(self, V: Any) -> Any:
         return self.operator.matmat(V)
 
-    @cached_property
+    @cached
     def mean_row(self) -> Any:
         """m (n,): what every row of kappa(X_new, X) S P is less."""
         return self.rows.projected(self.mean_product[:, None])[:, 0] / self.rows.total**0.5
 
-    @cached_property
+    @cached
     def mean_variance(self) -> float:
         """Of the weighted mean of f, q' S K S q / ||S 1||^2."""
         xp = self.backend.xp
@@ -252,7 +258,7 @@ class WeightedDense(WeightedOperator):
 
     def _once(self, V: Any) -> Any:
         """By all threads where that pays; nothing of n^2 numbers is kept, which nobody has planned."""
-        if self.n <= FEW or self.is_precomputed:
+        if self.n <= FEW or self.is_precomputed or is_sharded(self.X):
             return self.operator.matmat_once(V)
         return TiledOperator(self.kernel, self.X, "float64", checked=True).matmat(V)
 
@@ -260,7 +266,7 @@ class WeightedDense(WeightedOperator):
         """P S Phi (n, k) of the kernel's own features."""
         return self.rows.projected(self.rows.roots[:, None] * self.operator.own_features())
 
-    @cached_property
+    @cached
     def difference_scale(self) -> float:
         """A bound on the part of S K S that goes with its mean."""
         if not self.rows.intercept:
@@ -289,7 +295,10 @@ class WeightedCross:
     def blocks(self, entries: int = 2**22) -> Iterator[tuple[slice, Any]]:
         """Row blocks (b, n) of at most `entries` numbers, with the rows they stand for."""
         for part, block in self.cross.blocks(entries):
-            yield part, self._changed(block)
+            if hasattr(block, "matmat"):  # of training rows on several ranks, which only multiply
+                yield part, replace(self, cross=block)
+            else:
+                yield part, self._changed(block)
 
     def matmat(self, V: Any) -> Any:
         """The product with V: (n, c) -> (m, c)."""

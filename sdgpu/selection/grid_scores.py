@@ -61,6 +61,7 @@ class GridScores:
         self._added = [one for one in self.metrics if not getattr(one, "needs_all_rows", False)]
         self._sums = [np.zeros((lams, A, T, sums_of(one, outputs))) for one in self._added]
         self._keeps, self._memory = len(self._added) < len(self.metrics), memory
+        self._outputs = outputs
         self._kept: list[list[np.ndarray]] = [[] for _ in range(lams)]  # (T, b, c) each
         self._truth: list[np.ndarray] = []
         self._weights: list[np.ndarray] = []
@@ -140,15 +141,18 @@ class GridScores:
         if offset is not None:
             kept[0] += to_numpy(offset)  # the tails of u_1 are 1
         self._kept[lam_index].append(kept)
-        if self._memory is not None:
-            rows = sum(block.shape[1] for block in self._kept[lam_index])
-            names = ", ".join(one.name for one in self.metrics if one not in self._added)
-            require(
-                16 * len(self._kept) * kept.shape[0] * kept.shape[2] * rows,
-                self._memory,
-                f"{names} of {rows:,} rows, which must all be kept,",
-                "judge on fewer rows, lam or steps, or leave it out",
-            )
+        self._afford(sum(block.shape[1] for block in self._kept[lam_index]))
+
+    def _afford(self, rows: int) -> None:
+        if self._memory is None:
+            return
+        names = ", ".join(one.name for one in self.metrics if one not in self._added)
+        require(
+            16 * len(self._kept) * self._mix.shape[-1] * self._outputs * rows,
+            self._memory,
+            f"{names} of {rows:,} rows, which must all be kept,",
+            "judge on fewer rows, lam or steps, or leave it out",
+        )
 
     def merge(self, other: GridScores) -> GridScores:
         """The same of the rows of both.
@@ -160,7 +164,8 @@ class GridScores:
         """
         if self.metrics != other.metrics or not np.array_equal(self._mix, other._mix):
             raise ValueError("scores of other grids or metrics do not add up")
-        merged = GridScores(self._mix[:, -1, :], len(self._kept), self.metrics)
+        how: dict[str, Any] = {"outputs": self._outputs, "memory": self._memory}
+        merged = GridScores(self._mix[:, -1, :], len(self._kept), self.metrics, **how)
         merged._sums = [
             getattr(metric, "merge", np.add)(one, two)
             for metric, one, two in zip(self._added, self._sums, other._sums, strict=True)
@@ -172,22 +177,32 @@ class GridScores:
         return merged
 
     def of_all_ranks(self, ranks: Ranks) -> None:
-        """Take what all ranks have counted: the sums, in the order of the ranks.
+        """Take what all ranks have counted: the sums, and rows that are kept, in the order of the ranks.
 
         Raises
         ------
-        ValueError
-            If rows are kept: each rank has its own alone.
+        MemoryError
+            On all ranks, if the rows of all do not fit on each.
         """
         if self._keeps:
-            raise ValueError(
-                "metrics that must see all rows at once are not for rows of several ranks"
-            )
+            self._keep_all(ranks)
         parts = ranks.gather({"count": float(self.count), "sums": self._sums})
         self.count = sum(part["count"] for part in parts)
         merges = [getattr(metric, "merge", np.add) for metric in self._added]
         for i, merge in enumerate(merges):
             self._sums[i] = reduce(merge, [np.asarray(part["sums"][i]) for part in parts])
+
+    def _keep_all(self, ranks: Ranks) -> None:
+        """The rows of every rank, on every rank."""
+        T, c = self._mix.shape[-1], self._outputs
+        self._afford(sum(ranks.gather(sum(map(len, self._weights)))))
+        none = np.zeros((T, 0, c))
+        for lam_index, blocks in enumerate(self._kept):
+            own = np.concatenate([none, *blocks], axis=1).swapaxes(0, 1)  # rows first
+            self._kept[lam_index] = [ranks.gather_rows(own).swapaxes(0, 1)]
+        truth = np.concatenate([np.zeros((c, 0)), *self._truth], axis=1)
+        self._truth = [ranks.gather_rows(truth.T).T]
+        self._weights = [ranks.gather_rows(np.concatenate([np.zeros(0), *self._weights]))]
 
     def scores(self) -> dict[str, np.ndarray]:
         """The scores by name, (L, A, T) each."""

@@ -140,6 +140,9 @@ def leave_blocks_out(
                 watch.report(
                     "leave-one-out", done, data.rows or done, total_known=data.rows is not None
                 )
+    if triangles[0] is None:  # of several ranks one may have no rows
+        none = np.zeros((len(lams), *((c,) if per_output else ()), 0, steps))
+        triangles = [merge_rows(None, none)] * folds
     sums[limit_grid[1] == 0] = zero  # the collapse
     parts = np.stack([to_numpy(fold) for fold in triangles])
     return Validation(

@@ -18,6 +18,7 @@ from sdgpu.backend.arrays import slices
 from sdgpu.backend.backends import to_numpy
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.scaling import safe_unit
+from sdgpu.backend.sharded_arrays import first_row, own_part
 from sdgpu.distill.loss_triangles import merge_rows, step_columns
 from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.selection.grid_scores import GridScores
@@ -196,7 +197,8 @@ def validate(
     if not (done or data.rows):  # of several ranks, some may have none
         raise ValueError("X_val has no rows: at least one is needed")
     triangles = np.stack([np.concatenate([to_numpy(part) for part in fold]) for fold in parts])
-    if done and not total > 0:
+    everything = data.rows is None or done == data.rows  # of several ranks, one may have no weight
+    if done and everything and not total > 0:
         raise ValueError("the weights of the validation rows are all 0: no loss can be taken")
     return Validation(
         triangles=merged_folds(triangles),
@@ -227,7 +229,8 @@ def leave_one_out(
 
     By Theorem 4.1 for the data without a row, the steps of every schedule are combinations of the
     steps with alpha = 0 there too: their leave-one-out predictions serve as the basis. With
-    the `weighting` of the fit squares are weighted; metrics see `offset` added, an intercept.
+    the `weighting` of the fit squares are weighted; metrics see `offset` added, an intercept. Of rows on
+    several ranks what the own ones say (:func:`sdgpu.selection.rank_losses.on_all_ranks`).
 
     Notes
     -----
@@ -244,48 +247,62 @@ def leave_one_out(
         left_out = solution.left_out(lams[part], steps)
         truth = _divided(left_out.targets, unit)
         collapsed = truth if weighting is None else weighting.left_out_collapse(truth)
-        zero = float(compat.array_namespace(truth).sum(collapsed * collapsed))
+        collapsed = own_part(collapsed)
+        zero = float(compat.array_namespace(collapsed).sum(collapsed * collapsed))
         u = _divided(left_out.steps, unit)
         if scores is not None:
-            how: dict[str, Any] = {"unit": unit, "offset": offset}
-            basis, seen = differences(u), truth
-            if weighting is not None:
-                basis, seen = weighting.values(basis), weighting.values(truth)
-                how["weights"] = to_numpy(weighting.roots) ** 2
-            scores.add(part, basis, seen, new_rows=part.start == 0, **how)
+            _score_left_out(scores, part, (u, truth, weighting), unit=unit, offset=offset)
+        first, u, truth = first_row(u), own_part(u), own_part(truth)
+        rows = [slice((f - first) % folds, None, folds) for f in range(folds)]
         parts.append(
             np.stack(
                 [
-                    _triangles(u[:, :, f::folds, :], truth[f::folds, :], per_output=per_output)
-                    for f in range(folds)
+                    _triangles(u[:, :, fold, :], truth[fold, :], per_output=per_output)
+                    for fold in rows
                 ]
             )
         )
         if left_out.replicates:
-            replicate_steps = (_divided(u, unit) for u in left_out.replicates)
+            replicate_steps = (_divided(own_part(u), unit) for u in left_out.replicates)
             replicate_triangles.append(
                 np.stack([_triangles(u, truth, per_output=per_output) for u in replicate_steps])
             )
     nonzero = np.flatnonzero(limit_grid[1])
     for part in slices(len(nonzero), max(1, 2**23 // (n * row_numbers))):
         error = solution.left_out_ridge(limit_grid[0][nonzero[part]] / limit_grid[1][nonzero[part]])
-        error = _divided(error, unit)
+        error = _divided(own_part(error), unit)
         square = compat.array_namespace(error).sum(error * error, axis=(1, 2))
         sums[nonzero[part]] = to_numpy(square)
     sums[limit_grid[1] == 0] = zero  # the collapse
     replicates = np.concatenate(replicate_triangles, axis=1) if replicate_triangles else None
     triangles = np.concatenate(parts, axis=1)
+    here = int(own_part(solution.targets).shape[0])
+    roots = np.ones(here) if weighting is None else to_numpy(own_part(weighting.roots))
     return Validation(
         triangles=merged_folds(triangles),
         limits=sums,
         zero=zero,
-        rows=n,
+        rows=here,
         outputs=c,
         replicates=replicates,
         folds=triangles,
         unit=unit,
-        weight=solution.weight,
+        weight=float(roots @ roots),
     )
+
+
+def _score_left_out(
+    scores: GridScores, part: slice, rows: tuple[Any, Any, Any], *, unit: float, offset: Any
+) -> None:
+    """Count the rows that are here: u_1 .. u_T (L, T, n, c), targets and weighting."""
+    u, truth, weighting = rows
+    basis, how = differences(u), {"unit": unit, "offset": offset}
+    if weighting is not None:
+        basis, truth = weighting.values(basis), weighting.values(truth)
+        how["weights"] = to_numpy(own_part(weighting.roots)) ** 2
+    basis, truth = own_part(basis), own_part(truth)
+    if truth.shape[0]:
+        scores.add(part, basis, truth, new_rows=part.start == 0, **how)
 
 
 def merged_folds(folds: np.ndarray) -> np.ndarray:

@@ -150,12 +150,15 @@ class StreamedRows:
     operator : FeatureOperator
     unit : float
     offset : array (c,) or None
+    first : int
+        Number of the first row, of several ranks.
     """
 
     source: RowSource
     operator: FeatureOperator
     unit: float
     offset: Any = None
+    first: int = 0
 
     @property
     def width(self) -> int:
@@ -193,4 +196,4 @@ class StreamedRows:
             if self.offset is not None:
                 targets = targets - self.offset
             weights = None if block.weights is None else backend.asarray(block.weights)
-            yield start, X, targets, weights
+            yield self.first + start, X, targets, weights

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sdgpu.backend.arrays import slices
 from sdgpu.backend.common_checks import together
 from sdgpu.backend.ranks import Ranks
 from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray
@@ -110,18 +111,20 @@ def rows_digest(ranks: Ranks, rows: Any, layout: RowLayout) -> str:
     The bits of each row are mixed to two numbers of 64 bits, these multiplied with the number of the row,
     and all added modulo 2^64: against mistakes, not against malice.
     """
-    values = np.ascontiguousarray(np.asarray(rows.cpu(), dtype=np.float64))
-    width = int(np.prod(values.shape[1:]))
-    bits = values.reshape(len(values), width).view(np.uint64)
-    numbers = np.arange(layout.own.start, layout.own.stop, dtype=np.uint64)
-    sums = []
-    for mixer in MIXERS:
-        places = np.arange(1, bits.shape[1] + 1, dtype=np.uint64) * np.uint64(mixer)
-        mixed = _mixed((_mixed(bits + places) * (places | np.uint64(1))).sum(axis=1))
-        mixed *= _mixed(numbers + np.uint64(mixer)) | np.uint64(1)
-        sums.append(int(mixed.sum(dtype=np.uint64)))
+    width = int(np.prod(tuple(rows.shape[1:])))
+    sums = [0 for _ in MIXERS]
+    for part in slices(int(rows.shape[0]), max(1, NUMBERS // max(width, 1))):
+        values = np.ascontiguousarray(np.asarray(rows[part].cpu(), dtype=np.float64))
+        bits = values.reshape(len(values), width).view(np.uint64)
+        first = layout.own.start + part.start
+        numbers = np.arange(first, first + len(values), dtype=np.uint64)
+        for i, mixer in enumerate(MIXERS):
+            places = np.arange(1, width + 1, dtype=np.uint64) * np.uint64(mixer)
+            mixed = _mixed((_mixed(bits + places) * (places | np.uint64(1))).sum(axis=1))
+            mixed *= _mixed(numbers + np.uint64(mixer)) | np.uint64(1)
+            sums[i] = (sums[i] + int(mixed.sum(dtype=np.uint64))) % 2**64
     totals = [sum(parts) % 2**64 for parts in zip(*ranks.gather(sums), strict=True)]
-    return f"({layout.n}, {bits.shape[1]}) {totals[0]:016x}{totals[1]:016x}"
+    return f"({layout.n}, {width}) {totals[0]:016x}{totals[1]:016x}"
 
 
 def _mixed(numbers: np.ndarray) -> np.ndarray:

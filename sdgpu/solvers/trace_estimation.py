@@ -146,13 +146,21 @@ class Probes:
         """
         low_rank, remainders = self._estimates(lams, steps)
         rows, forms = self._sharp_rows
-        exact, sharp = np.zeros(tuple(low_rank.shape)), np.zeros(int(low_rank.shape[-1]))
-        exact[..., rows] = (
-            power_filters(forms.values, lams, steps) @ forms.coordinates**2
-        )  # (L, T, m)
-        sharp[rows] = 1.0
-        complement = self.backend.asarray(1.0 - sharp)
-        return low_rank * complement + self.backend.asarray(exact), remainders * complement
+        sharp = power_filters(forms.values, lams, steps) @ forms.coordinates**2  # (L, T, m)
+        inside, places = self._places(rows)
+        own, own_remainders = self.backend.own(low_rank), self.backend.own(remainders)
+        exact, complement = np.zeros(tuple(own.shape)), np.ones(int(own.shape[-1]))
+        exact[..., places], complement[places] = sharp[..., inside], 0.0
+        rest = self.backend.asarray(complement)
+        own[...] = own * rest + self.backend.asarray(exact)
+        own_remainders[...] = own_remainders * rest
+        return low_rank, remainders
+
+    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of some rows are on this rank, and where among its own."""
+        here = self.backend.rows_here(int(self.ritz.basis.shape[0]))
+        inside = np.flatnonzero((rows >= here.start) & (rows < here.stop))
+        return inside, rows[inside] - here.start
 
     def _estimates(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """The same from the signs alone."""
@@ -193,7 +201,11 @@ class Probes:
         """G, rows (count, n)."""
         rng = np.random.default_rng([self.seed, 1])
         n = int(self.ritz.basis.shape[0])
-        return self.backend.spread(rng.choice([-1.0, 1.0], size=(self.count, n)), 1)
+        signs = self.backend.empty_rows(self.count, n)
+        own, here = self.backend.own(signs), self.backend.rows_here(n)
+        for probe in range(self.count):  # row by row: of several ranks each draws those of all
+            own[probe, :] = self.backend.asarray(rng.choice([-1.0, 1.0], size=n)[here])
+        return signs
 
     @cached
     def _low_rank(self) -> LowRank:
@@ -235,25 +247,46 @@ class Probes:
         H_ii near 1, which needs more digits than probes have, and those with a large loss.
         """
         n = int(self._signs.shape[1])
-        rows = _round_robin(np.argsort(-self._influence(), axis=1), min(n, SHARP * self.count))
-        units = np.zeros((len(rows), n))
-        units[np.arange(len(rows)), rows] = 1.0
-        forms = self._space(self.backend.spread(units, 1), SHARP_TOL, relative=True)
+        count = min(n, SHARP * self.count)
+        rows = _round_robin(self._leading(self._influence(), count), count)
+        units, (inside, places) = self.backend.empty_rows(count, n), self._places(rows)
+        own = self.backend.own(units)
+        ones = np.zeros(tuple(own.shape))
+        ones[inside, places] = 1.0
+        own[...] = self.backend.asarray(ones)
+        forms = self._space(units, SHARP_TOL, relative=True)
         return rows, LowRank(forms.values, forms.coordinates)  # its vectors are wanted no more
 
+    def _leading(self, influence: np.ndarray, count: int) -> np.ndarray:
+        """Numbers of the first `count` rows of each ranking (R, count), from own rows (R, m) of all ranks.
+
+        What is among the first of all is among the first of its rank.
+        """
+        n = int(self._signs.shape[1])
+        order = np.argsort(-influence, axis=1)[:, :count]
+        told = np.full((2, len(influence), count), -np.inf)  # values, and the rows they are of
+        told[0, :, : order.shape[1]] = np.take_along_axis(influence, order, axis=1)
+        told[1, :, : order.shape[1]] = order + self.backend.rows_here(n).start
+        values, rows = np.concatenate(self.backend.from_ranks(told), axis=2)
+        first = np.argsort(-values, axis=1, kind="stable")[:, :count]
+        return np.take_along_axis(rows, first, axis=1).astype(np.int64)
+
     def _influence(self) -> np.ndarray:
-        """What the error of each leverage does to the sum of the losses of rows left out, (2 L, n)."""
-        spectrum, influences = self.ritz, []
+        """What the error of each leverage does to the sum of the losses of rows left out, (2 L, n).
+
+        Of the rows that are here.
+        """
+        spectrum, influences, own = self.ritz, [], self.backend.own
         for lam in np.sort(self.lams):
             lams = np.array([lam])
-            low_rank, remainders = (to_numpy(x)[..., 0, 0, :] for x in self._estimates(lams, 1))
+            estimates = self._estimates(lams, 1)
+            low_rank, remainders = (to_numpy(own(x))[..., 0, 0, :] for x in estimates)
             # by luck of the probes a row may seem to be sharp: in the mean, or without a group
             jackknife = (remainders.sum(axis=0) - remainders) / (GROUPS - 1)
             leverage = low_rank + np.maximum(remainders.mean(axis=0), jackknife.max(axis=0))
-            complement = np.maximum(1 - leverage, lam / (lam + to_numpy(self.diagonal)))
-            errors = to_numpy(ridge_errors(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams))[
-                0
-            ]  # (n, c)
+            complement = np.maximum(1 - leverage, lam / (lam + to_numpy(own(self.diagonal))))
+            left = ridge_errors(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams)
+            errors = to_numpy(own(left))[0]  # (n, c)
             # H_ii of a sign has the variance (H^2)_ii - H_ii^2 <= H_ii (1 - H_ii)
             influences.append(
                 (errors**2).sum(axis=1) * np.sqrt(np.maximum(1 - complement, 0)) * complement**-2.5

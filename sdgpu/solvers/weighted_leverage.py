@@ -12,7 +12,6 @@ from typing import Any
 import array_api_compat as compat
 import numpy as np
 
-from sdgpu.backend.backends import to_numpy
 from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.leverage import Diagonals, Leverages
 
@@ -125,7 +124,7 @@ class WeightedLeverages:
         if not self.exact:  # estimates may be beyond it
             return xp.where(left > LEAST, left, 0.5 * rest)
         if not float(xp.min(left)) > LEAST:
-            row = int(np.argmin(to_numpy(left).min(axis=0)[:, 0]))
+            row = int(xp.argmin(left)) % int(left.shape[1])
             raise ValueError(
                 f"row {row} determines itself (leverage 1): without it nothing is known of it; raise lam "
                 "or remove the row"

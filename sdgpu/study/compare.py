@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.progress import Progress
-from sdgpu.backend.ranks import OneRank, Ranks, row_shares
+from sdgpu.backend.ranks import OneRank, Ranks
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import Features
 from sdgpu.selection.sweep import Best, Sweep
+from sdgpu.study.rank_shares import mean_of_ranks, share_of
 from sdgpu.study.real_data.datasets import Split
 from sdgpu.study.real_data.large_data import LargeData
 
@@ -128,7 +129,11 @@ def compare(
     start = time.perf_counter()
     classes = bool(data.classes) and np.ptp(np.argmax(data.Y_val, axis=1)) > 0
     if ranks is not None:
-        data = _share(data, ranks)
+        if isinstance(data, LargeData):
+            raise ValueError(
+                f"{data.name} is read in blocks, which several ranks do not share: run it on one"
+            )
+        data = share_of(data, ranks)
     if isinstance(data, LargeData):
         rows: tuple[Any, Any] = (data.train, None)
         n = data.train.n or 0
@@ -163,27 +168,6 @@ def compare(
     )
 
 
-def _share(data: Split | LargeData, ranks: Ranks) -> Split:
-    """The rows of every part that belong to this rank."""
-    if isinstance(data, LargeData):
-        raise ValueError(
-            f"{data.name} is read in blocks, which several ranks do not share: run it on one"
-        )
-    shares: dict[str, Any] = {}
-    for name in ("train", "val", "test"):
-        rows = row_shares(len(getattr(data, f"X_{name}")), ranks.size)[ranks.rank]
-        shares |= {f"{key}_{name}": getattr(data, f"{key}_{name}")[rows] for key in "XY"}
-    return replace(data, **shares)
-
-
-def _mean(values: np.ndarray, ranks: Ranks) -> float:
-    """Mean over the rows of all ranks."""
-    if ranks.size == 1:
-        return float(np.mean(values))
-    total, count = ranks.sum(np.array([float(np.sum(values)), float(np.size(values))]))
-    return float(total / count)
-
-
 def _judge(name: str, best: Best, fitted: Fit, data: Split | LargeData, ranks: Ranks) -> Row:
     step = int(best.step)
     alphas = best.alpha if step > 1 else 0.0
@@ -192,11 +176,11 @@ def _judge(name: str, best: Best, fitted: Fit, data: Split | LargeData, ranks: R
         predicted = fitted.path(best.lam, alphas, step).predict(data.X_test)[-1]
     except ValueError as error:  # weights that overflow, say: no reason to lose the other rows
         return Row(name, best, float("nan"), float("nan"), str(error))
-    mse = _mean((predicted - data.Y_test) ** 2, ranks)
+    mse = float(mean_of_ranks((predicted - data.Y_test) ** 2, ranks))
     if not data.classes:
         return Row(name, best, mse, float("nan"), note)
     correct = predicted.argmax(axis=1) == data.Y_test.argmax(axis=1)
-    return Row(name, best, mse, _mean(correct, ranks), note)
+    return Row(name, best, mse, float(mean_of_ranks(correct, ranks)), note)
 
 
 def _doubts(best: Best, fitted: Fit, data: Split | LargeData) -> str:

@@ -48,6 +48,39 @@ def test_what_needs_all_rows_works_too(rng):
     assert (interval.lower < interval.upper).all()
 
 
+class CutError(Exception):
+    """What ends a fit."""
+
+
+@pytest.mark.parametrize("method", ["lanczos", "subspace"])
+def test_a_checkpoint_goes_on_on_any_number_of_devices(method, tmp_path, monkeypatch, rng):
+    monkeypatch.setattr("sdgpu.solvers.checkpoint.INTERVAL", 0.0)
+    monkeypatch.setattr("sdgpu.solvers.checkpoint.SHARE", np.inf)
+    X, Y = problem(300, 1, rng)
+    how = {"lams": 3e-3, "method": method, "tol": 1e-8, "dtype": "float64"}
+    how["checkpoint"] = tmp_path / "basis.safetensors"
+    heard = []
+
+    def progress(event):
+        if event.stage == "passes" and event.total > 1:
+            heard.append(event.done)
+            if len(heard) == 4 and cut:
+                raise CutError
+
+    cut = True
+    with pytest.raises(CutError):
+        sdgpu.fit(X, Y, KERNEL, device=["cpu", "cpu"], progress=progress, **how)
+    cut, heard = False, []
+    found = sdgpu.fit(X, Y, KERNEL, device=["cpu"] * 3, progress=progress, **how)
+    assert heard[0] >= 3
+    del how["checkpoint"]
+    alone = sdgpu.fit(X, Y, KERNEL, **how)
+    assert_near(found.path(3e-3, 0.3, 3).fitted, alone.path(3e-3, 0.3, 3).fitted, 1e-7)
+    how["checkpoint"] = tmp_path / "basis.safetensors"
+    with pytest.raises(ValueError, match="belongs to a fit with other Y"):
+        sdgpu.fit(X, Y + 1e-12, KERNEL, device=["cpu", "cpu"], **how)
+
+
 def test_progress_is_heard_once(rng):
     X, Y = problem(60, 1, rng)
     heard = []
@@ -67,9 +100,9 @@ def test_progress_is_heard_once(rng):
         ({"method": "eigh"}, "method='eigh' is not for rows of several ranks"),
         ({"method": "cg"}, "method='cg' is not for several devices"),
         ({"features": sdgpu.Nystrom(3)}, "features: not for several devices"),
-        ({"sample_weight": np.ones(20)}, "sample_weight: not for several devices"),
+        ({"sample_weight": -np.ones(20)}, "sample_weight has -1 at row 0"),
         ({"distributed": True}, "distributed: not for several devices"),
-        ({"checkpoint": "a.safetensors"}, "checkpoint: not for several devices"),
+        ({"checkpoint": "a.txt"}, "must end in .safetensors"),
         ({"lams": -1.0}, "lams"),
     ],
 )

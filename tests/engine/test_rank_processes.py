@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import sdgpu
 from tests.problems import assert_near, finish
@@ -125,22 +126,38 @@ def test_the_command_sweep(how, tmp_path):
     assert two.attrs["validation_rows"] == one.attrs["validation_rows"]
 
 
+@pytest.mark.parametrize("method", ["lanczos", "subspace"])
+def test_the_command_fit(method, tmp_path):
+    """Each process has its share of the rows, the first prints and writes, and the numbers are those of one."""
+    asked = ["fit", "diabetes", "--method", method, "--tol", "1e-9", "--lam", "2", "--alpha", "0.3"]
+    asked += ["--steps", "3", "--out"]
+    code, out, err = torchrun(*asked, str(tmp_path / "two.nc"), size=3)
+    assert code == 0, err[-3000:]
+    assert out.count("wrote") == 1
+    assert out.count("train mse") == 1
+    assert "3 ranks" in out
+    alone = subprocess.run(
+        [sys.executable, "-m", "sdgpu", *asked, str(tmp_path / "one.nc")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+    )
+    assert "train mse" in alone.stdout
+    one, two = (xr.open_dataset(tmp_path / f"{name}.nc") for name in ("one", "two"))
+    assert one.sizes == two.sizes
+    for name in one.variables:
+        assert_near(two[name].fillna(0).values, one[name].fillna(0).values, 1e-8)
+    assert two.attrs["training_rows"] == one.attrs["training_rows"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["diabetes", "--method", "eigh"], "method='eigh' is not for rows of several ranks"),
-        (
-            [
-                "diabetes",
-                "--features",
-                "nystrom",
-                "--size",
-                "8",
-                "--checkpoint",
-                "sums.safetensors",
-            ],
-            "checkpoint: not for distributed=",
-        ),
+        (["diabetes", "--features", "nystrom", "--checkpoint", "sums.txt"], "must end in"),
     ],
 )
 def test_the_command_refuses_by_name(arguments, text):

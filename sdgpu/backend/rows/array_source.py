@@ -28,6 +28,8 @@ class ArraySource:
     name : str
         For messages.
     columns, outputs : tuple of str, or None
+    may_be_empty : bool
+        Whether there may be no rows, as of one rank among several.
     """
 
     X: Any
@@ -36,12 +38,13 @@ class ArraySource:
     name: str = ""
     columns: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
+    may_be_empty: bool = False
 
     def __post_init__(self) -> None:
         label = f" of {self.name}" if self.name else ""
         if len(self.X.shape) != 2 or not self.X.shape[1]:
             raise ValueError(f"X{label} must be (rows, features), got shape {tuple(self.X.shape)}")
-        if not self.X.shape[0]:
+        if not (self.X.shape[0] or self.may_be_empty):
             raise ValueError(f"X{label} has no rows")
         for what, array in (("Y", self.Y), ("weights", self.weights)):
             if array is not None and not len(array.shape):
