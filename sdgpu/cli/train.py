@@ -57,7 +57,9 @@ ImageData = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="digits, cifar10-small, cifar10-resnet20 or cifar10-resnet50 (the paper's)"),
+    typer.Option(
+        help="mnist, digits, cifar10-small, cifar10-resnet20 or cifar10-resnet50 (the paper's)"
+    ),
 ]
 Out = Annotated[
     Path | None,

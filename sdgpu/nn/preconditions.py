@@ -152,8 +152,17 @@ def _check_model(
                 f"{name} has weights on {tensor.device}, but the images are on {images.device}: "
                 f"move one of them with .to({str(images.device)!r})"
             )
+    sample = _sample(model, images, 1)
     with inference(model), autocast(config, images.device):
-        outputs = model(_sample(model, images, 1))
+        try:
+            outputs = model(sample)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} does not take {images.kind} of shape {images.shape} as {sample.dtype} ({error}): "
+                "make_model has channels= for images; a network of your own must take what data.train holds"
+            ) from error
     _check_outputs(outputs, 1, images.classes, members, name)
 
 

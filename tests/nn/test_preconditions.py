@@ -42,6 +42,12 @@ class Wrapped(nn.Module):
 Output = collections.namedtuple("Output", ["logits", "aux"])
 
 
+def test_a_model_for_other_images_is_named():
+    message = r"the model does not take images of shape \(2, 4, 4\) as torch.float64 .*channels="
+    with pytest.raises(ValueError, match=message):
+        train(convnet(channels=1), data(channels=2), None, PLAIN)
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("form", "message"),
