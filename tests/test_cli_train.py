@@ -9,17 +9,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from sdgpu.backend.prediction_files import write_predictions
 from sdgpu.backend.progress import Event
 from sdgpu.backend.storage import folder_lock
 from sdgpu.cli import app
 from sdgpu.cli.terminal import bars
 from sdgpu.nn import Config
 from sdgpu.study.networks import network_runs
+from sdgpu.study.networks.experiments import preset
 from sdgpu.study.networks.network_runs import open_experiment
 from tests.problems import finish
 
@@ -394,3 +397,24 @@ def test_as_a_module_and_the_first_of_several_processes_speaks(tmp_path):
     assert [process.returncode for process in processes] == [0, 0]
     assert first.startswith("sdgpu ")
     assert not second
+
+
+def test_a_first_teacher_from_a_file(run):
+    part = preset("digits").load().train  # its rows: 300 of the 700 that are used
+    Y = part.one_hot().numpy()
+    write_predictions("teacher.npz", Y, output="probabilities", labels=part.labels.numpy())
+    np.save("logits.npy", 9 * Y)
+    quick = ("--preset", "digits", "--epochs", 1, "--steps", 1, "--alphas", "0.3", "--seeds", "0")
+    output = run(*quick, "--first-teacher", "teacher.npz", "--out", "taught")
+    assert "first fit" not in output
+    assert open_experiment("taught").attrs["first_teacher"].startswith("first teacher")
+    logits = ("--first-teacher", "logits.npy", "--out", "logits")
+    told = " ".join(run(*quick, *logits, code=2).split())
+    assert "rows of probabilities are >= 0 and sum to 1" in told
+    assert "say output='logits'" in told
+    run(*quick, *logits, "--first-teacher-output", "logits", "--rank-timeout", 60)
+    told = " ".join(run(*quick, "--first-teacher-output", "logits", code=2).split())
+    assert "first_teacher_output='logits' is of a file" in told
+    fewer = ("--rows", 500, "--first-teacher", "teacher.npz", "--out", "fewer")
+    told = " ".join(run(*quick, *fewer, code=2).split())
+    assert "teacher.npz predicts 300 rows, but there are 100 training images" in told

@@ -16,7 +16,7 @@ import torch
 from torch import distributed, nn
 
 from sdgpu.backend.rendezvous import ranks, start_group
-from sdgpu.backend.shared_end import arrive, ending_together
+from sdgpu.backend.shared_end import arrive, ending_together, wait_at_most
 from sdgpu.backend.small_values import from_bytes, to_bytes
 
 __all__ = ["World", "join", "ranks"]
@@ -223,4 +223,5 @@ def join(device: torch.device, timeout: float | None = None) -> World:
         if ranks()["WORLD_SIZE"] == 1:
             return World()
         start_group(device, timeout)
+        wait_at_most(timeout)
     return World(distributed.get_rank(), distributed.get_world_size())

@@ -24,7 +24,7 @@ from sdgpu.backend.rank_watch import RankWatch
 from sdgpu.backend.ranks import RankFailure, rank_timeout
 from sdgpu.backend.rendezvous import JOIN
 
-__all__ = ["arrive", "ending_together"]
+__all__ = ["arrive", "ending_together", "wait_at_most"]
 
 TOGETHER = (
     10.0  # seconds for all ranks to raise what one has raised; then it is an error of that one
@@ -41,9 +41,15 @@ class _EndLine:
         self.group: Any = None
         self.active = False
         self.broken = False
+        self.seconds: float | None = None  # time-out of the group, where this package made it
 
 
 _LINE = _EndLine()  # a process is one rank, for as long as it lives
+
+
+def wait_at_most(seconds: float | None) -> None:
+    """Note the time-out that the group was made with, for messages."""
+    _LINE.seconds = seconds
 
 
 def arrive(place: str) -> None:
@@ -53,9 +59,7 @@ def arrive(place: str) -> None:
 
 
 @contextmanager
-def ending_together(
-    rank: int, size: int, first: Callable[[Any], Any], *, timeout: float | None = None
-) -> Iterator[None]:
+def ending_together(rank: int, size: int, first: Callable[[Any], Any]) -> Iterator[None]:
     """Lines that all ranks run, with collectives of torch's group in them; alone nothing at all.
 
     Parameters
@@ -63,8 +67,6 @@ def ending_together(
     rank, size : int
     first : callable
         Tells all ranks a small value of rank 0, as :class:`~sdgpu.backend.rank_watch.RankWatch` wants it.
-    timeout : float, optional
-        Of the group, for messages: :func:`~sdgpu.backend.ranks.rank_timeout`.
 
     Raises
     ------
@@ -77,7 +79,7 @@ def ending_together(
         return
     watch = _watch(rank, size, first)
     watch.check()
-    seconds = rank_timeout(timeout)
+    seconds = rank_timeout(_LINE.seconds)
     done = threading.Event()
     thread = threading.Thread(target=_listen, args=(watch, done), name="sdgpu-end", daemon=True)
     _LINE.active = True
@@ -118,7 +120,7 @@ def _failure(watch: RankWatch, error: BaseException, seconds: float) -> RankFail
 def _watch(rank: int, size: int, first: Callable[[Any], Any]) -> RankWatch:
     """The line of this group, made when it is first wanted: by all ranks at once."""
     if _LINE.watch is None or _LINE.group is not distributed.group.WORLD:
-        _LINE.watch = RankWatch(rank, size, first, seconds=min(rank_timeout(), JOIN))
+        _LINE.watch = RankWatch(rank, size, first, seconds=min(rank_timeout(_LINE.seconds), JOIN))
         _LINE.group, _LINE.broken = distributed.group.WORLD, False
         atexit.register(_LINE.watch.close)
     return _LINE.watch

@@ -29,6 +29,7 @@ from sdgpu.nn.config import IMAGES, SPEED, Config
 if TYPE_CHECKING:
     import xarray as xr
 
+    from sdgpu.nn import SavedTeacher
     from sdgpu.study.networks.experiments import Experiment
 
 __all__ = ["train"]
@@ -73,6 +74,20 @@ Stem = Annotated[str | None, _chains("cifar or imagenet: first layers of resnet1
 Steps = Annotated[int | None, _chains("distillation steps")]
 Alphas = Annotated[
     str | None, _chains("a chain each: numbers by commas or low:high:count, algorithm1")
+]
+FirstTeacher = Annotated[
+    Path | None,
+    typer.Option(
+        callback=home,
+        help="predictions that step 1 learns from: .npy, .npz or .parquet, a row for each training image",
+        rich_help_panel=CHAINS,
+    ),
+]
+FirstTeacherOutput = Annotated[
+    str | None, _chains("what they are, where the file does not say: probabilities or logits")
+]
+RankTimeout = Annotated[
+    float | None, typer.Option(help="seconds that processes wait for each other (default 1800)")
 ]
 Clip = Annotated[bool | None, _chains("clip alpha-hat to 0 .. 1")]
 Seeds = Annotated[str | None, _chains("by commas, for example 0,1,2,3")]
@@ -159,6 +174,9 @@ def train(
     test_as_validation: TestToo = None,
     stacked: Stacked = False,
     threads: Threads = None,
+    first_teacher: FirstTeacher = None,
+    first_teacher_output: FirstTeacherOutput = None,
+    rank_timeout: RankTimeout = None,
     device: Device = "auto",
 ) -> None:
     """Train chains of networks: one for each weight and seed, and one by Algorithm 1.
@@ -193,6 +211,8 @@ def train(
                 stacked=stacked,
                 progress=hook,
                 resume=resume,
+                first_teacher=_first_teacher(first_teacher, first_teacher_output),
+                rank_timeout=rank_timeout,
             )
     except KeyboardInterrupt:
         done = len(list((folder / "chains").glob("*.json")))
@@ -208,6 +228,16 @@ def train(
         write_figure(accuracy_figure(results, title=experiment.name), folder / "figure5.png")
     for name in ("results.nc", "results.csv", "experiment.json"):
         console.print(f"wrote {escape(str(folder / name))}", highlight=False)
+
+
+def _first_teacher(path: Path | None, output: str | None) -> SavedTeacher | None:
+    from sdgpu.nn import SavedTeacher
+
+    if path is not None:
+        return SavedTeacher.read(path, output)
+    if output is not None:
+        raise ValueError(f"first_teacher_output={output!r} is of a file: name it, --first-teacher")
+    return None
 
 
 def _experiment(options: dict[str, Any]) -> Experiment:
@@ -308,11 +338,13 @@ def _print_results(results: xr.Dataset, experiment: Experiment) -> None:
     spread = f": mean of {seeds} seeds, lowest .. highest" if seeds > 1 else ""
     heads = ("rule", "step", "alpha", "training", "validation", "test")
     table = new_table(*heads, title=f"{experiment.name}, accuracy in %{spread}")
-    table.add_row("first fit", "1", "-", *_cells(results.isel(rule=0, step=0)))
+    taught = "first_teacher" in results.attrs
+    if not taught:
+        table.add_row("first fit", "1", "-", *_cells(results.isel(rule=0, step=0)))
     for rule in results["rule"].values:
         chain, title = results.sel(rule=rule), "alpha-hat" if rule == "algorithm1" else "fixed"
         table.add_section()
-        for step in results["step"].values[1:]:
+        for step in results["step"].values[0 if taught else 1 :]:
             point = chain.sel(step=step)
             alpha = float(point["alpha"].mean())
             alpha_text = f"{alpha:.2f}" if rule == "algorithm1" else f"{alpha:g}"

@@ -56,12 +56,15 @@ class ExperimentFolder:
     experiment : Experiment
     data : Data
     world : World
+    first_teacher : str or None
+        Checksum of whom step 1 learns from, where it is no ordinary fit: another one is another experiment.
     """
 
     folder: Path
     experiment: Experiment
     data: Data
     world: World
+    first_teacher: str | None = None
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -174,6 +177,8 @@ class ExperimentFolder:
             "data": self._binding["images"],
             "images": images,
         }
+        if self.first_teacher is not None:
+            fields["first_teacher"] = self.first_teacher
         write_json(self.folder / "experiment.json", fields)
 
     def _has_fits(self) -> bool:
@@ -202,6 +207,8 @@ class ExperimentFolder:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is of another version ({error}): {_ELSEWHERE}") from error
         binding["images"] = fields["data"]
+        if "first_teacher" in fields:
+            binding["first_teacher"] = fields["first_teacher"]
         if binding != self._binding:
             detail = difference(binding, self._binding)
             raise ValueError(f"{self.folder} holds another experiment{detail}: {_ELSEWHERE}")
@@ -225,7 +232,8 @@ class ExperimentFolder:
             part for part in (self.data.train, self.data.val, self.data.test) if part is not None
         ]
         images = digest(*(tensor for part in parts for tensor in part.contents()))
-        return self.experiment.binding() | {"images": images}
+        told = {} if self.first_teacher is None else {"first_teacher": self.first_teacher}
+        return self.experiment.binding() | {"images": images} | told
 
     def _owner(self, seed: int, rule: str) -> dict[str, Any]:
         return self._binding | {"seed": seed, "rule": rule}

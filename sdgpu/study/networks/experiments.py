@@ -160,11 +160,15 @@ class Experiment:
         """The weights, and "algorithm1" last."""
         return (*self.alphas, *(["algorithm1"] if self.algorithm1 else []))
 
-    def fits(self, rule: float | str) -> int:
-        """Fits that a chain needs beyond the first network: at most, for Algorithm 1."""
+    def fits(self, rule: float | str, *, taught: bool = False) -> int:
+        """Fits that a chain needs beyond the ordinary one: at most, for Algorithm 1.
+
+        With `taught` step 1 has a teacher too, and is a fit of its own.
+        """
+        steps = self.steps if taught else self.steps - 1
         if isinstance(rule, str):
-            return 2 * (self.steps - 1)
-        return 0 if rule == 1 else self.steps - 1
+            return 2 * steps
+        return 0 if rule == 1 else steps
 
     def load(self, folder: str | Path | None = None, device: str | torch.device = "cpu") -> Data:
         """Read and split the images; `folder` is where the files of CIFAR or MNIST are.

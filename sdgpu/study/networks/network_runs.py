@@ -25,7 +25,8 @@ from sdgpu.backend.checks import integer
 from sdgpu.backend.datafiles import read_dataset
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Event, Progress
-from sdgpu.nn import Chain, Data, grid_chains, load_weights, make_model
+from sdgpu.nn import Chain, Data, Teacher, grid_chains, load_weights, make_model
+from sdgpu.nn.chain import FirstTeacher
 from sdgpu.nn.chain_records import rule_name
 from sdgpu.nn.images import find_device
 from sdgpu.study.networks.experiment_folder import (
@@ -50,6 +51,8 @@ def run_experiment(
     stacked: bool = False,
     progress: Progress | None = None,
     resume: bool = True,
+    first_teacher: FirstTeacher | None = None,
+    rank_timeout: float | None = None,
 ) -> xr.Dataset:
     """Train all chains of an experiment, or those that its folder lacks.
 
@@ -73,6 +76,11 @@ def run_experiment(
     resume : bool, default True
         False removes what the folder holds of an earlier run, whatever experiment that was, and nothing
         that an experiment does not make.
+    first_teacher : Module, SavedTeacher or TeacherEnsemble, optional
+        Whom step 1 of every chain learns from, see :func:`~sdgpu.nn.distill_chain`; its rows are those of
+        `experiment.load(data_folder).train`. The folder is of this teacher then.
+    rank_timeout : float, optional
+        Seconds that processes wait for each other, :func:`~sdgpu.backend.distributed.join`.
 
     Returns
     -------
@@ -94,28 +102,33 @@ def run_experiment(
     """
     if stacked and experiment.config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {experiment.config.teacher!r}")
+    if stacked and first_teacher is not None:
+        raise ValueError(
+            "stacked=True shares step 1, which with first_teacher every rule has its own of"
+        )
     torch_device = _own_device(device)
     with _threads(experiment.threads):
-        data = experiment.load(data_folder, torch_device)
-        world = join(torch_device)
-        archive = ExperimentFolder(Path(folder), experiment, data, world)
-        with archive.lock():
-            finished = archive.open(resume=resume)
-            pending = _pending(experiment, finished, stacked=stacked)
-            meter = _Meter(progress, sum(work.fits for work in pending))
-            for work in pending:
-                for chain in _train(
-                    work, experiment, data, archive.folder / "fits", stacked=stacked, meter=meter
-                ):
-                    finished[chain.seed, chain.rule] = archive.keep(chain)
-            rows = [
-                row
-                for seed in experiment.seeds
-                for rule in experiment.rules
-                for row in finished[seed, rule_name(rule)]
-            ]
-            dataset = experiment_dataset(experiment, rows)
-            archive.results(rows, dataset)
+        world = join(torch_device, rank_timeout)
+        with world.ending_together(torch_device):
+            data = experiment.load(data_folder, torch_device)
+            identity = None if first_teacher is None else Teacher(first_teacher, 0.0).identity()
+            archive = ExperimentFolder(Path(folder), experiment, data, world, identity)
+            with archive.lock():
+                finished = archive.open(resume=resume)
+                train = _Training(experiment, data, archive.folder / "fits", first_teacher)
+                pending = train.pending(finished, stacked=stacked)
+                meter = _Meter(progress, sum(work.fits for work in pending))
+                for work in pending:
+                    for chain in train.chains(work, stacked=stacked, meter=meter):
+                        finished[chain.seed, chain.rule] = archive.keep(chain)
+                rows = [
+                    row
+                    for seed in experiment.seeds
+                    for rule in experiment.rules
+                    for row in finished[seed, rule_name(rule)]
+                ]
+                dataset = experiment_dataset(experiment, rows)
+                archive.results(rows, dataset)
     return dataset
 
 
@@ -137,7 +150,9 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
         {train, validation}_clean_accuracy, against the labels as they were. Coordinate `weight` (rule):
         the weight as a number, NaN for Algorithm 1. Attributes over all seeds: algorithm1_fits and
         grid_fits, what Algorithm 1 and all given weights cost with step 1, algorithm1_seconds and
-        grid_seconds; `experiment`, as JSON. Step 1 is one network, and shown for every rule.
+        grid_seconds; `experiment`, as JSON. Step 1 is one network, and shown for every rule; with a
+        `first_teacher`, an attribute then, it is one for each rule and has a weight, and the costs are
+        without the ordinary fit that Algorithm 1 compares with.
 
     Raises
     ------
@@ -175,8 +190,13 @@ def experiment_dataset(experiment: Experiment, rows: Sequence[dict[str, Any]]) -
         },
         attrs={"experiment": experiment.to_json()},
     )
+    told = {str(row["teacher"]) for row in rows if row["step"] == 1 and row.get("teacher")}
+    if told:  # step 1 has a weight and is of its own rule
+        dataset.attrs["first_teacher"] = " ".join(sorted(told))
     for cost in ("fits", "seconds"):
         first, later = dataset[cost].isel(step=0), dataset[cost].isel(step=slice(1, None))
+        if told:
+            first, later = xr.zeros_like(first), dataset[cost]
         shared = float(first.isel(rule=0).sum())
         greedy = dataset["rule"] == "algorithm1"
         for name, mask in (("algorithm1", greedy), ("grid", ~greedy)):
@@ -254,43 +274,54 @@ class _Work:
     fits: int
 
 
-def _pending(experiment: Experiment, chains: dict[Any, Rows], *, stacked: bool) -> list[_Work]:
-    """What is to be trained: one chain after the other, or all given weights at once."""
-    pending = []
-    for seed in experiment.seeds:
-        missing = [rule for rule in experiment.rules if (seed, rule_name(rule)) not in chains]
-        weights = tuple(rule for rule in missing if not isinstance(rule, str))
-        groups: list[tuple[float | str, ...]] = [(rule,) for rule in missing]
-        if stacked and weights:
-            groups = [weights, *((rule,) for rule in missing if isinstance(rule, str))]
-        first = 1  # network of the seed
-        for rules in groups:
-            fits = [experiment.fits(rule) for rule in rules]
-            if stacked and rules == weights:
-                fits = [experiment.steps - 1] * len(rules)  # a stack trains a weight of 1 too
-            pending.append(_Work(seed, rules, first + sum(fits)))
-            first = 0
-    return pending
+@dataclass(frozen=True)
+class _Training:
+    """What is trained where."""
 
+    experiment: Experiment
+    data: Data
+    folder: Path
+    first_teacher: FirstTeacher | None
 
-def _train(
-    work: _Work, experiment: Experiment, data: Data, folder: Path, *, stacked: bool, meter: _Meter
-) -> tuple[Chain, ...]:
-    """Chains of one call; the seed's first network comes from its checkpoint after the first call."""
-    label = "" if len(work.rules) > 1 else f", {_title(work.rules[0])}"
-    chains = grid_chains(
-        experiment.network(data, work.seed),
-        data,
-        experiment.config.replace(work.seed),
-        steps=experiment.steps,
-        alphas=work.rules,
-        clip=experiment.clip,
-        stacked=stacked,
-        folder=folder,
-        progress=meter.listen(f"seed {work.seed}{label}", len(work.rules)),
-    )
-    meter.finish(work.fits)
-    return chains
+    def pending(self, chains: dict[Any, Rows], *, stacked: bool) -> list[_Work]:
+        """What is to be trained: one chain after the other, or all given weights at once."""
+        experiment, taught = self.experiment, self.first_teacher is not None
+        pending = []
+        for seed in experiment.seeds:
+            missing = [rule for rule in experiment.rules if (seed, rule_name(rule)) not in chains]
+            weights = tuple(rule for rule in missing if not isinstance(rule, str))
+            groups: list[tuple[float | str, ...]] = [(rule,) for rule in missing]
+            if stacked and weights:
+                groups = [weights, *((rule,) for rule in missing if isinstance(rule, str))]
+            first = 1  # network of the seed
+            for rules in groups:
+                fits = [experiment.fits(rule, taught=taught) for rule in rules]
+                if stacked and rules == weights:
+                    fits = [experiment.steps - 1] * len(rules)  # a stack trains a weight of 1 too
+                asked = not taught or any(r == 1 or isinstance(r, str) for r in rules)
+                shared = first if asked else 0
+                pending.append(_Work(seed, rules, shared + sum(fits)))
+                first -= shared
+        return pending
+
+    def chains(self, work: _Work, *, stacked: bool, meter: _Meter) -> tuple[Chain, ...]:
+        """Chains of one call; the seed's first network comes from its checkpoint after the first call."""
+        experiment = self.experiment
+        label = "" if len(work.rules) > 1 else f", {_title(work.rules[0])}"
+        chains = grid_chains(
+            experiment.network(self.data, work.seed),
+            self.data,
+            experiment.config.replace(work.seed),
+            steps=experiment.steps,
+            alphas=work.rules,
+            clip=experiment.clip,
+            stacked=stacked,
+            folder=self.folder,
+            progress=meter.listen(f"seed {work.seed}{label}", len(work.rules)),
+            first_teacher=self.first_teacher,
+        )
+        meter.finish(work.fits)
+        return chains
 
 
 def _title(rule: float | str) -> str:
