@@ -9,9 +9,10 @@ from .evaluate import Score, checksum, predict, score
 from .grid import grid_chains
 from .label_noise import with_label_noise
 from .loss import data_loss, mixed_target, penalty, predictions
+from .model_outputs import with_output
 from .network_teachers import SavedTeacher, Teacher, TeacherEnsemble
 from .own_data import make_data
-from .pretrained import load_weights
+from .pretrained import load_model, load_weights
 from .records import Epoch, TrainResult
 from .resnet import make_model, resnet18, resnet20, resnet34, resnet50, resnet56, smallcnn
 from .samples import Samples, samples_from_arrays
@@ -44,6 +45,7 @@ __all__ = [
     "grid_chains",
     "images_from_arrays",
     "load_images",
+    "load_model",
     "load_weights",
     "make_data",
     "make_model",
@@ -66,4 +68,5 @@ __all__ = [
     "train",
     "train_stacked",
     "with_label_noise",
+    "with_output",
 ]

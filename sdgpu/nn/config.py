@@ -13,7 +13,7 @@ from sdgpu.nn.learning_rates import rate_factor
 __all__ = ["FITS", "IMAGES", "SPEED", "Config"]
 
 # what changes how a run is carried out, not what it computes: a checkpoint may be resumed with others
-_FREE = ("eval_batch", "save_seconds", "tensorboard")
+_FREE = ("eval_batch", "find_unused_parameters", "save_seconds", "tensorboard")
 
 
 # groups of options of the command line
@@ -73,6 +73,9 @@ class Config:
     channels_last, compile, cuda_graphs, tf32, deterministic : bool
         Memory format; torch.compile; the same with CUDA graphs, for small steps; TF32 products on CUDA;
         deterministic algorithms only (on CUDA with CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment).
+    find_unused_parameters : bool
+        Under several processes: look in every batch for parameters that had no part in it, as torch's
+        DistributedDataParallel must be told to where some have none. Changes no number.
     accumulate : int
         Parts into which a batch is cut, one after the other, to save memory; divides `batch`. The gradient
         is that of the whole batch, but batch norm takes the statistics of each part, and dropout draws
@@ -125,6 +128,9 @@ class Config:
     cuda_graphs: bool = _option(False, SPEED, "CUDA graphs, for small steps")
     tf32: bool = _option(False, SPEED, "products in TF32 on CUDA")
     deterministic: bool = _option(False, SPEED, "deterministic algorithms only")
+    find_unused_parameters: bool = _option(
+        False, SPEED, "several processes: parameters may have no part in a batch"
+    )
     accumulate: int = _option(1, SPEED, "parts of a batch, to save memory")
     eval_batch: int = _option(256, SPEED, "images of a batch without gradients")
     save_seconds: float = _option(60.0, SPEED, "seconds between checkpoints within an epoch")

@@ -46,6 +46,7 @@ _SWITCHES = (
     "deterministic",
     "tf32",
     "tensorboard",
+    "find_unused_parameters",
 )
 #: Whole numbers, each with the least that it may be.
 _WHOLE = {

@@ -19,10 +19,10 @@ from torch import nn
 
 from sdgpu.backend.checks import choice, number, positive
 from sdgpu.nn.config_checks import ACTIVATIONS, LOSSES, PENALTIES
+from sdgpu.nn.model_outputs import logits_of
 
 __all__ = [
     "add_script_gradient",
-    "check_outputs",
     "data_loss",
     "distillation_loss",
     "mixed_target",
@@ -30,6 +30,15 @@ __all__ = [
     "penalty",
     "predictions",
 ]
+
+#: Parameters of transformers that are places and tokens, not weights, in timm, torchvision and elsewhere.
+TOKENS = frozenset(
+    {
+        *("pos_embed", "pos_embedding", "position_embeddings", "positional_embedding"),
+        *("cls_token", "class_token", "class_embedding", "dist_token", "distillation_token"),
+        *("reg_token", "register_tokens", "mask_token", "relative_position_bias_table"),
+    }
+)
 
 
 def predictions(
@@ -130,7 +139,8 @@ def data_loss(
         "identity", which has no probabilities.
     """
     choice("loss", loss, LOSSES)
-    if check_outputs(logits).shape != target.shape:
+    logits = logits_of(logits)
+    if logits.shape != target.shape:
         raise ValueError(
             f"target has shape {tuple(target.shape)}, but the model gives {tuple(logits.shape)}: a row "
             "for each input, a column for each class"
@@ -167,8 +177,10 @@ def penalised(model: nn.Module, covers: str = "all") -> list[str]:
     model : Module
         A :class:`~sdgpu.nn.stacked.Stack` answers for its members.
     covers : {"all", "weights"}
-        "all", as in (18), or "weights": matrices and convolutions, no biases and no scales and shifts
-        of normalisation layers (parameters with one axis).
+        "all", as in (18), or "weights": matrices and convolutions. No biases, no scales and shifts of
+        normalisation layers (parameters with one axis), no embedded positions and tokens (parameters that
+        are called pos_embed, cls_token and the like), and none that the model itself exempts: names that
+        its method no_weight_decay() gives, words in them by no_weight_decay_keywords(), as in timm.
 
     Raises
     ------
@@ -176,12 +188,40 @@ def penalised(model: nn.Module, covers: str = "all") -> list[str]:
         For an unknown name.
     """
     choice("penalty_covers", covers, ("all", "weights"))
-    member_axes = 0 if getattr(model, "members", None) is None else 1
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if covers == "all":
+        return [name for name, _ in named]
+    stacked = getattr(model, "members", None) is not None
+    skeleton: Any = getattr(model, "skeleton", [model])
+    exempt = _Exempt(skeleton[0] if stacked else model)
     return [
         name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (covers == "all" or parameter.ndim - member_axes > 1)
+        for name, parameter in named
+        if not exempt(name.replace("/", "."), parameter.ndim - int(stacked))
     ]
+
+
+class _Exempt:
+    """Whether a parameter is no weight, by its name and axes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names, self.words = (
+            frozenset(str(name) for name in method()) if callable(method) else frozenset()
+            for method in (
+                getattr(model, "no_weight_decay", None),
+                getattr(model, "no_weight_decay_keywords", None),
+            )
+        )
+
+    def __call__(self, name: str, axes: int) -> bool:
+        last = name.rpartition(".")[2]
+        return (
+            axes < 2
+            or last == "bias"
+            or last in TOKENS
+            or name in self.names
+            or any(word in name for word in self.words)
+        )
 
 
 def penalty(
@@ -237,27 +277,9 @@ def add_script_gradient(model: nn.Module, decay: float, *, covers: str = "all") 
                 parameter.grad.add_((flat * scale).reshape(parameter.shape))
 
 
-def check_outputs(outputs: Any) -> torch.Tensor:
-    """Refuse outputs of a model that are no tensor of floats.
-
-    Raises
-    ------
-    TypeError
-        For tuples, dictionaries, objects with fields; for whole numbers.
-    """
-    if not isinstance(outputs, torch.Tensor):
-        raise TypeError(
-            f"the model gives {type(outputs).__name__}, but must give one tensor, a row of outputs for "
-            "each input: wrap it in a module whose forward returns that tensor alone (such as .logits or "
-            "[0])"
-        )
-    if not outputs.is_floating_point():
-        raise TypeError(f"the model gives {outputs.dtype}, which has no derivative")
-    return outputs
-
-
 def _scaled(logits: torch.Tensor, activation: str, temperature: float) -> torch.Tensor:
     positive("temperature", temperature)
-    if check_outputs(logits).dtype in (torch.float16, torch.bfloat16):
+    logits = logits_of(logits)
+    if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     return logits if temperature == 1 else logits / temperature

@@ -12,7 +12,7 @@ from torch import nn
 from sdgpu.backend.copying import copy_module
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference
-from sdgpu.nn.loss import check_outputs
+from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_setup import resting, start_training
 
@@ -193,10 +193,11 @@ def _sample(model: nn.Module, images: Any, rows: int) -> torch.Tensor:
 
 
 def _check_outputs(outputs: Any, rows: int, classes: int, members: Any, name: str) -> None:
-    check_outputs(outputs)
+    outputs = logits_of(outputs)
     shape = (rows, classes) if members is None else (members, rows, classes)
     if tuple(outputs.shape) != shape:
         raise ValueError(
             f"{name} gives outputs of shape {tuple(outputs.shape)} for {rows} image{'s' * (rows > 1)}, but "
-            f"classes={classes}: it must give one number for each class"
+            f"classes={classes}: it must give one number for each class; of several outputs "
+            "with_output(model, ..) takes another"
         )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sdgpu.backend.copying import copy_module
 from sdgpu.backend.untrusted_files import check_zip
+from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM, make_model
 from sdgpu.nn.training_files import CHECKPOINT, check_seal
 
-__all__ = ["load_weights"]
+__all__ = ["load_model", "load_weights"]
 
 
 def load_weights(
@@ -61,13 +64,9 @@ def load_weights(
     >>> all(a.equal(b) for a, b in zip(model.parameters(), trained.model.parameters()))
     True
     """
-    path = Path(path)
-    if path.is_dir():
-        path /= CHECKPOINT
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    path = _file(path)
     state = model.state_dict()
-    weights = dict(_read_weights(path, model, member))
+    weights = dict(_of_model(path, *_read_weights(path), model, member))
     # torchvision's older checkpoints lack this counter, which torch itself fills in
     counters = {name for name in state if name.endswith("num_batches_tracked")}
     weights |= {name: state[name] for name in counters - weights.keys()}
@@ -78,11 +77,101 @@ def load_weights(
     return model
 
 
+def load_model(
+    path: str | Path,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    *,
+    member: int | None = None,
+) -> nn.Module:
+    """Give a trained network back, from the folder of its training or from a file of weights.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for :func:`load_weights`: the folder that :func:`~sdgpu.nn.train` was given, one of the folders
+        of a chain (``step-2``), a checkpoint, or a ``state_dict``, torchvision's among them.
+    model : Module or callable, optional
+        What the weights are of, or a function that builds one; copied, not changed. Not needed for
+        networks of :func:`~sdgpu.nn.make_model`, which are known by names and shapes of their weights.
+    member : int, optional
+        As for :func:`load_weights`.
+
+    Returns
+    -------
+    torch.nn.Module
+        On the CPU, or where `model` is, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError, ValueError
+        As :func:`load_weights`; also if the weights are of no known network and `model` is not given.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sdgpu.nn import Config, load_images, predict, train
+    >>> data = load_images("generated", rows=50)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trained = train(make_model("smallcnn"), data, None, Config(epochs=1, batch=45), folder=folder)
+    ...     model = load_model(folder)
+    >>> bool((predict(model, data.test) == predict(trained.model, data.test)).all())
+    True
+    """
+    path = _file(path)
+    if model is None:
+        weights, members = _read_weights(path)
+        shapes = {
+            name.replace("/", ".") if members else name: tuple(tensor.shape[int(bool(members)) :])
+            for name, tensor in weights.items()
+        }
+        fresh = _recognised(shapes)
+        if fresh is None:
+            raise ValueError(
+                f"{path} holds weights of no network that make_model knows: give model=, a network of the "
+                "kind that was trained, or a function that builds one"
+            )
+    else:
+        fresh = copy_module(model) if isinstance(model, nn.Module) else model()
+    return load_weights(fresh, path, member=member).train(False)
+
+
+def _recognised(shapes: dict[str, tuple[int, ...]]) -> nn.Module | None:
+    """The network of make_model whose weights have these names and shapes."""
+    for name in (*WITH_STEM, *WITHOUT_STEM):
+        for stem in STEMS if name in WITH_STEM else STEMS[:1]:
+            with torch.device("meta"):
+                like = (WITH_STEM | WITHOUT_STEM)[name](2)
+            matrices = [key for key, p in like.named_parameters() if p.ndim > 1]
+            if _named(like.state_dict()) != _named(shapes):
+                continue
+            first, last = shapes[matrices[0]], shapes[matrices[-1]]
+            if len(first) != 4 or last[0] < 2:
+                continue
+            model = make_model(name, classes=last[0], channels=first[1], stem=stem)
+            if all(tuple(t.shape) == shapes.get(k, t.shape) for k, t in model.state_dict().items()):
+                return model
+    return None
+
+
+def _named(weights: Mapping[str, Any]) -> set[str]:
+    return {name for name in weights if not name.endswith("num_batches_tracked")}
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        path /= CHECKPOINT
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path
+
+
 def _shape(weights: dict[str, Tensor], name: str) -> torch.Size | None:
     return weights[name].shape if name in weights else None
 
 
-def _read_weights(path: Path, model: nn.Module, member: int | None) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], int | None]:
+    """Names and tensors of a file, and how many networks these are of, if that is a stack."""
     weights: Any = None
     is_checkpoint = False
     path.open("rb").close()  # what may not be read is not damaged
@@ -112,6 +201,17 @@ def _read_weights(path: Path, model: nn.Module, member: int | None) -> dict[str,
         raise ValueError(
             f"{path} must hold a state_dict, names with tensors: save that of the model"
         )
+    return weights, members
+
+
+def _of_model(
+    path: Path,
+    weights: dict[str, Tensor],
+    members: int | None,
+    model: nn.Module,
+    member: int | None,
+) -> dict[str, Tensor]:
+    """The weights of one network."""
     if members is None and member is not None:
         raise ValueError(f"member={member}, but {path} holds one network: leave it out")
     return weights if members is None else _of_stack(path, weights, model, members, member)

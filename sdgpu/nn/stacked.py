@@ -22,6 +22,7 @@ from sdgpu.backend.checks import integer
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.progress import Progress
 from sdgpu.nn.config import Config
+from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.records import Epoch, TrainResult
 from sdgpu.nn.same_architecture import difference
 from sdgpu.nn.trainer import train
@@ -91,7 +92,8 @@ class Stack(nn.Module):
         def one(p: dict[str, Any], b: dict[str, Any]) -> torch.Tensor:
             tensors = p | b
             tied = {name: tensors[first] for name, first in self._aliases}
-            return functional_call(skeleton, tensors | tied, (inputs,), tie_weights=False)
+            outputs = functional_call(skeleton, tensors | tied, (inputs,), tie_weights=False)
+            return logits_of(outputs)
 
         return vmap(one, randomness="error")(parameters, buffers)
 

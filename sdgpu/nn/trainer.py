@@ -26,6 +26,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import autocast, float_type, predict, score
 from sdgpu.nn.loss import data_loss, penalty
+from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.preconditions import check_networks, check_request
 from sdgpu.nn.records import Epoch, Number, TrainResult, as_numbers
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
@@ -148,7 +149,9 @@ class _Run:
         if self.world.size > 1:
             model = forward = share_batch_norm(model)
             forward = DistributedDataParallel(
-                forward, device_ids=[self.device] if self.device.type == "cuda" else None
+                forward,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                find_unused_parameters=config.find_unused_parameters,
             )
         self.forward: Any = compiled(forward, config)
         sums = EpochSums(self.batches, getattr(model, "members", None), self.device)
@@ -263,7 +266,7 @@ class _Run:
         if config.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with autocast(config, self.device):
-            logits = self.forward(inputs)
+            logits = logits_of(self.forward(inputs))
         loss = data_loss(
             logits,
             target,

@@ -52,9 +52,9 @@ def test_a_model_for_other_images_is_named():
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (lambda z: (z, z), "gives tuple, but must give one tensor.*wrap it"),
-        (lambda z: {"logits": z}, "gives dict, but must"),
-        (lambda z: Output(z, z), "gives Output, but must"),
+        (lambda z: ("z", z), "gives tuple of str, Tensor, but must give one tensor.*with_output"),
+        (lambda z: {"a": z, "b": z}, "gives dict with a, b, but must"),
+        (lambda z: Output(None, z), "gives Output of NoneType, Tensor, but must"),
         (lambda z: None, "gives NoneType, but must"),
         (lambda z: z.amax(dim=1), r"shape \([12],\) for"),
         (lambda z: z[:, :2], r"shape \([12], 2\).*classes=3"),
