@@ -17,6 +17,7 @@ equation of the paper        function
 (17), Theorem 4.5            :func:`~sdgpu.distill.filters.limit_train_filter`
 leave-one-out of every step  :func:`~sdgpu.distill.leave_one_out.leave_one_out`
 (20)-(24), Appendix D        :func:`~sdgpu.distill.loss_tolerance.constrained_steps`
+a lam for each step          :func:`~sdgpu.distill.lam_schedules.backward_dual_filters`
 rounds of made labels        :func:`~sdgpu.distill.label_rounds.label_rounds`
 (25), (26), Theorem D.2      :func:`~sdgpu.distill.loss_tolerance.constrained_sign_rule`
 ===========================  =================================================

@@ -67,7 +67,8 @@ def one_shot(
         All of K, or those of a basis that holds the targets.
     Z : array (k, c)
         V'Y.
-    lams : array (L,)
+    lams : array (L,) or (L, 2)
+        Of both steps, or of step 1 and of step 2 each.
     n : int
     traces : array (p, L, 2), optional
         Independent estimates of tr H and tr H^2; from the eigenvalues by default, which then are all
@@ -93,8 +94,10 @@ def one_shot(
     ----------
     Dang, Patil and Rinaldo (2026); Golub, Heath and Wahba (1979) for GCV.
     """
-    r_filter = lams[:, None] / (eigenvalues + lams[:, None])  # 1 - a, (L, k)
-    q_filter = r_filter * (2 - r_filter)  # 1 - a^2
+    teacher, own = (lams, lams) if lams.ndim == 1 else lams.T
+    r_filter = own[:, None] / (eigenvalues + own[:, None])  # 1 - a, (L, k)
+    # 1 - a a' with a' of the teacher
+    q_filter = r_filter + (1 - r_filter) * (teacher[:, None] / (eigenvalues + teacher[:, None]))
     weights = [
         product / n for product in (r_filter * r_filter, q_filter * q_filter, r_filter * q_filter)
     ]

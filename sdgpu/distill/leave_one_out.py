@@ -22,7 +22,15 @@ import array_api_compat as compat
 
 from sdgpu.distill.filters import flat_product, shrinkage
 
-__all__ = ["diagonals", "leave_one_out", "powers", "rest", "ridge_errors"]
+__all__ = [
+    "chain_filters",
+    "diagonals",
+    "leave_one_out",
+    "leave_one_out_of_chain",
+    "powers",
+    "rest",
+    "ridge_errors",
+]
 
 
 def leave_one_out(fitted: Any, diagonal: Any, rest: Any) -> Any:
@@ -59,6 +67,42 @@ def leave_one_out(fitted: Any, diagonal: Any, rest: Any) -> Any:
         predictions.append(f)
         corrections.insert(0, f - u)
     return xp.stack(predictions, axis=1)
+
+
+def leave_one_out_of_chain(fitted: list[Any], diagonals: list[list[Any]], rests: list[Any]) -> Any:
+    """What the last step of a chain with alpha = 0 and a lam for each step predicts at each row without it.
+
+    Parameters
+    ----------
+    fitted : list of T + 1 arrays (n, c)
+        Y, H_1 Y, .., H_T .. H_1 Y.
+    diagonals : list of lists of arrays (n, 1)
+        Entry [t - 1][q] is the diagonal of H_t .. H_(t-q), q < t.
+    rests : list of arrays (n, 1)
+        1 - (H_t)_ii.
+
+    Returns
+    -------
+    array (n, c)
+    """
+    corrections: list[Any] = []  # of e_i, H_(t-1) e_i, ..: newest first
+    for t, own in enumerate(diagonals):
+        u, Hu = fitted[t], fitted[t + 1]
+        for q, b in enumerate(corrections):
+            u = u + b * diagonals[t - 1][q]
+            Hu = Hu + b * own[q + 1]
+        f = (Hu - own[0] * u) / rests[t]
+        corrections.insert(0, f - u)
+    return f
+
+
+def chain_filters(a: Any) -> list[list[Any]]:
+    """Filters of H_t .. H_(t-q), [t - 1][q], from the shrinkages (T, k) of T steps."""
+    filters: list[list[Any]] = []
+    for t in range(a.shape[0]):
+        before = [a[t, :] * kept for kept in filters[-1]] if filters else []
+        filters.append([a[t, :], *before])
+    return filters
 
 
 def powers(basis: Any, eigenvalues: Any, Z: Any, lams: Any, steps: int) -> Any:

@@ -32,7 +32,9 @@ class GreedyWeights:
     losses: np.ndarray
 
 
-def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights:
+def greedy_weights(
+    triangle: np.ndarray, *, clip: bool = False, by_step: bool = False
+) -> GreedyWeights:
     """Algorithm 1: at every step the weight (16) that minimises the validation loss of that step.
 
     alpha*_t = 1 - <P0 - P1, Yv - P1> / ||P0 - P1||^2, with P1 the prediction of step 1 and P0 that of
@@ -45,6 +47,9 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
         One R for each lam, or for each output where the weights are per output.
     clip : bool, default False
         Clip every alpha* to [0, 1] before the next step builds on it.
+    by_step : bool, default False
+        Whether there is a triangle for each step, (T, ..., T, T): of a lam for each step
+        (:mod:`sdgpu.distill.lam_schedules`).
 
     Returns
     -------
@@ -53,14 +58,17 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
         step t chose. Look at the best step, not only at the last.
     """
     T = triangle.shape[-1]
-    batch = triangle.shape[:-2]
-    triangle, unit = in_units(triangle)
-    error = triangle[..., :, -1]  # P1 - Yv
+    triangles, unit = in_units(triangle)
+    if not by_step:
+        triangles, unit = (np.broadcast_to(x, (T, *x.shape)) for x in (triangles, unit))
+    batch = triangles.shape[1:-2]
     alphas = np.empty((*batch, T - 1))
     losses = np.empty((*batch, T))
     products = np.zeros((*batch, 0))  # tails s of the step before
-    losses[..., 0] = step_losses(triangle, products)
+    losses[..., 0] = step_losses(triangles[0], products)
     for t in range(2, T + 1):
+        triangle = triangles[t - 1]
+        error = triangle[..., :, -1]  # P1 - Yv
         # the step with alpha_t = 0 shifts the tails: s_1 = 1, s_{j+1} = s_j of the teacher
         shifted_tails = np.concatenate([np.ones((*batch, 1)), products], axis=-1)
         change = np.einsum("...ij,...j->...i", triangle[..., :, : t - 1], shifted_tails)  # P0 - P1
@@ -74,6 +82,7 @@ def greedy_weights(triangle: np.ndarray, *, clip: bool = False) -> GreedyWeights
         alphas[..., t - 2] = alpha
         products = (1 - alpha)[..., None] * shifted_tails
         losses[..., t - 1] = step_losses(triangle, products)
+    unit = np.moveaxis(unit[..., 0], 0, -1)
     return GreedyWeights(alphas, losses * unit * unit)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.backend.checks import grid, served_lam
 from sdgpu.backend.scaling import column_units
+from sdgpu.distill.filters import stepwise_filters, train_filter
 from sdgpu.distill.smoothers import RIDGE, Smoother, smoother_of
 from sdgpu.engine.results import Info
 from sdgpu.solvers.solution import Solution
 from sdgpu.solvers.spectrum import Spectrum
 
-__all__ = ["lam_of_steps", "smoothed"]
+__all__ = ["smoothed", "step_filters"]
 
 
 EXACT = 1e-6  # a fit that may be off by more warns, as an eigendecomposition does
@@ -79,24 +79,10 @@ def _moved_by_rounding(spectrum: Spectrum, smoother: Smoother, lams: np.ndarray)
     return float(relative.max(initial=0.0))
 
 
-def lam_of_steps(
-    solution: Solution, fit_lams: np.ndarray, lam: Any, steps: int
-) -> float | np.ndarray:
-    """One lam for all steps, or one for each (T,), which takes all eigenvalues.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
-    if lam is None or np.ndim(lam) == 0:
-        return served_lam(fit_lams, lam)
-    lams = np.array([served_lam(fit_lams, float(x)) for x in grid("lam", lam)])
-    if len(lams) != steps:
-        raise ValueError(f"lam has {len(lams)} entries for steps={steps}: give one for each step")
-    spectrum = solution.spectrum
-    if spectrum is None or not spectrum.holds_kernel:
-        raise ValueError(
-            "lam: one for each step needs all eigenvalues, a basis grew for chains of one lam; fit with "
-            "method='eigh' or 'primal'"
-        )
-    return lams
+def step_filters(solution: Solution, lam: float | np.ndarray, alphas: np.ndarray) -> Any:
+    """B(1..T) (T, k), with one lam or one for each step."""
+    assert solution.spectrum is not None
+    delta, smoother = solution.spectrum.eigenvalues, smoother_of(solution)
+    if isinstance(lam, np.ndarray):
+        return stepwise_filters(delta, lam, alphas, smoother)[0]
+    return train_filter(delta, lam, alphas, smoother)

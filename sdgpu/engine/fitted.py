@@ -15,12 +15,12 @@ from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.progress import Progress
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.distill.filters import train_filter
 from sdgpu.distill.gcv import OneShot
-from sdgpu.distill.smoothers import Smoother, as_smoother, smoother_of
-from sdgpu.engine.all_eigenvalues import lam_of_steps, smoothed
+from sdgpu.distill.smoothers import Smoother, as_smoother
+from sdgpu.engine.all_eigenvalues import smoothed, step_filters
 from sdgpu.engine.chosen import chosen_predictor
 from sdgpu.engine.grid_sweep import GridRequest, SweptFit, gcv_of_grid, sweep_of_grid
+from sdgpu.engine.lam_requests import lam_of_steps, lam_rows, one_lam
 from sdgpu.engine.model import Model
 from sdgpu.engine.path import Limit, Path, limit_of
 from sdgpu.engine.predictor import Predictor
@@ -71,8 +71,8 @@ class Fit:
     def __getstate__(self) -> dict[str, Any]:
         return {**without_caches(self), "_progress": None}  # which belongs to its process
 
-    def _lam(self, lam: float | None) -> float:
-        return served_lam(self.lams, lam)
+    def _lam_of_steps(self, lam: Any, steps: int) -> float | np.ndarray:
+        return lam_of_steps(self._solution, self.lams, lam, steps)
 
     def _spectrum_for(self, what: str) -> Spectrum:
         return spectrum_for(what, self._solution, self.info.method)
@@ -149,7 +149,7 @@ class Fit:
         n k T c multiplications, when the result is asked for.
         """
         steps = integer("steps", steps, 1)
-        lam = lam_of_steps(self._solution, self.lams, lam, steps)
+        lam = self._lam_of_steps(lam, steps)
         numbers = 2 * self._model.operator.n * self.info.c * steps
         self._model.afford(self._model.share_of(numbers), f"a path of {steps} steps")
         alphas = schedule(alphas, steps, outputs=self.info.c)
@@ -159,31 +159,27 @@ class Fit:
     def limit(self, lam: float | None = None, alpha: float = 1.0) -> Limit:
         """Infinitely many steps with a fixed weight: ridge with lam / alpha, equation (17).
 
-        Raises ValueError if the steps diverge, |1 - alpha| max delta / (delta + lam) >= 1.
+        Raises ValueError for several lam, and where |1 - alpha| max delta / (delta + lam) >= 1 diverges.
         """
-        lam, alpha = self._lam(lam), number("alpha", alpha)
+        lam, alpha = one_lam(self.lams, lam, "a limit"), number("alpha", alpha)
         return limit_of(self._solution, self._model, lam, alpha, method=self.info.method)
 
     @underflow_is_zero
-    def diagonal(self, lam: float | None = None, alphas: Any = 0.0, steps: int = 2) -> Any:
+    def diagonal(self, lam: Any = None, alphas: Any = 0.0, steps: int = 2) -> Any:
         """B(1..T) of Lemma 4.2, (T, k) in the order of the eigenvalues; equation (12).
 
         Parameters as :meth:`path`, without weights per output.
         """
-        steps, lam = integer("steps", steps, 1), self._lam(lam)
+        steps = integer("steps", steps, 1)
         self._model.afford(self.info.k * steps, f"the diagonals of {steps} steps")
-        eigenvalues = self._spectrum_for("the diagonal B").eigenvalues
-        B = train_filter(eigenvalues, lam, schedule(alphas, steps), smoother_of(self._solution))
+        self._spectrum_for("the diagonal B")
+        lam = self._lam_of_steps(lam, steps)
+        B = step_filters(self._solution, lam, schedule(alphas, steps))
         return give_back(self._model.template, B, axis=False, exact=True)
 
     @underflow_is_zero
     def loo(
-        self,
-        lam: float | None = None,
-        alphas: Any = 0.0,
-        steps: int = 2,
-        *,
-        return_std: bool = False,
+        self, lam: Any = None, alphas: Any = 0.0, steps: int = 2, *, return_std: bool = False
     ) -> Any:
         """Leave-one-out predictions of every step, without a refit, in O(n^2 T c).
 
@@ -207,20 +203,20 @@ class Fit:
         ValueError
             If a row determines itself, and for other smoothers than ridge.
         """
-        steps, lam = integer("steps", steps, 1), self._lam(lam)
-        alphas = schedule(alphas, steps, outputs=self.info.c)
+        steps = integer("steps", steps, 1)
+        lam, alphas = self._lam_of_steps(lam, steps), schedule(alphas, steps, outputs=self.info.c)
         found = left_out_predictions(self._solution, self._model, lam, alphas)
         predictions, error = (give_back(self._model.template, values) for values in found)
         return (predictions, error) if return_std else predictions
 
     @underflow_is_zero
-    def gcv(self, lam: float | None = None, *, per_output: bool = False) -> OneShot:
+    def gcv(self, lam: Any = None, *, per_output: bool = False) -> OneShot:
         """The one-shot weight of step 2 by generalised cross-validation (Dang, Patil and Rinaldo 2026).
 
         Parameters
         ----------
-        lam : float, optional
-            As in :meth:`path`; without it every fitted lam, as a curve.
+        lam : float or pair of floats, optional
+            Of both steps, or of each; without it every fitted lam, as a curve.
         per_output : bool, default False
             One weight for each output instead of a shared one.
 
@@ -236,7 +232,7 @@ class Fit:
             For method="cg", which has no eigenvalues at all.
         """
         curve = lam is None and len(self.lams) > 1
-        lams = self.lams if curve else np.array([self._lam(lam)])
+        lams = self.lams if curve else np.array([self._lam_of_steps(lam, 2)])
         spectrum = self._spectrum_for("generalised cross-validation")
         estimates = one_shot_weights(
             self._solution, spectrum, self._model, lams, per_output=per_output
@@ -265,7 +261,7 @@ class Fit:
         self,
         X_val: Any = None,
         Y_val: Any = None,
-        lam: float | None = None,
+        lam: Any = None,
         steps: int = 2,
         *,
         clip: bool = False,
@@ -293,19 +289,20 @@ class Fit:
         OptimalAlphas
             For m n k + m k T c multiplications.
         """
-        steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
+        steps = integer("steps", steps, 1)
+        lams = lam_rows(self._lam_of_steps(lam, steps))
         outputs = self.info.c if per_output else 1
-        afford_steps(self._solution, self._model, 1, steps, outputs=outputs)
+        afford_steps(self._solution, self._model, len(lams), steps, outputs=outputs)
         options = {"steps": steps, "per_output": per_output, "sample_weight": sample_weight}
         validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
-        return chosen_weights.chosen_greedily(validation, clip=clip)
+        return chosen_weights.chosen_greedily(validation, clip=clip, by_step=lams.ndim == 2)
 
     @underflow_is_zero
     def joint_alphas(
         self,
         X_val: Any = None,
         Y_val: Any = None,
-        lam: float | None = None,
+        lam: Any = None,
         steps: int = 2,
         *,
         ridge: float = 0.0,
@@ -339,17 +336,20 @@ class Fit:
         -------
         JointAlphas
         """
-        steps, lams = integer("steps", steps, 1), np.array([self._lam(lam)])
+        steps = integer("steps", steps, 1)
+        lams = lam_rows(self._lam_of_steps(lam, steps))
         penalty, parts = positive("ridge", ridge, zero=True), integer("folds", folds, 1)
         bounds = coefficient_box(box, terms, steps)
-        afford_joint(1, steps, parts + (parts > 1))
-        afford_steps(self._solution, self._model, 1, steps, outputs=parts)
+        afford_joint(len(lams), steps, parts + (parts > 1))
+        afford_steps(self._solution, self._model, len(lams), steps, outputs=parts)
         options: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
         options["sample_weight"] = sample_weight
         validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
-        return chosen_weights.chosen_jointly(
-            validation, ridge=penalty, box=bounds, terms=terms, accuracy=self.info.error_estimate
-        )
+        how: dict[str, Any] = {"ridge": penalty, "box": bounds, "terms": terms}
+        how |= {"accuracy": self.info.error_estimate}
+        if lams.ndim == 2:
+            return chosen_weights.chosen_jointly_by_step(validation, **how)
+        return chosen_weights.chosen_jointly(validation, **how)
 
     @underflow_is_zero
     def sweep(
@@ -375,8 +375,9 @@ class Fit:
             Without validation data each training row is judged by the fit without it: leave-one-out,
             exact for n^2 T c more multiplications for each lam if all eigenvalues are known, else
             estimated, with its standard error in `mse_error`.
-        lams : array_like (L,), optional
-            The fitted ones by default; each >= the smallest of them.
+        lams : array_like (L,) or (S, T), optional
+            The fitted ones by default; each >= the smallest of them. Rows (S, T) are schedules with a lam
+            for each step, from all eigenvalues: losses are over (schedule, alpha, step) then.
         alphas : array_like (A,), optional
             Fixed weights, 0, 0.01, .., 1 by default; any real numbers.
         steps : int, default 10
@@ -431,8 +432,8 @@ class Fit:
             For n k T c multiplications for each lam among the choices.
         """
         for lam in np.unique(best.lam):
-            self._lam(float(lam))
-        if np.ndim(best.lam) and len(best.lam) != self.info.c:
+            served_lam(self.lams, float(lam))
+        if best.per_output and len(best.lam) != self.info.c:
             raise ValueError(f"best is of {len(best.lam)} outputs, the fit has {self.info.c}")
         return chosen_predictor(self._solution, self._model, best)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.distill.lam_schedules import backward_rows, of_own_step
 from sdgpu.distill.smoothers import RIDGE, smoother_of
 from sdgpu.engine.path import Model
 from sdgpu.engine.requests import Judge, afford_joint, afford_steps, check_metrics, checked_grid
@@ -111,9 +112,9 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
         steps=request.steps,
         variables=variables + (2 * c if request.per_output else 0),
     )
-    afford_joint(len(lams), steps)
+    afford_joint(lams.size, steps)
     if request.per_output:
-        afford_steps(solution, model, len(lams), steps, outputs=c)
+        afford_steps(solution, model, lams.size, steps, outputs=c)
     rows = judged(steps)
     check_metrics(rows, scores)
     kept = [metric for metric in scores if getattr(metric, "needs_all_rows", False)]
@@ -121,7 +122,7 @@ def sweep_of_grid(fitted: SweptFit, judged: Callable[[int], Judge], request: Gri
         what = (
             f"{', '.join(one.name for one in kept)} of {rows.rows:,} rows, which must all be kept"
         )
-        model.afford(len(lams) * steps * rows.rows * c, what)
+        model.afford(lams.size * steps * rows.rows * c, what)
     watch = Stopwatch(model.backend.synchronize, progress=fitted.progress)
     sweep = run_sweep(
         solution,
@@ -175,6 +176,9 @@ def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
     watch = Stopwatch(model.backend.synchronize, progress=fitted.progress)
     with watch.stage("sweep"):
         accuracy = fitted.info.error_estimate
-        losses = training_losses(solution, lams, alphas, steps, estimate=True, accuracy=accuracy)
+        rows = backward_rows(lams) if lams.ndim == 2 else lams
+        losses = training_losses(solution, rows, alphas, steps, estimate=True, accuracy=accuracy)
+        if lams.ndim == 2:
+            losses = {name: of_own_step(values, steps) for name, values in losses.items()}
     sweep = Sweep(training_dataset(lams, alphas, steps, losses))
     return labelled(sweep, fitted.info, fitted.kernel, watch.seconds["sweep"])

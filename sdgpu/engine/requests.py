@@ -18,6 +18,7 @@ from sdgpu.backend.rows import RowSource
 from sdgpu.distill.gcv import OneShot, jackknife_error, one_shot
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.smoothers import only_ridge
+from sdgpu.engine.lam_requests import lam_rows, schedules_of_lam
 from sdgpu.engine.model import Model
 from sdgpu.engine.rank_validation import rows_of_ranks
 from sdgpu.engine.source_rows import PROBED, first_block, streamed_rows
@@ -89,7 +90,7 @@ def checked_grid(
     steps: int,
     variables: int = 8,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """A grid (L,), (A,), T of so many numbers for each point, of lam that are served.
+    """A grid (L,) or (S, T), (A,), T of so many numbers for each point, of lam that are served.
 
     Raises
     ------
@@ -98,19 +99,23 @@ def checked_grid(
     MemoryError
         If it does not fit.
     """
-    grid_lams = fit_lams if lams is None else lam_grid("lams", lams)
-    for lam in grid_lams:
+    steps = integer("steps", steps, 1)
+    if lams is not None and np.ndim(lams) == 2:
+        grid_lams = schedules_of_lam(solution, fit_lams, lams, steps)
+    else:
+        grid_lams = fit_lams if lams is None else lam_grid("lams", lams)
+    for lam in grid_lams.flat:
         served_lam(fit_lams, float(lam))
     weights = np.linspace(0, 1, 101) if alphas is None else number_grid("alphas", alphas)
-    steps = integer("steps", steps, 1)
     check_growth(weights, steps)
-    points = len(grid_lams) * len(weights) * steps
+    points = grid_lams.size * len(weights) * steps
     grid_bytes = 8 * variables * points
     require(grid_bytes, model.memory, f"a grid of {points:,} points", "use a coarser grid")
     limits = 0
     if solution.spectrum is None:  # each limit is a solve
         limits = len(limit_nodes(np.array([solution.largest]), grid_lams, weights).lams)
-    afford_steps(solution, model, len(grid_lams), steps, limits=limits)
+    rows = grid_lams.size if grid_lams.ndim == 2 else len(grid_lams)
+    afford_steps(solution, model, rows, steps, limits=limits)
     return grid_lams, weights, steps
 
 
@@ -284,19 +289,23 @@ def check_metrics(rows: Judge, metrics: Sequence[Metric]) -> None:
         several_classes(name, rows.truth)
 
 
-def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> LeftOut:
-    """Leave-one-out predictions of u_1 .. u_T at one lam, (1, T, n, c).
+def left_out_steps(solution: Solution, model: Model, lams: np.ndarray, steps: int) -> LeftOut:
+    """Leave-one-out predictions of u_1 .. u_T at one lam (1,), or at rows of lam (L, T): (L, T, n, c).
 
     Raises
     ------
     ValueError, MemoryError
     """
     only_ridge(solution, "leave-one-out", "judge on validation rows")
+    if lams.ndim == 2:
+        model.refuse_ranks("leave-one-out of a lam for each step", "judge on validation rows")
     if model.ranks is not None:
-        model.ranks.agree("lam and steps", [lam, steps])
+        model.ranks.agree("lam and steps", [lams.tolist(), steps])
     if model.source is None:
-        afford_left_out(solution, model, steps)
-        return solution.left_out(np.array([lam]), steps)
+        afford_left_out(solution, model, steps * lams.ndim)
+        return solution.left_out(lams, steps)
+    if lams.ndim == 2:
+        raise ValueError("leave-one-out of a feature model has one lam for all steps")
     n, c = model.source.n or solution.rows, solution.outputs
     model.afford(n * c * (steps + 1), f"leave-one-out of {n:,} rows")
     data = streamed_rows(model, model.source, solution)
@@ -305,14 +314,14 @@ def left_out_steps(solution: Solution, model: Model, lam: float, steps: int) -> 
     rows = LeftOutRows.of(solution, data)
     for _, X, targets, weights in data.inputs(ENTRIES):
         leverage = rows.leverages(X, targets, weights)
-        left = leverage.values(leverage.steps(np.array([lam]), steps))
+        left = leverage.values(leverage.steps(lams, steps))
         predictions.append(left if model.offset is None else left + model.offset)
         truth.append(targets if model.offset is None else targets + model.offset)
     return LeftOut(xp.concat(predictions, axis=2), xp.concat(truth, axis=0), [])
 
 
 def left_out_predictions(
-    solution: Solution, model: Model, lam: float, alphas: np.ndarray
+    solution: Solution, model: Model, lam: float | np.ndarray, alphas: np.ndarray
 ) -> tuple[Any, Any]:
     """What steps 1..T predict at each row, fitted without it, and the standard errors of estimates.
 
@@ -322,10 +331,15 @@ def left_out_predictions(
     ------
     ValueError, MemoryError
     """
-    left_out = left_out_steps(solution, model, lam, len(alphas) + 1)
-    predictions, *replicates = (
-        combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)
-    )
+    left_out = left_out_steps(solution, model, lam_rows(lam), len(alphas) + 1)
+    if isinstance(lam, np.ndarray):  # each step has a basis of its own
+        u = left_out.steps
+        last = [combine_steps(u[t, : t + 1, ...], alphas[:t])[t, ...] for t in range(u.shape[0])]
+        predictions, replicates = model.backend.xp.stack(last), []
+    else:
+        predictions, *replicates = (
+            combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)
+        )
     if model.source is None:  # those of a source are values of the rows already
         predictions, *replicates = (
             model.row_values(u, lambda: solution.chain(lam, alphas).dual)

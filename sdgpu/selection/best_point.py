@@ -18,7 +18,8 @@ class Best:
 
     Attributes
     ----------
-    lam : float
+    lam : float or array (step,)
+        Of all steps, or of each.
     alpha : float or array (step - 1,)
         The fixed weight, or the weights of steps 2..step of a chosen chain; NaN at step 1, which has
         no weight.
@@ -54,7 +55,7 @@ class Best:
     @property
     def per_output(self) -> bool:
         """Whether each output has a choice of its own."""
-        return np.ndim(self.lam) == 1
+        return np.ndim(self.step) == 1
 
 
 def simplest_within(

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from sdgpu.distill.joint_weights import ROUNDING, joint_status, steady, steady_joint_weights
+from sdgpu.distill.lam_schedules import shortened
 from sdgpu.distill.optimal_weights import greedy_weights
 from sdgpu.selection.losses import Validation
 from sdgpu.selection.restricted_weights import nested_losses, restricted_weights
 
-__all__ = ["JointAlphas", "OptimalAlphas", "chosen_greedily", "chosen_jointly"]
+__all__ = [
+    "JointAlphas",
+    "OptimalAlphas",
+    "chosen_greedily",
+    "chosen_jointly",
+    "chosen_jointly_by_step",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +75,13 @@ class JointAlphas:
     status: str
 
 
-def chosen_greedily(validation: Validation, *, clip: bool) -> OptimalAlphas:
-    """The chain of Algorithm 1 at the one lam of `validation`, shared or per output as its triangles."""
-    greedy = greedy_weights(validation.triangles[0], clip=clip)
+def chosen_greedily(validation: Validation, *, clip: bool, by_step: bool = False) -> OptimalAlphas:
+    """The chain of Algorithm 1 at the one lam of `validation`, shared or per output as its triangles.
+
+    With `by_step` its lam are those of one schedule, a lam for each step (T, T).
+    """
+    triangles = validation.triangles if by_step else validation.triangles[0]
+    greedy = greedy_weights(triangles, clip=clip, by_step=by_step)
     if greedy.losses.ndim == 2:
         mse_per_output = greedy.losses.T * (validation.scale * validation.outputs)  # (T, c)
         mse, alphas = mse_per_output.mean(axis=1), np.ascontiguousarray(greedy.alphas.T)
@@ -129,3 +141,36 @@ def chosen_jointly(
         nested_mse=nested,
         status=status,
     )
+
+
+def chosen_jointly_by_step(
+    validation: Validation,
+    *,
+    ridge: float,
+    box: tuple[float, float] | None,
+    terms: int | None,
+    accuracy: float,
+) -> JointAlphas:
+    """The joint optimum of a lam for each step, from the triangles (T, T, T) of each last step.
+
+    `mse` and `nested_mse` of chains of 1..T steps, which have the first lam of the schedule.
+    """
+    T = len(validation.triangles)
+    found = []
+    for t in range(1, T + 1):
+        folds = validation.folds
+        own = replace(
+            validation,
+            triangles=shortened(validation.triangles[t - 1 : t], t),
+            folds=None if folds is None else shortened(folds[:, t - 1 : t], t),
+        )
+        with warnings.catch_warnings():
+            if t < T:  # what is said of shorter chains is not of the one that was asked for
+                warnings.simplefilter("ignore")
+            few = None if terms is None else min(terms, t)
+            how: dict[str, Any] = {"ridge": ridge, "box": box, "terms": few, "accuracy": accuracy}
+            found.append(chosen_jointly(own, **how))
+    mse, nested = (
+        np.array([getattr(x, name)[-1] for x in found]) for name in ("mse", "nested_mse")
+    )
+    return replace(found[-1], mse=mse, nested_mse=nested)

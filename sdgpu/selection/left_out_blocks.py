@@ -102,7 +102,17 @@ def leave_blocks_out(
     Notes
     -----
     n k (k + L T (c + 1)) multiplications beside the features.
+
+    Raises
+    ------
+    ValueError
+        For a lam for each step.
     """
+    if lams.ndim == 2:
+        raise ValueError(
+            "leave-one-out of a feature model has one lam for all steps: judge a lam for each step on "
+            "validation rows"
+        )
     limit_grid = limits if limits is not None else (np.zeros(0), np.zeros(0))
     nonzero, c = np.flatnonzero(limit_grid[1]), data.outputs
     ridges = limit_grid[0][nonzero] / limit_grid[1][nonzero]

@@ -29,6 +29,8 @@ FAMILIES = {
     "limit": "limit_mse",
     "gcv": "gcv",
 }
+#: The dimension of schedules of lam, one for each step, in the place of "lam".
+SCHEDULE = "schedule"
 _GRID, _CHAIN = ("lam", "alpha", "step"), ("lam", "step")
 _DIMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("mse", "mse_error", "train_mse", "degrees_of_freedom", "gcv"), _GRID),
@@ -49,7 +51,8 @@ class Sweep:
     Attributes
     ----------
     dataset : xarray.Dataset
-        Coordinates lam (L), alpha (A), step (T). Variables:
+        Coordinates lam (L), alpha (A), step (T); of a lam for each step the dimension `schedule` (S) in the
+        place of lam, which is a coordinate (schedule, step) then, and no limits. Variables:
 
         ==========================  ==================  ==========================================
         mse                         (lam, alpha, step)  mean squared validation error
@@ -116,6 +119,8 @@ class Sweep:
         name = self._variable(over)
         larger = bool(self.dataset[name].attrs.get("larger_is_better"))
         if per_output:
+            if SCHEDULE in self.dataset.dims:
+                raise ValueError("per_output: a schedule of lam is chosen for all outputs together")
             if one_standard_error:
                 raise ValueError("one_standard_error is of all outputs together: per_output=False")
             return self._best_of_each(over, "mse" if over == "ridge" else name, larger=larger)
@@ -126,6 +131,8 @@ class Sweep:
             raise ValueError(f"every {losses.name} of this sweep is NaN")
         losses = -losses if larger else losses
         if one_standard_error:
+            if SCHEDULE in losses.dims:
+                raise ValueError("one_standard_error: schedules of lam have no order of their own")
             errors = self._standard_errors(over, name)
             lams = self.dataset["lam"].values
             indices = simplest_within(losses.values, errors, lams, steps="step" in losses.dims)
@@ -144,6 +151,8 @@ class Sweep:
         metrics = self._metrics
         if over in FAMILIES or over in metrics:
             name = (FAMILIES | metrics)[over]
+            if name not in self.dataset and SCHEDULE in self.dataset.dims:
+                raise ValueError(f"schedules of lam, one for each step, have no {name}")
             if name not in self.dataset:
                 raise ValueError(f"this sweep has no {name}: only over='gcv' can choose")
             return name
@@ -169,9 +178,13 @@ class Sweep:
         elif over == "ridge" or step == 1:
             alpha = np.nan
         else:
-            alpha = self._chain(over, int(where["lam"]), int(step))
+            alpha = self._chain(over, where, int(step))
+        if SCHEDULE in where:
+            lam: Any = self.dataset["lam"].values[where[SCHEDULE], : int(step)].copy()
+        else:
+            lam = float(point["lam"])
         return Best(
-            lam=float(point["lam"]),
+            lam=lam,
             alpha=alpha,
             step=step if np.isinf(step) else int(step),
             mse=mse,
@@ -242,10 +255,11 @@ class Sweep:
         names = (str(name) for name, var in self.dataset.items() if "larger_is_better" in var.attrs)
         return {name: name for name in names}
 
-    def _chain(self, over: str, row: int, step: int) -> np.ndarray:
-        """Weights of steps 2..step of the chain that reached the point, at lam number `row`."""
+    def _chain(self, over: str, where: dict[Any, int], step: int) -> np.ndarray:
+        """Weights of steps 2..step of the chain that reached a place."""
         name = {"star": "alpha_star", "clipped": "alpha_clipped", "joint": "joint_alpha"}[over]
-        chain = self.dataset[name].isel(lam=row)
+        row = {axis: i for axis, i in where.items() if axis in ("lam", SCHEDULE)}
+        chain = self.dataset[name].isel(row)
         if over == "joint":
             chain = chain.sel(chain=step)
         return chain.sel(step=slice(2, step)).values.copy()
@@ -276,7 +290,8 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
     if not source.exists() and suffix == ".nc":
         raise FileNotFoundError(f"there is no sweep at {source}")
     dataset = read_dataset(source)
-    loss_names = list(FAMILIES.values())
+    by_step = SCHEDULE in dataset.dims
+    loss_names = [name for name in FAMILIES.values() if not (by_step and name == "limit_mse")]
     has_losses = any(name in dataset for name in loss_names if name != "gcv")
     required = loss_names if has_losses else ("gcv",)  # a sweep of GCV has no other losses
     missing = [name for name in required if name not in dataset]
@@ -287,6 +302,9 @@ def open_sweep(path: str | os.PathLike[str]) -> Sweep:
         dims = _DIMS.get(str(name), _GRID if known else variable.dims)
         if str(name).endswith(("_se", "_per_output")):
             known, dims = True, _GRID if str(name).endswith("_se") else (*_GRID, "output")
+        if by_step:
+            dims = tuple(SCHEDULE if axis == "lam" else axis for axis in dims)
+            dims = (SCHEDULE, "step") if name == "lam" else dims
         if variable.dims != dims or (known and variable.dtype.kind not in "fi"):
             raise ValueError(
                 f"{source} holds no sweep: {name} has dimensions {variable.dims} and type "

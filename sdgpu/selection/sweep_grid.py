@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.distill.gcv import jackknife_error
 from sdgpu.distill.joint_weights import ROUNDING, steady_joint_weights
+from sdgpu.distill.lam_schedules import backward_rows, joint_by_step, of_own_step
+from sdgpu.distill.lam_schedules import by_step as by_step_first
 from sdgpu.distill.limit_interpolation import limit_nodes
 from sdgpu.distill.loss_triangles import grid_losses
 from sdgpu.distill.optimal_weights import greedy_weights
@@ -17,7 +20,7 @@ from sdgpu.distill.schedules import grid_tails
 from sdgpu.distill.smoothers import smoother_of
 from sdgpu.selection.grid_scores import GridScores
 from sdgpu.selection.losses import Validation
-from sdgpu.selection.sweep import Sweep
+from sdgpu.selection.sweep import SCHEDULE, Sweep
 from sdgpu.selection.training_error import training_losses
 from sdgpu.solvers.solution import Solution
 
@@ -45,30 +48,41 @@ def run_sweep(
 ) -> Sweep:
     """Losses of the grid (L, A, T): one pass over the rows to judge on, then small algebra.
 
-    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device. `judge` makes the losses of
-    some rows: (lams, steps, ..) -> Validation; `left_out` says that these are the training rows, each
-    judged by the fit without it. `accuracy` is the relative error of the predictions; `memory` the bytes
-    for rows that metrics keep.
+    Parameters are those of :meth:`sdgpu.Fit.sweep`, checked and on the device; of schedules of lam (S, T)
+    the losses are (S, A, T), without limits. `judge` makes the losses of some rows: (lams, steps, ..) ->
+    Validation; `left_out` says that these are the training rows, each judged by the fit without it.
+    `accuracy` is the relative error of the predictions; `memory` the bytes for rows that metrics keep.
     """
-    largest = np.array([solution.largest_bound])  # whether a limit exists depends on it alone
-    nodes = limit_nodes(largest, lams, alphas, smoother_of(solution))
+    by_step = lams.ndim == 2
+    own = partial(of_own_step, steps=steps) if by_step else np.asarray
+    rows = backward_rows(lams) if by_step else lams
     with watch.stage("sweep"):
-        limit_grid, tails = (nodes.lams, nodes.alphas), grid_tails(alphas, steps)
+        limit_grid, nodes, tails = None, None, grid_tails(alphas, steps)
+        if not by_step:
+            largest = np.array(
+                [solution.largest_bound]
+            )  # whether a limit exists depends on it alone
+            nodes = limit_nodes(largest, lams, alphas, smoother_of(solution))
+            limit_grid = (nodes.lams, nodes.alphas)
         options: dict[str, Any] = {"per_output": True} if per_output else {}
         scores = None
         if metrics:
             outputs = solution.outputs
-            scores = GridScores(tails, len(lams), metrics, outputs=outputs, memory=memory)
-        validation = judge(lams, steps, limits=limit_grid, scores=scores, watch=watch, **options)
+            scores = GridScores(tails, len(rows), metrics, outputs=outputs, memory=memory)
+        validation = judge(rows, steps, limits=limit_grid, scores=scores, watch=watch, **options)
         scale, by_output = validation.scale, validation.triangles
         if per_output:
             validation = validation.of_all_outputs()
-        mse = scale * grid_losses(validation.triangles, tails)
+        mse = own(scale * grid_losses(validation.triangles, tails))
         error = _estimate_error(solution, validation, lams, tails, mse)
         estimate = solution.leverages.exact or left_out
-        train = training_losses(solution, lams, alphas, steps, estimate=estimate, accuracy=accuracy)
-        limit = scale * nodes.spread(validation.limits, validation.zero)
-        variables = {"mse_error": error, **train, **(scores.scores() if scores is not None else {})}
+        how: dict[str, Any] = {"estimate": estimate, "accuracy": accuracy}
+        variables = training_losses(solution, rows, alphas, steps, **how)
+        variables |= {} if scores is None else scores.scores()
+        variables = {"mse_error": error} | {name: own(x) for name, x in variables.items()}
+        limit = None
+        if nodes is not None:
+            limit = scale * nodes.spread(validation.limits, validation.zero)
         dataset = _dataset(
             lams,
             alphas,
@@ -81,8 +95,8 @@ def run_sweep(
             accuracy=accuracy,
         )
         if per_output:
-            losses = _losses_by_output(by_output, tails) * (scale * validation.outputs)
-            dataset["mse_per_output"] = ((*_GRID, "output"), losses)
+            losses = own(_losses_by_output(by_output, tails) * (scale * validation.outputs))
+            dataset["mse_per_output"] = ((*dataset["mse"].dims, "output"), losses)
     for metric in metrics:
         attrs = dataset[metric.name].attrs
         attrs["long_name"] = metric.description
@@ -119,22 +133,26 @@ def _dataset(
     *,
     mse: np.ndarray,
     grid_variables: dict[str, np.ndarray],
-    limit: np.ndarray,
+    limit: np.ndarray | None,
     validation: Validation,
     scale: float,
     accuracy: float,
 ) -> xr.Dataset:
     no_weight = np.full((len(lams), 1), np.nan)  # step 1 has no weight
-    star, clipped = (greedy_weights(validation.triangles, clip=clip) for clip in (False, True))
+    by_step = lams.ndim == 2
+    triangles = by_step_first(validation.triangles, steps) if by_step else validation.triangles
+    star, clipped = (
+        greedy_weights(triangles, clip=clip, by_step=by_step) for clip in (False, True)
+    )
     # what is promised must survive the errors of the predictions that are combined
     noise = np.full(len(lams), np.clip(accuracy, ROUNDING, 1.0) * np.sqrt(validation.zero))
-    joint = steady_joint_weights(validation.triangles, noise)
+    joint = (joint_by_step if by_step else steady_joint_weights)(triangles, noise)
     grid, chain = _GRID, ("lam", "step")
     first = np.full((len(lams), steps, 1), np.nan)
     variables = {
         "mse": (grid, mse),
         **{name: (_axes(values), values) for name, values in grid_variables.items()},
-        "limit_mse": (("lam", "alpha"), limit),
+        **({} if limit is None else {"limit_mse": (("lam", "alpha"), limit)}),
         "ridge_mse": (("lam",), mse[:, 0, 0]),
         "alpha_star": (chain, np.hstack([no_weight, star.alphas])),
         "star_mse": (chain, scale * star.losses),
@@ -173,9 +191,17 @@ def _described(
     import xarray as xr
 
     taus = np.arange(1, steps + 1)
-    dataset = xr.Dataset(
-        variables, coords={"lam": lams, "alpha": alphas, "step": taus, "chain": taus}
-    )
+    coordinates: dict[str, Any] = {"alpha": alphas, "step": taus, "chain": taus}
+    if lams.ndim == 2:  # schedules take the place of lam
+        names = {"lam": SCHEDULE}
+        variables = {
+            name: (tuple(names.get(axis, axis) for axis in dims), values)
+            for name, (dims, values) in variables.items()
+        }
+        coordinates["lam"] = ((SCHEDULE, "step"), lams)
+    else:
+        coordinates["lam"] = lams
+    dataset = xr.Dataset(variables, coords=coordinates)
     for name, text in _MEANING.items():
         if name in dataset:
             dataset[name].attrs["long_name"] = text

@@ -19,6 +19,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.scaling import unit
+from sdgpu.distill.lam_schedules import rests_of_steps
 from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.solvers.leverage import Diagonals, LeftOut
 from sdgpu.solvers.moment_sums import MomentSums
@@ -150,9 +151,8 @@ class FeatureLeverages:
 
     def complements(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """tr (1 - H), tr (1 - H) H, .., (1, L, T)."""
-        rest = self.smoother.complement(self.delta, lams)
-        a = self.smoother.shrinkage(self.delta, lams)
-        sums = [(rest * a**q).sum(axis=1) for q in range(steps)]
+        rests = rests_of_steps(self.smoother, self.delta, lams, steps)
+        sums = [rest.sum(axis=1) for rest in rests]
         # what features cannot reach is left as it is
         sums[0] = sums[0] + (self.rows - len(self.delta) - self.intercept)
         return np.stack(sums, axis=1)[None]

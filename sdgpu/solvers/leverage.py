@@ -13,6 +13,7 @@ import array_api_compat as compat
 import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
+from sdgpu.distill.lam_schedules import rests_of_steps
 from sdgpu.distill.leave_one_out import diagonals, leave_one_out, rest
 from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.solvers.spectrum import Spectrum
@@ -113,11 +114,9 @@ class Exact:
         """By their own sums: n - tr H would cancel for small lam."""
         delta = to_numpy(self.spectrum.eigenvalues)
         nullity = int(self.spectrum.basis.shape[0]) - len(delta)
-        a, power = self.smoother.shrinkage(delta, lams), self.smoother.complement(delta, lams)
         complements = np.empty((1, len(lams), steps))
-        for j in range(steps):
-            complements[0, :, j] = power.sum(axis=1) + (nullity if j == 0 else 0)
-            power = power * a
+        for j, left in enumerate(rests_of_steps(self.smoother, delta, lams, steps)):
+            complements[0, :, j] = left.sum(axis=1) + (nullity if j == 0 else 0)
         return complements
 
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:

@@ -20,7 +20,8 @@ from sdgpu.distill.filters import (
     stepwise_filters,
     train_filter,
 )
-from sdgpu.distill.leave_one_out import powers, ridge_errors
+from sdgpu.distill.lam_schedules import backward_dual_filters, rests_of_steps
+from sdgpu.distill.leave_one_out import chain_filters, leave_one_out_of_chain, powers, ridge_errors
 from sdgpu.distill.loss_triangles import merge_rows
 from sdgpu.distill.smoothers import RIDGE, Smoother
 from sdgpu.operators.weighted_rows import RowWeighting
@@ -131,12 +132,36 @@ class SpectralSolution(RowsWithWeights):
     def left_out(self, lams: np.ndarray, steps: int) -> LeftOut:
         """See :mod:`sdgpu.distill.leave_one_out`; of ridge alone."""
         spectrum = self.spectrum
+        if lams.ndim == 2:
+            steps_of_rows = [self._left_out_of_chain(row[::-1]) for row in lams]
+            xp = compat.array_namespace(spectrum.basis)
+            return LeftOut(xp.stack(steps_of_rows), self.targets, [])
         fitted = powers(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams, steps)
         if self.Y is not None:  # H^0 Y is Y itself
             xp = compat.array_namespace(fitted)
             truth = xp.broadcast_to(self.Y, (len(lams), 1, *fitted.shape[2:]))
             fitted = xp.concat([truth, fitted[:, 1:, ...]], axis=1)
         return left_out(fitted, self.leverages, lams)
+
+    def _left_out_of_chain(self, lams: np.ndarray) -> Any:
+        """u_1 .. u_T (T, n, c) of the last of T steps with a lam each: chains of the last j of them."""
+        spectrum, T = self.spectrum, len(lams)
+        xp = compat.array_namespace(spectrum.basis)
+        filters = chain_filters(self.smoother.shrinkage(spectrum.eigenvalues, lams))
+        flat = xp.stack([one for row in filters for one in row])  # (T (T + 1) / 2, k)
+        diagonal = (spectrum.basis * spectrum.basis) @ flat.T
+        fitted = flat_product(spectrum.basis, flat[:, :, None] * spectrum.Z)
+        if self.weighting is not None and self.weighting.intercept:
+            diagonal = diagonal + (self.weighting.unit * self.weighting.unit)[:, None]
+        rests, Y = self.leverages.rests(lams), self.targets
+        found = []
+        for j in range(1, T + 1):
+            steps = range(T - j, T)
+            place = [t * (t + 1) // 2 for t in steps]
+            chain = [Y, *(fitted[p + q, ...] for q, p in enumerate(place))]
+            own = [[diagonal[:, p + r, None] for r in range(q + 1)] for q, p in enumerate(place)]
+            found.append(leave_one_out_of_chain(chain, own, [rests[t, ...] for t in steps]))
+        return xp.stack(found)
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
         """From the residuals and the leverages."""
@@ -151,13 +176,10 @@ class SpectralSolution(RowsWithWeights):
         delta, Z = to_numpy(self.spectrum.eigenvalues), to_numpy(self.spectrum.Z)
         size = unit(float(np.abs(Z).max(initial=0.0)))
         norms = size * np.sqrt(np.einsum("kc,kc->k", Z / size, Z / size))
-        complement = self.smoother.complement(delta, lams)  # 1 - a, (L, k)
-        a = self.smoother.shrinkage(delta, lams)
         # a^j (1 - a) for j = 1..T-1, then 1 - a: the order of the loss columns
         columns = np.empty((len(lams), len(delta), steps))
-        columns[..., -1] = complement
-        for j in range(steps - 1):
-            columns[..., j] = a * (columns[..., j - 1] if j else complement)
+        for j, rest in enumerate(rests_of_steps(self.smoother, delta, lams, steps)):
+            columns[..., j - 1] = rest
         triangles = merge_rows(None, columns * norms[:, None])
         if self.spectrum.outside is None:
             return triangles
@@ -217,9 +239,11 @@ class _EigenvectorColumns:
         return int(self.spectrum.Z.shape[0]) * int(self.spectrum.Z.shape[1])
 
     def steps(self, projected: Any, lams: slice) -> Any:
-        filters = step_dual_filters(
-            self.spectrum.eigenvalues, self.lams[lams], self.T, self.smoother
-        )
+        delta, own = self.spectrum.eigenvalues, self.lams[lams]
+        if own.ndim == 2:  # one for each step
+            filters = backward_dual_filters(delta, own, self.smoother)
+        else:
+            filters = step_dual_filters(delta, own, self.T, self.smoother)
         return flat_product(projected, filters[..., None] * self.spectrum.Z)
 
     def limits(self, projected: Any, part: slice) -> Any:

@@ -160,10 +160,9 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
             parts.train if isinstance(parts, LargeData) else parts.X_train,
             None if isinstance(parts, LargeData) else Y,
             own,
-            lams,
+            np.unique(_schedules(job, lams)),
             features=features,
-            # rounds of labels take all eigenvalues
-            method=job.method.name if job.config.synthetic_labels is None else "eigh",
+            method=_method(job),
             operator=job.method.operator,
             device=device,
             memory=memory,
@@ -191,6 +190,21 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
             result.record["learned"] = repr(fitted.kernel)
         results.append(result)
     return results
+
+
+def _method(job: Decomposition) -> str:
+    """That of the fit: rounds of labels, and a lam for each step, take all eigenvalues."""
+    whole = job.config.synthetic_labels is not None or job.method.later_lam != 1
+    return "eigh" if whole and job.method.features is None else job.method.name
+
+
+def _schedules(job: Decomposition, lams: np.ndarray) -> np.ndarray:
+    """lam (L,) of the grid, or those of every step (L, T) where later ones have others."""
+    if job.method.later_lam == 1:
+        return lams
+    factors = np.full(job.config.grid.steps, job.method.later_lam)
+    factors[0] = 1.0
+    return lams[:, None] * factors
 
 
 def _learned(
@@ -242,22 +256,18 @@ def _judged(
 ) -> CellResult:
     """Sweep, choose, judge."""
     config, start = job.config, time.perf_counter()
-    alphas, steps = np.array(config.grid.alphas), config.grid.steps
+    grid: dict[str, Any] = {"lams": _schedules(job, lams), "steps": config.grid.steps}
+    grid["alphas"] = np.array(config.grid.alphas)
     metrics = as_metrics(config.choose.metrics)
     sweep = fitted.sweep(
-        parts.X_val,
-        Y_val,
-        alphas=alphas,
-        steps=steps,
-        metrics=metrics,
-        standard_errors=config.choose.standard_errors,
+        parts.X_val, Y_val, **grid, metrics=metrics, standard_errors=config.choose.standard_errors
     )
     seconds["sweep"] = time.perf_counter() - start
     start = time.perf_counter()
     chosen = {}
     for rule in config.choose.rules:
         try:
-            best = _best(rule, fitted, sweep, parts, alphas=alphas, steps=steps)
+            best = _best(rule, fitted, sweep, parts, grid)
             chosen[rule] = _test(best, fitted, parts, metrics)
         except (ValueError, FloatingPointError) as error:  # one rule costs not the others
             chosen[rule] = {"note": str(error)}
@@ -302,23 +312,21 @@ def _kept(
     names = [name for name in keep if name != "metrics"]
     if "metrics" in keep:
         names += [metric.name for metric in metrics]
-    arrays = {name: sweep.dataset[name].values for name in (*CURVES, *names)}
+    arrays = {
+        name: sweep.dataset[name].values for name in (*CURVES, *names) if name in sweep.dataset
+    }
+    if "limit_mse" in names and "limit_mse" not in arrays:  # a lam for each step has no limit
+        arrays["limit_mse"] = np.full(sweep.dataset["mse"].shape[:2], np.nan)
     return {"lam": lams, **arrays}
 
 
 def _best(
-    rule: str,
-    fitted: Fit,
-    sweep: Sweep,
-    parts: Split | LargeData,
-    *,
-    alphas: np.ndarray,
-    steps: int,
+    rule: str, fitted: Fit, sweep: Sweep, parts: Split | LargeData, grid: dict[str, Any]
 ) -> Best:
     if rule == "oracle":
-        return fitted.sweep(parts.X_test, parts.Y_test, alphas=alphas, steps=steps).best()
+        return fitted.sweep(parts.X_test, parts.Y_test, **grid).best()
     if rule in ("loo", "ridge_loo"):
-        left_out = fitted.sweep(alphas=alphas, steps=steps)
+        left_out = fitted.sweep(**grid)
         return left_out.best("fixed" if rule == "loo" else "ridge")
     if rule.endswith(SIMPLE):
         return sweep.best(rule.removesuffix(SIMPLE), one_standard_error=True)
@@ -344,5 +352,5 @@ def _test(
         right = predicted.argmax(axis=1) == truth.argmax(axis=1)
         losses["test_accuracy"] = float(np.mean(right))
     weights = np.atleast_1d(np.asarray(best.alpha, dtype=np.float64)).tolist()
-    choice = {"lam": best.lam, "alpha": weights, "step": best.step}
+    choice = {"lam": float(np.ravel(best.lam)[0]), "alpha": weights, "step": best.step}
     return {**choice, "criterion": best.criterion, "value": best.value, **losses, "note": ""}

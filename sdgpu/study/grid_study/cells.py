@@ -59,6 +59,7 @@ class MethodPoint:
     learn: tuple[str, ...] | None = None
     learn_by: str = "loo"
     smoother: str = RIDGE.name
+    later_lam: float = 1.0
 
     @property
     def has_intercept(self) -> bool:
@@ -79,6 +80,8 @@ class MethodPoint:
             words.append(f"learned {' and '.join(self.learn)} by {self.learn_by}")
         if self.smoother != RIDGE.name:
             words.append(self.smoother)
+        if self.later_lam != 1:
+            words.append(f"later lam x {self.later_lam:g}")
         return ", ".join(words)
 
 
@@ -175,7 +178,7 @@ def decompositions(config: StudyConfig) -> list[Decomposition]:
         len(config.data),
         len(config.seeds),
         sum(math.prod(map(len, _values(table).values())) for table in config.kernel),
-        sum(len(table.size or (None,)) for table in config.method),
+        sum(len([*_method_points(table)]) for table in config.method),
         len(config.compute.precision),
     )
     count, most = math.prod(sizes), config.compute.max_fits
@@ -203,7 +206,8 @@ def _kernel_points(table: KernelTable) -> Iterator[KernelPoint]:
 
 
 def _method_points(table: MethodTable) -> Iterator[MethodPoint]:
-    for size in table.size or (None,):
+    factors = table.later_lam_over_first or (1.0,)
+    for size, factor in itertools.product(table.size or (None,), factors):
         yield MethodPoint(
             name=table.name,
             operator=table.operator,
@@ -214,4 +218,5 @@ def _method_points(table: MethodTable) -> Iterator[MethodPoint]:
             learn=table.learn,
             learn_by=table.learn_by,
             smoother=table.smoother,
+            later_lam=factor,
         )

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from sdgpu.distill.smoothers import RIDGE
 from sdgpu.kernels.stationary import HALF_INTEGERS
@@ -46,6 +46,7 @@ from sdgpu.study.grid_study.key_types import (
     Ridges,
     Scales,
     Seeds,
+    StudyTable,
     Tables,
     Weights,
     Whole,
@@ -54,6 +55,7 @@ from sdgpu.study.grid_study.key_types import (
     fault_of,
     require_different,
 )
+from sdgpu.study.grid_study.label_table import SyntheticLabelsTable
 from sdgpu.study.real_data.datasets import LARGE
 
 __all__ = ["KERNELS", "SIMPLE", "StudyConfig", "read_study"]
@@ -86,13 +88,7 @@ def _means(names: tuple[str, ...]) -> list[str]:
     return [metric.name for metric in as_metrics(names) if hasattr(metric, "terms")]
 
 
-class _Table(BaseModel):
-    """A table of the file: no other keys, no values of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class DataTable(_Table):
+class DataTable(StudyTable):
     """As :func:`sdgpu.study.real_data.datasets.load` and ``split`` take it."""
 
     source: str
@@ -122,7 +118,7 @@ class DataTable(_Table):
         return self.source in LARGE
 
 
-class NoiseTable(_Table):
+class NoiseTable(StudyTable):
     """Noise on training and validation targets; test targets stay clean.
 
     Levels of "gaussian" are standard deviations in units of that of the targets, of the others (of
@@ -140,7 +136,7 @@ class NoiseTable(_Table):
         return self
 
 
-class KernelTable(_Table):
+class KernelTable(StudyTable):
     """A kernel and its parameters: every combination is a kernel of the study."""
 
     name: str
@@ -174,13 +170,14 @@ class KernelTable(_Table):
         return self
 
 
-class MethodTable(_Table):
+class MethodTable(StudyTable):
     """How cells are fitted: a method of :func:`sdgpu.fit`, or a feature map of several sizes.
 
     Feature maps have an intercept unless it is false, other methods where it is true. With `learn`, names
     of parameters as :func:`sdgpu.tune` takes them, each cell learns its kernel on its training rows first,
     by leave-one-out, GCV, marginal likelihood or the validation rows. `smoother` is what a fit does to each
-    eigenvalue (:mod:`sdgpu.distill.smoothers`): other ones than ridge have no leave-one-out.
+    eigenvalue (:mod:`sdgpu.distill.smoothers`): other ones than ridge have no leave-one-out. With
+    `later_lam_over_first` steps 2..T have that many times the lam of step 1, the lam of the grid.
     """
 
     name: str = "auto"
@@ -192,6 +189,7 @@ class MethodTable(_Table):
     learn: Names | None = None
     learn_by: Literal["loo", "gcv", "marginal", "validation"] = "loo"
     smoother: str = RIDGE.name
+    later_lam_over_first: Scales | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> MethodTable:
@@ -201,6 +199,11 @@ class MethodTable(_Table):
         check_choice("smoother", self.smoother, SMOOTHERS)
         if self.smoother != RIDGE.name and self.name not in ("auto", "eigh"):
             raise fault_of("smoother", f"{self.smoother} needs all eigenvalues: name = 'eigh'")
+        if self.later_lam_over_first is not None:
+            key = "later_lam_over_first"
+            check_key(key, require_different, self.later_lam_over_first)
+            if self.name not in ("auto", "eigh"):
+                raise fault_of(key, "a lam for each step needs all eigenvalues: name = 'eigh'")
         if self.features is None:
             for name in ("size", "landmarks"):
                 if name in self.model_fields_set:
@@ -218,7 +221,7 @@ class MethodTable(_Table):
         return self
 
 
-class GridTable(_Table):
+class GridTable(StudyTable):
     """The grid that one decomposition answers: lam (as it is, or times the training rows), alpha, step."""
 
     lams: Ridges | None = None
@@ -249,7 +252,7 @@ class GridTable(_Table):
         return self.lams_over_n or tuple(np.geomspace(1e-6, 1.0, 30).tolist())
 
 
-class ChooseTable(_Table):
+class ChooseTable(StudyTable):
     """Rules that choose lam, alpha and step: those of :meth:`sdgpu.Sweep.best` on the validation rows.
 
     "gcv", "loo" and "ridge_loo" see the training rows alone, "oracle" the test rows; a metric chooses by
@@ -276,7 +279,7 @@ class ChooseTable(_Table):
         return any(rule.endswith(SIMPLE) for rule in self.rules)
 
 
-class ComputeTable(_Table):
+class ComputeTable(StudyTable):
     """How precisely, and on what: each worker has one device, and its share of cores and memory."""
 
     precision: Annotated[tuple[Literal["float64", "float32"], ...], Tables] = ("float64",)
@@ -287,33 +290,7 @@ class ComputeTable(_Table):
     max_fits: Count = 10_000
 
 
-class SyntheticLabelsTable(_Table):
-    """Rounds of labels that the fit made itself, as :func:`sdgpu.synthetic_labels` has them.
-
-    The clean targets are the truth, `levels` of ``[noise]`` the noise of true and of made labels, and risk
-    is that at the test rows. "replace" is "mix" at the weight 0.
-    """
-
-    rounds: Count
-    schemes: Names = ("mix", "accumulate")
-    weights: Weights = tuple(np.linspace(0, 1, 11).tolist())
-    true_labels: Literal["fresh", "same"] = "fresh"
-
-    @model_validator(mode="after")
-    def _shares(self) -> SyntheticLabelsTable:
-        if "replace" in self.schemes:
-            raise fault_of("schemes", "'replace' is 'mix' at the weight 0: take that")
-        for scheme in self.schemes:
-            check_choice("schemes", scheme, ("mix", "accumulate"))
-        for name in ("schemes", "weights"):
-            check_key(name, require_different, getattr(self, name))
-        outside = [w for w in self.weights if not 0 <= w <= 1]
-        if outside:
-            raise fault_of("weights", f"{outside[0]:g} is no share of true labels: in [0, 1]")
-        return self
-
-
-class ResultsTable(_Table):
+class ResultsTable(StudyTable):
     """Which losses of the whole grid each cell keeps; "metrics" are those of ``[choose]``."""
 
     keep: Names = ("mse", "train_mse", "gcv", "limit_mse", "metrics")
@@ -325,7 +302,7 @@ class ResultsTable(_Table):
         return self
 
 
-class NetworkTable(_Table):
+class NetworkTable(StudyTable):
     """A preset of ``sdgpu train``, and what is changed in it."""
 
     preset: str
@@ -344,7 +321,7 @@ class NetworkTable(_Table):
         return self
 
 
-class StudyConfig(_Table):
+class StudyConfig(StudyTable):
     """All tables of a study. Read one with :func:`read_study`."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")]

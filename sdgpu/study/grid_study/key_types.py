@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from sdgpu.backend.checks import choice
@@ -21,6 +21,7 @@ __all__ = [
     "Ridges",
     "Scales",
     "Seeds",
+    "StudyTable",
     "Tables",
     "Weights",
     "Whole",
@@ -30,6 +31,12 @@ __all__ = [
     "listed",
     "require_different",
 ]
+
+
+class StudyTable(BaseModel):
+    """A table of the file: no other keys, no values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def listed(value: Any) -> Any:

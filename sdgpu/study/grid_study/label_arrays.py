@@ -8,7 +8,7 @@ import numpy as np
 
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.synthetic_labels import synthetic_labels
-from sdgpu.study.grid_study.configuration import SyntheticLabelsTable
+from sdgpu.study.grid_study.label_table import SyntheticLabelsTable
 from sdgpu.study.real_data.datasets import Split
 
 __all__ = ["LABEL_AXES", "label_arrays"]

@@ -294,3 +294,37 @@ def test_rounds_of_synthetic_labels():
         np.testing.assert_allclose(best, made.best_weight()["weight"].values, atol=1e-6)
     assert (quiet.arrays["synthetic_variance"] == 0).all()
     assert results(noise=noise)[1].record["key"] != noisy.record["key"]
+
+
+@pytest.mark.parametrize("factor", [0.1, 5.0])
+def test_later_steps_with_another_lam(factor):
+    rules = ["ridge", "fixed", "star", "limit", "loo", "oracle", "gcv", "fixed_1se"]
+    more = {"later_lam_over_first": [1.0, factor]}
+    same, other = results(method=more, choose={"rules": rules})
+    assert same.record["method"] == "auto"
+    assert other.record["method"] == f"auto, later lam x {factor:g}"
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    K, K_val, K_test = (
+        kernel(rows, parts.X_train) for rows in (parts.X_train, parts.X_val, parts.X_test)
+    )
+    losses, test = np.empty((2, len(LAMS), len(ALPHAS), STEPS))
+    for i, lam in enumerate(LAMS):
+        for j, alpha in enumerate(ALPHAS):
+            targets = parts.Y_train
+            for step in range(STEPS):
+                own = lam * (factor if step else 1.0)
+                dual = np.linalg.solve(K + own * np.eye(len(K)), targets)
+                targets = alpha * parts.Y_train + (1 - alpha) * (K @ dual)
+                losses[i, j, step] = np.mean((K_val @ dual - parts.Y_val) ** 2)
+                test[i, j, step] = np.mean((K_test @ dual - parts.Y_test) ** 2)
+    assert_near(other.arrays["mse"], losses, rtol=1e-8)
+    assert np.isnan(other.arrays["limit_mse"]).all()
+    assert not np.isnan(same.arrays["limit_mse"]).any()
+    chosen = other.record["chosen"]
+    i, j, step = np.unravel_index(losses.argmin(), losses.shape)
+    assert (chosen["fixed"]["lam"], chosen["fixed"]["step"]) == (LAMS[i], step + 1)
+    assert chosen["fixed"]["test_mse"] == pytest.approx(test[i, j, step], rel=1e-8)
+    assert chosen["oracle"]["test_mse"] == pytest.approx(test.min(), rel=1e-8)
+    assert "have no limit_mse" in chosen["limit"]["note"]
+    assert "no order" in chosen["fixed_1se"]["note"]
+    assert chosen["loo"]["note"] == chosen["gcv"]["note"] == chosen["star"]["note"] == ""
