@@ -22,6 +22,7 @@ from sdgpu.study.grid_study.cells import Cell, Decomposition, KernelPoint, Metho
 from sdgpu.study.grid_study.configuration import SIMPLE, DataTable
 from sdgpu.study.grid_study.label_arrays import label_arrays
 from sdgpu.study.grid_study.shared_distances import forget_distances, share_distances
+from sdgpu.study.grid_study.student_cells import StudentCell, student_cell
 from sdgpu.study.real_data.datasets import Dataset, Split, load, sample, split
 from sdgpu.study.real_data.large_data import LargeData, load_large
 from sdgpu.study.theory.noise import gaussian, symmetric
@@ -147,7 +148,10 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
     start = time.perf_counter()
     parts = split_of(job.data, job.seed)
     kernel = kernel_of(job.kernel, job.data, job.seed)
-    if not isinstance(parts, LargeData) and job.method.learn is None:
+    alone = (
+        job.method.learn is None and job.config.teacher is None
+    )  # who else needs rows and kernel
+    if not isinstance(parts, LargeData) and alone:
         parts, kernel = share_distances(parts, kernel, job)
     rows = parts.train.n if isinstance(parts, LargeData) else len(parts.X_train)
     lams = job.config.grid.ridges(rows or 0)
@@ -183,7 +187,10 @@ def fit_cells(job: Decomposition, *, device: str = "auto", memory: Any = None) -
             shared = fitted is not None and fitted.info.method == "eigh" and not job.method.learn
             fitted = fitted.with_targets(Y_train) if fitted and shared else fit_to(Y_train, Y_val)
             seconds = {"load": 0.0 if shared else loaded, "fit": time.perf_counter() - start}
-            result = _judged(job, cell, fitted, parts, Y_val, lams=lams, seconds=seconds)
+            taught = _taught(job, fitted, parts, (Y_train, Y_val), device=device, memory=memory)
+            result = _judged(
+                job, cell, fitted, parts, Y_val, lams=lams, seconds=seconds, taught=taught
+            )
         texts = dict.fromkeys(str(w.message) for w in heard if issubclass(w.category, UserWarning))
         result.record["warnings"] = list(texts)
         if job.method.learn is not None:
@@ -205,6 +212,28 @@ def _schedules(job: Decomposition, lams: np.ndarray) -> np.ndarray:
     factors = np.full(job.config.grid.steps, job.method.later_lam)
     factors[0] = 1.0
     return lams[:, None] * factors
+
+
+def _taught(
+    job: Decomposition,
+    fitted: Fit,
+    parts: Split | LargeData,
+    targets: tuple[Any, Any],
+    *,
+    device: str,
+    memory: Any,
+) -> StudentCell | None:
+    """The student of a cell, where the study has a teacher."""
+    table = job.config.teacher
+    if table is None or isinstance(parts, LargeData):
+        return None
+    point = KernelPoint(
+        table.name, tuple((name, values[0]) for name, values in table.given.items())
+    )
+    teacher_kernel = kernel_of(point, job.data, job.seed)
+    features = _features(job.method, fitted.kernel, parts, job.seed)
+    how = {"kernel": fitted.kernel, "features": features, "device": device, "memory": memory}
+    return student_cell(job, parts, *targets, teacher_kernel=teacher_kernel, how=how)
 
 
 def _learned(
@@ -253,6 +282,7 @@ def _judged(
     *,
     lams: np.ndarray,
     seconds: dict[str, float],
+    taught: StudentCell | None = None,
 ) -> CellResult:
     """Sweep, choose, judge."""
     config, start = job.config, time.perf_counter()
@@ -266,6 +296,10 @@ def _judged(
     start = time.perf_counter()
     chosen = {}
     for rule in config.choose.rules:
+        if rule == "student":
+            assert taught is not None
+            chosen[rule] = _test_student(taught, parts, metrics)
+            continue
         try:
             best = _best(rule, fitted, sweep, parts, grid)
             chosen[rule] = _test(best, fitted, parts, metrics)
@@ -299,6 +333,8 @@ def _judged(
         },
     }
     arrays = _kept(sweep, lams, config.results.keep, metrics)
+    if taught is not None:
+        arrays.update(taught.arrays)
     if config.synthetic_labels is not None:
         assert not isinstance(parts, LargeData)
         made = label_arrays(fitted, parts, config.synthetic_labels, _deviation(parts, cell))
@@ -343,6 +379,26 @@ def _test(
         step = int(best.step)
         weights = best.alpha if step > 1 else 0.0
         predicted = fitted.path(best.lam, weights, step).predict(parts.X_test)[-1]
+    losses = _test_losses(predicted, parts, metrics)
+    weights = np.atleast_1d(np.asarray(best.alpha, dtype=np.float64)).tolist()
+    choice = {"lam": float(np.ravel(best.lam)[0]), "alpha": weights, "step": best.step}
+    return {**choice, "criterion": best.criterion, "value": best.value, **losses, "note": ""}
+
+
+def _test_student(
+    taught: StudentCell, parts: Split | LargeData, metrics: tuple[Metric, ...]
+) -> dict[str, Any]:
+    """The same of a student."""
+    losses = _test_losses(taught.predict(parts.X_test), parts, metrics)
+    best = dict(taught.best)
+    choice = {"lam": best["lam"], "alpha": [best["alpha"]], "step": best["step"]}
+    choice |= {"teacher_lam": best["teacher_lam"], "criterion": "mse", "value": best["mse"]}
+    return {**choice, **losses, "note": ""}
+
+
+def _test_losses(
+    predicted: Any, parts: Split | LargeData, metrics: tuple[Metric, ...]
+) -> dict[str, float]:
     predicted, truth = np.asarray(predicted, dtype=np.float64), np.asarray(parts.Y_test, np.float64)
     losses = {"test_mse": float(np.mean((predicted - truth) ** 2))}
     rows = PredictedRows(predicted.T, truth.T)
@@ -351,6 +407,4 @@ def _test(
     if parts.classes and "test_accuracy" not in losses:
         right = predicted.argmax(axis=1) == truth.argmax(axis=1)
         losses["test_accuracy"] = float(np.mean(right))
-    weights = np.atleast_1d(np.asarray(best.alpha, dtype=np.float64)).tolist()
-    choice = {"lam": float(np.ravel(best.lam)[0]), "alpha": weights, "step": best.step}
-    return {**choice, "criterion": best.criterion, "value": best.value, **losses, "note": ""}
+    return losses

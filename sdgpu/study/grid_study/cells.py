@@ -17,13 +17,8 @@ from functools import cached_property
 
 from sdgpu.backend.storage import digest
 from sdgpu.distill.smoothers import RIDGE
-from sdgpu.study.grid_study.configuration import (
-    KERNELS,
-    DataTable,
-    KernelTable,
-    MethodTable,
-    StudyConfig,
-)
+from sdgpu.study.grid_study.configuration import DataTable, MethodTable, StudyConfig
+from sdgpu.study.grid_study.kernel_tables import KernelTable
 
 __all__ = ["AXES", "Cell", "Decomposition", "KernelPoint", "MethodPoint", "decompositions"]
 
@@ -154,6 +149,8 @@ class Decomposition:
             "keep": config.results.keep,
             "tol": config.compute.tol,
         }
+        if config.teacher is not None:
+            decides["teacher"] = config.teacher.model_dump()
         if config.synthetic_labels is not None:
             decides["synthetic_labels"] = config.synthetic_labels.model_dump()
         code = digest(json.dumps(decides, sort_keys=True)).removeprefix("xxh3:")[:12]
@@ -177,7 +174,7 @@ def decompositions(config: StudyConfig) -> list[Decomposition]:
     sizes = (
         len(config.data),
         len(config.seeds),
-        sum(math.prod(map(len, _values(table).values())) for table in config.kernel),
+        sum(math.prod(map(len, table.given.values())) for table in config.kernel),
         sum(len([*_method_points(table)]) for table in config.method),
         len(config.compute.precision),
     )
@@ -193,14 +190,8 @@ def decompositions(config: StudyConfig) -> list[Decomposition]:
     return [Decomposition(*point, config) for point in itertools.product(*axes)]
 
 
-def _values(table: KernelTable) -> dict[str, tuple[float, ...]]:
-    """What is given of the parameters of a kernel."""
-    given = {name: getattr(table, name) for name in KERNELS[table.name]}
-    return {name: values for name, values in given.items() if values is not None}
-
-
 def _kernel_points(table: KernelTable) -> Iterator[KernelPoint]:
-    given = _values(table)
+    given = table.given
     for values in itertools.product(*given.values()):
         yield KernelPoint(table.name, tuple(zip(given, values, strict=True)))
 

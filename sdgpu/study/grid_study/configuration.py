@@ -14,6 +14,8 @@ top                     name, description, seeds
 ``[choose]``            rules, metrics
 ``[compute]``           precision, tol, memory, workers, devices, max_fits
 ``[results]``           keep
+``[teacher]``           a kernel as ``[[kernel]]``, one value for each parameter; lams or lams_over_n,
+                        unlabelled
 ``[synthetic_labels]``  rounds, schemes, weights, true_labels
 ``[[network]]``         preset, and what to change in it: seeds, alphas, steps, epochs, algorithm1, rows
 ======================  ==================================================================================
@@ -33,15 +35,14 @@ import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from sdgpu.distill.smoothers import RIDGE
-from sdgpu.kernels.stationary import HALF_INTEGERS
 from sdgpu.selection.metrics import as_metrics, named_metric
 from sdgpu.selection.sweep import FAMILIES
+from sdgpu.study.grid_study.kernel_tables import KernelTable, TeacherTable
 from sdgpu.study.grid_study.key_lines import Lines, explain
 from sdgpu.study.grid_study.key_types import (
     Count,
     Levels,
     Names,
-    Orders,
     Positive,
     Ridges,
     Scales,
@@ -58,27 +59,10 @@ from sdgpu.study.grid_study.key_types import (
 from sdgpu.study.grid_study.label_table import SyntheticLabelsTable
 from sdgpu.study.real_data.datasets import LARGE
 
-__all__ = ["KERNELS", "SIMPLE", "StudyConfig", "read_study"]
+__all__ = ["SIMPLE", "StudyConfig", "read_study"]
 
-#: Kernels of a study and the parameters that each takes.
 SMOOTHERS = ("ridge", "gradient_flow", "iterated", "landweber", "cutoff")
-KERNELS: dict[str, tuple[str, ...]] = {
-    "gaussian": ("gamma", "width_over_median"),
-    "laplacian": ("gamma", "width_over_median"),
-    "matern": ("nu", "lengthscale", "width_over_median"),
-    "rationalquadratic": ("power", "lengthscale", "width_over_median"),
-    "periodic": ("period", "lengthscale"),
-    "wendland": ("order", "lengthscale", "width_over_median"),
-    "polynomial": ("degree", "gamma", "coef0"),
-    "linear": (),
-    "cosine": (),
-    "tanimoto": (),
-    "arccosine": ("degree",),
-    "nngp": ("depth", "weight_var", "bias_var"),
-    "ntk": ("depth", "weight_var", "bias_var"),
-}
-WIDTHS = ("gamma", "lengthscale", "width_over_median")
-RULES = (*FAMILIES, "loo", "ridge_loo", "oracle")
+RULES = (*FAMILIES, "loo", "ridge_loo", "oracle", "student")
 SIMPLE = "_1se"  # the end of rules that take the most regularised point within one standard error
 KEPT = ("mse", "train_mse", "gcv", "degrees_of_freedom", "limit_mse", "metrics")
 
@@ -133,40 +117,6 @@ class NoiseTable(StudyTable):
         check_key("levels", require_different, self.levels)
         if self.kind == "symmetric" and max(self.levels) > 1:
             raise fault_of("levels", f"{max(self.levels)} is no share of labels: at most 1")
-        return self
-
-
-class KernelTable(StudyTable):
-    """A kernel and its parameters: every combination is a kernel of the study."""
-
-    name: str
-    gamma: Scales | None = None
-    lengthscale: Scales | None = None
-    width_over_median: Scales | None = None
-    nu: Scales | None = None
-    power: Scales | None = None
-    period: Scales | None = None
-    order: Orders | None = None
-    degree: Whole | None = None
-    coef0: Weights | None = None
-    depth: Whole | None = None
-    weight_var: Scales | None = None
-    bias_var: Weights | None = None
-
-    @model_validator(mode="after")
-    def _takes(self) -> KernelTable:
-        allowed = KERNELS[check_choice("name", self.name, KERNELS)]
-        given = [name for name in KernelTable.model_fields if getattr(self, name) is not None]
-        for name in given[1:]:
-            if name not in allowed:
-                takes = f"takes {', '.join(allowed)}" if allowed else "has no parameters"
-                raise fault_of(name, f"{name} is no parameter of {self.name!r}, which {takes}")
-            check_key(name, require_different, getattr(self, name))
-        widths = [name for name in given if name in WIDTHS]
-        if len(widths) > 1:
-            raise fault_of(widths[1], f"{widths[0]} and {widths[1]} both set the width: give one")
-        if self.nu is not None and not {*self.nu} <= {*HALF_INTEGERS}:
-            raise fault_of("nu", f"nu={list(self.nu)} must be of 0.5, 1.5, 2.5 .. 100.5")
         return self
 
 
@@ -255,9 +205,9 @@ class GridTable(StudyTable):
 class ChooseTable(StudyTable):
     """Rules that choose lam, alpha and step: those of :meth:`sdgpu.Sweep.best` on the validation rows.
 
-    "gcv", "loo" and "ridge_loo" see the training rows alone, "oracle" the test rows; a metric chooses by
-    itself. "fixed_1se", "ridge_1se" and "mae_1se" of a metric "mae" that is a mean over rows take the most
-    regularised point within one standard error of the best.
+    "gcv", "loo" and "ridge_loo" see the training rows alone, "oracle" the test rows; "student" is that of
+    ``[teacher]``; a metric chooses by itself. "fixed_1se", "ridge_1se" and "mae_1se" of a metric "mae" that
+    is a mean over rows take the most regularised point within one standard error of the best.
     """
 
     rules: Names = ("ridge", "fixed", "star", "joint", "gcv")
@@ -335,6 +285,7 @@ class StudyConfig(StudyTable):
     choose: ChooseTable = ChooseTable()
     compute: ComputeTable = ComputeTable()
     results: ResultsTable = ResultsTable()
+    teacher: TeacherTable | None = None
     synthetic_labels: SyntheticLabelsTable | None = None
     network: Annotated[tuple[NetworkTable, ...], Tables] = ()
 
@@ -362,6 +313,12 @@ class StudyConfig(StudyTable):
             )
         if self.synthetic_labels is not None:
             self._check_synthetic_labels()
+        if "student" in self.choose.rules and self.teacher is None:
+            raise fault_of("choose", "the rule 'student' has no teacher: name one, [teacher]")
+        if self.teacher is not None and any(data.is_large for data in self.data):
+            raise fault_of("teacher", "a teacher needs rows in memory, not data read in blocks")
+        if self.teacher is not None and any(m.later_lam_over_first for m in self.method):
+            raise fault_of("teacher", "students have one lam: no later_lam_over_first beside them")
         if not self.data and not self.network:
             raise fault_of("data", "nothing to do: name [data] with [[kernel]], or a [[network]]")
         return self

@@ -118,7 +118,9 @@ def plan_study(study: StudyConfig) -> StudyPlan:
     kept = [name for name in study.results.keep if name not in ("limit_mse", "metrics")]
     variables = len(kept) + ("metrics" in study.results.keep) * len(study.choose.metrics)
     cells = sum(price.cells for price in prices)
-    per_cell = 8 * points * (grid.steps * variables + ("limit_mse" in study.results.keep))
+    teachers = 0 if study.teacher is None else len(study.teacher.ridges(1))
+    per_cell = 8 * points * (grid.steps * (variables + teachers))
+    per_cell += 8 * points * ("limit_mse" in study.results.keep)
     return StudyPlan(
         prices,
         len(crew.devices),
@@ -139,6 +141,12 @@ def _price(group: list[Decomposition]) -> Price:
     lams = len(grid.ridges(n))
     judged = m * k + m * k * lams * grid.steps * c / 8
     losses = lams * len(grid.alphas) * grid.steps * (6 + len(job.config.choose.rules))
+    if (
+        job.config.teacher is not None
+    ):  # a teacher, a student, and its losses by each lam of the teacher
+        teachers = len(job.config.teacher.ridges(n))
+        one_fit += 2 * cells * fit_seconds
+        judged, losses = judged * (2 + 2 * teachers), losses * (1 + teachers)
     seconds = one_fit + cells * (CELL + judged / NOMINAL.products + LOSS * losses)
     method = f"{job.method.label}, {job.method.size}" if job.method.size else job.method.label
     return Price(

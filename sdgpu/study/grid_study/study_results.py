@@ -18,11 +18,13 @@ from sdgpu.backend.datafiles import read_dataset, write_dataset
 from sdgpu.study.grid_study.cells import AXES, decompositions
 from sdgpu.study.grid_study.configuration import StudyConfig
 from sdgpu.study.grid_study.label_arrays import LABEL_AXES
+from sdgpu.study.grid_study.student_cells import STUDENT_AXES
 from sdgpu.study.grid_study.study_folder import Record, StudyFolder, read_cell
 
 __all__ = ["StudyResults", "cells_dataset", "collect", "open_study", "read_results"]
 
 RESULTS = "results.zarr"
+EXTRA_AXES = {**LABEL_AXES, **STUDENT_AXES}
 _TEXTS = ("data", "kernel", "parameters", "method", "precision")
 _LONG_NAMES = {
     "mse": "mean squared validation error",
@@ -31,6 +33,9 @@ _LONG_NAMES = {
     "limit_mse": "mean squared validation error of the limit",
     "synthetic_risk": "expected test error to the truth after rounds of synthetic labels",
     "synthetic_best_weight": "best share of true labels in endless rounds",
+    "student_mse": "mean squared validation error of the student",
+    "student_alpha_star": "best weight of the student's step 1",
+    "teacher_lam": "ridge of the teacher, over the training rows where it is given so",
     "test_mse": "mean squared test error of the choice",
 }
 
@@ -61,9 +66,10 @@ class StudyResults:
     def dataset(self) -> xr.Dataset:
         """All finished cells: losses (cell, lam, alpha, step), choices (cell, rule).
 
-        With ``[synthetic_labels]`` `synthetic_risk` (cell, scheme, lam, label_weight, round) too. Where lam
-        is given times the rows its dimension is `lam_over_n`, and `lam` a coordinate (cell, lam_over_n).
-        A cell has its place on every axis as a coordinate:
+        With ``[teacher]`` `student_mse` (cell, teacher_lam, lam, alpha, step), the teacher's lam over the
+        training rows where it is given so; with ``[synthetic_labels]`` `synthetic_risk` (cell, scheme, lam,
+        label_weight, round) too. Where lam is given times the rows its dimension is `lam_over_n`, and `lam`
+        a coordinate (cell, lam_over_n). A cell has its place on every axis as a coordinate:
         ``dataset.set_index(cell=["seed", "parameters"]).unstack("cell")``.
         """
         cells = [read_cell(self.folder, record["key"])[1] for record in self.records]
@@ -170,8 +176,8 @@ def cells_dataset(
     variables: dict[str, Any] = {}
     for name in cells[0] if cells else ():
         values = np.stack([cell[name] for cell in cells])
-        if name in LABEL_AXES:
-            own = [lam if axis == "lam" else axis for axis in LABEL_AXES[name]]
+        if name in EXTRA_AXES:
+            own = [lam if axis == "lam" else axis for axis in EXTRA_AXES[name]]
             variables[name] = (("cell", *own), values)
             continue
         second = "alpha" if name == "limit_mse" else "step"
@@ -185,6 +191,8 @@ def cells_dataset(
         "step": steps,
         "rule": rules,
     }
+    if config.teacher is not None:
+        coordinates["teacher_lam"] = np.array(config.teacher.relative or config.teacher.lams)
     if config.synthetic_labels is not None:
         made = config.synthetic_labels
         coordinates["scheme"] = list(made.schemes)

@@ -328,3 +328,61 @@ def test_later_steps_with_another_lam(factor):
     assert "have no limit_mse" in chosen["limit"]["note"]
     assert "no order" in chosen["fixed_1se"]["note"]
     assert chosen["loo"]["note"] == chosen["gcv"]["note"] == chosen["star"]["note"] == ""
+
+
+@pytest.mark.parametrize("unlabelled", [0.0, 0.5])
+def test_students_against_refits(unlabelled):
+    """Another kernel as the teacher, which has the labels that the student lacks."""
+    table = {"name": "polynomial", "degree": 2, "lams": [0.3, 3.0], "unlabelled": unlabelled}
+    choose = {"rules": ["fixed", "student"], "metrics": ["mae"]}
+    (found,) = results(teacher=table, choose=choose, noise={"levels": [0.5]})
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    Y, Y_val = (
+        values + 0.5 * np.random.default_rng([3, draw]).standard_normal(values.shape)
+        for draw, values in ((1, parts.Y_train), (2, parts.Y_val))
+    )
+    n = len(Y) - int(unlabelled * len(Y))
+    K, K_val, K_test = (
+        kernel(rows, parts.X_train) for rows in (parts.X_train, parts.X_val, parts.X_test)
+    )
+    weak = sdgpu.Polynomial(2)(parts.X_train)
+    mse, tests = np.empty((2, 2, 3, STEPS)), np.empty((2, 2, 3, STEPS))
+    for t, teacher_lam in enumerate(table["lams"]):
+        P = weak @ np.linalg.solve(weak + teacher_lam * np.eye(len(weak)), Y)
+        G = np.concatenate([Y[:n], P[n:]])
+        for i, lam in enumerate(LAMS):
+            for j, alpha in enumerate(ALPHAS):
+                previous = P
+                for step in range(STEPS):
+                    targets = alpha * G + (1 - alpha) * previous
+                    dual = np.linalg.solve(K + lam * np.eye(len(K)), targets)
+                    previous = K @ dual
+                    mse[t, i, j, step] = np.mean((K_val @ dual - Y_val) ** 2)
+                    tests[t, i, j, step] = np.mean((K_test @ dual - parts.Y_test) ** 2)
+    assert_near(found.arrays["student_mse"], mse, rtol=1e-8)
+    point = np.unravel_index(mse.argmin(), mse.shape)
+    chosen = found.record["chosen"]["student"]
+    assert chosen["teacher_lam"] == table["lams"][point[0]]
+    assert (chosen["lam"], chosen["alpha"], chosen["step"]) == (
+        LAMS[point[1]],
+        [ALPHAS[point[2]]],
+        point[3] + 1,
+    )
+    np.testing.assert_allclose(chosen["test_mse"], tests[point], rtol=1e-8)
+    assert chosen["test_mae"] > 0
+    other = {**table, "unlabelled": 0.25}
+    keys = {results(teacher=one, choose=choose)[0].record["key"] for one in (table, other)}
+    assert len(keys) == 2
+
+
+def test_students_with_features_and_one_step():
+    choose, grid = {"rules": ["student"]}, {"lams": list(LAMS), "alphas": [0.0, 1.0], "steps": 1}
+    table, method = {"name": "linear", "lams": [1.0]}, {"features": "fourier", "size": 20}
+    (found,) = results(teacher=table, choose=choose, grid=grid, method=method)
+    assert found.arrays["student_mse"].shape == (1, 2, 2, 1)
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    teacher = sdgpu.fit(parts.X_train, parts.Y_train, sdgpu.Linear(), 1.0, intercept=True)
+    how = {"features": sdgpu.RandomFourier(20), "intercept": True, "seed": 3}
+    made = sdgpu.student(teacher, sdgpu.Gaussian(0.05), LAMS, parts.X_train, parts.Y_train, **how)
+    mse = made.sweep(parts.X_val, parts.Y_val, alphas=[0.0, 1.0]).dataset["mse"].values
+    assert_near(found.arrays["student_mse"][..., 0], mse, 1e-7)
