@@ -18,6 +18,7 @@ from sdgpu.engine.cross_intervals import ArrayFolds
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.model import Model
 from sdgpu.engine.planner import EXACT_METHODS, Plan, decide
+from sdgpu.engine.rank_eigenvalues import solve_all_on_ranks
 from sdgpu.engine.results import Info, Seconds
 from sdgpu.engine.solving import Problem, Solved, solve_all, solve_by_basis, solve_elsewhere
 from sdgpu.engine.training_data import TrainingData
@@ -84,8 +85,10 @@ def _solve(problem: Problem) -> Solved | None:
     """By the solver of the plan; None where it gives way to the eigendecomposition."""
     if problem.solver is not None:
         return solve_elsewhere(problem)
-    exact = problem.plan.method in EXACT_METHODS
-    return solve_all(problem) if exact else solve_by_basis(problem)
+    if problem.plan.method not in EXACT_METHODS:
+        return solve_by_basis(problem)
+    alone = getattr(problem.data, "ranks", None) is None
+    return solve_all(problem) if alone else solve_all_on_ranks(problem)
 
 
 def describe(problem: Problem, solved: Solved, certificate: Certificate) -> Info:

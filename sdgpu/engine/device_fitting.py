@@ -21,7 +21,8 @@ from sdgpu.engine.cross_intervals import ArrayFolds
 from sdgpu.engine.decomposing import decomposed
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.model import Model
-from sdgpu.engine.rank_fitting import RankRequest, problem_on_ranks
+from sdgpu.engine.rank_fitting import problem_on_ranks
+from sdgpu.engine.rank_plans import METHODS, RankRequest
 from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import (
     OperatorRemade,
@@ -72,10 +73,10 @@ def fit_on_devices(
     """
     if not devices:
         raise ValueError("device=[] names no device: leave it out, or name one for each thread")
-    if request.method == "cg":
+    if request.method not in ("auto", *METHODS):
         raise ValueError(
-            "method='cg' is not for several devices in one process: take 'lanczos' or 'subspace', or "
-            "processes of torchrun with distributed=True"
+            f"method={request.method!r} is not for several devices in one process: take 'lanczos' or "
+            "'subspace', or processes of torchrun with distributed=True"
         )
     given_X, Y, sample_weight = data
     X, Y, template = pair(given_X, Y)

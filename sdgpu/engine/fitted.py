@@ -93,15 +93,15 @@ class Fit:
         ValueError
             For a method other than "eigh": a basis that grew from targets serves them alone.
         """
+        self._model.refuse_ranks("other targets")
         Y_rows, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
         self._spectrum_for("other targets")
-        targets, offset = self._model.backend.asarray(Y_rows), None
-        if self._model.weighting is not None:
-            targets, offset = self._model.weighting.targets(targets)
+        targets, rows = self._model.backend.asarray(Y_rows), self._model.weighting
+        targets, offset = (targets, None) if rows is None else rows.targets(targets)
         solution = self._solution.with_targets(targets)
         template = replace(self._model.template, flat=flat, outputs=column_names(Y))
-        info = replace(self.info, c=int(Y_rows.shape[1]))
         model = replace(self._model, template=template, offset=offset, folds=None)
+        info = replace(self.info, c=int(Y_rows.shape[1]))
         return replace(self, info=info, _solution=solution, _model=model)
 
     def with_smoother(self, smoother: str | Smoother) -> Fit:

@@ -34,13 +34,13 @@ from sdgpu.engine.planner import EXACT_METHODS, Plan, decide, exact_method
 from sdgpu.engine.plans import follow
 from sdgpu.engine.rank_features import fit_features_on_ranks
 from sdgpu.engine.rank_fitting import (
-    RankRequest,
     as_ranks,
     check_probes,
     device_of_rank,
     fit_on_ranks,
     home_of_rank,
 )
+from sdgpu.engine.rank_plans import RankRequest
 from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import TrainingData, own_memory, row_weighting, value_precision
 from sdgpu.kernels import Kernel, as_kernel
@@ -311,10 +311,11 @@ def _fit_with_others(
     request = replace(request, intercept=options.intercept)
     if is_sparse(data[0]):
         raise ValueError(f"{name} takes no sparse rows: fit them on one device, or X.toarray()")
-    if features is None and smoother.name != RIDGE.name:
+    grown = several or request.method not in EXACT_METHODS
+    if features is None and smoother.name != RIDGE.name and grown:
         raise ValueError(
-            f"smoother={smoother.name!r} needs all eigenvalues, and {name} grows a basis: fit on one "
-            "device, or with features="
+            f"smoother={smoother.name!r} needs all eigenvalues, and {name} grows a basis: take "
+            "method='eigh', by which rank 0 finds them, or features="
         )
     if several:
         others = {"features": features, "distributed": distributed or None}
@@ -328,7 +329,8 @@ def _fit_with_others(
         found = fit_features_on_ranks(data, kernel, lams, features, options=options, **place)
         return found.with_smoother(smoother)
     inner = device_of_rank(device)
-    return fit_on_ranks(data, kernel, lams, ranks=ranks, inner=inner, request=request)
+    found = fit_on_ranks(data, kernel, lams, ranks=ranks, inner=inner, request=request)
+    return found.with_smoother(smoother)
 
 
 @dataclass(frozen=True, eq=False)

@@ -292,7 +292,8 @@ def _variance(
             "method='eigh', lam > 0"
         )
     nu = lam if noise is None else positive("noise", noise)
-    rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
+    d = model.operator.d
+    rows = model.checked_together(lambda: model.template.rows(X_new, "X_new", d, empty=True))
     cross = model.operator.cross(model.on_device(rows))
     if prior is None and model.operator.is_precomputed:
         raise ValueError(

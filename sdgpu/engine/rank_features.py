@@ -25,14 +25,9 @@ from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.engine.feature_fitting import FeatureModel, FitSums, StreamOptions, fit_moments
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.moments import Moments
-from sdgpu.engine.rank_fitting import (
-    OwnRows,
-    agree_on_arguments,
-    agree_on_rows,
-    checked_rows,
-    memory_of_rank,
-)
+from sdgpu.engine.rank_fitting import OwnRows, agree_on_arguments, agree_on_rows, checked_rows
 from sdgpu.engine.rank_pass import RankPass
+from sdgpu.engine.rank_plans import memory_of_rank
 from sdgpu.engine.rank_sums import sums_of_ranks
 from sdgpu.engine.row_reservoir import RowReservoir
 from sdgpu.engine.source_folds import SourceFolds

@@ -13,7 +13,7 @@ import platform
 import sys
 import warnings
 import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,16 @@ from sdgpu.backend.backends import (
 from sdgpu.backend.checks import LEAST_NORM, integer, lam_grid
 from sdgpu.backend.common_checks import together
 from sdgpu.backend.conversion import column_names, warn_if_followed
-from sdgpu.backend.memory import budget, require
-from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.ranks import Ranks, failing_together
 from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray
 from sdgpu.backend.sharded_backend import ShardedBackend
 from sdgpu.engine.decomposing import basis_checkpoint, decomposed
 from sdgpu.engine.fitted import Fit
-from sdgpu.engine.planner import Plan, decide
-from sdgpu.engine.plans import follow
+from sdgpu.engine.planner import EXACT_METHODS, Plan
 from sdgpu.engine.rank_data import RankData, travel_of, weighting_of_ranks
 from sdgpu.engine.rank_folds import RankFolds
+from sdgpu.engine.rank_plans import KNOWN, RankRequest, memory_of_rank, plan_of_ranks
 from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import own_memory, value_precision
 from sdgpu.kernels import Kernel, as_kernel
@@ -52,7 +51,6 @@ from sdgpu.solvers.trace_estimation import GROUPS
 
 __all__ = [
     "OwnRows",
-    "RankRequest",
     "agree_on_arguments",
     "agree_on_rows",
     "as_ranks",
@@ -62,31 +60,10 @@ __all__ = [
     "fit_on_ranks",
     "home_of_rank",
     "joined_ranks",
-    "memory_of_rank",
     "problem_on_ranks",
 ]
 
-METHODS = ("lanczos", "subspace")  # that a plan chooses from
 LOOKED_AT = 1000  # rows by which copies are known
-
-
-@dataclass(frozen=True, eq=False)
-class RankRequest:
-    """Arguments of :func:`sdgpu.fit` that a fit on ranks takes too."""
-
-    method: Any = "auto"
-    operator: Any = "auto"
-    tol: float = 1e-6
-    dtype: str | None = None
-    steps: int = 10
-    memory: int | float | str | None = None
-    seed: int = 0
-    probes: int = 16
-    plan: Plan | None = None
-    progress: Progress | None = None
-    checkpoint: str | os.PathLike[str] | None = None
-    intercept: bool = False
-    beside: int = 1  # ranks that share the cores and the memory of one process
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,14 +187,8 @@ def problem_on_ranks(
         raise ValueError("X has no rows on any rank: at least one is needed")
     backend = ShardedBackend(inner, layout)
     allowed = min(ranks.gather(memory_of_rank(request.memory, inner.name))) // request.beside
-    place = {"device": inner, "memory": allowed * ranks.size, "kernel": kernel}
-    plan = _plan(ranks, (layout.n, int(rows.X.shape[1]), c), grid, place, request)
-    require(
-        plan.bytes // ranks.size,
-        allowed,
-        f"the plan ({plan.method}, {plan.operator}) of {ranks.size} ranks",
-        "raise memory=, which is that of each rank, or take more ranks",
-    )
+    place = {"device": inner, "memory": allowed, "kernel": kernel}
+    plan = plan_of_ranks(ranks, (layout.n, int(rows.X.shape[1]), c), grid, place, request)
     own_X = own_memory(inner.asarray(rows.X), X, kernel)
     targets, offset = ShardedArray(inner.asarray(rows.Y), 0, layout), None
     weighting = weighting_of_ranks(sample_weight, layout, inner, intercept=request.intercept)
@@ -267,15 +238,17 @@ def _checkpoint(
 def _arguments(kernel: Any, lams: Any, request: RankRequest) -> tuple[np.ndarray, Kernel]:
     """lams and kernel, and a word for what ranks cannot do."""
     grid, checked = lam_grid("lams", lams, zero=True), as_kernel(kernel)
-    if grid[0] == LEAST_NORM:
-        raise ValueError("lams=0 needs all eigenvalues, which ranks do not find: fit on one rank")
+    if grid[0] == LEAST_NORM and request.method not in EXACT_METHODS:
+        raise ValueError(
+            "lams=0 needs all eigenvalues: take method='eigh', by which rank 0 finds them"
+        )
     if checked.is_precomputed:
         raise ValueError("kernel='precomputed' has no rows to spread over ranks: fit on one rank")
     method = request.method if isinstance(request.method, str) else "a solver from elsewhere"
-    if method not in ("auto", *METHODS, "cg"):
+    if method not in ("auto", *KNOWN):
         raise ValueError(
             f"method={method!r} is not for rows of several ranks: take 'lanczos', 'subspace' or 'cg', "
-            "which need products with K alone, or fit on one rank"
+            "which need products with K alone, or 'eigh', by rank 0"
         )
     if request.operator not in ("auto", "dense", "tiled"):
         raise ValueError(
@@ -355,52 +328,6 @@ def _warn_of_copies(ranks: Ranks, rows: OwnRows) -> None:
             "times now: pass each rank its own part of X and Y",
             stacklevel=7,
         )
-
-
-def memory_of_rank(memory: Any, device: str) -> int:
-    """Bytes of this rank: what is said, or its part of what is free on its host."""
-    allowed = budget(memory, device)
-    if memory is not None or "cuda" in device:
-        return allowed
-    beside_it = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return allowed // max(int(beside_it) if beside_it.isdigit() else 1, 1)
-
-
-def _plan(
-    ranks: Ranks,
-    sizes: tuple[int, int, int],
-    lams: np.ndarray,
-    place: dict[str, Any],
-    request: RankRequest,
-) -> Plan:
-    """What rank 0 plans for the memory of all, told to the others."""
-    n, d, c = sizes
-
-    def made() -> dict[str, Any] | None:
-        if ranks.rank:
-            return None
-        if request.plan is not None:
-            arguments = {name: getattr(request, name) for name in ("method", "operator", "dtype")}
-            defaults = {"method": "auto", "operator": "auto", "dtype": None}
-            named = {name: x for name, x in arguments.items() if x != defaults[name]}
-            plan = follow(request.plan, {"n": n, "d": d, "c": c}, lams, named)
-            if plan.method not in (*METHODS, "cg") or plan.operator not in ("dense", "tiled"):
-                raise ValueError(
-                    f"plan= says {plan.method} with {plan.operator}, not for rows of several ranks: make "
-                    "one with sdgpu.plan(.., method='subspace', operator='tiled')"
-                )
-            return asdict(plan)
-        methods = METHODS if request.method == "auto" else (request.method,)
-        how = {**place, "tol": request.tol, "operator": request.operator}
-        how["precision"] = request.dtype
-        plans = [decide(n, d, c, lams, request.steps, method=name, **how) for name in methods]
-        return asdict(min(plans, key=lambda plan: plan.seconds))
-
-    told = ranks.first(together(ranks, made))
-    told["reasons"] = (*told["reasons"], f"shared by {ranks.size} ranks")
-    told |= {"seconds": told["seconds"] / ranks.size, "patience": np.inf}  # nothing else to turn to
-    told["threads"] = max(1, told["threads"] // request.beside)
-    return Plan(**told)
 
 
 def _value_precision(

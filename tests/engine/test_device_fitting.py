@@ -97,7 +97,7 @@ def test_progress_is_heard_once(rng):
         ({"device": []}, "device=\\[\\] names no device"),
         ({"device": ["cpu", "gpu"]}, "device='gpu'"),
         ({"device": ["cpu", "cuda:99"]}, "cuda"),
-        ({"method": "eigh"}, "method='eigh' is not for rows of several ranks"),
+        ({"method": "eigh"}, "method='eigh' is not for several devices"),
         ({"method": "cg"}, "method='cg' is not for several devices"),
         ({"features": sdgpu.Nystrom(3)}, "features: not for several devices"),
         ({"sample_weight": -np.ones(20)}, "sample_weight has -1 at row 0"),

@@ -291,8 +291,8 @@ def test_rows_that_do_not_go_together(change, text, rng):
 
 
 NOT_THERE = [
-    ({"method": "eigh"}, "method='eigh' is not for rows of several ranks"),
-    ({"method": "primal"}, "method='primal' is not for rows"),
+    ({"method": "primal"}, "method='primal' is for kernels with fewer"),
+    ({"method": "qr"}, "method='qr' is not for rows of several ranks"),
     ({"operator": "keops"}, "operator='keops' is not for rows"),
     ({"kernel": "precomputed"}, "has no rows to spread"),
     ({"lams": 0.0}, "lams=0 needs all eigenvalues"),
@@ -413,7 +413,7 @@ def test_questions_without_an_answer_are_refused_by_name(rng):
             (lambda: path.interval(X[:2]), "intervals need all eigenvectors"),
             (lambda: path.gradient(X[:2]), "derivatives of predictions"),
             (lambda: path.variance(X[:2]), "method='eigh'"),
-            (lambda: fitted.with_targets(Y), "grew from its own targets"),
+            (lambda: fitted.with_targets(Y), "other targets of a fit with distributed="),
             (lambda: fitted.sweep(X, Y, metrics=["auc"]), "auc"),
             (lambda: fitted.sweep(X[:0], Y[:0]), "no rows on any rank"),
             (lambda: fitted.sweep(X, Y, steps=2 + ranks.rank), "different steps"),
@@ -434,9 +434,12 @@ def test_the_plan_is_that_of_rank_0(rng, monkeypatch):
         wrong = sdgpu.plan(21, 3, 1, [0.1], method="lanczos")
         with pytest.raises(ValueError, match="plan= was made for n = 21"):
             sdgpu.fit(X[rows], Y[rows], KERNEL, 0.1, distributed=ranks, plan=wrong)
+        other = sdgpu.plan(20, 3, 1, [0.1], method="lanczos", operator="keops")
+        with pytest.raises(ValueError, match="plan= says lanczos with keops"):
+            sdgpu.fit(X[rows], Y[rows], KERNEL, 0.1, distributed=ranks, plan=other)
         exact = sdgpu.plan(20, 3, 1, [0.1], method="eigh")
-        with pytest.raises(ValueError, match="plan= says eigh"):
-            sdgpu.fit(X[rows], Y[rows], KERNEL, 0.1, distributed=ranks, plan=exact)
+        fit = sdgpu.fit(X[rows], Y[rows], KERNEL, 0.1, distributed=ranks, plan=exact)
+        assert fit.info.method == "eigh"
         return given.info
 
     for info in on_ranks(cuts(20, 2, rng), work):

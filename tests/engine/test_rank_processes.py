@@ -156,7 +156,7 @@ def test_the_command_fit(method, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["diabetes", "--method", "eigh"], "method='eigh' is not for rows of several ranks"),
+        (["diabetes", "--operator", "keops"], "operator='keops' is not for rows of several ranks"),
         (["diabetes", "--features", "nystrom", "--checkpoint", "sums.txt"], "must end in"),
     ],
 )
