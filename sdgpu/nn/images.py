@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -113,11 +114,20 @@ class Images:
                 "they must be (n,) and (n, C, H, W), one label for each image"
             )
 
+    @cached_property
+    def _factors(self) -> dict[torch.dtype, Tensor]:
+        """What normalises, on the device, by the type of the result."""
+        return {}
+
     def clean(
         self, rows: range, size: int, dtype: torch.dtype, *, channels_last: bool = False
     ) -> Iterator[Tensor]:
         """Normalised images (b, C, H, W) of consecutive rows, at most `size` at a time."""
-        factors = constants(self.pixels, self.mean, self.std, dtype)
+        if (
+            dtype not in self._factors
+        ):  # a copy from the host, which waits: made once for all evaluations
+            self._factors[dtype] = constants(self.pixels, self.mean, self.std, dtype)
+        factors = self._factors[dtype]
         for start in range(rows.start, rows.stop, size):
             block = self.pixels[start : min(start + size, rows.stop)]
             yield scaled(block, factors, dtype, channels_last=channels_last)

@@ -182,8 +182,12 @@ class SavedTeacher:
                 f"a top-k of logits needs activation='softmax', not {config.activation!r}: of the other "
                 "outputs nothing is known"
             )
-        top = self.on(images, config, torch.float64).argmax(dim=1)
-        _warn_of_chance(self.name, top, images.labels, images.classes)
+        values, indices = table.values, table.indices
+        self._dense(images.classes, config)  # is one
+        top = values.argmax(axis=1)
+        if indices is not None:
+            top = np.take_along_axis(indices, top[:, None], axis=1)[:, 0]
+        _warn_of_chance(self.name, top, images.labels.cpu().numpy(), images.classes)
 
     def on(self, images: Any, config: Config, dtype: torch.dtype) -> torch.Tensor:
         """What it says, (n, c), on the device of the images: made once, for it stays the same.
@@ -193,19 +197,22 @@ class SavedTeacher:
         ValueError
             For another number of classes, and indices that do not fit.
         """
-        table, device, classes = self.table, images.device, images.classes
-        logits = self.output == "logits"
-        try:
-            if table.indices is not None:
-                values = table.values / config.temperature if logits else table.values
-                dense = dense_top_k(values, table.indices, classes, logits=logits, rest=self.rest)
-                return torch.from_numpy(dense).to(device, dtype)
-            P = torch.from_numpy(table.dense(classes)).to(device, dtype)
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
-        if not logits:
+        P = torch.from_numpy(self._dense(images.classes, config)).to(images.device, dtype)
+        if self.output != "logits" or self.table.indices is not None:
             return P
         return predictions(P, activation=config.activation, temperature=config.temperature)
+
+    def _dense(self, classes: int, config: Config) -> np.ndarray:
+        """Numbers of all classes (n, c): logits as they are, of a top-k of logits probabilities."""
+        table = self.table
+        try:
+            if table.indices is None:
+                return table.dense(classes)
+            logits = self.output == "logits"
+            values = table.values / config.temperature if logits else table.values
+            return dense_top_k(values, table.indices, classes, logits=logits, rest=self.rest)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,12 +352,12 @@ def _host(array: Any) -> np.ndarray:
     return np.array(array)
 
 
-def _warn_of_chance(name: str, top: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
+def _warn_of_chance(name: str, top: np.ndarray, labels: np.ndarray, classes: int) -> None:
     """Warn if the largest class is the label no more often than for rows in any order."""
     n = len(labels)
-    hits = float((top == labels).double().mean())
-    shares_of = [torch.bincount(x, minlength=classes).double() / n for x in (top, labels)]
-    chance = float((shares_of[0] * shares_of[1]).sum())
+    hits = float(np.mean(top == labels))
+    of_top, of_labels = (np.bincount(x, minlength=classes) / n for x in (top, labels))
+    chance = float(of_top @ of_labels)
     if n >= ENOUGH and hits <= chance + 3 * (chance * (1 - chance) / n) ** 0.5:
         warnings.warn(
             f"{name} agrees with {100 * hits:.1f} % of the labels, no more than by chance "

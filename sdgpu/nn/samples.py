@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -108,11 +109,21 @@ class Samples:
                 "they must be (n,) and (n, ...), one label for each sample"
             )
 
+    @cached_property
+    def _scales(self) -> dict[tuple[torch.dtype, bool], _Scale]:
+        """What normalises, on the device, by the type and layout of the result."""
+        return {}
+
     def clean(
         self, rows: range, size: int, dtype: torch.dtype, *, channels_last: bool = False
     ) -> Iterator[Tensor]:
         """Samples of consecutive rows, normalised, at most `size` at a time."""
-        scale = _Scale(self, dtype, channels_last=channels_last)
+        key = dtype, channels_last
+        if (
+            key not in self._scales
+        ):  # a copy from the host, which waits: made once for all evaluations
+            self._scales[key] = _Scale(self, dtype, channels_last=channels_last)
+        scale = self._scales[key]
         for start in range(rows.start, rows.stop, size):
             yield scale(self.values[start : min(start + size, rows.stop)])
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,10 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.data import Data, load_images
 from sdgpu.nn.evaluate import predict, score
 from sdgpu.nn.loss import add_script_gradient, data_loss, mixed_target, penalty
+from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
+from sdgpu.nn.samples import samples_from_arrays
 from sdgpu.nn.stacked import train_stacked
-from sdgpu.nn.targets import Feed, Teacher
+from sdgpu.nn.targets import Feed
 from sdgpu.nn.trainer import train
 from sdgpu.nn.training_setup import not_finite
 from tests.cuda_stand_in import CudaTensor, on_host, pretend_cuda
@@ -35,6 +38,11 @@ OPTIONS = {
     "hard teacher": {"teacher": "cached", "hard": True},
     "views": {"teacher": "views", "views": 2},
     "online teacher": {"teacher": "online"},
+    "saved teacher": {"teacher": "cached", "saved": 1.0},
+    "saved teacher in the loop": {"teacher": "online", "saved": 1.0},
+    "several": {"teacher": "cached", "saved": 0.5},
+    "several views": {"teacher": "views", "views": 2, "saved": 0.5},
+    "several in the loop": {"teacher": "online", "saved": 0.5},
     "script's teacher": {"teacher": "paper-script", "order": "paper-script"},
 }
 
@@ -57,13 +65,17 @@ def bits(model):
 
 
 def run(place, fields, folder=None):
+    fields = dict(fields)
+    saved = fields.pop("saved", 0.0)  # share of predictions from the host among the teachers
     config = dataclasses.replace(PLAIN, **fields)
     teacher = convnet(1, dtype=torch.float32)
     problem, target = data(), None
+    said = SavedTeacher(0.7 * problem.train.one_hot() + 0.1)
     if place == "cuda":
         problem, teacher = there(problem), teacher.cuda()
     if "teacher" in fields:
-        target = Teacher(teacher, 0.3)
+        several = TeacherEnsemble([said, teacher], [saved, 1 - saved])
+        target = Teacher(said if saved == 1 else several if saved else teacher, 0.3)
     return train(convnet(dtype=torch.float32), problem, target, config, folder=folder)
 
 
@@ -185,3 +197,18 @@ def test_a_feed_and_images_on_the_device():
             assert (
                 load_images("generated", device=device, rows=100).train.pixels.device.type == "cuda"
             )
+
+
+def test_an_evaluation_sends_nothing_the_second_time():
+    samples = samples_from_arrays(np.ones((20, 3), np.float32), np.arange(20) % 2)
+    samples = dataclasses.replace(samples, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
+    with pretend_cuda() as transfers:
+        for part, model in (
+            (there(data()).val, convnet(dtype=torch.float32).cuda()),
+            (samples.to("cuda"), torch.nn.Linear(3, 2).cuda()),
+        ):
+            first = predict(model, part)
+            with transfers.during() as sent:
+                again = predict(model, part)
+            assert not sent.all
+            assert torch.equal(on_host(first), on_host(again))
