@@ -115,7 +115,7 @@ def run_experiment(
             archive = ExperimentFolder(Path(folder), experiment, data, world, identity)
             with archive.lock():
                 finished = archive.open(resume=resume)
-                train = _Training(experiment, data, archive.folder / "fits", first_teacher)
+                train = _ChainWork(experiment, data, archive.folder / "fits", first_teacher)
                 pending = train.pending(finished, stacked=stacked)
                 meter = _Meter(progress, sum(work.fits for work in pending))
                 for work in pending:
@@ -275,7 +275,7 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Training:
+class _ChainWork:
     """What is trained where."""
 
     experiment: Experiment
