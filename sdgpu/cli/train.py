@@ -270,6 +270,8 @@ def _experiment(options: dict[str, Any]) -> Experiment:
         ]
     if "betas" in fields:
         fields["betas"] = numbers("betas", options["betas"])
+    if fields.get("class_weights", "balanced") != "balanced":
+        fields["class_weights"] = numbers("class_weights", options["class_weights"])
     config = dataclasses.replace(base.config, **fields)
     return dataclasses.replace(base, config=config, **changes)
 

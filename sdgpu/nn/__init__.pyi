@@ -5,12 +5,13 @@ from .chain import distill_chain
 from .chain_records import Chain, StepRecord
 from .config import Config
 from .data import Data, Images, generated_images, images_from_arrays, load_images, split_images
-from .evaluate import Score, checksum, predict, score
+from .evaluate import Score, checksum, confusion_matrix, predict, score, top_k_accuracy
 from .grid import grid_chains
 from .label_noise import with_label_noise
-from .loss import data_loss, mixed_target, penalty, predictions
+from .loss import data_loss, hinton_target, mixed_target, penalty, predictions
 from .model_outputs import with_output
 from .network_teachers import SavedTeacher, Teacher, TeacherEnsemble
+from .optimisers import Lion
 from .own_data import make_data
 from .pretrained import load_model, load_weights
 from .records import Epoch, TrainResult
@@ -27,6 +28,7 @@ __all__ = [
     "Data",
     "Epoch",
     "Images",
+    "Lion",
     "Samples",
     "SavedTeacher",
     "Score",
@@ -37,12 +39,14 @@ __all__ = [
     "TrainResult",
     "bytes_per_member",
     "checksum",
+    "confusion_matrix",
     "consensus",
     "data_loss",
     "distill_chain",
     "estimate_alpha",
     "generated_images",
     "grid_chains",
+    "hinton_target",
     "images_from_arrays",
     "load_images",
     "load_model",
@@ -65,6 +69,7 @@ __all__ = [
     "smallcnn",
     "split_images",
     "stream",
+    "top_k_accuracy",
     "train",
     "train_stacked",
     "with_label_noise",

@@ -7,6 +7,7 @@ on validation data, by the very function that serves the kernel engine.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -228,7 +229,8 @@ class Lab:
             self.initial,
             self.data,
             targets,
-            self.config,
+            # of more epochs a teacher is another, and so are all students after it
+            dataclasses.replace(self.config, extendable=False),
             folder=None if self.folder is None else self.folder / name,
             progress=self.progress,
             resume=self.resume,

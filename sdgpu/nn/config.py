@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sdgpu.nn.config_checks import check_together, checked_fields, read_fields
-from sdgpu.nn.learning_rates import rate_factor
+from sdgpu.nn.learning_rates import EPOCHS_COUNT, rate_factor
+from sdgpu.nn.own_functions import identity
 
 __all__ = ["FITS", "IMAGES", "SPEED", "Config"]
 
 # what changes how a run is carried out, not what it computes: a checkpoint may be resumed with others
-_FREE = ("eval_batch", "find_unused_parameters", "save_seconds", "tensorboard")
+_FREE = ("eval_batch", "find_unused_parameters", "save_seconds", "tensorboard", "extendable")
+# what came later: a checkpoint that does not name them was made without
+_LATER = (
+    *("clip_norm", "ema", "label_smoothing", "mixup", "cutmix", "class_weights"),
+    *("patience", "monitor", "keep"),
+)
 
+
+#: A function of the user's own.
+Own = Callable[..., Any]
 
 # groups of options of the command line
 IMAGES, FITS, SPEED = "Images", "Every training", "Speed and memory"
@@ -36,19 +46,43 @@ class Config:
         used, and weighs as one step.
     lr : float
         Largest learning rate.
-    optimiser : {"adam", "sgd"}
+    optimiser : {"adam", "adamw", "sgd", "lion"} or callable
+        AdamW is Adam with decoupled decay; Lion is :class:`~sdgpu.nn.Lion`. A function of the user's own is
+        called with groups of parameters and gives a ``torch.optim.Optimizer``; the rate of every step is
+        set in all its groups, and a checkpoint holds its ``state_dict``.
     betas : tuple of two floats; momentum : float; nesterov : bool
-        Of Adam; of SGD.
-    schedule : {"constant", "cosine", "linear", "milestones"}
+        Of Adam, AdamW and Lion (whose paper has 0.9 and 0.99); of SGD.
+    schedule : {"constant", "cosine", "linear", "milestones"} or callable
         Of the learning rate, a function of the position: down to 0 at the end as a half cosine or a
-        line, or times `drop` at each epoch in `milestones`.
+        line, or times `drop` at each epoch in `milestones`; or times what a function of the user's own
+        gives for the position in epochs (1.5 is the middle of the second).
     warmup : float
         Epochs over which the rate rises linearly, to `lr` and never beyond.
+    clip_norm : float
+        Largest Euclidean norm of the gradient of all parameters (of each member of a stack); a longer one
+        is shortened. Weight decay comes after it, as in torch. 0 for none.
+    ema : float
+        If > 0 the weights that are validated and returned are a moving average of those after each step:
+        of t steps, step s has the weight ema^(t - s) (1 - ema) / (1 - ema^t). So are buffers (batch norm).
     loss, activation, temperature
-        See :func:`~sdgpu.nn.loss.data_loss`.
+        See :func:`~sdgpu.nn.loss.data_loss`; a loss of the user's own is a function of logits and targets.
+    label_smoothing : float
+        Share of the ground truth that is spread over all classes, before a teacher is mixed in. Targets
+        that are given as a tensor are taken as they are.
+    mixup, cutmix : float
+        a of the Beta(a, a) from which the share of a batch's images is drawn that each keeps, the rest
+        being that of another image of the batch: of all its pixels (Zhang et al. 2018), or a rectangle of
+        them (Yun et al. 2019). Targets are mixed by the same share, and a teacher in the loop sees the
+        mixed image. With both, each batch has one of them, by a coin. Accuracies of training count an
+        image's own label. 0 for none.
+    class_weights : tuple of c floats, or "balanced"
+        Factors of the loss of a row by its label; "balanced" is n / (c n_k) for class k with n_k rows.
+        Together with the weights of the images they are scaled to the mean 1 over the training images,
+        so that a common factor changes nothing. Empty: 1.
     penalty : {"l2", "decoupled", "paper-script"}
         decay/2 ||theta||^2 in the loss, as in (18); decoupled weight decay, theta <- (1 - rate decay)
-        theta (AdamW); or the norms that the paper's script adds, not squared.
+        theta, which AdamW and Lion have in place of "l2"; or the norms that the paper's script adds, not
+        squared.
     decay : float
         Weight of the penalty against the **mean** loss of a row: lam / n for lam of (18).
     penalty_covers : {"all", "weights"}
@@ -64,6 +98,12 @@ class Config:
         A new permutation every epoch, or one for all of them.
     crop_pad : int; flip : bool
         Augmentation: zeros around the picture before a random crop; horizontal flips.
+    patience : int
+        Epochs without a better `monitor` after which the training ends; 0: it never ends early.
+    monitor : {"val_loss", "val_accuracy", "train_loss"}
+        What the best epoch is best in; of equal ones the first.
+    keep : {"last", "best"}
+        The weights that are returned: of the last epoch, or of the best one.
     init_seed, order_seed, augment_seed : int
         Of the weights (where a chain builds the model), of the order, of augmentation and dropout. Dropout
         draws on every rank for itself, so its masks depend on the number of processes; nothing else does.
@@ -87,6 +127,9 @@ class Config:
         saved if as much time has passed, and the end of the training always.
     tensorboard : bool
         Also write TensorBoard logs (needs the package tensorboard).
+    extendable : bool
+        Keep the state of the optimiser when the training ends, two thirds of the checkpoint, so that it may
+        be called again with more `epochs`. Chains do not.
 
     Raises
     ------
@@ -97,19 +140,31 @@ class Config:
     epochs: int = _option(75, FITS, "passes over the images")
     batch: int = _option(128, FITS, "images of one optimiser step")
     lr: float = _option(1e-4, FITS, "largest learning rate")
-    optimiser: str = _option("adam", FITS, "adam or sgd")
-    betas: tuple[float, float] = _option((0.9, 0.999), FITS, "two of adam, for example 0.9,0.999")
+    optimiser: str | Own = _option("adam", FITS, "adam, adamw, sgd or lion")
+    betas: tuple[float, float] = _option(
+        (0.9, 0.999), FITS, "two of adam, adamw and lion, for example 0.9,0.99"
+    )
     momentum: float = _option(0.9, FITS, "of sgd")
     nesterov: bool = _option(False, FITS, "of sgd")
-    schedule: str = _option("constant", FITS, "constant, cosine, linear or milestones")
+    schedule: str | Own = _option("constant", FITS, "constant, cosine, linear or milestones")
     warmup: float = _option(0.0, FITS, "epochs over which the rate rises")
     milestones: tuple[int, ...] = _option(
         (), FITS, "epochs at which the rate drops, for example 30,60"
     )
     drop: float = _option(0.1, FITS, "factor of the rate at a milestone")
-    loss: str = _option("squared", FITS, "squared (of probabilities) or cross-entropy")
+    clip_norm: float = _option(0.0, FITS, "largest norm of the gradient; 0 for any")
+    ema: float = _option(0.0, FITS, "of a moving average of the weights, for example 0.999")
+    loss: str | Own = _option(
+        "squared", FITS, "squared (of probabilities), cross-entropy or hinton"
+    )
     activation: str = _option("softmax", FITS, "softmax or identity")
     temperature: float = _option(1.0, FITS, "of the softmax")
+    label_smoothing: float = _option(0.0, FITS, "share of the truth spread over all classes")
+    mixup: float = _option(0.0, IMAGES, "a of Beta(a, a) for mixup, for example 0.2")
+    cutmix: float = _option(0.0, IMAGES, "a of Beta(a, a) for cutmix, for example 1")
+    class_weights: tuple[float, ...] | str = _option(
+        (), FITS, "of the classes, by commas, or balanced"
+    )
     penalty: str = _option("l2", FITS, "l2, decoupled or paper-script")
     decay: float = _option(1e-4, FITS, "weight of the penalty")
     penalty_covers: str = _option("all", FITS, "all or weights")
@@ -119,6 +174,9 @@ class Config:
     order: str = _option("shuffled", FITS, "shuffled, or paper-script: one order for all epochs")
     crop_pad: int = _option(4, IMAGES, "zeros around the picture before a random crop")
     flip: bool = _option(True, IMAGES, "horizontal flips")
+    patience: int = _option(0, FITS, "epochs without a better monitor before the end; 0 for any")
+    monitor: str = _option("val_loss", FITS, "val_loss, val_accuracy or train_loss")
+    keep: str = _option("last", FITS, "last or best: which epoch's weights")
     init_seed: int = 0
     order_seed: int = 0
     augment_seed: int = 0
@@ -135,6 +193,7 @@ class Config:
     eval_batch: int = _option(256, SPEED, "images of a batch without gradients")
     save_seconds: float = _option(60.0, SPEED, "seconds between checkpoints within an epoch")
     tensorboard: bool = _option(False, SPEED, "TensorBoard logs beside the csv")
+    extendable: bool = True
 
     def __post_init__(self) -> None:
         # kept as Python's own numbers: those of NumPy are equal, but cannot be written as JSON
@@ -150,9 +209,28 @@ class Config:
         """The same with all three seeds set to `seed`."""
         return dataclasses.replace(self, init_seed=seed, order_seed=seed, augment_seed=seed)
 
+    @property
+    def penalty_form(self) -> str:
+        """The penalty in force: AdamW and Lion have decoupled decay in place of "l2"."""
+        decoupled = self.optimiser in ("adamw", "lion") and self.penalty == "l2"
+        return "decoupled" if decoupled else self.penalty
+
+    @property
+    def output_temperature(self) -> float:
+        """That of predictions: 1 with the loss "hinton", whose temperature is the teacher's alone."""
+        return 1.0 if self.loss == "hinton" else self.temperature
+
+    def fields(self) -> dict[str, Any]:
+        """All fields as JSON has them: functions of the user's own by what they are known by."""
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {
+            name: identity(name, value) if callable(value) else _plain(value)
+            for name, value in values.items()
+        }
+
     def to_json(self) -> str:
         """All fields, as the text that stands beside the results."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps(self.fields(), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -161,18 +239,27 @@ class Config:
         Raises
         ------
         ValueError
-            If it is no JSON object, or has fields that this version does not know.
+            If it is no JSON object, has fields that this version does not know, or had functions of the
+            user's own.
         """
         fields = read_fields(text, cls, "a configuration")
-        for name in ("betas", "milestones"):
-            if name in fields:
+        for name in ("betas", "milestones", "class_weights"):
+            if isinstance(fields.get(name), list):
                 fields[name] = tuple(fields[name])
         return cls(**fields)
 
     def binding(self) -> dict[str, Any]:
-        """The fields that a checkpoint must share with the run that resumes it."""
-        fields = dataclasses.asdict(self)
-        return {name: _plain(value) for name, value in fields.items() if name not in _FREE}
+        """The fields that a checkpoint must share with the run that resumes it.
+
+        `epochs` is among them where the schedule counts them; otherwise it may be raised.
+        """
+        defaults = {one.name: one.default for one in dataclasses.fields(self)}
+        free = (*_FREE, *(() if self.schedule in EPOCHS_COUNT else ("epochs",)))
+        return {
+            name: value
+            for name, value in self.fields().items()
+            if name not in free and not (name in _LATER and getattr(self, name) == defaults[name])
+        }
 
 
 def _plain(value: Any) -> Any:

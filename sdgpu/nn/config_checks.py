@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.checks import choice, integer, number, positive
+from sdgpu.nn.own_functions import OWN, identity
 
 __all__ = [
     "ACTIVATIONS",
+    "FUNCTIONS",
     "LOSSES",
     "PENALTIES",
     "check_together",
@@ -22,19 +24,24 @@ __all__ = [
 ]
 
 ACTIVATIONS = ("softmax", "identity")
-LOSSES = ("squared", "cross-entropy")
+LOSSES = ("squared", "cross-entropy", "hinton")
 PENALTIES = ("l2", "decoupled", "paper-script")
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "optimiser": ("adam", "sgd"),
+#: Fields that may be a function of the user's own as well.
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "optimiser": ("adam", "adamw", "sgd", "lion"),
     "schedule": ("constant", "cosine", "linear", "milestones"),
     "loss": LOSSES,
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ACTIVATIONS,
     "penalty": PENALTIES,
     "penalty_covers": ("all", "weights"),
     "teacher": ("cached", "views", "online", "paper-script"),
     "order": ("shuffled", "paper-script"),
     "amp": ("off", "bf16", "fp16"),
+    "monitor": ("val_loss", "val_accuracy", "train_loss"),
+    "keep": ("last", "best"),
 }
 _SWITCHES = (
     "flip",
@@ -47,6 +54,7 @@ _SWITCHES = (
     "tf32",
     "tensorboard",
     "find_unused_parameters",
+    "extendable",
 )
 #: Whole numbers, each with the least that it may be.
 _WHOLE = {
@@ -56,12 +64,14 @@ _WHOLE = {
     "views": 1,
     "crop_pad": 0,
     "eval_batch": 1,
+    "patience": 0,
     "init_seed": 0,
     "order_seed": 0,
     "augment_seed": 0,
 }
 _ABOVE_0 = ("lr", "temperature", "drop")
-_FROM_0 = ("decay", "warmup", "save_seconds", "momentum")
+_FROM_0 = ("decay", "warmup", "save_seconds", "momentum", "clip_norm", "mixup", "cutmix")
+_BELOW_1 = ("momentum", "ema", "label_smoothing")
 
 
 def checked_fields(config: Any) -> dict[str, Any]:
@@ -74,6 +84,8 @@ def checked_fields(config: Any) -> dict[str, Any]:
     """
     for name, choices in _CHOICES.items():
         choice(name, getattr(config, name), choices)
+    for name, choices in FUNCTIONS.items():
+        _check_function(name, getattr(config, name), choices)
     fields: dict[str, Any] = {}
     for name, minimum in _WHOLE.items():
         fields[name] = integer(name, getattr(config, name), minimum)
@@ -85,10 +97,37 @@ def checked_fields(config: Any) -> dict[str, Any]:
         fields[name] = positive(name, getattr(config, name))
     for name in _FROM_0:
         fields[name] = positive(name, getattr(config, name), zero=True)
+    for name in _BELOW_1:
+        fields[name] = positive(name, getattr(config, name), zero=True)
+        if fields[name] >= 1:
+            raise ValueError(f"{name}={fields[name]:g} must be below 1")
     fields["betas"] = tuple(number("betas", beta) for beta in several("betas", config.betas))
     epochs = several("milestones", config.milestones)
     fields["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
+    fields["class_weights"] = _class_weights(config.class_weights)
     return fields
+
+
+def _check_function(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if isinstance(value, str) and value.startswith(OWN):
+        raise ValueError(
+            f"{name}={value!r} was a function of your own, which a file does not hold: give the function"
+        )
+    if callable(value):
+        identity(name, value)  # or it cannot be told from another
+    else:
+        choice(name, value, choices)
+
+
+def _class_weights(values: Any) -> tuple[float, ...] | str:
+    if isinstance(values, str):
+        return choice("class_weights", values, ("balanced",))
+    weights = tuple(
+        positive("class_weights", weight, zero=True) for weight in several("class_weights", values)
+    )
+    if weights and not any(weights):
+        raise ValueError("class_weights are all 0: at least one class must count")
+    return weights
 
 
 def check_together(config: Any) -> None:
@@ -103,17 +142,15 @@ def check_together(config: Any) -> None:
             f"accumulate={config.accumulate} does not divide batch={config.batch}: the parts of a batch "
             "must be of one size"
         )
-    if config.loss == "cross-entropy" and config.activation != "softmax":
+    if config.loss in ("cross-entropy", "hinton") and config.activation != "softmax":
         raise ValueError(
-            f"loss='cross-entropy' needs activation='softmax', not {config.activation!r}: "
+            f"loss={config.loss!r} needs activation='softmax', not {config.activation!r}: "
             "or use loss='squared'"
         )
     if config.warmup >= config.epochs and config.warmup > 0:
         raise ValueError(f"warmup={config.warmup:g} must be below epochs={config.epochs}")
     if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
         raise ValueError(f"betas={config.betas!r} must be two numbers in [0, 1)")
-    if config.momentum >= 1:
-        raise ValueError(f"momentum={config.momentum:g} must be below 1")
     if config.schedule == "milestones" and not config.milestones:
         raise ValueError("schedule='milestones' needs milestones, the epochs at which lr drops")
 

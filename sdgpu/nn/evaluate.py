@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdgpu.backend.checks import integer
 from sdgpu.backend.distributed import World
 from sdgpu.nn.config import Config
 from sdgpu.nn.loss import predictions
+from sdgpu.nn.records import as_numbers
 
-__all__ = ["Score", "autocast", "checksum", "float_type", "inference", "predict", "score"]
+__all__ = [
+    "Score",
+    "autocast",
+    "checksum",
+    "confusion_matrix",
+    "float_type",
+    "inference",
+    "predict",
+    "score",
+    "top_k_accuracy",
+]
 
 
 @dataclass(frozen=True)
@@ -31,11 +44,14 @@ class Score:
         Share of rows whose largest output is the label.
     clean_accuracy : float or None
         The same against `clean_labels`, where labels are noisy.
+    top5 : float
+        Share of rows whose label is among the five largest outputs (all, with fewer classes).
     """
 
     loss: float | tuple[float, ...]
     accuracy: float | tuple[float, ...]
     clean_accuracy: float | tuple[float, ...] | None = None
+    top5: float | tuple[float, ...] = math.nan
 
 
 @contextmanager
@@ -101,7 +117,9 @@ def predict(
     # whatever the training is in: alpha-hat and the losses of steps are differences of such outputs
     with inference(model), torch.autocast(images.device.type, enabled=False):
         parts = [
-            predictions(model(inputs), activation=config.activation, temperature=config.temperature)
+            predictions(
+                model(inputs), activation=config.activation, temperature=config.output_temperature
+            )
             for inputs in blocks
         ]
     block = torch.cat(parts, dim=-2)[..., : len(shares[world.rank]), :]
@@ -113,11 +131,54 @@ def score(P: torch.Tensor, images: Any) -> Score:
     Y = images.one_hot(P.dtype)
     loss = 0.5 * (P - Y).square().sum(dim=-1).double().mean(dim=-1)
     guesses = P.argmax(dim=-1)
-    truths = [images.labels, images.clean_labels]
-    hits = [(guesses == labels).double().mean(dim=-1) for labels in truths if labels is not None]
-    if P.ndim == 3:
-        return Score(*(tuple(values.tolist()) for values in (loss, *hits)))
-    return Score(*(float(value) for value in (loss, *hits)))
+    truths = (images.labels, images.clean_labels)
+    accuracy, clean = (
+        None if labels is None else (guesses == labels).double().mean(dim=-1) for labels in truths
+    )
+    assert accuracy is not None
+    return Score(
+        as_numbers(loss),
+        as_numbers(accuracy),
+        None if clean is None else as_numbers(clean),
+        as_numbers(top_k_accuracy(P, images, min(5, P.shape[-1]))),
+    )
+
+
+def top_k_accuracy(P: torch.Tensor, images: Any, k: int = 5) -> torch.Tensor:
+    """Share (...) of rows whose label is among the k largest of the outputs P (..., n, c).
+
+    Of equal outputs those of the smaller classes count as larger.
+
+    Raises
+    ------
+    ValueError
+        If k is not in 1..c.
+    """
+    if integer("k", k, 1) > P.shape[-1]:
+        raise ValueError(f"k={k} exceeds the {P.shape[-1]} classes")
+    # how many outputs come before that of the label
+    labels = images.labels[:, None].expand(*P.shape[:-1], 1)
+    own = P.gather(-1, labels)
+    classes = torch.arange(P.shape[-1], device=P.device)
+    before = ~((own > P) | ((own == P) & (labels <= classes)))  # all of them, where it is NaN
+    return (before.sum(dim=-1) < k).double().mean(dim=-1)
+
+
+def confusion_matrix(P: torch.Tensor, images: Any) -> torch.Tensor:
+    """Counts (..., c, c) of rows by label (first axis) and largest output (second), int64.
+
+    Parameters
+    ----------
+    P : tensor (..., n, c)
+        Predictions, for example of :func:`predict`.
+    images : Images
+        Whose labels are the truth.
+    """
+    c = P.shape[-1]
+    pairs = images.labels * c + P.argmax(dim=-1)  # (..., n)
+    counts = torch.zeros((*pairs.shape[:-1], c * c), dtype=torch.int64, device=P.device)
+    counts.scatter_add_(-1, pairs, torch.ones_like(pairs))
+    return counts.reshape(*pairs.shape[:-1], c, c)
 
 
 def checksum(model: nn.Module) -> str:

@@ -19,7 +19,7 @@ from sdgpu.nn.chain import FirstTeacher, Lab, Model, check_weights, run_chain, s
 from sdgpu.nn.chain_records import Chain, StepRecord, rule_folder, rule_name
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import checksum, predict
-from sdgpu.nn.loss import mixed_target
+from sdgpu.nn.loss import mixed_target, smoothed
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.stacked import train_stacked
 
@@ -91,6 +91,10 @@ def grid_chains(
         )
     if stacked and config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {config.teacher!r}")
+    if stacked and config.loss == "hinton":
+        raise ValueError(
+            "stacked=True needs a loss with one target, not 'hinton': train one by one"
+        )
     if isinstance(model, nn.Module) and seeds is not None and len(seeds) > 1:
         raise ValueError(
             f"seeds={list(seeds)} with a model that has its weights: give a name or a factory, so that "
@@ -157,7 +161,9 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
             predict(networks[-1], lab.data.train, lab.config, world=lab.world)
             for networks in models
         ]
-        Y = lab.data.train.one_hot(predictions[0].dtype) if Y is None else Y
+        if Y is None:
+            Y = lab.data.train.one_hot(predictions[0].dtype)
+            Y = smoothed(Y, lab.config.label_smoothing)
         targets = torch.stack(
             [
                 mixed_target(Y, P, float(weights[chain, step - 2]), hard=lab.config.hard)
@@ -168,7 +174,7 @@ def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule
             [lab.initial] * len(rules),
             lab.data,
             targets,
-            lab.config,
+            dataclasses.replace(lab.config, extendable=False),
             folder=None if lab.folder is None else lab.folder / place / f"step-{step}",
             progress=lab.progress,
             resume=lab.resume,

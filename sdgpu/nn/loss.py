@@ -12,6 +12,7 @@ and the last term knows no weights: one target is enough, and no teacher in the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +23,16 @@ from sdgpu.nn.config_checks import ACTIVATIONS, LOSSES, PENALTIES
 from sdgpu.nn.model_outputs import logits_of
 
 __all__ = [
+    "Loss",
     "add_script_gradient",
     "data_loss",
     "distillation_loss",
+    "hinton_target",
     "mixed_target",
     "penalised",
     "penalty",
     "predictions",
+    "smoothed",
 ]
 
 #: Parameters of transformers that are places and tokens, not weights, in timm, torchvision and elsewhere.
@@ -39,6 +43,11 @@ TOKENS = frozenset(
         *("reg_token", "register_tokens", "mask_token", "relative_position_bias_table"),
     }
 )
+_HALF = (torch.float16, torch.bfloat16)
+
+#: A loss: one of LOSSES, or a function of logits (b, c) and targets (b, c) that gives the losses (b,) of
+#: the rows, or their mean.
+Loss = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def predictions(
@@ -63,7 +72,8 @@ def predictions(
     TypeError, ValueError
         If the logits are no tensor; for an unknown activation or a temperature <= 0.
     """
-    scaled = _scaled(logits, choice("activation", activation, ACTIVATIONS), temperature)
+    choice("activation", activation, ACTIVATIONS)
+    scaled = _scaled(logits, temperature)
     return scaled.softmax(dim=-1) if activation == "softmax" else scaled
 
 
@@ -89,26 +99,49 @@ def mixed_target(
     ValueError
         If alpha is NaN or infinite, or the shapes differ.
     """
-    alpha = number("alpha", alpha)
+    alpha, teacher = number("alpha", alpha), _told(Y, teacher, hard=hard)
+    return alpha * Y + (1 - alpha) * teacher
+
+
+def hinton_target(
+    Y: torch.Tensor, teacher: torch.Tensor, alpha: float, *, hard: bool = False
+) -> torch.Tensor:
+    """Targets (..., n, 2 c) of loss "hinton": alpha Y and, beside it, (1 - alpha) p_teacher.
+
+    Parameters and errors are those of :func:`mixed_target`; the teacher's predictions are those at the
+    temperature of the loss.
+    """
+    alpha, teacher = number("alpha", alpha), _told(Y, teacher, hard=hard)
+    return torch.cat([(alpha * Y).expand(teacher.shape), (1 - alpha) * teacher], dim=-1)
+
+
+def _told(Y: torch.Tensor, teacher: torch.Tensor, *, hard: bool) -> torch.Tensor:
+    """Predictions of a teacher for the rows of Y, or their one-hot rows."""
     if teacher.shape[-2:] != Y.shape:
         raise ValueError(
             f"teacher has shape {tuple(teacher.shape)}, but Y has shape {tuple(Y.shape)}: both need one "
             "row for each input and one column for each class"
         )
-    if hard:
-        one_hot = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
-        # a row that is not finite stays so, for argmax would make a class of it; no wait for the device
-        teacher = torch.where(teacher.isfinite().all(dim=-1, keepdim=True), one_hot, math.nan)
-    return alpha * Y + (1 - alpha) * teacher
+    if not hard:
+        return teacher
+    one_hot = nn.functional.one_hot(teacher.argmax(dim=-1), Y.shape[-1]).to(Y.dtype)
+    # a row that is not finite stays so, for argmax would make a class of it; no wait for the device
+    return torch.where(teacher.isfinite().all(dim=-1, keepdim=True), one_hot, math.nan)
+
+
+def smoothed(Y: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Y (n, c) with the share `smoothing` of every row spread over all c classes; Y itself for 0."""
+    return Y if smoothing == 0 else (1 - smoothing) * Y + smoothing / Y.shape[-1]
 
 
 def data_loss(
     logits: torch.Tensor,
     target: torch.Tensor,
     *,
-    loss: str = "squared",
+    loss: Loss = "squared",
     activation: str = "softmax",
     temperature: float = 1.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over the rows of the loss of a row, for each leading index.
 
@@ -116,16 +149,26 @@ def data_loss(
     the data, so that lam of (18) is n times the `decay` of the trainer.
     "cross-entropy": - sum_j u_ij log f_ij, linear in u. Rows outside the simplex, which alpha outside
     [0, 1] makes, keep this formula: it is still the two-term loss, but need not be bounded below.
+    "hinton": with z the logits and T the temperature,
+
+        - sum_j alpha y_ij log softmax(z_i)_j - T^2 sum_j (1 - alpha) p_ij log softmax(z_i / T)_j,
+
+    the teacher's predictions p at T too: the temperature is on the teacher's term alone, whose gradient
+    T^2 keeps of one size (Hinton, Vinyals & Dean 2015). The constant entropy of p is not subtracted.
 
     Parameters
     ----------
     logits : tensor (..., n, c)
-        Of any floating type.
+        Of any floating type; half precision is widened to float32 first.
     target : tensor (..., n, c)
-        u.
-    loss : {"squared", "cross-entropy"}
+        u; for "hinton" (..., n, 2 c) of :func:`hinton_target`, or Y alone.
+    loss : {"squared", "cross-entropy", "hinton"} or callable
+        A function of the user's own gets logits and target and gives the losses (..., n) of the rows, or
+        their mean (...); activation and temperature are then its own affair.
     activation : {"softmax", "identity"}
     temperature : float, default 1
+    weights : tensor (n,), optional
+        Factors of the rows: the mean of weight times loss.
 
     Returns
     -------
@@ -134,26 +177,70 @@ def data_loss(
 
     Raises
     ------
-    ValueError
-        For unknown names, a temperature <= 0, another shape of the target, or the cross-entropy of
-        "identity", which has no probabilities.
+    TypeError, ValueError
+        For unknown names, a temperature <= 0, another shape of the target, the cross-entropy of
+        "identity", which has no probabilities, or what a function gives that is no loss.
     """
-    choice("loss", loss, LOSSES)
+    if isinstance(loss, str):
+        choice("loss", loss, LOSSES)
     logits = logits_of(logits)
-    if logits.shape != target.shape:
+    shapes = [logits.shape]
+    if loss == "hinton":
+        shapes.append(torch.Size((*logits.shape[:-1], 2 * logits.shape[-1])))
+    if target.shape not in shapes:
         raise ValueError(
             f"target has shape {tuple(target.shape)}, but the model gives {tuple(logits.shape)}: a row "
             "for each input, a column for each class"
         )
-    if loss == "squared":
+    if not isinstance(loss, str):
+        rows = _own(loss, logits, target)
+    elif loss == "squared":
         f = predictions(logits, activation=activation, temperature=temperature)
-        return 0.5 * (f - target).square().sum(dim=-1).mean(dim=-1)
-    if activation != "softmax":
+        rows = 0.5 * (f - target).square().sum(dim=-1)
+    elif activation != "softmax":
         raise ValueError(
-            f"loss='cross-entropy' needs activation='softmax', not {activation!r}: or use loss='squared'"
+            f"loss={loss!r} needs activation='softmax', not {activation!r}: or use loss='squared'"
         )
-    log_f = _scaled(logits, activation, temperature).log_softmax(dim=-1)
-    return -(target * log_f).sum(dim=-1).mean(dim=-1)
+    elif loss == "hinton":
+        rows = _hinton(logits, target, temperature)
+    else:
+        rows = -(target * _log_softmax(logits, temperature)).sum(dim=-1)
+    if rows.ndim < logits.ndim - 1:  # a mean already
+        if weights is not None:
+            raise ValueError(
+                "loss gives a mean, but weights of rows or classes need the loss of every row: let it "
+                "give the losses (n,), for example with reduction='none'"
+            )
+        return rows
+    return (rows if weights is None else rows * weights).mean(dim=-1)
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return _scaled(logits, temperature).log_softmax(dim=-1)
+
+
+def _hinton(logits: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+    classes = logits.shape[-1]
+    rows = -(target[..., :classes] * _log_softmax(logits, 1.0)).sum(dim=-1)
+    if target.shape[-1] > classes:
+        told = (target[..., classes:] * _log_softmax(logits, temperature)).sum(dim=-1)
+        rows = rows - temperature**2 * told
+    return rows
+
+
+def _own(loss: Any, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Losses (..., n), or means (...), of a function of the user's own, in float32 at least."""
+    wide = logits.float() if logits.dtype in _HALF else logits
+    rows = loss(wide, target)
+    if not isinstance(rows, torch.Tensor) or not rows.is_floating_point():
+        kind = rows.dtype if isinstance(rows, torch.Tensor) else type(rows).__name__
+        raise TypeError(f"loss gives {kind}, but must give a tensor of losses, floating point")
+    if rows.shape not in (logits.shape[:-1], logits.shape[:-2]):
+        raise ValueError(
+            f"loss gives shape {tuple(rows.shape)} for logits {tuple(logits.shape)}: it must give one "
+            f"number for each row, {tuple(logits.shape[:-1])}, or their mean, {tuple(logits.shape[:-2])}"
+        )
+    return rows
 
 
 def distillation_loss(
@@ -277,9 +364,9 @@ def add_script_gradient(model: nn.Module, decay: float, *, covers: str = "all") 
                 parameter.grad.add_((flat * scale).reshape(parameter.shape))
 
 
-def _scaled(logits: torch.Tensor, activation: str, temperature: float) -> torch.Tensor:
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     positive("temperature", temperature)
     logits = logits_of(logits)
-    if logits.dtype in (torch.float16, torch.bfloat16):
+    if logits.dtype in _HALF:
         logits = logits.float()
     return logits if temperature == 1 else logits / temperature

@@ -107,19 +107,22 @@ class Data:
     val, test : the same, or None
         None, or without a row, where there are none. They may lack classes, as the tail of a long-tailed
         set does.
+    weights : Tensor (n,), optional
+        How much each training row counts, >= 0; a common factor changes nothing.
 
     Raises
     ------
     TypeError
-        If a part is none of these.
+        If a part is none of these, or the weights no tensor of floating point.
     ValueError
         If the training part is empty, or a part has other classes, shapes, device or normalisation than
-        it, or not one label for each input.
+        it, or not one label for each input; for weights that are not one finite number >= 0 for each row.
     """
 
     train: Any
     val: Any
     test: Any
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test"):
@@ -128,11 +131,29 @@ class Data:
                 _check_part(name, part, self.train)
         if not len(self.train):
             raise ValueError("train has no images")
+        if self.weights is not None:
+            _check_weights(self.weights, len(self.train))
 
     def to(self, device: str | torch.device) -> Data:
         """Return the same parts on a device; no copy of those that are there already."""
         parts = (self.train, self.val, self.test)
-        return Data(*(None if part is None else part.to(device) for part in parts))
+        train, val, test = (None if part is None else part.to(device) for part in parts)
+        return Data(train, val, test, None if self.weights is None else self.weights.to(device))
+
+
+def _check_weights(weights: object, n: int) -> None:
+    """Refuse weights of rows that are none."""
+    if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        raise TypeError(
+            f"weights must be a tensor of floating point, not {type(weights).__name__}: torch.as_tensor("
+            "weights, dtype=torch.float32)"
+        )
+    if weights.shape != (n,):
+        raise ValueError(
+            f"weights must be ({n},), one for each training row, got {tuple(weights.shape)}"
+        )
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError("weights must be finite and >= 0")
 
 
 def _check_part(name: str, part: Any, train: Any) -> None:

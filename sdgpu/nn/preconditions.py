@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from torch import nn
 from sdgpu.backend.copying import copy_module
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, float_type, inference
+from sdgpu.nn.loss_checks import (
+    check_mixing,
+    check_probabilities_given,
+    check_schedule,
+    try_loss,
+    warn_of_probabilities,
+)
 from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_setup import resting, start_training
@@ -21,7 +29,7 @@ __all__ = ["check_device", "check_networks", "check_request"]
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def check_request(model: Any, images: Any, targets: Any, config: Config, folder: Any) -> None:
+def check_request(model: Any, data: Any, targets: Any, config: Config, folder: Any) -> None:
     """Refuse what does not fit together, before anything is made.
 
     Raises
@@ -30,6 +38,7 @@ def check_request(model: Any, images: Any, targets: Any, config: Config, folder:
         For a model that is none, a batch that exceeds the images, labels out of range, targets of another
         shape or not finite, and what :func:`check_device` refuses.
     """
+    images = data.train
     if config.batch > len(images):
         raise ValueError(f"batch={config.batch} exceeds the n={len(images)} training images")
     if config.tensorboard and folder is None:
@@ -39,8 +48,54 @@ def check_request(model: Any, images: Any, targets: Any, config: Config, folder:
             f"model must be a torch.nn.Module, not {type(model).__name__}: make_model makes one"
         )
     _check_parts(model, config)
+    check_schedule(config, len(images))
+    _check_monitor(data, config, getattr(model, "members", None))
     _check_targets(targets, images, config, getattr(model, "members", None))
     check_device(config, images.device)
+
+
+def _check_monitor(data: Any, config: Config, members: int | None) -> None:
+    """Refuse to look for a best epoch where there is nothing to tell it by."""
+    asking = [
+        text
+        for text, asked in (
+            (f"patience={config.patience}", config.patience > 0),
+            ("keep='best'", config.keep == "best"),
+        )
+        if asked
+    ]
+    if not asking:
+        return
+    if members is not None:
+        raise ValueError(
+            f"{asking[0]} is for one network: those of a stack have best epochs of their own, train them "
+            "one by one"
+        )
+    if config.monitor.startswith("val") and (data.val is None or not len(data.val)):
+        raise ValueError(
+            f"{asking[0]} needs validation images for monitor={config.monitor!r}: give data.val, or "
+            "monitor='train_loss'"
+        )
+
+
+def check_goes_on(saved: dict[str, Any], config: Config, folder: Path) -> None:
+    """Refuse a checkpoint that has gone further than is asked for, or that cannot go on.
+
+    Raises
+    ------
+    ValueError
+    """
+    epochs, begun = saved["epoch"], saved["batch"] > 0
+    if epochs + begun > config.epochs:
+        raise ValueError(
+            f"the checkpoint in {folder} has {'begun' if begun else 'ended'} epoch {epochs + begun}, but "
+            f"epochs={config.epochs}: raise it, or name another folder"
+        )
+    if epochs < config.epochs and saved["optimiser"] is None and not saved.get("stopped"):
+        raise ValueError(
+            f"the checkpoint in {folder} ended after {epochs} epochs and holds no optimiser to go on to "
+            f"epochs={config.epochs} with (extendable=False, or a chain): name another folder"
+        )
 
 
 def _check_parts(model: nn.Module, config: Config) -> None:
@@ -65,7 +120,9 @@ def _check_parts(model: nn.Module, config: Config) -> None:
             )
 
 
-def check_networks(student: nn.Module, images: Any, targets: Any, config: Config) -> None:
+def check_networks(
+    student: nn.Module, images: Any, targets: Any, config: Config, *, weighted: bool = False
+) -> None:
     """Refuse a student or a teacher that cannot do with the images what it must.
 
     Raises
@@ -76,7 +133,9 @@ def check_networks(student: nn.Module, images: Any, targets: Any, config: Config
     """
     members = getattr(student, "members", None)
     _check_model(student, images, config, "the model", members)
-    _check_trained(student, images, config, members)
+    outputs = _check_trained(student, images, config, members)
+    try_loss(outputs, images, config, weighted=weighted)
+    check_mixing(_sample(student, images, 1), config)
     if isinstance(targets, Teacher):
         for number, (_, network) in enumerate(targets.networks):
             name = "the teacher" if len(targets.networks) == 1 else f"teacher {number + 1}"
@@ -129,15 +188,16 @@ def _check_targets(targets: Any, images: Any, config: Config, members: int | Non
         raise ValueError(f"targets have shape {tuple(targets.shape)}, but must have shape {shape}")
     if not bool(torch.isfinite(targets).all()):
         raise ValueError("targets must be finite: NaN or infinity found")
+    check_probabilities_given(targets, config)
     least = float(targets.min())
     if least < -1e-3:  # rounding of probabilities is far from that
         _warn_of_loss(config, f"a target of {least:.3g}")
 
 
 def _warn_of_loss(config: Config, what: str) -> None:
-    if config.loss == "cross-entropy":
+    if config.loss in ("cross-entropy", "hinton"):
         warnings.warn(
-            f"loss='cross-entropy' with {what} has no minimum: it falls for ever as a probability with a "
+            f"loss={config.loss!r} with {what} has no minimum: it falls for ever as a probability with a "
             "negative target tends to 0. Use alpha in [0, 1], or loss='squared'",
             stacklevel=5,
         )
@@ -163,10 +223,13 @@ def _check_model(
                 f"{name} does not take {images.kind} of shape {images.shape} as {sample.dtype} ({error}): "
                 "make_model has channels= for images; a network of your own must take what data.train holds"
             ) from error
-    _check_outputs(outputs, 1, images.classes, members, name)
+    checked = _check_outputs(outputs, 1, images.classes, members, name)
+    warn_of_probabilities(checked, config, name)
 
 
-def _check_trained(model: nn.Module, images: Any, config: Config, members: int | None) -> None:
+def _check_trained(
+    model: nn.Module, images: Any, config: Config, members: int | None
+) -> torch.Tensor:
     """Try the smallest part of a batch in training mode, on a copy of the model."""
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
@@ -185,19 +248,20 @@ def _check_trained(model: nn.Module, images: Any, config: Config, members: int |
                 f"accumulate={config.accumulate}), which this model cannot be trained on ({error}): choose "
                 "another batch, or one image more or less"
             ) from error
-    _check_outputs(outputs, rows, images.classes, members, "the model in training mode")
+    return _check_outputs(outputs, rows, images.classes, members, "the model in training mode")
 
 
 def _sample(model: nn.Module, images: Any, rows: int) -> torch.Tensor:
     return next(iter(images.clean(range(rows), rows, float_type(model))))
 
 
-def _check_outputs(outputs: Any, rows: int, classes: int, members: Any, name: str) -> None:
-    outputs = logits_of(outputs)
+def _check_outputs(outputs: Any, rows: int, classes: int, members: Any, name: str) -> torch.Tensor:
+    logits = logits_of(outputs)
     shape = (rows, classes) if members is None else (members, rows, classes)
-    if tuple(outputs.shape) != shape:
+    if tuple(logits.shape) != shape:
         raise ValueError(
-            f"{name} gives outputs of shape {tuple(outputs.shape)} for {rows} image{'s' * (rows > 1)}, but "
+            f"{name} gives outputs of shape {tuple(logits.shape)} for {rows} image{'s' * (rows > 1)}, but "
             f"classes={classes}: it must give one number for each class; of several outputs "
             "with_output(model, ..) takes another"
         )
+    return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class Epoch:
         Of clean validation images, see :class:`~sdgpu.nn.evaluate.Score`; NaN without any.
     seconds : float
         Of training up to its end, without validation.
+    val_top5 : float
+        Share of clean validation images whose label is among the five largest outputs.
     """
 
     epoch: int
@@ -44,6 +47,7 @@ class Epoch:
     val_loss: Number
     val_accuracy: Number
     seconds: float
+    val_top5: Number = math.nan
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class TrainResult:
     Attributes
     ----------
     model : Module
-        With the last weights, in evaluation mode.
+        In evaluation mode, with the last weights, those of the best epoch, or their average, as the
+        configuration says.
     history : tuple of Epoch
     seconds : float
         Of training, over all calls that a resumed run took.
@@ -65,6 +70,8 @@ class TrainResult:
         The checkpoint with the weights, if a folder was given.
     member : int or None
         Which of the networks in that file, where several were trained side by side.
+    best_epoch : int or None
+        The one with the best `monitor`, from 1, whichever was kept; None where there is none.
     """
 
     model: nn.Module
@@ -74,6 +81,7 @@ class TrainResult:
     status: str
     path: str | None = None
     member: int | None = None
+    best_epoch: int | None = None
 
 
 def as_numbers(values: torch.Tensor) -> Number:

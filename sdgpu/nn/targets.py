@@ -7,6 +7,7 @@ little, and takes its rows: the same numbers as in one process.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +19,11 @@ from torch import nn
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import World
 from sdgpu.nn.augment import order
+from sdgpu.nn.batches import Batch
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, inference, predict
-from sdgpu.nn.loss import mixed_target, predictions
+from sdgpu.nn.loss import hinton_target, mixed_target, predictions, smoothed
+from sdgpu.nn.mixing import draw_mix
 from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_files import digest
 
@@ -42,6 +45,8 @@ class Feed:
         Of inputs and targets, that of the model.
     world : World
         Processes that share out what a teacher is asked beforehand.
+    weights : tensor (n,) or None
+        Factors of the losses of the rows.
     """
 
     images: Any
@@ -49,6 +54,7 @@ class Feed:
     config: Config
     dtype: torch.dtype
     world: World = field(default_factory=World)
+    weights: torch.Tensor | None = None
     teacher: nn.Module | None = None  # the copy that drifts
     _mixed: torch.Tensor | None = None  # (n, c), (members, n, c) or, with views, (views, n, c)
     _order: tuple[int, torch.Tensor] | None = field(default=None, repr=False)
@@ -58,7 +64,7 @@ class Feed:
 
     def __post_init__(self) -> None:
         self._reader = self.images.reader(self.config, self.dtype)
-        self._Y = self.images.one_hot(self.dtype)
+        self._Y = smoothed(self.images.one_hot(self.dtype), self.config.label_smoothing)
         if isinstance(self.targets, Teacher):
             self._hear(self.targets)
             return
@@ -71,43 +77,55 @@ class Feed:
         self._teacher_checksum = teacher.identity()
         self._said = teacher.said(images, config, self.dtype)
         if config.teacher == "cached" or not teacher.networks:
-            P = self._sum(lambda network: predict(network, images, config, world=self.world))
+            # a teacher at the temperature, whatever that of the student is
+            setting = dataclasses.replace(config, loss="squared")
+            P = self._sum(
+                lambda network: predict(network, images, setting, world=self.world), self._said
+            )
             self._mixed = self._mix(self._Y, _finite(P))
         elif config.teacher == "views":
-            P = torch.stack([self._sum(partial(self._on_view, i)) for i in range(config.views)])
+            P = torch.stack(
+                [self._sum(partial(self._on_view, i), self._said) for i in range(config.views)]
+            )
             self._mixed, self._by_view = self._mix(self._Y, _finite(P)), True
         elif config.teacher == "paper-script":
             # a copy drifts, not the caller's
             self.teacher = copy_module(teacher.networks[0][1]).train()
 
-    def batch(
-        self, epoch: int, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Rows (b,), inputs (b, C, H, W) and targets (b, c) or (members, b, c) of one batch.
-
-        None for targets that :meth:`ask` gives part by part.
-        """
+    def batch(self, epoch: int, batch: int) -> Batch:
+        """Rows, inputs and targets of one batch, mixed if the configuration says so."""
         size = self.config.batch
         rows = self._epoch_order(epoch)[batch * size : (batch + 1) * size]
-        inputs = self._reader.batch(rows, epoch, batch)
-        if self.config.teacher == "views" and isinstance(self.targets, Teacher):
-            assert self._mixed is not None
-            mixed = self._mixed[epoch % self.config.views] if self._by_view else self._mixed
-            return rows, inputs, mixed[..., rows, :]
-        if self._mixed is not None:
-            return rows, inputs, self._mixed[..., rows, :]
+        inputs, mixed = self._reader.batch(rows, epoch, batch), self._mixed
+        if mixed is not None and self._by_view:
+            mixed = mixed[epoch % self.config.views]
+        asks = mixed is None
+        made = Batch(
+            rows,
+            inputs,
+            None if mixed is None else mixed[..., rows, :],
+            truth=self._Y[rows] if asks else None,
+            said=self._said[rows] if asks and self._said is not None else None,
+            weights=None if self.weights is None else self.weights[rows],
+        )
+        mix = draw_mix(self.config, epoch, batch, inputs)
+        if mix is not None:
+            made = mix.of(made)
         # the script's teacher drifts by the statistics of whole batches
-        whole = self.drifting_teacher() is not None
-        return rows, inputs, self.ask(inputs, rows) if whole else None
+        if asks and self.drifting_teacher() is not None:
+            return dataclasses.replace(made, target=self.ask(made))
+        return made
 
-    def ask(self, inputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def ask(self, batch: Batch) -> torch.Tensor:
         """Targets from the teacher in the loop, on the very view that the student sees."""
+        assert batch.truth is not None
+        inputs = batch.inputs
         with torch.no_grad(), autocast(self.config, inputs.device):
             if self.teacher is not None:
                 P = self._f(self.teacher(inputs))
             else:
-                P = self._sum(lambda network: self._asked(network, inputs), rows)
-        return self._mix(self._Y[rows].to(P.dtype), P)
+                P = self._sum(lambda network: self._asked(network, inputs), batch.said)
+        return self._mix(batch.truth.to(P.dtype), P)
 
     def check_teacher(self) -> None:
         """Prove that the caller's teacher is what it was.
@@ -155,12 +173,11 @@ class Feed:
             return self._f(network(inputs))
 
     def _sum(
-        self, ask: Callable[[nn.Module], torch.Tensor], rows: torch.Tensor | None = None
+        self, ask: Callable[[nn.Module], torch.Tensor], said: torch.Tensor | None
     ) -> torch.Tensor:
-        """The sum over all teachers of weight times prediction, of all rows or of some."""
+        """The sum over all teachers of weight times prediction, and what tables say of these rows."""
         assert isinstance(self.targets, Teacher)
-        said = self._said
-        total = said if said is None or rows is None else said[rows]
+        total = said
         for weight, network in self.targets.networks:
             P = ask(network)
             P = P if weight == 1 else weight * P
@@ -174,7 +191,8 @@ class Feed:
 
     def _mix(self, Y: torch.Tensor, P: torch.Tensor) -> torch.Tensor:
         assert isinstance(self.targets, Teacher)
-        return mixed_target(Y, P, self.targets.alpha, hard=self.config.hard).to(self.dtype)
+        mix = hinton_target if self.config.loss == "hinton" else mixed_target
+        return mix(Y, P, self.targets.alpha, hard=self.config.hard).to(self.dtype)
 
 
 def _finite(P: torch.Tensor) -> torch.Tensor:

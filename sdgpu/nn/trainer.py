@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,14 +24,17 @@ from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.shared_end import arrive
 from sdgpu.nn.augment import stream
+from sdgpu.nn.averages import WeightAverage
+from sdgpu.nn.batches import Batch, row_weights
 from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import autocast, float_type, predict, score
 from sdgpu.nn.loss import data_loss, penalty
 from sdgpu.nn.model_outputs import logits_of
-from sdgpu.nn.preconditions import check_networks, check_request
+from sdgpu.nn.preconditions import check_goes_on, check_networks, check_request
 from sdgpu.nn.records import Epoch, Number, TrainResult, as_numbers
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
+from sdgpu.nn.stopping import best_epoch, patience_ended
 from sdgpu.nn.targets import Feed, Teacher
 from sdgpu.nn.training_saves import Saver
 from sdgpu.nn.training_setup import (
@@ -47,6 +52,8 @@ from sdgpu.nn.update import Update
 __all__ = ["Epoch", "TrainResult", "train"]
 
 _REMEDY = "Lower lr, or set amp='off' or 'bf16'"
+#: What hears of every epoch, and may end the training by True.
+OnEpoch = Callable[[Epoch], bool | None]
 CHECK_EVERY = 50  # batches between looks at the losses on CUDA, where a look waits for the device
 
 
@@ -60,6 +67,7 @@ def train(
     progress: Progress | None = None,
     resume: bool = True,
     stage: str = "train",
+    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Fit a copy of `model` to the mixed targets, loss (18).
 
@@ -80,9 +88,14 @@ def train(
     progress : callable, optional
         Hears an :class:`~sdgpu.backend.progress.Event` when the losses are looked at.
     resume : bool, default True
-        Go on from the checkpoint in `folder`; a finished one is returned at once. False starts anew.
+        Go on from the checkpoint in `folder`; a finished one is returned at once, and goes on if `epochs`
+        has been raised (but for the schedules "cosine" and "linear", whose rates depend on it). False
+        starts anew.
     stage : str, default "train"
         Name of the run in events and errors.
+    on_epoch : callable, optional
+        Hears the :class:`Epoch` that has ended, on the first process; True ends the training there, None or
+        False let it go on. Those of an earlier call are not told again, but for one that was not saved.
 
     Returns
     -------
@@ -92,7 +105,8 @@ def train(
     ------
     TypeError, ValueError
         Before any work: labels out of range, targets of another shape or not finite, batch > n, a
-        checkpoint of something else, processes that do not divide the batch.
+        checkpoint of something else or of more epochs, processes that do not divide the batch. If
+        `on_epoch` returns something else than True, False or None.
     FloatingPointError
         If a loss is NaN or infinite; names the stage, epoch, batch and the last good checkpoint.
     OSError
@@ -112,13 +126,15 @@ def train(
     device = images.device
     world = join(device)
     with ExitStack() as resources, world.ending_together(device), numerics(config, device):
-        check_request(model, images, targets, config, folder)
+        check_request(model, data, targets, config, folder)
         world.check(config.batch, config.accumulate, len(images))
         student = copy_module(model).to(device)
-        check_networks(student, images, targets, config)
-        feed = Feed(images, targets, config, float_type(student), world)
+        dtype = float_type(student)
+        weights = row_weights(data, config, dtype)
+        check_networks(student, images, targets, config, weighted=weights is not None)
+        feed = Feed(images, targets, config, dtype, world, weights=weights)
         watch, saver = clock(device, progress), Saver(world, device, stage)
-        run = _Run(student, data, feed, config, watch=watch, saver=saver)
+        run = _Run(student, data, feed, config, watch=watch, saver=saver, on_epoch=on_epoch)
         if folder is not None:
             run.open(Path(folder), resume=resume, resources=resources)
         return run.to_the_end()
@@ -136,14 +152,16 @@ class _Run:
         *,
         watch: Stopwatch,
         saver: Saver,
+        on_epoch: OnEpoch | None,
     ) -> None:
-        self.data, self.feed, self.config = data, feed, config
+        self.data, self.feed, self.config, self.on_epoch = data, feed, config, on_epoch
         self.watch, self.saver, self.world, self.stage = watch, saver, saver.world, saver.stage
         self.device, self.n = data.train.device, len(data.train)
         self.batches = math.ceil(self.n / config.batch)
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.update = Update(model, config, self.device)
+        average = WeightAverage(model, config.ema) if config.ema else None
         self.eval_parts = resting(model)
         forward = model
         if self.world.size > 1:
@@ -155,7 +173,8 @@ class _Run:
             )
         self.forward: Any = compiled(forward, config)
         sums = EpochSums(self.batches, getattr(model, "members", None), self.device)
-        self.state = TrainingState(model, self.update, feed.drifting_teacher(), sums)
+        teacher = feed.drifting_teacher()
+        self.state = TrainingState(model, self.update, teacher, sums, average=average)
         self.finished = False  # before this call
         trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         # a mask of -inf is meant so
@@ -163,8 +182,8 @@ class _Run:
 
     def open(self, folder: Path, *, resume: bool, resources: ExitStack) -> None:
         """Hold the folder while `resources` last; with `resume` go on from a checkpoint if it has one."""
-        part, config = self.data.train, self.config
-        identity = owner(self.state.model, part, self.feed, config, self.eval_parts)
+        config = self.config
+        identity = owner(self.state.model, self.data, self.feed, config, self.eval_parts)
         self._load(folder, identity, resume=resume)
         if self.finished:
             return  # nothing is written, so it may lie where nothing can be
@@ -180,28 +199,36 @@ class _Run:
             state = self.state
             state.restore(saved, self.world)
             self.saver.saved(state.epoch, state.batch)
-            self.finished = state.epoch == self.config.epochs
+            self.finished = self.done
+            check_goes_on(saved, self.config, folder)
+
+    @property
+    def done(self) -> bool:
+        """Whether the training has ended, in time or before."""
+        return self.state.epoch >= self.config.epochs or bool(self.state.stopped)
 
     def to_the_end(self) -> TrainResult:
         """Train, and give what came of it."""
         state, config, store = self.state, self.config, self.saver.store
         start_training(state.model, self.eval_parts)
         self.saver.begin(config.save_seconds)
-        while state.epoch < config.epochs:
+        while not self.done:
             self._one_epoch()
         self.feed.check_teacher()
         self._check_finite()
         if not self.finished:
             self._save()
-        image_count = config.epochs * self.n
+        image_count = state.epoch * self.n
         speed = image_count / state.seconds if state.seconds else math.inf
+        status = f"{state.epoch} epochs of {self.batches} batches"
         return TrainResult(
-            model=own_batch_norm(state.model).train(False),
+            model=own_batch_norm(state.returned()).train(False),
             history=tuple(state.history),
             seconds=state.seconds,
             images_per_second=speed,
-            status=f"{config.epochs} epochs of {self.batches} batches",
+            status=f"{status}: {state.stopped}" if state.stopped else status,
             path=None if store is None else str(store.checkpoint),
+            best_epoch=best_epoch(state.history, config.monitor),
         )
 
     def _one_epoch(self) -> None:
@@ -224,9 +251,31 @@ class _Run:
         self._record()
         state.epoch, state.batch = state.epoch + 1, 0
         state.sums.clear()
-        if state.epoch < self.config.epochs and saver.due():
+        self._judge()
+        if not self.done and saver.due():
             self._save()
             saver.brake.stop(interrupt=saver.stopping)
+
+    def _judge(self) -> None:
+        """After an epoch: keep the best, let the caller hear, and end a training that is at its end."""
+        state, config = self.state, self.config
+        if config.keep == "best":
+            state.keep_if_best(config.monitor)
+        asked = self.on_epoch is not None and self.world.rank == 0 and self._ask_caller()
+        (stop,) = self.world.any(asked, device=self.device)
+        if stop:
+            state.stopped = "on_epoch ended it"
+        elif patience_ended(state.history, config):
+            state.stopped = f"no better {config.monitor} in {config.patience} epochs"
+
+    def _ask_caller(self) -> bool:
+        assert self.on_epoch is not None
+        answer = self.on_epoch(self.state.history[-1])
+        if answer is not None and not isinstance(answer, (bool, np.bool_)):
+            raise TypeError(
+                f"on_epoch must return True (to end the training), False or None, not {answer!r}"
+            )
+        return bool(answer)
 
     def _one_batch(self) -> None:
         config, state = self.config, self.state
@@ -234,22 +283,22 @@ class _Run:
         arrive(f"{self.stage}, batch {state.batch + 1} of epoch {state.epoch + 1}")
         if state.teacher is not None:
             self._seed(0)  # the teacher draws what it draws in one process, on every rank
-        rows, inputs, target = self.feed.batch(state.epoch, state.batch)
+        batch = self.feed.batch(state.epoch, state.batch)
         self._seed(1 + self.world.rank)
         self.update.begin()
-        size = len(rows)
+        size = len(batch)
         part_size = config.batch // config.accumulate
         for first in range(0, size, part_size):
             last = first + part_size >= size
             shard = self.world.shard(min(part_size, size - first))
-            block = slice(first + shard.start, first + shard.stop)
             hold = self.world.size > 1 and not last
             with self.forward.no_sync() if hold else nullcontext():
-                block_target = None if target is None else target[..., block, :]
-                self._backward(inputs[block], block_target, rows[block], size)
+                self._backward(batch.part(slice(first + shard.start, first + shard.stop)), size)
             if config.cuda_graphs and first == 0 and not last:
                 self.update.keep_gradients()
         self.update.step(rate)
+        if state.average is not None:
+            state.average.update(state.epoch * self.batches + state.batch + 1)
 
     def _seed(self, purpose: int) -> None:
         """Dropout draws from torch's own generator: a function of the position, like all else."""
@@ -257,28 +306,26 @@ class _Run:
         seed = stream(self.config.augment_seed, "augment", *position).initial_seed()
         seed_draws(self.device, seed)
 
-    def _backward(
-        self, inputs: torch.Tensor, target: torch.Tensor | None, rows: torch.Tensor, size: int
-    ) -> None:
+    def _backward(self, batch: Batch, size: int) -> None:
         config = self.config
-        if target is None:
-            target = self.feed.ask(inputs, rows)
+        target = self.feed.ask(batch) if batch.target is None else batch.target
         if config.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with autocast(config, self.device):
-            logits = logits_of(self.forward(inputs))
+            logits = logits_of(self.forward(batch.inputs))
         loss = data_loss(
             logits,
             target,
             loss=config.loss,
             activation=config.activation,
             temperature=config.temperature,
+            weights=batch.weights,
         )
-        share = len(inputs) / size
+        share = len(batch) / size
         # gradients are averaged over the ranks, but a batch is one sum over all of them
         self.update.scaler.scale(loss.sum() * (share * self.world.size)).backward()
         with torch.no_grad():
-            hits = logits.argmax(dim=-1) == self.data.train.labels[rows]
+            hits = logits.argmax(dim=-1) == self.data.train.labels[batch.rows]
             self.state.sums.add(self.state.batch, loss.detach() * share, hits.sum(dim=-1))
 
     def _look(self) -> None:
@@ -312,16 +359,16 @@ class _Run:
             )
         with torch.no_grad():
             cost = penalty(
-                state.model, config.decay, form=config.penalty, covers=config.penalty_covers
+                state.model, config.decay, form=config.penalty_form, covers=config.penalty_covers
             )
         loss: Number = math.nan if losses.ndim == 0 else (math.nan,) * len(losses)
-        accuracy = loss
+        accuracy = top5 = loss
         if val is not None and len(val):
-            val_score = score(predict(state.model, val, config, world=self.world), val)
-            loss, accuracy = val_score.loss, val_score.accuracy
+            val_score = score(predict(state.evaluated, val, config, world=self.world), val)
+            loss, accuracy, top5 = val_score.loss, val_score.accuracy, val_score.top5
         rate = config.rate(state.epoch, self.batches - 1, self.batches)
         numbers = (as_numbers(losses), as_numbers(hits), as_numbers(cost), loss, accuracy)
-        state.history.append(Epoch(state.epoch + 1, rate, *numbers, state.seconds))
+        state.history.append(Epoch(state.epoch + 1, rate, *numbers, state.seconds, top5))
         self.saver.board.add(state.history[-1])
 
     def _check_finite(self) -> None:
@@ -338,7 +385,8 @@ class _Run:
             return
         self._check_finite()  # weights that are not finite never replace good ones
         state = self.state
-        captured = state.capture(self.world, finished=state.epoch == self.config.epochs)
+        optimiser = self.config.extendable or not self.done
+        captured = state.capture(self.world, optimiser=optimiser)
         self.saver.write(captured, state.history, state.epoch, state.batch)
 
     def _now(self) -> float:

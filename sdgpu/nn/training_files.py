@@ -199,10 +199,13 @@ class Store:
                 "another folder, or remove the file to start again"
             )
         for part, expected in self.owner.items():
-            if owner.get(part) != expected:
+            theirs = owner.get(part)
+            if part == "config" and "epochs" not in expected:  # may be raised
+                theirs = {name: value for name, value in theirs.items() if name != "epochs"}
+            if theirs != expected:
                 raise ValueError(
                     f"checkpoint {self.checkpoint} belongs to another {part}"
-                    f"{difference(owner.get(part), expected)}: name another folder, or remove the file "
+                    f"{difference(theirs, expected)}: name another folder, or remove the file "
                     "to start again"
                 )
         return state

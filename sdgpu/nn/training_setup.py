@@ -1,4 +1,4 @@
-"""What a training is set up with: an optimiser, the arithmetic of the device, a clock."""
+"""What a training is set up with: the arithmetic of the device, modes of the parts, a clock."""
 
 from __future__ import annotations
 
@@ -19,49 +19,12 @@ __all__ = [
     "frozen",
     "not_finite",
     "numerics",
-    "optimiser",
     "passing_buffers",
     "resting",
     "restore",
     "seed_draws",
     "start_training",
 ]
-
-
-def optimiser(
-    model: nn.Module, config: Config, covered: set[str], device: torch.device
-) -> torch.optim.Optimizer:
-    """The optimiser of `config`; its weight decay is the gradient of decay/2 ||theta||^2.
-
-    Parameters
-    ----------
-    model : Module
-        Its parameters with ``requires_grad`` are trained.
-    config : Config
-    covered : set of str
-        Names of the parameters that the penalty covers.
-    device : torch.device
-
-    Raises
-    ------
-    ValueError
-        If the model has no parameters to train.
-    """
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not trainable:
-        raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
-    decay = config.decay if config.penalty == "l2" else 0.0
-    groups = [
-        {"params": [p for name, p in trainable if name in covered], "weight_decay": decay},
-        {"params": [p for name, p in trainable if name not in covered], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = True  # one loop over all parameters in place of ten calls for each
-    if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
-        )
-    return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=fused)
 
 
 def compiled(model: nn.Module, config: Config) -> Any:

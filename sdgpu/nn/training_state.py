@@ -6,13 +6,16 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from sdgpu.backend.distributed import World
+from sdgpu.nn.averages import WeightAverage
 from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import checksum
 from sdgpu.nn.records import Epoch, epoch_from
+from sdgpu.nn.stopping import best_epoch
 from sdgpu.nn.targets import Feed
 from sdgpu.nn.training_files import digest, shapes
 from sdgpu.nn.training_setup import frozen, passing_buffers, restore
@@ -39,6 +42,12 @@ class TrainingState:
     seconds : float
         Of training so far.
     history : list of Epoch
+    average : WeightAverage or None
+        Of the weights, which is then what is validated and returned.
+    best : dict or None
+        "epoch", "model" and "buffers" of the best epoch so far, if its weights are to be returned.
+    stopped : str
+        Why the training ended before its time; empty while it has not.
     """
 
     model: nn.Module
@@ -49,26 +58,53 @@ class TrainingState:
     batch: int = 0
     seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
+    average: WeightAverage | None = None
+    best: dict[str, Any] | None = None
+    stopped: str = ""
 
-    def capture(self, world: World, *, finished: bool) -> dict[str, Any]:
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated after an epoch."""
+        return self.model if self.average is None else self.average.model
+
+    def keep_if_best(self, monitor: str) -> None:
+        """After an epoch: remember the network if it is the best so far."""
+        if best_epoch(self.history, monitor) == len(self.history):
+            self.best = {"epoch": len(self.history), **_copies(_contents(self.evaluated))}
+
+    def returned(self) -> nn.Module:
+        """The network that the training gives; the state is used up by it."""
+        model = self.evaluated
+        if self.best is not None:
+            restore(model, self.best["model"], self.best["buffers"])
+        return model
+
+    def capture(self, world: World, *, optimiser: bool) -> dict[str, Any]:
         """Give what a checkpoint holds, on the first rank; the others give their share to it.
 
         Parameters
         ----------
         world : World
-        finished : bool
-            A finished training needs no optimiser, two thirds of the file.
+        optimiser : bool
+            Whether the training may go on: two thirds of the file.
         """
         sums = self.sums.of_all(world)
         if world.rank > 0:
             return {}
         teacher = self.teacher
+        plain = self.average is None and self.best is None
+        best = self.best or _contents(self.evaluated)
         return {
-            "model": self.model.state_dict(),
+            # of the network that the training would return now
+            "model": best["model"],
             "members": getattr(self.model, "members", None),
-            "buffers": passing_buffers(self.model),
-            "optimiser": None if finished else self.update.optimiser.state_dict(),
-            "scaler": None if finished else self.update.scaler.state_dict(),
+            "buffers": best["buffers"],
+            "live": None if plain else _contents(self.model),
+            "average": None if self.average is None else _contents(self.average.model),
+            "best": self.best,
+            "stopped": self.stopped,
+            "optimiser": self.update.optimiser.state_dict() if optimiser else None,
+            "scaler": self.update.scaler.state_dict() if optimiser else None,
             "teacher": None if teacher is None else teacher.state_dict(),
             "teacher_buffers": {} if teacher is None else passing_buffers(teacher),
             "epoch": self.epoch,
@@ -80,7 +116,11 @@ class TrainingState:
 
     def restore(self, saved: dict[str, Any], world: World) -> None:
         """Become what :meth:`capture` saw."""
-        restore(self.model, saved["model"], saved["buffers"])
+        live = saved.get("live") or saved  # of a version that knew no other
+        restore(self.model, live["model"], live["buffers"])
+        if self.average is not None:
+            restore(self.average.model, saved["average"]["model"], saved["average"]["buffers"])
+        self.best, self.stopped = saved.get("best"), saved.get("stopped", "")
         if self.teacher is not None:
             restore(self.teacher, saved["teacher"], saved["teacher_buffers"])
         if saved["optimiser"] is not None:
@@ -91,8 +131,23 @@ class TrainingState:
         self.history = [epoch_from(row) for row in saved["history"]]
 
 
+def _contents(model: nn.Module) -> dict[str, Any]:
+    return {"model": model.state_dict(), "buffers": passing_buffers(model)}
+
+
+def _copies(contents: dict[str, Any]) -> dict[str, Any]:
+    """The same of tensors that training does not change."""
+    return {
+        part: {
+            name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+            for name, value in tensors.items()
+        }
+        for part, tensors in contents.items()
+    }
+
+
 def owner(
-    model: nn.Module, images: Any, feed: Feed, config: Config, eval_parts: frozenset[str]
+    model: nn.Module, data: Any, feed: Feed, config: Config, eval_parts: frozenset[str]
 ) -> dict[str, Any]:
     """What a checkpoint must share with the run that resumes it.
 
@@ -100,17 +155,19 @@ def owner(
     ----------
     model : Module
         With its initialisation.
-    images : Images
-        The training part.
+    data : Data
+        Of its training part.
     feed : Feed
     config : Config
     eval_parts : frozenset of str
         Names of the parts that stay in evaluation mode.
     """
+    images = data.train
+    weights = () if data.weights is None else (data.weights,)
     return {
         "config": config.binding(),
         "model": shapes(model),
-        "data": digest(*images.contents()),
+        "data": digest(*images.contents(), *weights),
         "normalisation": {"mean": list(images.mean), "std": list(images.std)},
         "frozen": sorted(frozen(model) | {f"mode of {name}" for name in eval_parts}),
         "targets": feed.owner(),

@@ -1,4 +1,4 @@
-"""One step of the optimiser: rate, decay, scaler, and what an overflow must not touch."""
+"""One step of the optimiser: rate, decay, clipping, scaler, and what an overflow must not touch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from sdgpu.nn.config import Config
 from sdgpu.nn.loss import add_script_gradient, penalised
-from sdgpu.nn.training_setup import optimiser
+from sdgpu.nn.optimisers import make_optimiser
 
 __all__ = ["LEAST_SCALE", "Update"]
 
@@ -47,10 +47,10 @@ class Update:
     def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
         self.model, self.config = model, config
         covered = set(penalised(model, config.penalty_covers))
-        self.optimiser = optimiser(model, config, covered, device)
+        self.optimiser = make_optimiser(model, config, covered, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self._decoupled = config.penalty == "decoupled" and config.decay > 0
+        self._decoupled = config.penalty_form == "decoupled" and config.decay > 0
         self._penalised: list[torch.Tensor] = [
             p for name, p in model.named_parameters() if name in covered
         ]
@@ -91,9 +91,26 @@ class Update:
         if config.penalty == "paper-script" and config.decay:
             # the other penalties need no graph either: their gradient is that of weight decay
             add_script_gradient(self.model, config.decay, covers=config.penalty_covers)
+        if config.clip_norm:
+            self._clip()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _clip(self) -> None:
+        """Shorten the gradient of all parameters, of each member of a stack by itself."""
+        members: int | None = getattr(self.model, "members", None)
+        if members is None:
+            nn.utils.clip_grad_norm_(self.trainable, self.config.clip_norm)
+            return
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
+        squares = [g.reshape(members, -1).square().sum(dim=1) for g in gradients]
+        # as torch does it, with its guard against 0
+        norms = torch.stack(squares).sum(dim=0).sqrt() + 1e-6
+        factors = (self.config.clip_norm / norms).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.reshape(-1, *(1,) * (gradient.ndim - 1)))
 
     def _unscale(self) -> torch.Tensor:
         """Whether all gradients are finite, on the device; buffers come back if not."""

@@ -191,8 +191,8 @@ def test_a_feed_and_images_on_the_device():
     with pretend_cuda():
         problem = there(data())
         feed = Feed(problem.train, None, PLAIN, torch.float32)
-        rows, inputs, target = feed.batch(0, 1)
-        assert {x.device.type for x in (rows, inputs, target)} == {"cuda"}
+        made = feed.batch(0, 1)
+        assert {x.device.type for x in (made.rows, made.inputs, made.target)} == {"cuda"}
         for device in ("cuda", "auto"):
             assert (
                 load_images("generated", device=device, rows=100).train.pixels.device.type == "cuda"

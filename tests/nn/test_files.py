@@ -285,7 +285,9 @@ def test_weights_come_out_of_a_folder(tmp_path):
         load_weights(mlp(1), tmp_path, member=0)
     with pytest.raises(ValueError, match=r"1\.bias is "):
         load_weights(mlp(1, width=9), tmp_path)
-    targets = torch.stack([data().train.one_hot(torch.float64), torch.full((24, CLASSES), 0.3)])
+    targets = torch.stack(
+        [data().train.one_hot(torch.float64), torch.full((24, CLASSES), 1 / CLASSES)]
+    )
     stack = train_stacked(
         [convnet(), convnet(1)], data(), targets, CONFIG, folder=tmp_path / "stack"
     )

@@ -233,7 +233,8 @@ def test_cached_views_are_drawn_1024_rows_at_a_time_in_the_order_of_the_images()
                 for part, generator in zip(parts, generators, strict=True)
             ]
         )
-        rows, inputs, target = feed.batch(epoch, 0)
+        made = feed.batch(epoch, 0)
+        rows, inputs, target = made.rows, made.inputs, made.target
         assert torch.equal(inputs, whole[rows])
         assert torch.equal(target, images.one_hot(torch.float64)[rows])
 

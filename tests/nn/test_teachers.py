@@ -103,8 +103,9 @@ def test_several_teachers_are_their_weighted_sum(mode):
     for epoch in range(3):
         found = []
         for feed in feeds:
-            rows, inputs, target = feed.batch(epoch, 1)
-            found.append(feed.ask(inputs, rows) if target is None else target)
+            batch = feed.batch(epoch, 1)
+            rows = batch.rows
+            found.append(feed.ask(batch) if batch.target is None else batch.target)
         expected = sum(w * (one - 0.3 * Y[rows]) for w, one in zip(weights, found[2:], strict=True))
         for target in found[:2]:
             torch.testing.assert_close(target, 0.3 * Y[rows] + expected, rtol=1e-12, atol=1e-14)
@@ -130,7 +131,8 @@ def test_predictions_alone_are_of_every_view(mode):
         ):
             train(mlp(), DATA, teacher, config)
         return
-    rows, _, target = Feed(DATA.train, teacher, config, torch.float64).batch(1, 1)
+    batch = Feed(DATA.train, teacher, config, torch.float64).batch(1, 1)
+    rows, target = batch.rows, batch.target
     torch.testing.assert_close(target, mixed_target(Y, P, 0.3)[rows])
     train(mlp(), DATA, teacher, config)
 

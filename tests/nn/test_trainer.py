@@ -348,7 +348,7 @@ def test_alpha_nan_is_refused():
         ({"batch": 0}, ValueError, "batch=0"),
         ({"lr": 0.0}, ValueError, "lr=0.0"),
         ({"lr": math.nan}, ValueError, "lr=nan"),
-        ({"optimiser": "adamw"}, ValueError, "optimiser='adamw'.*did you mean 'adam'"),
+        ({"optimiser": "adams"}, ValueError, "optimiser='adams'.*did you mean 'adam'"),
         ({"accumulate": 3}, ValueError, "accumulate=3 does not divide batch=10"),
         ({"loss": "cross-entropy", "activation": "identity"}, ValueError, "cross-entropy"),
         ({"schedule": "milestones"}, ValueError, "milestones"),

@@ -19,7 +19,7 @@ from torch import nn
 
 from sdgpu.backend.checks import choice, integer, number
 from sdgpu.nn import Config, Data, load_images, make_model
-from sdgpu.nn.config_checks import read_fields, several
+from sdgpu.nn.config_checks import FUNCTIONS, read_fields, several
 from sdgpu.nn.data import NAMES
 from sdgpu.nn.image_files import FORMS, split_name
 from sdgpu.nn.resnet import STEMS, WITH_STEM, WITHOUT_STEM
@@ -115,6 +115,12 @@ class Experiment:
             )
         if not isinstance(self.config, Config):
             raise TypeError(f"config must be a Config, not {type(self.config).__name__}")
+        for name in FUNCTIONS:
+            if callable(getattr(self.config, name)):
+                raise ValueError(
+                    f"config.{name} is a function of your own, but an experiment is all text: give one of "
+                    f"{', '.join(FUNCTIONS[name])}, or use distill_chain"
+                )
         for name in ("name", "data"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be a text")
@@ -242,6 +248,7 @@ class Experiment:
             for name, value in json.loads(json.dumps(self.config.binding())).items()
             if not name.endswith("_seed")
         }
+        config["config.epochs"] = self.config.epochs  # a chain of more epochs is another
         return {k: v for k, v in fields.items() if k not in (*free, "config")} | config
 
 
