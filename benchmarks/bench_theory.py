@@ -124,7 +124,7 @@ def test_gradient_flow(race: Any, device: str) -> None:
         "fit and sweep of gradient flow at 30 times against ridge of 30 lam, n = 2,000",
         lambda: swept("gradient_flow"),
         lambda: swept("ridge"),
-        at_most=1.2,
+        at_most=1.1,
         rounds=5,
     )
 

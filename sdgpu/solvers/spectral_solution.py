@@ -247,8 +247,15 @@ class _EigenvectorColumns:
         return flat_product(projected, filters[..., None] * self.spectrum.Z)
 
     def limits(self, projected: Any, part: slice) -> Any:
-        lams, alphas = self.limit_parameters
-        filters = limit_dual_filter(
-            self.spectrum.eigenvalues, lams[part], alphas[part], self.smoother
-        )
+        lams, alphas = (own[part] for own in self.limit_parameters)
+        delta, ends = self.spectrum.eigenvalues, np.flatnonzero(np.diff(lams)) + 1
+        if 2 * len(ends) < len(
+            lams
+        ):  # many weights of a lam: the smoother is evaluated once for them
+            runs = zip([0, *ends], [*ends, len(lams)], strict=True)
+            filters = compat.array_namespace(delta).concat(
+                [limit_dual_filter(delta, lams[i], alphas[i:j], self.smoother) for i, j in runs]
+            )
+        else:
+            filters = limit_dual_filter(delta, lams, alphas, self.smoother)
         return flat_product(projected, filters[..., None] * self.spectrum.Z)

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from sdgpu.distill.limit_interpolation import DEGREE, limit_nodes
+from sdgpu.distill.smoothers import Cutoff, GradientFlow, IteratedTikhonov, Landweber
 
 DELTA = np.array([0.0, 1e-4, 0.02, 0.4, 1.3, 3.0])
 Z = np.array([0.1, 1.0, -0.5, 2.0, 0.7, 1.5])
@@ -100,3 +101,35 @@ def test_below_zero_the_nearest_node_counts():
     assert (polynomial[sure] < 0).sum() > 20
     wanted = np.where(polynomial > 0, polynomial, nearest)
     assert_allclose(found[sure], wanted[sure], rtol=1e-7, atol=1e-8)
+
+
+def limit_loss(smoother, lam, alpha):
+    """Squared norm of the residual of the limit (1 - g) / (alpha g + 1 - g) z of some smoother."""
+    g, rest = smoother.shrinkage(DELTA, lam), smoother.complement(DELTA, lam)
+    alpha = np.asarray(alpha)[..., None]
+    divisor = alpha * g + rest
+    left = np.where(divisor == 0, 0.0, rest / np.where(divisor == 0, 1.0, divisor))
+    return np.sum((left * Z) ** 2, axis=-1)
+
+
+@pytest.mark.parametrize("smoother", [GradientFlow(), IteratedTikhonov(3), Landweber(), Cutoff()])
+@pytest.mark.parametrize("alphas", [np.linspace(0, 1, 101), np.geomspace(1e-9, 1.99, 400)])
+def test_limits_of_other_smoothers_are_interpolated_over_the_weight(smoother, alphas):
+    lams = np.geomspace(1e-3, 1e2, 7)
+    alphas = np.append(alphas, [-0.1, 2.5])
+    nodes = limit_nodes(DELTA, lams, alphas, smoother)
+    assert len(nodes.lams) < 0.5 * len(lams) * len(alphas)
+    found = nodes.spread(limit_loss(smoother, nodes.lams, nodes.alphas), 77.0)
+    rate = abs(1 - alphas) * smoother.shrinkage(DELTA[-1:], lams)
+    exists = ((alphas >= 0) & (alphas < 2)) | (rate < 1)
+    assert np.array_equal(np.isnan(found), ~exists)
+    wanted = limit_loss(smoother, *np.meshgrid(lams, alphas, indexing="ij"))
+    assert_allclose(found[exists], wanted[exists], rtol=1e-12)
+
+
+def test_few_weights_of_other_smoothers_stand_for_themselves():
+    lams, alphas = np.geomspace(1e-3, 1e2, 7), np.linspace(0.01, 1, 30)
+    nodes = limit_nodes(DELTA, lams, alphas, GradientFlow())
+    assert len(nodes.lams) == 7 * 30
+    found = nodes.spread(np.arange(210.0), 0.0)
+    assert np.array_equal(found, np.arange(210.0).reshape(7, 30))
