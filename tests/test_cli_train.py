@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from sdgpu.backend.prediction_files import write_predictions
 from sdgpu.backend.progress import Event
+from sdgpu.backend.ranks import RankFailure
 from sdgpu.backend.storage import folder_lock
 from sdgpu.cli import app
 from sdgpu.cli.terminal import bars
@@ -418,3 +419,12 @@ def test_a_first_teacher_from_a_file(run):
     fewer = ("--rows", 500, "--first-teacher", "teacher.npz", "--out", "fewer")
     told = " ".join(run(*quick, *fewer, code=2).split())
     assert "teacher.npz predicts 300 rows, but there are 100 training images" in told
+
+
+def test_the_failure_of_another_process_is_one_line(run, monkeypatch):
+    def fail(*_, **options):
+        raise RankFailure("rank 1 on there failed: OSError: no space", (1,))
+
+    monkeypatch.setattr(network_runs, "run_experiment", fail)
+    told = run("digits", *QUICK, "--out", "shared", code=2)
+    assert "error: rank 1 on there failed: OSError: no space" in " ".join(told.split())

@@ -92,12 +92,24 @@ class Friendly(TyperGroup):
             ImportError,
             FloatingPointError,
         ) as error:
-            prefix = f"process {RANK}: " if RANK else ""
-            # "[Errno 28]" says nothing to a reader; a message of ours names the file itself
-            message = isinstance(error, OSError) and error.filename is None and error.strerror
-            text = escape(str(message or error))
-            errors.print(f"{prefix}[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+            _told(error)
             raise typer.Exit(2) from error
+        except RuntimeError as error:
+            from sdgpu.backend.ranks import RankFailure
+
+            if not isinstance(error, RankFailure):
+                raise
+            _told(error)
+            raise typer.Exit(2) from error
+
+
+def _told(error: Exception) -> None:
+    """One line for an error."""
+    prefix = f"process {RANK}: " if RANK else ""
+    # "[Errno 28]" says nothing to a reader; a message of ours names the file itself
+    message = isinstance(error, OSError) and error.filename is None and error.strerror
+    text = escape(str(message or error))
+    errors.print(f"{prefix}[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
