@@ -418,7 +418,9 @@ def test_a_first_teacher_from_a_file(run):
     assert "first_teacher_output='logits' is of a file" in told
     fewer = ("--rows", 500, "--first-teacher", "teacher.npz", "--out", "fewer")
     told = " ".join(run(*quick, *fewer, code=2).split())
-    assert "teacher.npz predicts 300 rows, but there are 100 training images" in told
+    assert (
+        "teacher.npz predicts 300 rows, but there are 100 training images, of 1797 before" in told
+    )
 
 
 def test_the_failure_of_another_process_is_one_line(run, monkeypatch):

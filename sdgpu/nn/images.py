@@ -18,7 +18,7 @@ from sdgpu.backend.distributed import ranks
 from sdgpu.nn.augment import constants, scaled
 from sdgpu.nn.config import Config
 from sdgpu.nn.image_views import ImageReader
-from sdgpu.nn.parts import Reader, class_count, labels_of, one_hot
+from sdgpu.nn.parts import Origin, Reader, class_count, labels_of, one_hot
 
 __all__ = ["Images", "find_device", "images_from_arrays", "moments", "tensor_of"]
 
@@ -42,6 +42,8 @@ class Images:
     name : str
     clean_labels : Tensor (n,), int64, or None
         What the labels were before :func:`~sdgpu.nn.with_label_noise`; nothing is trained on them.
+    origin : Origin or None
+        Which rows of the arrays they were made of these are; None where that is not known.
     """
 
     pixels: Tensor
@@ -51,6 +53,7 @@ class Images:
     std: tuple[float, ...]
     name: str
     clean_labels: Tensor | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,7 +69,8 @@ class Images:
         index = index.to(self.labels.device)
         clean = None if self.clean_labels is None else self.clean_labels[index]
         pixels, labels = self.pixels[index], self.labels[index]
-        return replace(self, pixels=pixels, labels=labels, clean_labels=clean)
+        origin = None if self.origin is None else self.origin.take(index)
+        return replace(self, pixels=pixels, labels=labels, clean_labels=clean, origin=origin)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
@@ -95,7 +99,9 @@ class Images:
     def within(self, pixels: Tensor, index: Tensor) -> Images:
         """The rows at an index, whose pixels lie elsewhere."""
         clean = None if self.clean_labels is None else self.clean_labels[index]
-        return replace(self, pixels=pixels, labels=self.labels[index], clean_labels=clean)
+        origin = None if self.origin is None else self.origin.take(index)
+        labels = self.labels[index]
+        return replace(self, pixels=pixels, labels=labels, clean_labels=clean, origin=origin)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of these very images."""
@@ -189,6 +195,7 @@ def images_from_arrays(
         mean=mean,
         std=std,
         name=name,
+        origin=Origin.of(len(pixels)),
     )
 
 

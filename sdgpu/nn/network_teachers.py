@@ -43,7 +43,8 @@ class SavedTeacher:
     Attributes
     ----------
     values : array_like (n, c), or (n, k) with `indices`
-        One row for each training image, in their order. Copied.
+        One row for each training image, in their order; or one for each row of the arrays or the file that
+        they were split off from (`origin` of the part), of which the right ones are taken. Copied.
     output : {"probabilities", "logits", "predictions"}
         Probabilities are used as they are. Logits become what those of a network become, by the activation
         and the temperature of the configuration. Predictions are used as they are, whatever they are.
@@ -161,12 +162,11 @@ class SavedTeacher:
         ------
         ValueError
         """
+        own = self._of(images)
+        if own is not self:
+            own.check(images, config)
+            return
         table, n = self.table, len(images)
-        if len(table) != n:
-            raise ValueError(
-                f"{self.name} predicts {len(table)} rows, but there are {n} training images: one row of "
-                "each is wanted, in their order, as predict(model, data.train) gives it; take(rows) picks"
-            )
         if table.labels is not None:
             # where labels were made wrong on purpose, those of a file may be the right ones
             truths = [images.labels, getattr(images, "clean_labels", None)]
@@ -197,10 +197,24 @@ class SavedTeacher:
         ValueError
             For another number of classes, and indices that do not fit.
         """
-        P = torch.from_numpy(self._dense(images.classes, config)).to(images.device, dtype)
+        own = self._of(images)
+        P = torch.from_numpy(own._dense(images.classes, config)).to(images.device, dtype)
         if self.output != "logits" or self.table.indices is not None:
             return P
         return predictions(P, activation=config.activation, temperature=config.temperature)
+
+    def _of(self, images: Any) -> SavedTeacher:
+        """The rows of these images: all, or those that were split off from as many as there are."""
+        count, n, origin = len(self.table), len(images), getattr(images, "origin", None)
+        if count == n:
+            return self
+        if origin is not None and count == origin.total:
+            return self.take(origin.rows)
+        before = f", of {origin.total} before the split" if origin is not None else ""
+        raise ValueError(
+            f"{self.name} predicts {count} rows, but there are {n} training images{before}: one row of "
+            "each is wanted, in their order, as predict(model, data.train) gives it; take(rows) picks"
+        )
 
     def _dense(self, classes: int, config: Config) -> np.ndarray:
         """Numbers of all classes (n, c): logits as they are, of a top-k of logits probabilities."""

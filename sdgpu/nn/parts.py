@@ -18,7 +18,16 @@ from torch import Tensor
 from sdgpu.backend.checks import integer
 from sdgpu.nn.config import Config
 
-__all__ = ["Data", "DataPart", "Reader", "check_classes", "class_count", "labels_of", "one_hot"]
+__all__ = [
+    "Data",
+    "DataPart",
+    "Origin",
+    "Reader",
+    "check_classes",
+    "class_count",
+    "labels_of",
+    "one_hot",
+]
 
 
 class Reader(Protocol):
@@ -29,6 +38,31 @@ class Reader(Protocol):
 
     def view(self, number: int, size: int) -> Iterator[Tensor]:
         """All inputs of one of the views of teacher="views" in their order, at most `size` at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Which rows of the arrays it was made of a part has, whatever was split off since.
+
+    Attributes
+    ----------
+    rows : Tensor (n,), int64
+        On the CPU.
+    total : int
+        How many the arrays have.
+    """
+
+    rows: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, total: int) -> Origin:
+        """Of all rows in their order."""
+        return cls(torch.arange(total), total)
+
+    def take(self, index: Tensor) -> Origin:
+        """Of the rows at an index."""
+        return Origin(self.rows[index.cpu()], self.total)
 
 
 class DataPart(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdgpu.nn.config import Config
 from sdgpu.nn.images import find_device, tensor_of
-from sdgpu.nn.parts import Reader, class_count, labels_of, one_hot
+from sdgpu.nn.parts import Origin, Reader, class_count, labels_of, one_hot
 
 __all__ = ["Samples", "column_moments", "samples_from_arrays"]
 
@@ -37,6 +37,8 @@ class Samples:
     name : str
     clean_labels : Tensor (n,), int64, or None
         What the labels were before :func:`~sdgpu.nn.with_label_noise`; nothing is trained on them.
+    origin : Origin or None
+        Which rows of the arrays they were made of these are; None where that is not known.
     """
 
     values: Tensor
@@ -46,6 +48,7 @@ class Samples:
     std: tuple[float, ...]
     name: str
     clean_labels: Tensor | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +79,8 @@ class Samples:
         index = index.to(self.labels.device)
         clean = None if self.clean_labels is None else self.clean_labels[index]
         values, labels = self.values[index], self.labels[index]
-        return replace(self, values=values, labels=labels, clean_labels=clean)
+        origin = None if self.origin is None else self.origin.take(index)
+        return replace(self, values=values, labels=labels, clean_labels=clean, origin=origin)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
@@ -90,7 +94,9 @@ class Samples:
     def within(self, values: Tensor, index: Tensor) -> Samples:
         """The rows at an index, whose values lie elsewhere."""
         clean = None if self.clean_labels is None else self.clean_labels[index]
-        return replace(self, values=values, labels=self.labels[index], clean_labels=clean)
+        origin = None if self.origin is None else self.origin.take(index)
+        labels = self.labels[index]
+        return replace(self, values=values, labels=labels, clean_labels=clean, origin=origin)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std as they are: samples are not normalised unless it is asked for."""
@@ -229,6 +235,7 @@ def samples_from_arrays(
         mean=(),
         std=(),
         name=name,
+        origin=Origin.of(len(tensor)),
     )
 
 

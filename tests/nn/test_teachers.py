@@ -10,9 +10,11 @@ from torch import nn
 
 from sdgpu.backend.prediction_files import write_predictions
 from sdgpu.nn.config import Config
+from sdgpu.nn.data import load_images
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.loss import mixed_target
 from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
+from sdgpu.nn.own_data import make_data
 from sdgpu.nn.targets import Feed
 from sdgpu.nn.trainer import train
 from tests.nn.problems import CLASSES, StopError, convnet, data, mlp, same_bits, stop_after
@@ -262,3 +264,33 @@ def test_a_weight_below_0_has_no_cross_entropy():
     model = TeacherEnsemble([NETWORK, SavedTeacher(P)], [1.5, -0.5])
     with pytest.warns(UserWarning, match="a teacher of weight -0.5 has no minimum"):
         train(mlp(), DATA, Teacher(model, 0.5), change(loss="cross-entropy"))
+
+
+@pytest.mark.parametrize("kind", ["images", "samples", "a file"])
+def test_rows_are_found_before_the_split(kind, tmp_path):
+    """A table of all rows of the arrays serves whatever part was split off from them."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (50, 4, 4), np.uint8), np.arange(50) % CLASSES
+    if kind == "a file":
+        np.savez(tmp_path / "i.npz", images=pixels, labels=labels)
+        problem = load_images(str(tmp_path / "i.npz"), val=10, rows=30, label_noise=0.2)
+    else:
+        X = pixels if kind == "images" else pixels.astype(float)
+        problem = make_data((X, labels), val=10, test=10, seed=3)
+    part = problem.train
+    contents = part.contents()[0].numpy().reshape(len(part), -1)
+    origin = part.origin.rows.numpy()
+    np.testing.assert_array_equal(contents, pixels.reshape(50, -1)[origin])
+    assert part.origin.total == 50
+    every = rng.dirichlet(np.ones(CLASSES), size=50)
+    every = 0.5 * every + 0.5 * np.eye(CLASSES)[labels]
+    whole, own = SavedTeacher(every, labels=labels), SavedTeacher(every[origin])
+    for teacher in (whole, own):
+        teacher.check(part, PLAIN)
+    assert torch.equal(*(one.on(part, PLAIN, torch.float64) for one in (whole, own)))
+    with pytest.raises(
+        ValueError, match=r"predicts 49 rows, but there are .* of 50 before the split"
+    ):
+        SavedTeacher(every[1:]).check(part, PLAIN)
+    with pytest.raises(ValueError, match="is of other rows"):
+        SavedTeacher(every, labels=np.roll(labels, 1)).check(part, PLAIN)
