@@ -30,8 +30,8 @@ class Consensus:
     Attributes
     ----------
     data : Data
-        Its training part has the rows where they do, in their order, normalised as before; validation and
-        test images are all there.
+        Its training part has the rows where they do, in their order, with their weights, normalised as
+        before; validation and test images are all there.
     rows : tensor (n,), bool
         Which of the training images they are.
     kept, total : tuple of c ints
@@ -103,7 +103,8 @@ def consensus(
     )
     _check_classes(kept, total)
     part = images.take(rows.nonzero().flatten())
-    return Consensus(dataclasses.replace(data, train=part), rows, kept, total)
+    weights = None if data.weights is None else data.weights[rows.to(data.weights.device)]
+    return Consensus(dataclasses.replace(data, train=part, weights=weights), rows, kept, total)
 
 
 def _predictions(teacher: Teacher, images: Any, config: Config, world: World) -> torch.Tensor:

@@ -36,6 +36,9 @@ def test_rows_by_hand():
     assert found.kept == tuple(sum(labels[i] == j for i in expected) for j in range(CLASSES))
     assert found.share == len(expected) / 24
     assert torch.equal(consensus(problem, hear(P)).rows, found.rows)
+    weights = torch.rand(24, generator=torch.Generator().manual_seed(0))
+    weighted = consensus(dataclasses.replace(problem, weights=weights), teacher)
+    assert torch.equal(weighted.data.weights, weights[expected])
     both = TeacherEnsemble([teacher, mlp(4)], [0.6, 0.4])
     mixed = 0.6 * P + 0.4 * predict(mlp(4), problem.train)
     assert torch.equal(consensus(problem, both).rows, mixed.argmax(1) == problem.train.labels)
