@@ -27,13 +27,11 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.checks import grid, lam_grid
-from sdgpu.backend.rows import as_source
 from sdgpu.backend.storage import digest
-from sdgpu.engine.cluster_sums import active_client, partition_sums
 from sdgpu.engine.feature_fitting import fit_moment_sums
+from sdgpu.engine.federated_partitions import spectra
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.moments import Moments, open_moments
-from sdgpu.engine.streaming import block_rows
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.description import describe_kernel
 from sdgpu.kernels.feature_maps import Features
@@ -119,6 +117,11 @@ class FeatureSpace:
         self._empty = empty
         self.fingerprint = digest(json.dumps(texts, sort_keys=True), *ordered)
 
+    @property
+    def empty(self) -> Moments:
+        """Moments of no rows: kernel, map, widths and device."""
+        return self._empty
+
     def moments(self, X: Any, Y: Any = None, sample_weight: Any = None) -> Moments:
         """Moments of a worker's rows, the exact message: about 8 k (k + c) bytes by their `save`.
 
@@ -199,7 +202,13 @@ class FeatureSpace:
         return replace(fitted, info=replace(fitted.info, status=status))
 
     def average(
-        self, messages: Iterable[Message], lams: Any, *, shares: Any = None, tol: float = 1e-6
+        self,
+        messages: Iterable[Message],
+        lams: Any,
+        *,
+        shares: Any = None,
+        intercept: bool = False,
+        tol: float = 1e-6,
     ) -> Fit:
         """The mean of the fits of all workers, a fit itself: judge it on validation rows.
 
@@ -210,6 +219,8 @@ class FeatureSpace:
             For all rows: a worker with the share p of the weight is fitted with p lam.
         shares : array_like (M,), optional
             Of the workers in the mean, that sum to 1; their shares of the weight by default.
+        intercept : bool, default False
+            Whether features and targets are taken less their means, those of the rows of all workers.
         tol : float, default 1e-6
 
         Returns
@@ -217,8 +228,7 @@ class FeatureSpace:
         Fit
             Its weights serve all workers alike: `optimal_alphas` and `joint_alphas` on validation rows are
             the best local rules for the mean, not those that are best for one worker (arXiv 2605.17778).
-            Leave-one-out, GCV and training errors are unknown (NaN) or refused. There is no intercept: take
-            the mean off the targets, or use :meth:`fit`.
+            Leave-one-out, GCV and training errors are unknown (NaN) or refused.
 
         Raises
         ------
@@ -236,6 +246,17 @@ class FeatureSpace:
                     f"shares has {len(given)} entries with the sum {given.sum():g} for {len(sums)} "
                     "workers: one for each, 1 in sum"
                 )
+        model_mean: Any = np.zeros(self._empty.map.size)
+        offset: Any = None
+        if intercept:
+            if any(one.audited for one in sums):
+                raise ValueError(
+                    "intercept of a mean: these moments are of float32 features, make them with "
+                    "dtype='float64'"
+                )
+            model_mean = sum(one.feature_sum for one in sums) / weight
+            offset = sum(one.weight * one.target_mean for one in sums) / weight
+            sums = [one.around(model_mean, offset) for one in sums]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # said once for all, below
             fits = [
@@ -263,7 +284,13 @@ class FeatureSpace:
             below_rounding=solution.spectrum.below_rounding,
             status=status,
         )
-        return replace(first, lams=grid_lams, info=info, _solution=solution)
+        model, backend = first.parts.model, self._empty.backend
+        model = replace(
+            model,
+            operator=replace(model.operator, mean=backend.asarray(model_mean)),
+            offset=None if offset is None else backend.asarray(offset),
+        )
+        return replace(first, lams=grid_lams, info=info, _solution=solution, _model=model)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write kernel and features to a ``.safetensors`` file, for workers (:func:`open_space`)."""
@@ -365,68 +392,3 @@ def coefficient_bound(
     for t in range(1, len(beta)):
         bound[t] += np.abs(1 - path.alphas[t - 1]) * (bound[t - 1] + cut[t - 1])
     return bound
-
-
-def spectra(
-    space: FeatureSpace, X: Any, Y: Any = None, *, rank: int | None = None
-) -> list[LocalSpectrum]:
-    """Messages of the partitions of a dask collection, each made where its rows lie.
-
-    Parameters
-    ----------
-    space : FeatureSpace
-    X : array (n, d), frame, or list of delayed blocks of dask
-    Y : the same, or names of columns
-    rank : int, optional
-        As of :meth:`FeatureSpace.spectrum`.
-
-    Returns
-    -------
-    list of LocalSpectrum
-        In the order of the partitions; those without rows are left out.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For collections of others than dask, other widths, and what a partition holds: names it.
-    """
-    source = as_source(X, Y)
-    if not hasattr(source, "partitions"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which has no partitions: pass a collection of dask, or "
-            "space.spectrum(X, Y)"
-        )
-    empty = space._empty
-    if (source.d, source.c) != (empty.d, empty.c):
-        raise ValueError(
-            f"rows of {source.d} features and {source.c} outputs do not go with d={empty.d}, c={empty.c}"
-        )
-    shared = (empty.map, np.zeros(empty.c), empty.d, empty.c)
-    how: dict[str, Any] = {
-        "rank": rank,
-        "fingerprint": space.fingerprint,
-        "rows": block_rows(empty.map.size),
-    }
-    client = active_client()
-    if client is None:
-        found = [
-            _partition_spectrum(part.compute(), shared, number=number, **how)
-            for number, part in enumerate(source.partitions())
-        ]
-        return [one for one in found if one is not None]
-    there = client.scatter(shared, broadcast=True, hash=False)
-    futures = [
-        client.submit(
-            _partition_spectrum, client.compute(part), there, number=number, **how, pure=False
-        )
-        for number, part in enumerate(source.partitions())
-    ]
-    return [one for one in client.gather(futures) if one is not None]
-
-
-def _partition_spectrum(
-    part: Any, shared: Any, *, number: int, rank: int | None, fingerprint: str, rows: int
-) -> LocalSpectrum | None:
-    """On the worker that has the rows: eigenpairs are all that leaves it."""
-    sums = partition_sums(part, shared, number=number, precision="float64", rows=rows)
-    return LocalSpectrum.of(sums, fingerprint, rank) if sums.rows else None

@@ -245,6 +245,27 @@ class MomentSums:
             square_error=self.square_error,
         )
 
+    def around(self, feature_mean: np.ndarray, target_mean: np.ndarray) -> MomentSums:
+        """The sums of phi - feature_mean (k,) and of targets less target_mean (c,), means of any rows.
+
+        Of float64 features alone: errors that were audited are dropped.
+        """
+        own, m = self.shifted(target_mean), feature_mean
+        s, W = self.feature_sum, self.weight
+        mixed = np.outer(s, m)
+        return replace(
+            own,
+            offset=np.zeros(self.outputs),
+            gram=self.gram - mixed - mixed.T + W * np.outer(m, m),
+            cross=own.cross - np.outer(m, own.target_sum),
+            feature_sum=s - W * m,
+            audited=0,
+            gram_error=None,
+            cross_error=None,
+            sum_error=None,
+            square_error=None,
+        )
+
     def turned(self, columns: np.ndarray) -> MomentSums:
         """The sums of phi(x)' columns (k, r) in the place of phi(x); 2 k^2 r multiplications and less."""
 

@@ -184,6 +184,29 @@ def test_the_mean_of_the_fits(name, shares):
         assert_near(limit, wanted, 1e-7)
 
 
+@pytest.mark.parametrize("kind", ["moments", "spectra"])
+@pytest.mark.parametrize("name", SPACES)
+def test_the_mean_with_an_intercept(name, kind):
+    """Features and targets of each worker less the means of all rows."""
+    space, data = space_of(name), workers(offset=50.0)
+    fit = space.average(send(space, data, kind), LAMS, intercept=True)
+    X, Y = together(data)
+    features = space.moments(X[:1], Y[:1]).map
+    mean, offset, n = features.transform(X).mean(axis=0), Y.mean(axis=0), len(X)
+    new = features.transform(new_rows()) - mean
+    for lam in LAMS:
+        wanted = offset
+        for rows, targets in data:
+            phi, part = features.transform(rows) - mean, len(rows) / n
+            _, dual = refits(phi @ phi.T, targets - offset, lam * part, [0.3, 1.4, -0.2], 4)
+            wanted = wanted + part * (new @ (phi.T @ dual))
+        assert_near(fit.path(lam, [0.3, 1.4, -0.2], steps=4).predict(new_rows()), wanted, 1e-8)
+    Y_val = np.sin(new_rows()[:, :C]) + 50
+    mse = fit.sweep(new_rows(), Y_val, alphas=[0.5], steps=2).dataset["mse"].values[1, 0]
+    predicted = fit.path(LAMS[1], 0.5, steps=2).predict(new_rows())
+    np.testing.assert_allclose(mse, np.mean((predicted - Y_val) ** 2, axis=(1, 2)), rtol=1e-8)
+
+
 def test_weights_for_the_mean():
     """Sweeps and both kinds of weights on validation rows are those of the mean, not of a worker."""
     space, data = space_of(), workers()

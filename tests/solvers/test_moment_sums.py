@@ -385,3 +385,14 @@ def test_turned_sums_are_those_of_turned_features(audited):
     assert arrays.keys() == others.keys()
     for name in arrays:
         np.testing.assert_allclose(arrays[name], others[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_sums_around_means_of_any_rows(weights):
+    """Of features and targets less means that are not their own, whatever offset the sums have."""
+    means = np.linspace(-1.0, 2.0, K), np.array([1.0, -30.0])
+    sums = MomentSums.of_block(PHI, Y, weights, OFFSET)
+    found, wanted = sums.around(*means), dense(PHI - means[0], Y - means[1], weights)
+    for name in SUMS:
+        assert_near(getattr(found, name), wanted[name], 1e-12)
+    assert (found.weight, found.rows) == (sums.weight, sums.rows)
