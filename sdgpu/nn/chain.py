@@ -32,7 +32,7 @@ from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
 from sdgpu.nn.trainer import train
-from sdgpu.nn.training_files import check_replaceable
+from sdgpu.nn.training_files import check_replaceable, shapes
 
 __all__ = ["FirstTeacher", "Lab", "Model", "check_weights", "distill_chain", "run_chain", "start"]
 
@@ -84,7 +84,7 @@ def distill_chain(
         False trains everything anew.
     first : TrainResult, optional
         Step 1, if it has been trained. What it was trained on is not known: a weight of 1 is then trained
-        on the labels, and not `first` again.
+        on the labels, and not `first` again. Of another architecture it is a `first_teacher`.
     first_teacher : Module, SavedTeacher or TeacherEnsemble, optional
         Whom step 1 learns from, at the weight alphas[0]: another architecture, predictions from a file.
         It is no step of this chain, and step 1 is no ordinary fit: its checkpoint lies in
@@ -124,8 +124,10 @@ def distill_chain(
             "first is step 1 and first_teacher is whom step 1 learns from: give one of them"
         )
     with join(data.train.device).ending_together(data.train.device):
+        initial = start(model, data, config, stem)
+        _check_first(first, initial)
         lab = Lab(
-            initial=start(model, data, config, stem),
+            initial=initial,
             data=data,
             config=config,
             folder=_path(folder),
@@ -135,6 +137,20 @@ def distill_chain(
             first_teacher=first_teacher,
         )
         return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
+
+
+def _check_first(first: TrainResult | None, initial: nn.Module) -> None:
+    """Refuse a step 1 that no training of the student can have given."""
+    if first is None:
+        return
+    given, own = shapes(first.model), shapes(initial)
+    different = sorted(name for name in {*given, *own} if given.get(name) != own.get(name))
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"first is step 1 of this chain, but of another architecture ({name}: {given.get(name)}, the "
+            f"student's {own.get(name)}): as a teacher of step 1 give first_teacher=first.model"
+        )
 
 
 def check_weights(alphas: Any, steps: int, *, taught: bool) -> np.ndarray:

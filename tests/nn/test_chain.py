@@ -154,13 +154,18 @@ def test_a_factory_that_seeds_itself_is_warned_of():
 @pytest.mark.parametrize("rule", [[1.0, 0.5], "algorithm1"])
 def test_a_foreign_first_network_is_a_teacher_and_no_student(rule, monkeypatch):
     problem, model = data(), mlp()
-    foreign = train(mlp(5, width=20), problem, None, SHORT)
+    foreign = train(mlp(5), problem, None, SHORT)
     own = train(model, problem, None, SHORT).model
     monkeypatch.setattr(nn_chain, "estimate_alpha", lambda *_: 1.0)
     chain = distill_chain(model, problem, SHORT, steps=3, alphas=rule, first=foreign)
     assert chain.models[0] is foreign.model
     assert same_bits(chain.models[1], own)
     assert chain.records[1].fits == (2 if rule == "algorithm1" else 1)
+    wide = train(mlp(5, width=20), problem, None, SHORT)
+    with pytest.raises(
+        ValueError, match=r"another architecture \(1.bias: .*\): as a teacher of step 1"
+    ):
+        distill_chain(model, problem, SHORT, steps=2, alphas=0.5, first=wide)
     with pytest.raises(TypeError, match=r"first must be a TrainResult.*not Sequential"):
         distill_chain(model, problem, SHORT, steps=2, alphas=0.5, first=own)
 
