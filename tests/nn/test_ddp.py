@@ -24,7 +24,7 @@ import sys
 import torch
 torch.set_num_threads(1)
 from tests.nn.problems import data, mlp, state
-from tests.nn.test_ddp import Odd, asked, configs, draws, numbers, run, stacked
+from tests.nn.test_ddp import Odd, asked, configs, draws, numbers, run, stacked, taught
 from sdgpu.backend.distributed import join
 from sdgpu.nn.trainer import train
 
@@ -32,6 +32,7 @@ world = join(torch.device("cpu"))
 for name, config in configs().items():
     chain = run(name, sys.argv[1] + "/" + name)
     torch.save([state(model) for model in chain.models], f"{sys.argv[1]}/{name}-{world.rank}.pt")
+torch.save(state(taught()), f"{sys.argv[1]}/taught-{world.rank}.pt")
 # batches are shared out whole: the bits of one process
 alone = asked(type(world)())
 for name, P in asked(world).items():
@@ -195,6 +196,14 @@ def asked(world):
     return said
 
 
+def taught():
+    """A student of a network and a table, asked for the rows of each rank in parts of a batch."""
+    part = data().train
+    several = TeacherEnsemble([convnet(4), SavedTeacher(predict(mlp(2), part))], [0.6, 0.4])
+    config = dataclasses.replace(CONFIG, teacher="online", accumulate=5)
+    return train(mlp(), data(), Teacher(several, 0.3), config).model
+
+
 def run(name, folder=None):
     config = configs().get(name, CONFIG)
     return distill_chain(network(name), data(), config, steps=2, alphas="algorithm1", folder=folder)
@@ -220,6 +229,8 @@ def test_two_processes_are_one(tmp_path):
         torch.testing.assert_close(found, members, rtol=1e-8, atol=1e-9)
         told = torch.load(tmp_path / f"numbers-{rank}.pt", weights_only=True)
         torch.testing.assert_close(told, [*map(numbers, results)], rtol=1e-8, atol=1e-9)
+        found = torch.load(tmp_path / f"taught-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, state(taught()), rtol=1e-8, atol=1e-9)
     # ranks have weights in common and draws of their own
     models, masks = (
         [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]

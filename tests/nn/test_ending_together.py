@@ -76,8 +76,35 @@ if world.rank == 0:
     assert "rank 1 did not come (rank 1 was last in" in str(error), error
 """
 
+LACKS_DATA = """
+from sdgpu.study.networks.experiments import Experiment
+from sdgpu.study.networks.network_runs import run_experiment
+import numpy as np
 
-@pytest.mark.parametrize("case", [FAILS, DIES, SLEEPS], ids=["fails", "dies", "sleeps"])
+shared_end.TOGETHER = 1.0
+home = folder / f"home-{world.rank}"
+home.mkdir()
+os.chdir(home)
+rng = np.random.default_rng(0)
+if world.rank == 0:  # the host of rank 1 lacks the file
+    np.savez("own.npz", images=rng.integers(0, 256, (60, 8, 8), np.uint8), labels=np.arange(60) % 3)
+experiment = Experiment(
+    name="own", data="own.npz", model="smallcnn", steps=1, alphas=(0.5,), algorithm1=False, seeds=(0,),
+    config=CONFIG, val=10, threads=1,
+)
+try:
+    run_experiment(experiment, folder / "run", device="cpu")
+except (FileNotFoundError, RankFailure) as error:
+    assert isinstance(error, RankFailure) == (world.rank == 0), error
+    assert "own.npz" in str(error), error
+else:
+    raise AssertionError("no error")
+"""
+
+CASES = {"fails": FAILS, "dies": DIES, "sleeps": SLEEPS, "lacks data": LACKS_DATA}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_other_rank_hears_of_it(case, tmp_path, monkeypatch):
     monkeypatch.setenv("SDGPU_RANK_TIMEOUT", "4" if case is SLEEPS else "120")
     two_ranks(START + case, tmp_path)
