@@ -53,6 +53,7 @@ __all__ = [
     "Route",
     "ScalingPlan",
     "ScalingProblem",
+    "copies_pay_from",
     "layouts_of",
     "product_seconds",
     "scaling_plan",
@@ -72,6 +73,10 @@ class Route:
         By a grown basis, or one pass for a model of features: another answer.
     layout : str
         "alone", "gather", "ring", "1.5D" (not written) or "sums".
+    copies : int
+        Of the rows that several ranks hold together: q of "1.5D".
+    ranks : int
+        p.
     seconds : float
         Of the fit, without reading the rows.
     compute, travel : float
@@ -97,6 +102,8 @@ class Route:
     efficiency: float
     fits: bool
     reason: str
+    copies: int = 1
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,7 @@ class Layout:
     messages: float
     halved: bool = True
     fused: bool = True
+    copies: int = 1
 
 
 def scaling_plan(
@@ -225,6 +233,7 @@ def scaling_plan(
         f"{device.name}: {device.source}; {show(device.memory)}, {device.bandwidth(ranks) / 1e9:.3g} GB/s "
         f"from other ranks",
         *_rivals(routes, exact),
+        _when_copies_pay(problem),
     ]
     if not exact.fits:
         reasons.append(f"the exact route does not fit {show(device.memory)}: take more ranks")
@@ -249,11 +258,38 @@ def _rivals(routes: list[Route], exact: Route) -> list[str]:
             seen.add(route.layout)
             written = "" if route.layout in WRITTEN else "; not written"
             over = "" if route.fits else ", more than a device has"
+            name = route.layout + (f" with {route.copies} copies" if route.copies > 1 else "")
             told.append(
-                f"{route.layout}: about {route.seconds:.3g} s, {show(route.bytes)}{over}, "
+                f"{name}: about {route.seconds:.3g} s, {show(route.bytes)}{over}, "
                 f"{show(int(route.traffic))} received{written}"
             )
     return told
+
+
+def copies_pay_from(problem: ScalingProblem) -> Route | None:
+    """The route of q copies at the ranks, 4, 16, .., 4,096, from which on it beats all that is written.
+
+    A ring then sends 1 / q of the rows, for q times their memory; but no pair of rows serves twice.
+    """
+    found = None
+    for ranks in reversed([4**k for k in range(1, 7) if 4**k <= problem.n]):
+        routes = [route for route in _exact_routes(problem, ranks) if route.fits]
+        best = min(routes, key=lambda route: (route.seconds, route.copies), default=None)
+        if best is None or best.copies == 1:
+            break
+        found = best
+    return found
+
+
+def _when_copies_pay(problem: ScalingProblem) -> str:
+    found = copies_pay_from(problem)
+    if found is None:
+        return "1.5D, copies of the rows: slower than what is written for up to 4,096 ranks"
+    q = found.copies
+    return (
+        f"1.5D pays from about {found.ranks:,} ranks on, with {q} copies: 1 / {q} of the rows that a ring "
+        f"sends, {q} times the memory for them; not written"
+    )
 
 
 def _exact_routes(problem: ScalingProblem, ranks: int) -> Iterator[Route]:
@@ -283,6 +319,8 @@ def _exact_routes(problem: ScalingProblem, ranks: int) -> Iterator[Route]:
                 traffic=traffic,
                 efficiency=alone / (ranks * seconds),
                 fits=peak <= problem.device.memory,
+                copies=layout.copies,
+                ranks=ranks,
                 reason=f"{method}, about {passes:.0f} passes of {block} columns in {problem.precision}"
                 + (f", sketch of rank {rank:,}" if rank else ""),
             )
@@ -366,6 +404,7 @@ def layouts_of(problem: ScalingProblem, ranks: int, block: int) -> list[Layout]:
                     held=q * (own + 16.0 * n * (d + block) / p),
                     messages=p / q**2 + 2.0 * q,
                     halved=False,
+                    copies=q,
                 )
             )
         q += 1
@@ -406,5 +445,6 @@ def _feature_route(problem: ScalingProblem, ranks: int, features: int) -> Route:
         traffic=traffic,
         efficiency=compute(1) / (ranks * seconds),
         fits=peak <= device.memory,
+        ranks=ranks,
         reason=f"features=sdgpu.Nystrom({k:,}): one pass, and the answer of these features",
     )

@@ -7,8 +7,9 @@ import pytest
 
 import sdgpu
 from sdgpu.backend.device_classes import CLASSES, device_class
-from sdgpu.engine.costs import PASS, Work, expected_passes, features_option
-from sdgpu.engine.scaling_plan import ScalingProblem, layouts_of, scaling_plan
+from sdgpu.engine import scaling_plan as scaling_module
+from sdgpu.engine.costs import LARGEST_BASIS, PASS, Work, expected_passes, features_option
+from sdgpu.engine.scaling_plan import ScalingProblem, copies_pay_from, layouts_of, scaling_plan
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.subspace import Subspace
 
@@ -113,6 +114,38 @@ def test_what_is_not_written_is_told_and_not_taken():
     found = sdgpu.plan(10**6, 3000, lams=1e2, ranks=64, device="cpu", tol=1e-4)
     assert found.exact.layout in ("gather", "ring")
     assert any(reason.startswith("1.5D") and "not written" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "device"),
+    [(10**5, 5000, "cpu"), (10**6, 3000, "cpu"), (10**6, 9, "h100"), (10**5, 20_000, "h100")],
+)
+def test_when_copies_pay_by_brute_force(n, d, device):
+    """Every layout at every number of ranks, priced one by one."""
+    task = problem(n, d, device=device)
+    wanted = None
+    for p in (4096, 1024, 256, 64, 16, 4):
+        seconds = {}
+        for _, block, rank, passes in expected_passes(n, 1, float(task.lams[0]), task.tol):
+            if _ == "cg":
+                continue
+            price = scaling_module._fit_costs(task, p, block, rank, passes)
+            size = int(min(n, LARGEST_BASIS, max(passes * block, 4 * block)))
+            for layout in layouts_of(task, p, block):
+                peak = scaling_module._bytes(task, p, layout, size, (block, rank))
+                if peak <= task.device.memory:
+                    kind = layout.copies
+                    seconds[kind] = min(seconds.get(kind, np.inf), price(layout)[0])
+        best = min(seconds, key=seconds.get, default=1)
+        if best == 1:
+            break
+        wanted = p, best
+    found = copies_pay_from(task)
+    assert (None if found is None else (found.ranks, found.copies)) == wanted
+    reasons = sdgpu.plan(n, d, lams=task.lams, ranks=16, device=device, tol=task.tol).reasons
+    told = [reason for reason in reasons if "copies" in reason]
+    words = "slower than what" if wanted is None else f"pays from about {wanted[0]:,} ranks on"
+    assert any(words in reason for reason in told)
 
 
 def test_no_device_is_needed(monkeypatch):
