@@ -222,6 +222,7 @@ def judge(
     if isinstance(X_val, RowSource):
         if Y_val is not None:
             raise ValueError("Y_val: a source brings its own targets")
+        model.refuse_ranks("X_val as a source", "pass X_val and Y_val of each rank as arrays")
         stream, truth, weighted = first_block(streamed_rows(model, X_val, solution))
         losses = partial(validate, solution, stream)
         how = {"truth": truth, "weighted": weighted, "streamed": True}

@@ -100,6 +100,17 @@ def test_features(name, intercept, counts, rng):
     close(high, interval.upper, 1e-7)
 
 
+def test_validation_rows_of_a_source_are_refused(rng):
+    """Each rank would judge by its own alone."""
+
+    def work(ranks, rows):
+        fit = sdgpu.fit(X[rows], Y[rows], KERNEL, LAM, features=sdgpu.Nystrom(5), distributed=ranks)
+        with pytest.raises(ValueError, match="X_val as a source of a fit with distributed="):
+            fit.sweep(sdgpu.rows.as_source(X[rows], Y[rows]))
+
+    on_ranks(cuts(N, [10, 30], rng), work)
+
+
 def test_what_is_refused(rng):
     def work(ranks, rows):
         fit = sdgpu.fit(X[rows], Y[rows], KERNEL, LAM, distributed=ranks)

@@ -156,6 +156,35 @@ def test_metrics_that_see_all_rows_at_once(rng):
                 np.testing.assert_allclose(dataset[name], known[name], rtol=rtol)
 
 
+def test_weights_and_choices_of_each_output(rng):
+    """By validation rows and by rows left out."""
+    how = {"lams": LAMS, "method": "lanczos", "tol": 1e-10, "dtype": "float64", "probes": 64}
+    new, truth = X[:7] + 0.1, Y[:7] + 0.2
+    new_parts = cuts(7, [3, 0, 4], rng)
+
+    def ask(fit, mine=slice(None)):
+        own = new[mine], truth[mine]
+        greedy = fit.optimal_alphas(*own, 1.0, 3, per_output=True)
+        left = fit.optimal_alphas(lam=1.0, steps=3, per_output=True)
+        best = fit.sweep(*own, None, [0.0, 0.3], 3, per_output=True).best(per_output=True)
+        path = fit.path(1.0, greedy.alphas, 3).predict(new[mine])
+        return greedy.alphas, left.alphas, best, fit.predictor(best).predict(new), path
+
+    def work(ranks, rows):
+        fit = sdgpu.fit(X[rows], Y[rows], KERNEL, distributed=ranks, **how)
+        return ask(fit, new_parts[ranks.rank])
+
+    found = on_ranks(cuts(N, [9, 31, 0], rng), work)
+    one = ask(sdgpu.fit(X, Y, KERNEL, **how))
+    for rank in found:
+        assert_near(rank[0], one[0], 1e-6)
+        assert_near(rank[1], one[1], 1e-3)
+        np.testing.assert_array_equal(rank[2].lam, one[2].lam)
+        np.testing.assert_array_equal(rank[2].step, one[2].step)
+        assert_near(rank[3], one[3], 1e-7)
+    assert_near(np.concatenate([rank[4] for rank in found], axis=1), one[4], 1e-6)
+
+
 def test_ranks_that_ask_for_other_rows_left_out(rng):
     def work(ranks, rows):
         fit = sdgpu.fit(X[rows], Y[rows], KERNEL, LAMS, distributed=ranks)
