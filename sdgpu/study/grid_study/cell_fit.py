@@ -20,6 +20,7 @@ from sdgpu.selection.metrics import Metric, PredictedRows, as_metrics
 from sdgpu.selection.sweep import Best, Sweep
 from sdgpu.study.grid_study.cells import Cell, Decomposition, KernelPoint, MethodPoint
 from sdgpu.study.grid_study.configuration import SIMPLE, DataTable
+from sdgpu.study.grid_study.interval_cells import interval_losses
 from sdgpu.study.grid_study.label_arrays import label_arrays
 from sdgpu.study.grid_study.shared_distances import forget_distances, share_distances
 from sdgpu.study.grid_study.student_cells import StudentCell, student_cell
@@ -303,8 +304,11 @@ def _judged(
         try:
             best = _best(rule, fitted, sweep, parts, grid)
             chosen[rule] = _test(best, fitted, parts, metrics)
+            if config.interval is not None:
+                test = parts.X_test, parts.Y_test
+                chosen[rule] |= interval_losses(best, fitted, test, config.interval, job.seed)
         except (ValueError, FloatingPointError) as error:  # one rule costs not the others
-            chosen[rule] = {"note": str(error)}
+            chosen[rule] = {**chosen.get(rule, {}), "note": str(error)}
     seconds["choose"] = time.perf_counter() - start
     info = fitted.info
     record = {

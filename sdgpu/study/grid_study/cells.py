@@ -151,6 +151,8 @@ class Decomposition:
         }
         if config.teacher is not None:
             decides["teacher"] = config.teacher.model_dump()
+        if config.interval is not None:
+            decides["interval"] = config.interval.model_dump()
         if config.synthetic_labels is not None:
             decides["synthetic_labels"] = config.synthetic_labels.model_dump()
         code = digest(json.dumps(decides, sort_keys=True)).removeprefix("xxh3:")[:12]

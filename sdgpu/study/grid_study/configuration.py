@@ -16,6 +16,7 @@ top                     name, description, seeds
 ``[results]``           keep
 ``[teacher]``           a kernel as ``[[kernel]]``, one value for each parameter; lams or lams_over_n,
                         unlabelled
+``[interval]``          coverage, folds
 ``[synthetic_labels]``  rounds, schemes, weights, true_labels
 ``[[network]]``         preset, and what to change in it: seeds, alphas, steps, epochs, algorithm1, rows
 ======================  ==================================================================================
@@ -37,6 +38,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from sdgpu.distill.smoothers import RIDGE
 from sdgpu.selection.metrics import as_metrics, named_metric
 from sdgpu.selection.sweep import FAMILIES
+from sdgpu.study.grid_study.interval_cells import IntervalTable
 from sdgpu.study.grid_study.kernel_tables import KernelTable, TeacherTable
 from sdgpu.study.grid_study.key_lines import Lines, explain
 from sdgpu.study.grid_study.key_types import (
@@ -286,6 +288,7 @@ class StudyConfig(StudyTable):
     compute: ComputeTable = ComputeTable()
     results: ResultsTable = ResultsTable()
     teacher: TeacherTable | None = None
+    interval: IntervalTable | None = None
     synthetic_labels: SyntheticLabelsTable | None = None
     network: Annotated[tuple[NetworkTable, ...], Tables] = ()
 
@@ -311,6 +314,8 @@ class StudyConfig(StudyTable):
             raise fault_of(
                 "choose", f"leave-one-out is of ridge alone, and {min(smoothers)} is asked for"
             )
+        if self.interval is not None:
+            self._check_interval(self.interval)
         if self.synthetic_labels is not None:
             self._check_synthetic_labels()
         if "student" in self.choose.rules and self.teacher is None:
@@ -322,6 +327,16 @@ class StudyConfig(StudyTable):
         if not self.data and not self.network:
             raise fault_of("data", "nothing to do: name [data] with [[kernel]], or a [[network]]")
         return self
+
+    def _check_interval(self, table: IntervalTable) -> None:
+        """Refuse methods whose fits have no intervals."""
+        for method in self.method:
+            if method.smoother != RIDGE.name or method.later_lam_over_first is not None:
+                raise fault_of("interval", "intervals are of ridge, with one lam for all steps")
+            if table.folds is None and (method.features or method.name not in ("auto", "eigh")):
+                raise fault_of(
+                    "interval", "without folds intervals need all eigenvectors: folds = 10, say"
+                )
 
     def _check_synthetic_labels(self) -> None:
         """Refuse what has no closed form of their rounds."""

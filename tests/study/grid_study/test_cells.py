@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import sdgpu
+from sdgpu.engine.cross_intervals import fold_labels
 from sdgpu.study import read_study
 from sdgpu.study.grid_study import cell_fit
 from sdgpu.study.grid_study.cell_fit import fit_cells
@@ -386,3 +387,41 @@ def test_students_with_features_and_one_step():
     made = sdgpu.student(teacher, sdgpu.Gaussian(0.05), LAMS, parts.X_train, parts.Y_train, **how)
     mse = made.sweep(parts.X_val, parts.Y_val, alphas=[0.0, 1.0]).dataset["mse"].values
     assert_near(found.arrays["student_mse"][..., 0], mse, 1e-7)
+
+
+@pytest.mark.parametrize("method", [{"name": "eigh"}, {"name": "lanczos"}, {"features": "own"}])
+@pytest.mark.parametrize("folds", [None, 4])
+def test_intervals_of_choices_are_those_of_refits(method, folds):
+    """The share of test targets inside, and the mean width, by fits without each row or fold."""
+    linear = {"kernel": {"name": "linear"}} if "features" in method else {}
+    interval = {"coverage": 0.8} | ({} if folds is None else {"folds": folds})
+    if folds is None and method != {"name": "eigh"}:
+        with pytest.raises(ValueError, match="without folds"):
+            read_study(tables(method=method, interval=interval, **linear))
+        return
+    choose = {"rules": ["ridge", "fixed", "star", "limit"]}
+    (found,) = results(method=method, interval=interval, choose=choose, **linear)
+    parts = split(load("diabetes", rows=60, seed=3), seed=3)
+    n, truth = len(parts.X_train), parts.Y_test[:, 0]
+    labels = np.arange(n) if folds is None else fold_labels(folds, n, 3)
+    constant = "features" in method  # which fit an intercept
+    for rule in ("ridge", "fixed", "star"):
+        one = found.record["chosen"][rule]
+        alphas = np.broadcast_to(one["alpha"], one["step"] - 1) if one["step"] > 1 else []
+        low, high = [], []
+        for fold in np.unique(labels):
+            rest, out = labels != fold, np.flatnonzero(labels == fold)
+            how = {"lams": one["lam"], "method": "eigh", "intercept": constant}
+            kappa = sdgpu.Linear() if constant else sdgpu.Gaussian(0.05)
+            fit = sdgpu.fit(parts.X_train[rest], parts.Y_train[rest], kappa, **how)
+            path = fit.path(one["lam"], np.array(alphas, dtype=float), one["step"])
+            there = path.predict(parts.X_test)[-1][:, 0]
+            errors = np.abs(path.predict(parts.X_train[out])[-1] - parts.Y_train[out])[:, 0]
+            low += [there - error for error in errors]
+            high += [there + error for error in errors]
+        lower = np.sort(low, axis=0)[int(np.floor(0.2 * (n + 1) + 1e-9)) - 1]
+        upper = np.sort(high, axis=0)[int(np.ceil(0.8 * (n + 1) - 1e-9)) - 1]
+        inside = np.mean((lower <= truth) & (truth <= upper))
+        np.testing.assert_allclose(one["test_interval_coverage"], inside, atol=1e-12)
+        np.testing.assert_allclose(one["test_interval_width"], np.mean(upper - lower), rtol=1e-5)
+    assert np.isnan(found.record["chosen"]["limit"]["test_interval_coverage"])
