@@ -15,6 +15,7 @@ import numpy as np
 import scipy
 
 __all__ = [
+    "csr_of",
     "csr_rows",
     "dense_product",
     "is_csr",
@@ -36,6 +37,24 @@ def is_sparse(value: object) -> bool:
 def is_csr(array: object) -> bool:
     """Whether an array behind the door is sparse."""
     return isinstance(array, scipy.sparse.csr_array)
+
+
+def csr_of(data: Any, indices: Any, indptr: Any, features: int) -> scipy.sparse.csr_array:
+    """CSR rows from their parts, which may come out of a file: checked.
+
+    Raises
+    ------
+    ValueError
+        If they are no rows of so many features.
+    """
+    if not all(np.ndim(part) == 1 for part in (data, indices, indptr)) or len(indptr) < 2:
+        raise ValueError("the parts of sparse rows must be vectors")
+    if any(part.dtype != np.int64 for part in (indices, indptr)):
+        raise ValueError("places of sparse rows must be whole numbers")
+    shape = (len(indptr) - 1, features)
+    rows = scipy.sparse.csr_array((data, indices, indptr), shape=shape)
+    rows.check_format(full_check=True)
+    return rows
 
 
 def square_sums(rows: scipy.sparse.csr_array) -> np.ndarray:

@@ -15,7 +15,7 @@ from sdgpu.backend.checks import choice
 from sdgpu.backend.memory import budget
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.backend.sealed_tensors import read_tensors, tensor_path, write_tensors
-from sdgpu.backend.sparse_rows import is_sparse
+from sdgpu.backend.sparse_rows import csr_of, is_csr, is_sparse
 from sdgpu.backend.storage import check_writable
 from sdgpu.engine.model import Model
 from sdgpu.kernels.description import describe_kernel, described_kernel
@@ -31,6 +31,7 @@ __all__ = ["Predictor", "open_predictor"]
 
 FORMAT = 1
 DTYPES = ("float32", "float64")
+_PLACES = ("X.indices", "X.indptr")  # of the entries of sparse rows
 SAMPLE = 256  # rows at which float32 is compared
 
 
@@ -66,7 +67,8 @@ class Predictor:
     def save(self, path: str | os.PathLike[str], *, dtype: str = "float64") -> None:
         """Write what predicts to a ``.safetensors`` file, whole or not at all, with a checksum.
 
-        Rows with coefficients, the coefficients and a constant; or the feature map and its coefficients.
+        Rows with coefficients (sparse ones as CSR), the coefficients and a constant; or the feature map and
+        its coefficients.
 
         Parameters
         ----------
@@ -97,12 +99,16 @@ class Predictor:
             "constant": expansion.constant,
         }
         described: dict[str, Any] = {"map": None}
+        places: dict[str, np.ndarray] = {}  # of the entries of sparse rows
         kernel: Any = expansion.kernel
         try:
             if expansion.map is not None:
                 described["map"], own = expansion.map.state()
                 arrays |= {f"map.{name}": array for name, array in own.items()}
                 kernel = getattr(expansion.map, "kernel", None)
+            elif is_csr(expansion.X):
+                places = dict(zip(_PLACES, (expansion.X.indices, expansion.X.indptr), strict=True))
+                arrays["X.data"] = expansion.X.data
             else:
                 arrays["X"] = expansion.X
             described["kernel"] = None if kernel is None else describe_kernel(kernel)
@@ -119,9 +125,10 @@ class Predictor:
             "columns": template.columns,
             "sparse": template.takes_sparse,
         }
-        stored = {name: _rounded(array, dtype, name) for name, array in arrays.items()}
+        places = {name: array.astype(np.int64) for name, array in places.items()}
+        stored = {name: _rounded(array, dtype, name) for name, array in arrays.items()} | places
         if dtype == "float32":
-            _warn_of_rounding(arrays, stored, metadata)
+            _warn_of_rounding(arrays | places, stored, metadata)
         write_tensors(target, stored, metadata)
 
     @underflow_is_zero
@@ -230,6 +237,8 @@ def _restored(
     arrays: dict[str, np.ndarray], metadata: dict[str, Any], backend: Backend, memory: int
 ) -> Predictor:
     dtype = choice("dtype", metadata["dtype"], DTYPES)
+    places = {name: array for name, array in arrays.items() if name in _PLACES}
+    arrays = {name: array for name, array in arrays.items() if name not in _PLACES}
     for name, array in arrays.items():
         if array.dtype != dtype or not np.isfinite(array).all():
             raise ValueError(f"{name} holds NaN, infinity or {array.dtype}")
@@ -243,7 +252,11 @@ def _restored(
     if metadata["map"] is None:
         if kernel is None:
             raise ValueError("it has neither a kernel nor a feature map")
-        operator = DenseOperator(kernel, backend.asarray(arrays["X"]), backend.tile)
+        if places:
+            X = _sparse_rows(arrays | places, metadata["d"])
+            operator = DenseOperator(kernel, X, backend.tile, home=backend)
+        else:
+            operator = DenseOperator(kernel, backend.asarray(arrays["X"]), backend.tile)
     else:
         own = {name[4:]: array for name, array in arrays.items() if name.startswith("map.")}
         feature_map = stored_map(metadata["map"], own, kernel)  # type: ignore[arg-type]
@@ -262,10 +275,15 @@ def _restored(
         dtype,
         metadata["flat"],
         columns=_names(metadata["columns"], d),
-        takes_sparse=metadata["sparse"] and bool(getattr(operator, "map", None)),
+        takes_sparse=metadata["sparse"] and bool(places or getattr(operator, "map", None)),
     )
     model = Model(operator, backend, template, memory, backend.asarray(constant))
     return Predictor(model, backend.asarray(coefficients), True)
+
+
+def _sparse_rows(arrays: dict[str, np.ndarray], d: int) -> Any:
+    indices, indptr = (arrays[name] for name in _PLACES)
+    return csr_of(arrays["X.data"], indices, indptr, d)
 
 
 def _names(columns: Any, d: int) -> tuple[str, ...] | None:
@@ -283,6 +301,8 @@ def _warn_of_rounding(
 ) -> None:
     """Say if numbers of float32 predict something else, where there are rows to look at."""
     rows = arrays.get("X", arrays.get("map.landmarks"))
+    if "X.data" in arrays:
+        rows = _sparse_rows(arrays, metadata["d"])
     if rows is None:
         return
     backend = resolve("cpu")

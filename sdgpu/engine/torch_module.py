@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sdgpu.backend.memory import budget, require
+from sdgpu.backend.sparse_rows import is_csr
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.kernels.columns import part_columns
@@ -75,7 +77,7 @@ def module_of(expansion: Expansion, dtype: str, *, flat: bool) -> PredictorModul
     values: torch.nn.Module
     if features is None:
         assert expansion.kernel is not None
-        values = _KernelValues(expansion.kernel, expansion.X, tensor)
+        values = _KernelValues(expansion.kernel, _dense(expansion.X), tensor)
     elif hasattr(features, "landmarks"):  # values of the landmarks, whose whitening joins the rest
         values = _KernelValues(features.kernel, features.landmarks, tensor)  # type: ignore[attr-defined]
         coefficients = features.whitening @ coefficients  # type: ignore[attr-defined]
@@ -84,6 +86,19 @@ def module_of(expansion: Expansion, dtype: str, *, flat: bool) -> PredictorModul
     else:
         values = _MapFeatures(features)
     return PredictorModule(values, tensor(coefficients), tensor(expansion.constant), flat=flat)
+
+
+def _dense(X: Any) -> Any:
+    """Rows for buffers: sparse ones become dense, if they fit."""
+    if not is_csr(X):
+        return X
+    n, d = X.shape
+    what, remedy = (
+        f"a module with {n:,} dense rows of {d:,} features",
+        "save or pickle the predictor",
+    )
+    require(24 * n * d, budget(None, "cpu"), what, remedy)
+    return X.toarray()
 
 
 class _KernelValues(torch.nn.Module):

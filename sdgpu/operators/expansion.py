@@ -26,31 +26,27 @@ class Expansion:
     constant : array (c,)
     kernel : Kernel or None
         Of rows X; None of features.
-    X : array (n, d) or None
+    X : array (n, d), CSR, or None
     map : FeatureMap or None
     """
 
     coefficients: np.ndarray = field(repr=False)
     constant: np.ndarray
     kernel: Kernel | None = None
-    X: np.ndarray | None = field(default=None, repr=False)
+    X: Any = field(default=None, repr=False)
     map: FeatureMap | None = None
 
     @classmethod
     def of_rows(cls, kernel: Kernel, X: Any, V: Any) -> Expansion:
         """Of rows and their coefficients, without rows whose coefficients are 0, if others are not."""
-        if is_csr(X):
-            raise ValueError(
-                "the training rows are sparse, which neither files of predictors nor torch modules hold: "
-                "pickle the predictor, or fit X.toarray()"
-            )
-        coefficients, rows = np.array(to_numpy(V)), to_numpy(X)
+        coefficients, rows = np.array(to_numpy(V)), X if is_csr(X) else to_numpy(X)
         if not kernel.is_precomputed:
             present = np.flatnonzero((coefficients != 0).any(axis=1))
             present = present if len(present) else np.arange(1)
             coefficients, rows = coefficients[present], rows[present]
         constant = np.zeros(coefficients.shape[1])
-        rows = np.ascontiguousarray(rows, dtype=np.float64)
+        dense = not is_csr(rows)
+        rows = np.ascontiguousarray(rows, np.float64) if dense else rows.astype(np.float64)
         return cls(coefficients, constant, kernel=kernel, X=rows)
 
 

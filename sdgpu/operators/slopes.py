@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -39,14 +39,10 @@ def slopes_of(operator: Any, X_new: Any) -> Slopes:
     Raises
     ------
     ValueError
-        If it says nothing, or the rows are sparse.
+        If it says nothing, or the new rows are sparse.
     """
     if is_csr(X_new):
         raise ValueError("X_new is sparse, and its derivatives are not: pass X_new.toarray()")
-    if is_csr(getattr(operator, "X", None)):
-        raise ValueError(
-            "the training rows are sparse, and derivatives are not: fit X.toarray() for them"
-        )
     if not hasattr(operator, "slopes"):
         raise ValueError(
             f"{type(operator).__name__} has no derivatives by new rows: fit with operator='dense' or "
@@ -64,7 +60,8 @@ class KernelSlopes:
     kernel : Kernel
     new : array (m, d)
     X : array (n, d)
-        Of any library; the work is done by torch on its device.
+        Of any library; the work is done by torch on its device. Of sparse rows a block at a time is made
+        dense: sums over rows are sums over blocks.
     """
 
     kernel: Kernel
@@ -77,6 +74,8 @@ class KernelSlopes:
         m n (d + 2) r multiplications.
         """
         V = self._torch.asarray(V)
+        if is_csr(self.X):
+            return sum(one.columns(V[part]) for part, one in self._dense_parts())
 
         def of_block(X: Any, _: slice) -> Any:
             return self.kernel.gradient(X, self._centre, self._rows, V)
@@ -89,6 +88,8 @@ class KernelSlopes:
         m n (d + 2 + r) multiplications.
         """
         V, G = self._torch.asarray(V), self._torch.asarray(G)
+        if is_csr(self.X):
+            return sum(one.pull_back(V[part], G) for part, one in self._dense_parts())
         ones = V.new_ones(len(V), 1)
 
         def of_block(X: Any, part: slice) -> Any:
@@ -96,6 +97,12 @@ class KernelSlopes:
             return self.kernel.gradient(X, self._centre, self._rows, ones, factor=factor)[:, 0]
 
         return self._in_blocks(of_block, ())
+
+    def _dense_parts(self) -> Iterator[tuple[slice, KernelSlopes]]:
+        """The same of some of the rows, made dense."""
+        n, d = self.X.shape
+        for part in slices(n, max(1, ENTRIES // d)):
+            yield part, KernelSlopes(self.kernel, self.new, self.X[part].toarray())
 
     def _in_blocks(self, of_block: Callable[[Any, slice], Any], shape: tuple[int, ...]) -> Any:
         new = self._torch.asarray(self.new)

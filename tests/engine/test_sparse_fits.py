@@ -10,6 +10,7 @@ import torch
 
 import sdgpu
 from sdgpu.backend.backends import TorchBackend
+from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
 from sdgpu.operators import DenseOperator, KeOpsOperator, TiledOperator
 from sdgpu.operators.tile_prices import TilePrices
 from tests.problems import assert_near
@@ -356,14 +357,76 @@ def test_what_sparse_training_rows_have_not():
     path = sdgpu.fit(csr(X), Y, sdgpu.Gaussian(0.2), LAM).path(LAM, 0.3, 2)
     with pytest.raises(ValueError, match=r"derivatives are not: pass X_new.toarray"):
         path.gradient(csr(X_NEW))
-    with pytest.raises(ValueError, match="the training rows are sparse, and derivatives are not"):
-        path.gradient(X_NEW)
-    with pytest.raises(ValueError, match=r"pickle the predictor, or fit X.toarray"):
-        path.predictor().save("nowhere.safetensors")
-    with pytest.raises(ValueError, match=r"pickle the predictor, or fit X.toarray"):
-        path.predictor().module()
     with pytest.raises(ValueError, match="X_new has 5 features, but the fit has 40"):
         path.predict(csr(X_NEW[:, :5]))
     with pytest.raises(ValueError, match="X_new has 1 entries that are NaN or infinite"):
         path.predict(np.where(np.arange(D) == 3, np.nan, X_NEW[:1]))
     assert path.predict(csr(X_NEW)[:0]).shape == (2, 0, C)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_derivatives_files_and_modules_are_those_of_dense_rows(
+    kernel, weighted, tmp_path, monkeypatch
+):
+    """Predictors of sparse training rows, which no file nor derivative makes dense as a whole."""
+    monkeypatch.setattr("sdgpu.operators.slopes.ENTRIES", 7 * D)  # seven rows at a time
+    how = {"method": "eigh"}
+    if weighted:
+        weights = np.where(np.arange(N) % 4 == 1, 0.0, 1.0 + np.arange(N) % 3)
+        how |= {"sample_weight": weights, "intercept": True}
+    sparse, dense = both(kernel, **how)
+    one, other = (fitted.path(LAM, [0.3, -0.2], 3) for fitted in (sparse, dense))
+    new_rows = X_NEW + 0.1 * RNG.standard_normal(
+        X_NEW.shape
+    )  # some kernels have kinks at rows of zeros
+    wanted = other.gradient(new_rows)
+    assert_near(one.gradient(new_rows), wanted, 1e-7)
+    predictor = one.predictor()
+    assert_near(predictor.gradient(new_rows), wanted[-1], 1e-7)
+    followed = torch.tensor(new_rows, requires_grad=True)
+    rows = torch.tensor(X)
+    by_torch = sdgpu.fit(rows.to_sparse(), torch.tensor(Y), kernel, LAM, tol=1e-9, **how)
+    by_torch.path(LAM, [0.3, -0.2], 3).predict(followed)[-1].sum().backward()
+    assert_near(followed.grad.numpy(), wanted[-1].sum(axis=1), 1e-7)
+    predictor.save(tmp_path / "one.safetensors")
+    opened, truth = sdgpu.open_predictor(tmp_path / "one.safetensors"), other.predict(X_NEW)[-1]
+    for new in (csr(X_NEW), X_NEW):
+        assert_near(opened.predict(new), truth, 1e-8)
+    assert_near(opened.gradient(new_rows), wanted[-1], 1e-7)
+    opened.save(tmp_path / "two.safetensors")  # again: the same function
+    again = sdgpu.open_predictor(tmp_path / "two.safetensors")
+    assert_near(again.predict(X_NEW), truth, 1e-8)
+    module = predictor.module()
+    assert_near(module(torch.tensor(X_NEW)).detach().numpy(), truth, 1e-7)
+
+
+def test_a_file_of_sparse_rows_is_checked(tmp_path):
+    """Places beyond the features, of other types, and float32 that moves predictions."""
+    fitted = sdgpu.fit(csr(X), Y, sdgpu.Gaussian(0.2), LAM, method="eigh")
+    path = tmp_path / "p.safetensors"
+    fitted.path(LAM).predictor().save(path, dtype="float32")
+    found = sdgpu.open_predictor(path).predict(csr(X_NEW))
+    assert_near(found, fitted.path(LAM).predict(csr(X_NEW))[-1], 1e-4)
+    arrays, metadata = read_tensors(path, "predictor")
+    metadata.pop("checksum", None)
+    assert path.stat().st_size < 8 * X.size  # of its entries
+    for name, change in [
+        ("X.indices", lambda a: a + D),
+        ("X.indices", lambda a: a - 1),
+        ("X.indices", lambda a: a.astype(np.float32)),
+        ("X.indptr", lambda a: a[::-1].copy()),
+        ("X.indptr", lambda a: a[:1]),
+        ("X.data", lambda a: a[:-1]),
+        ("X.data", lambda a: np.full_like(a, np.nan)),
+    ]:
+        write_tensors(path, {**arrays, name: change(arrays[name])}, metadata)
+        with pytest.raises(ValueError, match="holds no predictor"):
+            sdgpu.open_predictor(path)
+
+
+def test_a_module_that_does_not_fit(monkeypatch):
+    fitted = sdgpu.fit(csr(X), Y, sdgpu.Gaussian(0.2), LAM, method="eigh")
+    monkeypatch.setattr("sdgpu.engine.torch_module.budget", lambda memory, device: 1000)
+    with pytest.raises(MemoryError, match="save or pickle the predictor"):
+        fitted.path(LAM).predictor().module()
