@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["raise_unheard", "shielded", "terminable"]
+__all__ = ["leave_interrupts_to_the_parent", "raise_unheard", "shielded", "terminable"]
 
 
 _unheard: list[int] = []  # signals whose exception has not come out of `terminable` yet
@@ -82,3 +82,9 @@ def shielded() -> Iterator[None]:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
+
+
+def leave_interrupts_to_the_parent() -> None:
+    """In a worker process: Ctrl-C, which reaches all processes of a terminal, is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

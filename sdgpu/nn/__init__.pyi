@@ -8,6 +8,7 @@ from .data import Data, Images, generated_images, images_from_arrays, load_image
 from .evaluate import Score, checksum, confusion_matrix, predict, score, top_k_accuracy
 from .grid import grid_chains
 from .label_noise import with_label_noise
+from .loaded_samples import LoadedSamples, loaded_samples
 from .loss import data_loss, hinton_target, mixed_target, penalty, predictions
 from .model_outputs import with_output
 from .network_teachers import SavedTeacher, Teacher, TeacherEnsemble
@@ -29,6 +30,7 @@ __all__ = [
     "Epoch",
     "Images",
     "Lion",
+    "LoadedSamples",
     "Samples",
     "SavedTeacher",
     "Score",
@@ -51,6 +53,7 @@ __all__ = [
     "load_images",
     "load_model",
     "load_weights",
+    "loaded_samples",
     "make_data",
     "make_model",
     "mixed_target",

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sdgpu.backend.checks import choice, integer
+from sdgpu.nn.config import Config
 
-__all__ = ["Augment", "constants", "normalise", "order", "scaled", "stream"]
+__all__ = ["Augment", "constants", "normalise", "order", "scaled", "stream", "training_order"]
 
 STREAMS = ("init", "order", "augment")
 
@@ -81,6 +82,11 @@ def order(n: int, seed: int, epoch: int, device: str | torch.device = "cpu") -> 
     integer("epoch", epoch, 0)
     generator = stream(seed, "order", epoch)
     return torch.randperm(integer("n", n, 1), generator=generator, device="cpu").to(device)
+
+
+def training_order(n: int, config: Config, epoch: int) -> Tensor:
+    """The permutation (n,) of an epoch of a training: of its own, or that of the first one for all."""
+    return order(n, config.order_seed, 0 if config.order == "paper-script" else epoch)
 
 
 def normalise(

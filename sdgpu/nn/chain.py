@@ -29,6 +29,7 @@ from sdgpu.nn.chain_records import Chain, StepRecord, rule_name
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict, score
 from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
+from sdgpu.nn.preconditions import check_cacheable
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.resnet import make_model
 from sdgpu.nn.trainer import train
@@ -106,7 +107,8 @@ def distill_chain(
         Before any fit: a schedule of the wrong length or not finite, Algorithm 1 without validation
         images; and see :func:`~sdgpu.nn.trainer.train`.
     """
-    integer("steps", steps, 1)
+    if integer("steps", steps, 1) > 1:
+        check_cacheable(data.train, config)
     if isinstance(alphas, str):
         choice("alphas", alphas, ("algorithm1",))
         if data.val is None or not len(data.val):

@@ -20,6 +20,7 @@ from sdgpu.nn.chain_records import Chain, StepRecord, rule_folder, rule_name
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import checksum, predict
 from sdgpu.nn.loss import mixed_target, smoothed
+from sdgpu.nn.preconditions import check_cacheable
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.stacked import train_stacked
 
@@ -79,7 +80,8 @@ def grid_chains(
     TypeError, ValueError
         Before any fit, for any rule: see :func:`~sdgpu.nn.chain.distill_chain`.
     """
-    integer("steps", steps, 1)
+    if integer("steps", steps, 1) > 1:
+        check_cacheable(data.train, config)
     rules = [alphas] if isinstance(alphas, str) else list(alphas)
     if not rules:
         raise ValueError("alphas is empty: give at least one rule")

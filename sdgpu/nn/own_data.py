@@ -10,6 +10,7 @@ import torch
 
 from sdgpu.nn.image_splits import held_out
 from sdgpu.nn.images import Images, images_from_arrays, tensor_of
+from sdgpu.nn.loaded_samples import is_dataset, opened_samples
 from sdgpu.nn.parts import Data, check_classes
 from sdgpu.nn.samples import Samples, column_moments, samples_from_arrays
 
@@ -25,6 +26,8 @@ def make_data(
     seed: int = 0,
     standardise: bool = False,
     channels_last: bool = False,
+    keys: tuple[Any, Any] | None = None,
+    workers: int | None = None,
     device: str | torch.device = "cpu",
     name: str = "data",
 ) -> Data:
@@ -32,14 +35,15 @@ def make_data(
 
     Parameters
     ----------
-    train : (X, y), or a part
+    train : (X, y), a data set, a DataLoader or a part
         Arrays of NumPy, pandas or torch: X of bytes, (n, H, W) or (n, C, H, W), are :class:`Images`, which
         are normalised and augmented; X of floats, or of whole numbers for an embedding, (n, ...), are
-        :class:`Samples`, which are taken as they are. y (n,) are classes from 0 on.
-    val : (X, y), a part, a share in [0, 1) or a number, default 0.1
+        :class:`Samples`, which are taken as they are. y (n,) are classes from 0 on. Data sets and
+        DataLoaders of torch become :class:`LoadedSamples`, see :func:`loaded_samples`.
+    val : the same, a share in [0, 1) or a number, default 0.1
         A part of its own, or what is taken from the training part, with the shares of the classes; 0 for
         none.
-    test : (X, y), a part, a share, a number or None
+    test : the same, or None
         A share is taken before `val` is, and is the same for every seed.
     classes : int, optional
         c; by default the largest label of all parts + 1. Every class has a row in the training part then;
@@ -51,6 +55,8 @@ def make_data(
         (channel of an image) of the training part.
     channels_last : bool, default False
         Bytes of colour are (n, H, W, C).
+    keys, workers
+        Of data sets, as for :func:`loaded_samples`.
     device : str or torch.device, default "cpu"
         "auto": CUDA if there is one.
     name : str, default "data"
@@ -65,8 +71,8 @@ def make_data(
     Raises
     ------
     TypeError, ValueError
-        As :func:`images_from_arrays` and :func:`samples_from_arrays`, with the name of the part; parts of
-        other shapes; a share that leaves the training part without a row of some class.
+        As :func:`images_from_arrays`, :func:`samples_from_arrays` and :func:`loaded_samples`, with the name
+        of the part; parts of other shapes; a share that leaves the training part without a row of a class.
 
     Examples
     --------
@@ -78,10 +84,19 @@ def make_data(
     """
     makers = _Makers(classes=classes, channels_last=channels_last, device=device, name=name)
     given = {"train": train, "val": val, "test": test}
-    known = makers.class_count(given)
-    parts = {key: makers.part(key, part, known) for key, part in given.items()}
+    opened = {
+        key: opened_samples(part, keys=keys, workers=workers, device=device, name=f"{name}, {key}")
+        if is_dataset(part)
+        else part
+        for key, part in given.items()
+    }
+    known = makers.class_count(opened)
+    parts = {key: makers.part(key, part, known) for key, part in opened.items()}
+    for key, part in given.items():
+        if is_dataset(part) and known is not None:
+            parts[key] = replace(parts[key], classes=known)
     if parts["train"] is None:
-        raise TypeError(f"train must be (X, y) or a part, not {type(train).__name__}")
+        raise TypeError(f"train must be (X, y), a data set or a part, not {type(train).__name__}")
     if classes is None and parts["train"] is not train:
         made = parts["train"]
         check_classes(f"{name}, train", made.labels, made.classes, "row")
@@ -128,7 +143,9 @@ class _Makers:
             )
         if key == "train" or not isinstance(given, (int, float, np.number)):
             numbers = "" if key == "train" else ", a share, a number"
-            raise TypeError(f"{key} must be (X, y) or a part{numbers}, not {type(given).__name__}")
+            raise TypeError(
+                f"{key} must be (X, y), a data set or a part{numbers}, not {type(given).__name__}"
+            )
         return None
 
 
@@ -167,8 +184,8 @@ def _split(given: dict[str, Any], parts: dict[str, Any], *, seed: int, standardi
     if standardise:
         if not isinstance(train, Samples):
             raise ValueError(
-                f"standardise=True is for tables and other samples, not for {train.kind}: images of bytes "
-                "are normalised anyway"
+                f"standardise=True is for arrays of numbers, not for {train.kind}: images of bytes are "
+                "normalised anyway, and what a data set gives by its transform"
             )
         mean, std = column_moments(train.values)
     elif parts["train"] is not given["train"]:

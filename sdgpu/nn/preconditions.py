@@ -24,7 +24,7 @@ from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_setup import resting, start_training
 
-__all__ = ["check_device", "check_networks", "check_request"]
+__all__ = ["check_cacheable", "check_device", "check_networks", "check_request"]
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -52,6 +52,22 @@ def check_request(model: Any, data: Any, targets: Any, config: Config, folder: A
     _check_monitor(data, config, getattr(model, "members", None))
     _check_targets(targets, images, config, getattr(model, "members", None))
     check_device(config, images.device)
+
+
+def check_cacheable(images: Any, config: Config) -> None:
+    """Refuse to cache what a teacher says of items that are made with random numbers.
+
+    Raises
+    ------
+    ValueError
+    """
+    if config.teacher == "cached" and getattr(images, "draws", False):
+        raise ValueError(
+            f"teacher='cached' with {images.name}, whose items are made with random numbers: what a "
+            "teacher says of one draw is not what it says of the next. Use Config(teacher='online'), "
+            "which asks it for the very items that the student sees, or 'views', which draws `views` "
+            "times in all"
+        )
 
 
 def _check_monitor(data: Any, config: Config, members: int | None) -> None:
@@ -172,6 +188,8 @@ def _check_targets(targets: Any, images: Any, config: Config, members: int | Non
     if targets is None:
         return
     if isinstance(targets, Teacher):
+        if targets.networks:
+            check_cacheable(images, config)
         targets.check(images, config)
         weights = [weight for weight, _ in (*targets.networks, *targets.tables)]
         if not 0 <= targets.alpha <= 1:

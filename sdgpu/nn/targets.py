@@ -18,7 +18,7 @@ from torch import nn
 
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import World
-from sdgpu.nn.augment import order
+from sdgpu.nn.augment import training_order
 from sdgpu.nn.batches import Batch
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import autocast, inference, predict
@@ -152,9 +152,8 @@ class Feed:
         return self.teacher
 
     def _epoch_order(self, epoch: int) -> torch.Tensor:
-        epoch = 0 if self.config.order == "paper-script" else epoch
         if self._order is None or self._order[0] != epoch:
-            rows = order(len(self.images), self.config.order_seed, epoch)
+            rows = training_order(len(self.images), self.config, epoch)
             self._order = (epoch, rows.to(self.images.device))
         return self._order[1]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 
@@ -118,3 +121,112 @@ def seeded(make, *arguments, dtype=torch.float64, seed=0, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(*arguments, **options).to(dtype)
+
+
+class FakeCIFAR(torch.utils.data.Dataset):
+    """As torchvision's: `data` and `targets`, PIL images, transform and target_transform."""
+
+    def __init__(self, n=34, size=6, classes=3, transform=None, target_transform=None, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        self.data = torch.randint(0, 256, (n, size, size, 3), generator=generator).byte().numpy()
+        self.targets = [row % classes for row in range(n)]
+        self.classes = [f"class {label}" for label in range(classes)]
+        self.transform, self.target_transform = transform, target_transform
+
+    def __getitem__(self, index):
+        image, target = Image.fromarray(self.data[index]), self.targets[index]
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return image, target
+
+    def __len__(self):
+        return len(self.data)
+
+
+class Compose:
+    """As torchvision.transforms'."""
+
+    def __init__(self, *transforms):
+        self.transforms = transforms
+
+    def __call__(self, image):
+        for transform in self.transforms:
+            image = transform(image)
+        return image
+
+
+class ToTensor:
+    def __call__(self, image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
+
+
+class Normalize:
+    def __call__(self, tensor):
+        return (tensor - 0.5) / 0.25
+
+
+class RandomCrop:
+    """Draws from torch's global generator, as torchvision's does."""
+
+    def __call__(self, image):
+        wide = np.pad(np.array(image), ((1, 1), (1, 1), (0, 0)))
+        top, left = torch.randint(0, 3, (2,)).tolist()
+        height, width = np.array(image).shape[:2]
+        return Image.fromarray(wide[top : top + height, left : left + width])
+
+
+class RandomHorizontalFlip:
+    def __call__(self, image):
+        return image.transpose(Image.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else image
+
+
+class OldNoise:
+    """Draws from NumPy's and Python's global generators, as older code does."""
+
+    def __call__(self, tensor):
+        return tensor + 0.1 * float(np.random.normal()) + 0.1 * random.random()  # noqa: NPY002
+
+
+class OwnNoise:
+    """Draws from a generator of its own, which nobody can seed."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng(0)
+
+    def __call__(self, tensor):
+        return tensor + float(self.generator.normal())
+
+
+class HuggingFace:
+    """As datasets.Dataset: columns, items that are dictionaries, items in batches, transforms."""
+
+    def __init__(self, columns, transform=None):
+        self.columns, self.transform = columns, transform
+        self.batches = 0
+
+    @property
+    def column_names(self):
+        return list(self.columns)
+
+    def __len__(self):
+        return len(next(iter(self.columns.values())))
+
+    def with_format(self, kind=None):
+        return HuggingFace(self.columns)
+
+    def with_transform(self, transform):
+        return HuggingFace(self.columns, transform)
+
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return list(self.columns[key])
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys):
+        self.batches += 1
+        batch = {name: [column[key] for key in keys] for name, column in self.columns.items()}
+        if self.transform is not None:
+            batch = self.transform(batch)
+        return [{name: batch[name][row] for name in batch} for row in range(len(keys))]

@@ -248,13 +248,17 @@ def test_bad_arrays(values, labels, error, message):
 
 
 def test_bad_requests():
-    with pytest.raises(TypeError, match=r"train must be .X, y. or a part, not list"):
+    with pytest.raises(TypeError, match=r"train must be .X, y., a data set or a part, not list"):
         make_data([X, LABELS])
-    with pytest.raises(TypeError, match=r"train must be .X, y. or a part, not NoneType"):
+    with pytest.raises(
+        TypeError, match=r"train must be .X, y., a data set or a part, not NoneType"
+    ):
         make_data(None)
     with pytest.raises(ValueError, match="val has 3 entries: give"):
         make_data((X, LABELS), val=(X, LABELS, 1))
-    with pytest.raises(TypeError, match=r"test must be .X, y. or a part, a share, a number, not"):
+    with pytest.raises(
+        TypeError, match=r"test must be .X, y., a data set or a part, a share, a number, not"
+    ):
         make_data((X, LABELS), test="test")
     with pytest.raises((TypeError, ValueError), match="val="):
         make_data((X, LABELS), val=True)
@@ -263,7 +267,7 @@ def test_bad_requests():
     with pytest.raises(TypeError, match=r"standardise=True with values of torch.int64"):
         make_data((X.astype(int), LABELS), val=0, standardise=True)
     pixels = np.zeros((8, 1, 4, 4), np.uint8)
-    with pytest.raises(ValueError, match=r"standardise=True is for tables .* not for images"):
+    with pytest.raises(ValueError, match=r"standardise=True is for arrays .* not for images"):
         make_data((pixels, LABELS), val=0, standardise=True)
     with pytest.raises(ValueError, match=r"images of shape \(1, 4, 4\), but train \(3,\)"):
         make_data((X, LABELS), val=(pixels, LABELS))

@@ -1,0 +1,243 @@
+"""A data set of torch read in a given order, every item with random numbers of its own.
+
+Items are asked for by (row, seed). Before an item is made, the generators that transforms draw from
+(torch's, NumPy's and Python's global ones) are seeded with its seed, so an item is a function of row and
+seed: in any worker, in any batch, after a resume. In this process the generators come back afterwards.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+
+from sdgpu.backend.signals import leave_interrupts_to_the_parent
+from sdgpu.nn.augment import stream
+
+__all__ = ["Loading", "generator_states", "generators_kept", "item_seeds", "pass_seed"]
+
+Keys = Sequence[tuple[int, int]]
+
+_INPUTS = ("pixel_values", "input_ids", "image", "img", "inputs", "input", "x", "X", "data")
+_LABELS = ("labels", "label", "targets", "target", "y", "fine_label")
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How items become batches: what a DataLoader was given, without its order.
+
+    Attributes
+    ----------
+    workers : int
+    collate : callable or None
+        None: torch's own.
+    keys : (inputs, label) or None
+        Of items that are mappings; None looks for the usual names.
+    start : callable or None
+        Called in every worker.
+    prefetch : int or None
+        Batches that a worker prepares ahead.
+    context : optional
+        How workers are started.
+    timeout : float
+        Seconds to wait for a batch; 0 for any.
+    """
+
+    workers: int = 0
+    collate: Callable[[list[Any]], Any] | None = None
+    keys: tuple[Any, Any] | None = None
+    start: Callable[[int], None] | None = None
+    prefetch: int | None = None
+    context: Any = None
+    timeout: float = 0
+
+    def batches(
+        self, dataset: Any, batches: Iterable[Keys], *, draws: bool, pinned: bool = False
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Inputs and labels of batches of (row, seed), prepared ahead by the workers.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If items cannot be put into batches of tensors and labels.
+        """
+        loader: DataLoader[Any] = DataLoader(
+            _Keyed(dataset, draws=draws),
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_Collate(self.collate or default_collate),
+            pin_memory=pinned,
+            worker_init_fn=_Start(self.start) if self.workers else None,
+            prefetch_factor=self.prefetch if self.workers else None,
+            multiprocessing_context=self.context if self.workers else None,
+            timeout=self.timeout,
+            generator=torch.Generator("cpu"),  # so that nothing is drawn from that of the caller
+        )
+        for batch in loader:
+            yield self.pick(batch)
+
+    def pick(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of a batch.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        inputs, labels = self._pair(batch)
+        if not isinstance(inputs, torch.Tensor):
+            raise TypeError(
+                f"the inputs of a batch are {type(inputs).__name__}, but must be one tensor: give the data "
+                "set a transform, or the DataLoader a collate_fn, that makes it"
+            )
+        if inputs.dtype in (torch.uint8, torch.bool) or inputs.is_complex():
+            raise TypeError(
+                f"the inputs of a batch are {inputs.dtype}, but must be floats, or whole numbers for an "
+                "embedding: let the data set's transform scale bytes (ToTensor), or train on make_data((X, "
+                "y)) of the bytes themselves"
+            )
+        labels = torch.as_tensor(labels, device="cpu")
+        if labels.dtype.is_floating_point or labels.shape != inputs.shape[:1]:
+            raise ValueError(
+                f"the labels of a batch are {labels.dtype} {tuple(labels.shape)} for inputs "
+                f"{tuple(inputs.shape)}: they must be one class for each item"
+            )
+        whole = inputs.is_floating_point()
+        return inputs if whole else inputs.to(torch.int64), labels.to(torch.int64)
+
+    def _pair(self, batch: Any) -> tuple[Any, Any]:
+        if isinstance(batch, list | tuple):
+            if len(batch) < 2:
+                raise ValueError(f"items have {len(batch)} entry: they must be (inputs, label)")
+            return batch[0], batch[1]
+        if not hasattr(batch, "keys"):
+            raise TypeError(
+                f"batches are {type(batch).__name__}, but must be (inputs, labels) or mappings with both"
+            )
+        names = list(batch.keys())
+        if self.keys is not None:
+            missing = [key for key in self.keys if key not in names]
+            if missing:
+                raise ValueError(f"keys={self.keys}: items have no {missing[0]!r}, only {names}")
+            return batch[self.keys[0]], batch[self.keys[1]]
+        found = [
+            next((name for name in known if name in names), None) for known in (_INPUTS, _LABELS)
+        ]
+        if None in found:
+            raise ValueError(
+                f"items have {names}: say which are inputs and label, keys=('image', 'label')"
+            )
+        return batch[found[0]], batch[found[1]]
+
+
+class _Keyed(Dataset[Any]):
+    """The data set that a worker sees: items by (row, seed)."""
+
+    def __init__(self, dataset: Any, *, draws: bool) -> None:
+        self.dataset, self.draws = dataset, draws
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: Keys) -> list[Any]:
+        if get_worker_info() is not None:
+            return self._items(keys)
+        with generators_kept():
+            return self._items(keys)
+
+    def _items(self, keys: Keys) -> list[Any]:
+        if not self.draws:
+            rows = [row for row, _ in keys]
+            several = getattr(self.dataset, "__getitems__", None)
+            return several(rows) if several else [self.dataset[row] for row in rows]
+        items = []
+        for row, seed in keys:
+            _seed(seed)
+            items.append(self.dataset[row])
+        return items
+
+
+class _Collate:
+    """A collate_fn whose errors say what to do."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        try:
+            return self.collate(items)
+        except (TypeError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise TypeError(
+                f"items cannot be put into a batch: {reason}. Give the data set a transform that makes "
+                "tensors of one size (ToTensor), or the DataLoader a collate_fn"
+            ) from error
+
+
+class _Start:
+    """What a worker does first."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        leave_interrupts_to_the_parent()
+        if self.then is not None:
+            self.then(worker)
+
+
+def _seed(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  # transforms of others draw from it
+    random.seed(seed)
+
+
+def generator_states() -> tuple[Any, ...]:
+    """Of the generators that transforms draw from, for comparison."""
+    words = np.random.get_state(legacy=False)  # noqa: NPY002
+    state: dict[str, Any] = words["state"]
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        state["key"].tobytes(),
+        state["pos"],
+        random.getstate(),
+    )
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """The generators that transforms draw from come back."""
+    ours, pythons = torch.get_rng_state(), random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(ours)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(pythons)
+
+
+def pass_seed(seed: int, *position: int) -> int:
+    """What the seeds of the items of one pass over the data are made of."""
+    return stream(seed, "augment", *position).initial_seed()
+
+
+def item_seeds(rows: np.ndarray, base: int) -> np.ndarray:
+    """A seed for each row (b,), uint64: the finaliser of splitmix64, so that neighbours are unlike.
+
+    References
+    ----------
+    Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators.
+    """
+    with np.errstate(over="ignore"):
+        z = np.uint64(base) + (rows.astype(np.uint64) + np.uint64(1)) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,445 @@
+"""Data sets and DataLoaders of torch as a part: items are made as they are needed, by workers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+)
+
+from sdgpu.nn.augment import training_order
+from sdgpu.nn.config import Config
+from sdgpu.nn.images import find_device, tensor_of
+from sdgpu.nn.item_labels import all_labels
+from sdgpu.nn.keyed_loading import (
+    Keys,
+    Loading,
+    generator_states,
+    generators_kept,
+    item_seeds,
+    pass_seed,
+)
+from sdgpu.nn.parts import Reader, class_count, labels_of, one_hot
+from sdgpu.nn.training_files import digest
+
+__all__ = ["LoadedSamples", "is_dataset", "loaded_samples", "opened_samples"]
+
+PRINTS = 8  # items whose bytes are remembered
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSamples:
+    """Labelled items of a data set of torch; :func:`loaded_samples` makes it.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        With a length, and items by number.
+    index : Tensor (n,), int64
+        Which of its items these are, on the CPU.
+    labels : Tensor (n,), int64
+        Classes 0 .. classes - 1, on the device.
+    classes : int
+    name : str
+    loading : Loading
+    shape : tuple of int
+        Of the inputs of one item.
+    draws : bool
+        Whether items are made with random numbers.
+    repeats : bool
+        Whether an item is the same again with the same random numbers.
+    prints : str
+        Of the bytes of some items.
+    clean_labels : Tensor (n,), int64, or None
+        What the labels were before noise.
+    """
+
+    dataset: Any
+    index: Tensor
+    labels: Tensor
+    classes: int
+    name: str
+    loading: Loading
+    shape: tuple[int, ...]
+    draws: bool
+    repeats: bool
+    prints: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    clean_labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs come to."""
+        return self.labels.device
+
+    @property
+    def kind(self) -> str:
+        """For messages."""
+        return "samples"
+
+    def to(self, device: str | torch.device) -> LoadedSamples:
+        """The same items, whose inputs come to a device."""
+        clean = None if self.clean_labels is None else self.clean_labels.to(device)
+        return replace(self, labels=self.labels.to(device), clean_labels=clean)
+
+    def take(self, index: Tensor) -> LoadedSamples:
+        """The items at `index` (b,), an int64 tensor, in that order; some of them are read."""
+        index = index.cpu()
+        there = index.to(self.device)
+        clean = None if self.clean_labels is None else self.clean_labels[there]
+        part = replace(self, index=self.index[index], labels=self.labels[there], clean_labels=clean)
+        return replace(part, prints=part.fingerprints()) if len(part) else part
+
+    def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
+        return one_hot(self.labels, self.classes, dtype)
+
+    def contents(self) -> tuple[Tensor, ...]:
+        """Tensors whose bytes tell them from any others, as far as labels and some items can."""
+        prints = torch.frombuffer(bytearray(self.prints.encode()), dtype=torch.uint8)
+        clean = () if self.clean_labels is None else (self.clean_labels,)
+        return prints, self.labels, *clean
+
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """None: inputs are taken as they come."""
+        return (), ()
+
+    def check(self, name: str) -> None:
+        """Refuse labels that are not one for each item.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.labels.shape != self.index.shape:
+            raise ValueError(
+                f"{name} has labels {tuple(self.labels.shape)} for items {tuple(self.index.shape)}"
+            )
+
+    def fingerprints(self) -> str:
+        """Checksum of some items, with random numbers that are always the same."""
+        rows = np.unique(np.linspace(0, len(self) - 1, PRINTS).astype(int))
+        keys = self.keys(rows, pass_seed(0))
+        blocks = self.loading.batches(self.dataset, [keys], draws=self.draws)
+        return digest(*next(iter(blocks)))
+
+    def keys(self, rows: np.ndarray, base: int) -> Keys:
+        """Numbers of the items of some rows, each with its seed."""
+        numbers = self.index.numpy()[rows]
+        return list(zip(numbers.tolist(), item_seeds(numbers, base).tolist(), strict=True))
+
+    def host_labels(self) -> Tensor:
+        """What the items themselves say their labels are, on the CPU."""
+        return (self.labels if self.clean_labels is None else self.clean_labels).cpu()
+
+    def clean(
+        self, rows: range, size: int, dtype: torch.dtype, *, channels_last: bool = False
+    ) -> Iterator[Tensor]:
+        """Inputs of consecutive rows, at most `size` at a time; of random items always the same draw."""
+        starts = range(rows.start, rows.stop, size)
+        blocks = [np.arange(start, min(start + size, rows.stop)) for start in starts]
+        yield from self.inputs(blocks, pass_seed(0), dtype, channels_last=channels_last)
+
+    def inputs(
+        self, blocks: list[np.ndarray], base: int, dtype: torch.dtype, *, channels_last: bool
+    ) -> Iterator[Tensor]:
+        """Inputs of blocks of rows, with the random numbers of one pass."""
+        keys = [self.keys(block, base) for block in blocks]
+        batches = self.loading.batches(self.dataset, keys, draws=self.draws, pinned=self._pinned)
+        truth = self.host_labels()
+        for block, (inputs, labels) in zip(blocks, batches, strict=True):
+            yield self.brought(inputs, labels, truth[block], dtype, channels_last=channels_last)
+
+    def brought(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        truth: Tensor,
+        dtype: torch.dtype,
+        *,
+        channels_last: bool,
+    ) -> Tensor:
+        """Inputs on the device, in the type of the network.
+
+        Raises
+        ------
+        RuntimeError
+            If the items have other labels than they had.
+        """
+        if not torch.equal(labels, truth):
+            raise RuntimeError(
+                f"{self.name}: {int((labels != truth).sum())} of {len(truth)} items have other labels than "
+                "before: the data set has changed its order or its items; fix its order (sort the files, "
+                "shuffle not at all: Config draws the order of a training)"
+            )
+        inputs = inputs.to(self.device, non_blocking=True)
+        if inputs.is_floating_point():
+            inputs = inputs.to(dtype)
+        if channels_last and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def reader(self, config: Config, dtype: torch.dtype) -> Reader:
+        """Items in the order of a training, made ahead."""
+        return LoadedReader(self, config, dtype)
+
+    @property
+    def _pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+
+class LoadedReader:
+    """The batches of a training, one after the other from wherever it begins.
+
+    Parameters
+    ----------
+    part : LoadedSamples
+    config : Config
+    dtype : torch.dtype
+
+    Raises
+    ------
+    RuntimeError
+        If items are not what they were when the part was made.
+    """
+
+    def __init__(self, part: LoadedSamples, config: Config, dtype: torch.dtype) -> None:
+        self.part, self.config, self.dtype = part, config, dtype
+        self.batches = math.ceil(len(part) / config.batch)
+        self._stream: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._next: tuple[int, int] | None = None
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0, device="cpu"))
+        self._truth = part.host_labels()
+        if part.repeats and part.fingerprints() != part.prints:
+            raise RuntimeError(
+                f"{part.name}: items are not what they were when the data were made: the data set has "
+                "changed its order or its items"
+            )
+
+    def batch(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
+        """Inputs (b, ...) of the rows (b,) of a batch; the next ones are on their way."""
+        if self._next != (epoch, batch):
+            keys = self._from(epoch, batch)
+            part = self.part
+            self._stream = part.loading.batches(
+                part.dataset, keys, draws=part.draws, pinned=part.device.type == "cuda"
+            )
+        inputs, labels = next(self._stream)
+        own_rows = self._rows(epoch)[batch * self.config.batch :][: len(inputs)]
+        if rows.device.type == "cpu" and not torch.equal(rows, own_rows):
+            raise RuntimeError(
+                f"{self.part.name}: items were read in another order than is trained on"
+            )
+        self._next = (epoch, batch + 1) if batch + 1 < self.batches else (epoch + 1, 0)
+        return self.part.brought(
+            inputs,
+            labels,
+            self._truth[own_rows],
+            self.dtype,
+            channels_last=self.config.channels_last,
+        )
+
+    def _rows(self, epoch: int) -> Tensor:
+        if self._order[0] != epoch:
+            self._order = (epoch, training_order(len(self.part), self.config, epoch))
+        return self._order[1]
+
+    def view(self, number: int, size: int) -> Iterator[Tensor]:
+        """All inputs of one of the views of teacher="views", at most `size` at a time."""
+        blocks = [
+            np.arange(a, min(a + size, len(self.part))) for a in range(0, len(self.part), size)
+        ]
+        base = pass_seed(self.config.augment_seed, number)
+        yield from self.part.inputs(
+            blocks, base, self.dtype, channels_last=self.config.channels_last
+        )
+
+    def _from(self, epoch: int, batch: int) -> Iterator[Keys]:
+        """Keys of all batches from a position to the end of the training."""
+        config = self.config
+        for later in range(epoch, config.epochs):
+            number = later % config.views if config.teacher == "views" else later
+            base = pass_seed(config.augment_seed, number)
+            order = training_order(len(self.part), config, later).numpy()
+            for start in range(batch * config.batch, len(order), config.batch):
+                yield self.part.keys(order[start : start + config.batch], base)
+            batch = 0
+
+
+def is_dataset(value: Any) -> bool:
+    """Whether something is a data set or a DataLoader, of torch or of a library that follows it."""
+    if isinstance(value, DataLoader | torch.utils.data.Dataset):
+        return True
+    return hasattr(value, "column_names") and hasattr(value, "__getitem__")
+
+
+def loaded_samples(
+    dataset: Any,
+    labels: Any = None,
+    *,
+    classes: int | None = None,
+    keys: tuple[Any, Any] | None = None,
+    workers: int | None = None,
+    device: str | torch.device = "cpu",
+    name: str = "data set",
+) -> LoadedSamples:
+    """Make a part of a data set or DataLoader of torch, torchvision, timm or Hugging Face.
+
+    Parameters
+    ----------
+    dataset : Dataset or DataLoader
+        Of items (inputs, label, ..), or mappings that have both. Inputs are a tensor: floats, or whole
+        numbers for an embedding, all of one shape. Of a DataLoader its data set, workers, collate_fn and
+        prefetching are used; order and size of batches are those of `Config`, and the last batch is kept.
+    labels : array (n,), optional
+        Of all items, where they are known; else they are looked up, or every item is read once.
+    classes : int, optional
+        c; by default the largest label + 1, and all have an item.
+    keys : (inputs, label), optional
+        Of mappings, by default the usual names: pixel_values, input_ids, image .., label, labels, target ..
+    workers : int, optional
+        Processes that make items; by default those of the DataLoader, or none.
+    device : str or torch.device, default "cpu"
+        Where inputs come to; "auto": CUDA if there is one.
+    name : str, default "data set"
+        For messages.
+
+    Returns
+    -------
+    LoadedSamples
+        Random transforms may draw from torch's, NumPy's and Python's global generators: they are seeded for
+        every item by `Config.augment_seed`, the epoch and its number.
+
+    Raises
+    ------
+    TypeError
+        For data without a length, or batches that are no tensors.
+    ValueError
+        For a DataLoader with an order of its own; labels out of range or not one an item.
+
+    Warns
+    -----
+    UserWarning
+        If items draw from generators of their own: a resumed training is then another one.
+    """
+    part = opened_samples(dataset, labels, keys=keys, workers=workers, device=device, name=name)
+    return replace(part, classes=class_count(name, part.labels, classes, "item"))
+
+
+def opened_samples(
+    dataset: Any,
+    labels: Any = None,
+    *,
+    keys: tuple[Any, Any] | None = None,
+    workers: int | None = None,
+    device: str | torch.device = "cpu",
+    name: str = "data set",
+) -> LoadedSamples:
+    """The part of :func:`loaded_samples` with as many classes as it shows, whichever it lacks."""
+    torch_device = find_device(device)
+    dataset, index, loading = _taken_apart(name, dataset, keys, workers)
+    n = len(index)
+    if labels is None:
+        targets = all_labels(dataset, loading)[index]
+    else:
+        targets = labels_of(name, tensor_of(f"{name}: labels", labels), n, "item")
+    blank = LoadedSamples(
+        dataset=dataset,
+        index=index,
+        labels=targets.to(torch_device),
+        classes=int(targets.max()) + 1,
+        name=name,
+        loading=loading,
+        shape=(),
+        draws=True,
+        repeats=True,
+        prints="",
+    )
+    return _tried(blank)
+
+
+def _tried(part: LoadedSamples) -> LoadedSamples:
+    """The part, with what a look at some items shows."""
+    shape = tuple(next(part.clean(range(1), 1, torch.float32)).shape[1:])
+    prints = part.fingerprints()
+    repeats = part.fingerprints() == prints
+    if not repeats:
+        warnings.warn(
+            f"{part.name}: items are not the same again with the same random numbers: a training that was "
+            "cut off does not go on to the same bits. Let transforms draw from torch, numpy.random or "
+            "random, which are seeded for every item, and not from generators of their own",
+            stacklevel=3,
+        )
+    return replace(
+        part, shape=shape, prints=prints, repeats=repeats, draws=not repeats or _draws(part)
+    )
+
+
+def _draws(part: LoadedSamples) -> bool:
+    """Whether items are made with random numbers of the global generators."""
+    rows = np.unique(np.linspace(0, len(part) - 1, PRINTS).astype(int))
+    with generators_kept():
+        before = generator_states()
+        for row in part.index.numpy()[rows].tolist():
+            part.dataset[row]
+        return generator_states() != before
+
+
+def _taken_apart(
+    name: str, dataset: Any, keys: tuple[Any, Any] | None, workers: int | None
+) -> tuple[Any, Tensor, Loading]:
+    """The data set, numbers of its items, and how they are loaded."""
+    loading, sampler = Loading(keys=keys), None
+    if isinstance(dataset, DataLoader):
+        loader, dataset = dataset, dataset.dataset
+        loading = Loading(
+            workers=loader.num_workers,
+            collate=loader.collate_fn if loader.batch_size is not None else None,
+            keys=keys,
+            start=loader.worker_init_fn,
+            prefetch=loader.prefetch_factor,
+            context=loader.multiprocessing_context,
+            timeout=loader.timeout,
+        )
+        sampler = loader.sampler
+    if workers is not None:
+        loading = replace(loading, workers=workers)
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{name}: {type(dataset).__name__} has no length and no items by number, so no order to draw "
+            "and nothing to resume: give a map-style Dataset (__len__ and __getitem__), or read the items "
+            "into arrays, make_data((X, y))"
+        )
+    if not len(dataset):
+        raise ValueError(f"{name} has no items")
+    return dataset, _index(name, sampler, len(dataset)), loading
+
+
+def _index(name: str, sampler: Any, n: int) -> Tensor:
+    """Which items a DataLoader would give, if it gives each once."""
+    if isinstance(sampler, SubsetRandomSampler):
+        return torch.as_tensor(sampler.indices, dtype=torch.int64, device="cpu")
+    plain = sampler is None or isinstance(sampler, SequentialSampler)
+    if plain or (isinstance(sampler, RandomSampler) and not sampler.replacement):
+        return torch.arange(n, device="cpu")
+    raise ValueError(
+        f"{name}: the DataLoader draws with {type(sampler).__name__}, but a training draws its own order "
+        "from Config(order_seed) and shares batches out over the processes: leave the sampler out, or give "
+        "torch.utils.data.Subset(dataset, indices)"
+    )
