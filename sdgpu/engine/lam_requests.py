@@ -44,7 +44,7 @@ def schedules_of_lam(solution: Solution, fit_lams: np.ndarray, lams: Any, steps:
     ------
     TypeError, ValueError
     """
-    host = np.asarray(to_numpy(lams))
+    host = np.asarray(lams if isinstance(lams, (list, tuple)) else to_numpy(lams))
     if not len(host):
         raise ValueError("lams is empty: give at least one schedule")
     if host.shape[1] != steps:

@@ -30,7 +30,7 @@ from sdgpu.selection.metrics import Metric
 from sdgpu.selection.rank_losses import on_all_ranks
 from sdgpu.selection.validation_rows import HeldRows
 from sdgpu.solvers.leverage import LeftOut, left_out_numbers
-from sdgpu.solvers.solution import Solution, combine_steps
+from sdgpu.solvers.solution import Solution, combine_own_steps, combine_steps
 from sdgpu.solvers.spectrum import Spectrum
 
 __all__ = [
@@ -298,8 +298,6 @@ def left_out_steps(solution: Solution, model: Model, lams: np.ndarray, steps: in
     ValueError, MemoryError
     """
     only_ridge(solution, "leave-one-out", "judge on validation rows")
-    if lams.ndim == 2:
-        model.refuse_ranks("leave-one-out of a lam for each step", "judge on validation rows")
     if model.ranks is not None:
         model.ranks.agree("lam and steps", [lams.tolist(), steps])
     if model.source is None:
@@ -334,9 +332,7 @@ def left_out_predictions(
     """
     left_out = left_out_steps(solution, model, lam_rows(lam), len(alphas) + 1)
     if isinstance(lam, np.ndarray):  # each step has a basis of its own
-        u = left_out.steps
-        last = [combine_steps(u[t, : t + 1, ...], alphas[:t])[t, ...] for t in range(u.shape[0])]
-        predictions, replicates = model.backend.xp.stack(last), []
+        predictions, replicates = combine_own_steps(left_out.steps, alphas), []
     else:
         predictions, *replicates = (
             combine_steps(u[0, ...], alphas) for u in (left_out.steps, *left_out.replicates)

@@ -23,6 +23,7 @@ __all__ = [
     "BasisColumns",
     "DistillationChain",
     "Solution",
+    "combine_own_steps",
     "combine_steps",
     "differences",
     "root_mean_square",
@@ -142,6 +143,12 @@ def combine_steps(u: Any, alphas: np.ndarray) -> Any:
     if tails.ndim == 2:  # of each output by itself: the rows keep an axis of their own
         return xp.permute_dims(tails @ xp.permute_dims(basis, (2, 0, 1)), (1, 2, 0))
     return sum(tails[:, j, None, :] * basis[None, j, ...] for j in range(T))
+
+
+def combine_own_steps(u: Any, alphas: np.ndarray) -> Any:
+    """The same from u_1 .. u_T as each step has them with a lam of its own, (T, T, n, c)."""
+    last = [combine_steps(u[t, : t + 1, ...], alphas[:t])[t, ...] for t in range(u.shape[0])]
+    return compat.array_namespace(u).stack(last)
 
 
 def root_mean_square(Y: Any) -> float:

@@ -133,7 +133,7 @@ class SpectralSolution(RowsWithWeights):
         """See :mod:`sdgpu.distill.leave_one_out`; of ridge alone."""
         spectrum = self.spectrum
         if lams.ndim == 2:
-            steps_of_rows = [self._left_out_of_chain(row[::-1]) for row in lams]
+            steps_of_rows = [self._left_out_of_chain(row[::-1].copy()) for row in lams]
             xp = compat.array_namespace(spectrum.basis)
             return LeftOut(xp.stack(steps_of_rows), self.targets, [])
         fitted = powers(spectrum.basis, spectrum.eigenvalues, spectrum.Z, lams, steps)
@@ -146,11 +146,11 @@ class SpectralSolution(RowsWithWeights):
     def _left_out_of_chain(self, lams: np.ndarray) -> Any:
         """u_1 .. u_T (T, n, c) of the last of T steps with a lam each: chains of the last j of them."""
         spectrum, T = self.spectrum, len(lams)
-        xp = compat.array_namespace(spectrum.basis)
         filters = chain_filters(self.smoother.shrinkage(spectrum.eigenvalues, lams))
-        flat = xp.stack([one for row in filters for one in row])  # (T (T + 1) / 2, k)
-        diagonal = (spectrum.basis * spectrum.basis) @ flat.T
-        fitted = flat_product(spectrum.basis, flat[:, :, None] * spectrum.Z)
+        xp = compat.array_namespace(spectrum.eigenvalues)
+        flat = xp.stack([one for row in filters for one in row])[..., None]  # (T (T + 1) / 2, k, 1)
+        diagonal = flat_product(spectrum.basis * spectrum.basis, flat)
+        fitted = flat_product(spectrum.basis, flat * spectrum.Z)
         if self.weighting is not None and self.weighting.intercept:
             diagonal = diagonal + (self.weighting.unit * self.weighting.unit)[:, None]
         rests, Y = self.leverages.rests(lams), self.targets
@@ -159,9 +159,9 @@ class SpectralSolution(RowsWithWeights):
             steps = range(T - j, T)
             place = [t * (t + 1) // 2 for t in steps]
             chain = [Y, *(fitted[p + q, ...] for q, p in enumerate(place))]
-            own = [[diagonal[:, p + r, None] for r in range(q + 1)] for q, p in enumerate(place)]
+            own = [[diagonal[p + r, ...] for r in range(q + 1)] for q, p in enumerate(place)]
             found.append(leave_one_out_of_chain(chain, own, [rests[t, ...] for t in steps]))
-        return xp.stack(found)
+        return compat.array_namespace(Y).stack(found)
 
     def left_out_ridge(self, lams: np.ndarray) -> Any:
         """From the residuals and the leverages."""

@@ -173,7 +173,10 @@ def test_leave_one_out_with_weights_and_an_intercept():
 
 def test_equal_lam_are_one_lam(fitted):
     _, _, X_val, Y_val = problem()
-    same = fitted.sweep(X_val, Y_val, np.repeat(LAMS[:, None], 5, axis=1), ALPHAS, 5).dataset
+    rows = np.repeat(LAMS[:, None], 5, axis=1)
+    same = fitted.sweep(X_val, Y_val, rows.tolist(), ALPHAS, 5).dataset
+    tensor = fitted.sweep(X_val, Y_val, torch.tensor(rows), ALPHAS, 5).dataset
+    assert tensor.identical(same) or np.array_equal(tensor["mse"], same["mse"])
     one = fitted.sweep(X_val, Y_val, LAMS, ALPHAS, 5).dataset
     left, left_one = (
         fitted.sweep(lams=np.repeat(LAMS[:, None], 5, axis=1), steps=5),

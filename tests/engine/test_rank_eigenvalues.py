@@ -48,6 +48,10 @@ def test_everything_equals_one_process(name, intercept, how, rng):
         found["upper"] = path.interval(NEW[mine], 0.5, folds=3).upper
         found["basis"] = fit.spectrum.basis
         found["by lam"] = fit.path([1.0, 2.0, 0.5], [0.3, 0.4], 3).predict(NEW[mine])
+        found["loo by lam"] = fit.loo([1.0, 2.0, 0.5], [0.3, 0.4], 3)
+        by_lam = {"lams": [[1.0, 2.0, 0.5], [0.5, 1.0, 1.0]], **GRID}
+        found["sweep by lam"] = fit.sweep(NEW[mine], truth[mine], **by_lam).dataset
+        found["left out by lam"] = fit.sweep(**by_lam, metrics=["mae"]).dataset
         found["sweep"] = fit.sweep(NEW[mine], truth[mine], **GRID).dataset
         found["left out"] = fit.sweep(**GRID, metrics=["mae"]).dataset
         found["gcv"] = fit.gcv_sweep(steps=3).dataset
@@ -68,7 +72,14 @@ def test_everything_equals_one_process(name, intercept, how, rng):
     close(rows_of(found, "here", 1), here)
     if how == "eigh":
         close(rows_of(found, "loo", 1), left_out_refits(X, Y, weights, intercept), 1e-8)
-    for name_of, axis in [("dual", 1), ("loo", 1), ("variance", 1), ("upper", 1), ("by lam", 1)]:
+    for name_of, axis in [
+        ("dual", 1),
+        ("loo", 1),
+        ("variance", 1),
+        ("upper", 1),
+        ("by lam", 1),
+        ("loo by lam", 1),
+    ]:
         close(rows_of(found, name_of, axis), one[name_of], 1e-7)
     close(rows_of(found, "limit", 0), one["limit"], 1e-9)
     gram = rows_of(found, "basis", 0)
@@ -79,6 +90,8 @@ def test_everything_equals_one_process(name, intercept, how, rng):
             ("sweep", ("mse", "limit_mse", "star_mse")),
             ("left out", ("mse", "limit_mse", "mae", "joint_mse")),
             ("gcv", ("gcv", "degrees_of_freedom")),
+            ("sweep by lam", ("mse", "star_mse")),
+            ("left out by lam", ("mse", "mae", "joint_mse")),
         ]:
             for variable in names:
                 np.testing.assert_allclose(
