@@ -34,6 +34,10 @@ What the appendix says, mended (each point is a test):
 - Mobahi's guarantee of (||Y|| / sqrt(n eps) - 1) / kappa steps, kappa = max delta / min delta, is good
   for kappa near 1 alone. The steps are never further apart than sqrt(n eps), whatever K, so
   ||Y|| / sqrt(n eps) - 1 are guaranteed.
+
+With another smoother g (:mod:`sdgpu.distill.smoothers`) a step is g on the same mixed target, with the lam
+that leaves the loss eps: the discrepancy principle. It is no function of least norm, and what the appendix
+says of limits, and of a collapse for alpha > 0, is not known of it.
 """
 
 from __future__ import annotations
@@ -43,7 +47,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sdgpu.distill.discrepancy import lam_of_residual
 from sdgpu.distill.filters import shrinkage, stepwise_filters
+from sdgpu.distill.smoothers import RIDGE, Smoother
 
 __all__ = [
     "ConstrainedSteps",
@@ -67,16 +73,18 @@ class Regime:
 
     Attributes
     ----------
-    name : {"infeasible", "collapsed", "converging to collapse", "never collapsing", "varying weights"}
+    name : {"infeasible", "collapsed", "converging to collapse", "never collapsing", ..}
         No function meets the tolerance; every step is 0; some step is 0 and all after it; no step is 0.
-        The last is said of weights that vary from step to step, where none of the others is certain.
+        "varying weights" is said of those that vary from step to step, "undetermined" of other smoothers
+        than ridge, where none of the others is certain.
     ratio : float
         r = ||Y|| / sqrt(n eps): up to 1 is collapsed, above 1 / sqrt(alpha) never collapses.
     guaranteed_steps : int, or inf
         Steps that are not 0 whatever the eigenvalues of K; exact if they are all equal. Counted up to
         10,000.
     mobahi_bound : float
-        (r - 1) / kappa with kappa = max delta / min delta, as Mobahi et al. (2020) give it.
+        (r - 1) / kappa with kappa = max delta / min delta, as Mobahi et al. (2020) give it; NaN for other
+        smoothers than ridge.
     smallest_eps : float
         What eps has to exceed at step 1.
     effective_lam : float
@@ -122,6 +130,7 @@ def constrained_steps(
     *,
     smallest_lam: float = 0.0,
     rows: int | None = None,
+    smoother: Smoother = RIDGE,
 ) -> ConstrainedSteps:
     """Solve (22) for steps 1..T, the first with y(0) = Y.
 
@@ -140,6 +149,8 @@ def constrained_steps(
         functions cannot be told apart.
     rows : int, optional
         n, where eigenvalues that are 0 are left out but for those that targets need.
+    smoother : Smoother, default ridge
+        Others need smallest_lam > 0.
 
     Returns
     -------
@@ -167,7 +178,7 @@ def constrained_steps(
     squares = np.einsum("kc,kc->k", Z, Z)
     n = len(eigenvalues) if rows is None else rows
     budget, total = n * eps, float(squares.sum())
-    out_of_reach = _least_residual(eigenvalues, smallest_lam) ** 2
+    out_of_reach = _least_residual(eigenvalues, smallest_lam, smoother) ** 2
     B, residual = np.ones_like(squares), np.zeros_like(squares)  # 1 - B, without cancellation
     lams, losses, train, dual = [], [], [], []
     for step, alpha in enumerate((1.0, *alphas), start=1):  # step 1 has the ground truth alone
@@ -177,22 +188,40 @@ def constrained_steps(
         # ||w||^2 - r2 as (23) has it
         excess = alpha * total + (1 - alpha) * float(B * B @ squares) - budget
         if excess <= 2 * ROUNDING * budget:
-            lam, a, complement = np.inf, np.zeros_like(B), np.ones_like(B)
+            lam, a, complement, scale = np.inf, np.zeros_like(B), np.ones_like(B), np.zeros_like(B)
         else:
             least_loss = discrepancy + float(out_of_reach @ weights)
             if budget - least_loss <= 2 * ROUNDING * budget:
                 _refuse(step, eps, least_loss / n)
-            r2 = budget - discrepancy
-            zero = _zero(eigenvalues)
-            null = float(weights[zero].sum())
-            lam = ridge_of_residual(eigenvalues[~zero], weights[~zero], r2 - null, excess)
-            a, complement = shrinkage(eigenvalues, lam), lam / (eigenvalues + lam)
+            how = {"residual": budget - discrepancy, "explained": excess, "smallest": smallest_lam}
+            lam = _lam_of_step(smoother, eigenvalues, weights, **how)
+            a, complement, scale = (
+                make(eigenvalues, lam)
+                for make in (smoother.shrinkage, smoother.complement, smoother.dual)
+            )
         lams.append(lam)
         losses.append((float(complement * complement @ weights) + discrepancy) / n)
-        dual.append(target_filter / (eigenvalues + lam))
+        dual.append(target_filter * scale)
         B, residual = a * target_filter, complement + (1 - alpha) * a * residual  # (12)
         train.append(B)
     return ConstrainedSteps(np.array(lams), np.array(losses), np.array(train), np.array(dual))
+
+
+def _lam_of_step(
+    smoother: Smoother,
+    eigenvalues: np.ndarray,
+    weights: np.ndarray,
+    *,
+    residual: float,
+    explained: float,
+    smallest: float,
+) -> float:
+    zero = _zero(eigenvalues)
+    delta, w, left = eigenvalues[~zero], weights[~zero], residual - float(weights[zero].sum())
+    if smoother.name == RIDGE.name:
+        return ridge_of_residual(delta, w, left, explained)
+    how = {"residual": left, "explained": explained, "smallest": smallest}
+    return lam_of_residual(smoother, delta, w, **how)
 
 
 def constrained_regime(
@@ -203,6 +232,7 @@ def constrained_regime(
     *,
     smallest_lam: float = 0.0,
     rows: int | None = None,
+    smoother: Smoother = RIDGE,
 ) -> Regime:
     """Say how a chain will end without making a step, Appendix D.1.
 
@@ -211,7 +241,7 @@ def constrained_regime(
 
     Parameters
     ----------
-    eigenvalues, Z, eps, smallest_lam, rows
+    eigenvalues, Z, eps, smallest_lam, rows, smoother
         As for :func:`constrained_steps`.
     alphas : float or array (T - 1,)
         One weight, or the weights of steps 2..T.
@@ -237,7 +267,8 @@ def constrained_regime(
     n, total = len(squares) if rows is None else rows, float(squares.sum())
     weights = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
     low, high = (float(weights.min()), float(weights.max())) if weights.size else (1.0, 1.0)
-    smallest_eps = float(_least_residual(eigenvalues, smallest_lam) ** 2 @ squares) / n
+    smallest_eps = float(_least_residual(eigenvalues, smallest_lam, smoother) ** 2 @ squares) / n
+    ridge = smoother.name == RIDGE.name
     ratio = math.sqrt(total / (n * eps))
     rcond = eigenvalues.min() / max(eigenvalues.max(), np.finfo(np.float64).tiny)  # 1 / kappa
     name, steps, limit_lam = (
@@ -251,11 +282,13 @@ def constrained_regime(
         name, steps = "infeasible", 0
     elif low * total > n * eps:
         name, steps = "never collapsing", math.inf
-        if low == high:
+        if low == high and ridge:
             limit_lam = _limit(eigenvalues, squares, n * eps / low)
     elif low == high:
         name, steps, limit_lam = "converging to collapse", _guaranteed_steps(ratio, low), np.inf
-    bound = max(ratio - 1, 0.0) * float(rcond)
+        if not ridge and (low > 0 or smoother.projects):  # a step may be its own teacher
+            name, limit_lam = "undetermined", np.nan
+    bound = max(ratio - 1, 0.0) * float(rcond) if ridge else np.nan
     return Regime(
         name=name,
         ratio=ratio,
@@ -397,12 +430,12 @@ def _zero(eigenvalues: np.ndarray) -> np.ndarray:
     return eigenvalues <= ZERO * eigenvalues.max()
 
 
-def _least_residual(eigenvalues: np.ndarray, lam: float) -> np.ndarray:
-    """The part lam / (delta + lam) of the target that is left even with the smallest lam."""
+def _least_residual(eigenvalues: np.ndarray, lam: float, smoother: Smoother) -> np.ndarray:
+    """The part 1 - g of the target that is left even with the smallest lam."""
     zero = _zero(eigenvalues)
     if lam == 0:
         return zero.astype(np.float64)
-    return np.where(zero, 1.0, lam / (eigenvalues + lam))
+    return np.where(zero, 1.0, smoother.complement(eigenvalues, lam))
 
 
 def _refuse(step: int, eps: float, least_loss: float) -> None:

@@ -18,7 +18,7 @@ from sdgpu.distill.loss_tolerance import (
     constrained_regime,
     constrained_steps,
 )
-from sdgpu.distill.smoothers import only_ridge
+from sdgpu.distill.smoothers import Smoother, smoother_of
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.fitting import fit
 from sdgpu.engine.model import Model
@@ -106,6 +106,7 @@ def constrained_path(
     steps: int = 2,
     sample_weight: Any = None,
     intercept: bool = False,
+    smoother: str | Smoother = "ridge",
     device: str | Backend = "auto",
     memory: int | float | str | None = None,
     progress: Progress | None = None,
@@ -139,6 +140,9 @@ def constrained_path(
         Weights of the rows in both losses, which are divided by their sum in place of n.
     intercept : bool, default False
         Whether a mean is fitted too that costs no norm: the least tolerance is then below the spread of Y.
+    smoother : str or Smoother, default "ridge"
+        Another one (:mod:`sdgpu.distill.smoothers`) is no function of least norm, but the one with the lam
+        that leaves the loss eps, or the largest that leaves less: the discrepancy principle.
     device, memory, progress
         As for :func:`sdgpu.fit`.
 
@@ -186,6 +190,7 @@ def constrained_path(
         ANY_LAM,
         sample_weight=sample_weight,
         intercept=intercept,
+        smoother=smoother,
         method="eigh",
         device=device,
         memory=memory,
@@ -219,8 +224,6 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
     """
     tolerance, alphas, steps = _question(eps, alpha, steps)
-    why = "its functions have the least norm for their loss, which those of no other smoother have"
-    only_ridge(fitted._solution, "the constrained form", why)
     spectrum, model = fitted._spectrum_for("a constrained path"), fitted._model
     if not spectrum.holds_kernel:
         raise ValueError(
@@ -237,6 +240,7 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     # an eigenvalue is known to this much, so functions with less ridge cannot be told apart
     rounding = max(len(delta) * EPS * float(delta[-1]), -spectrum.most_negative)
     how: dict[str, Any] = {"smallest_lam": rounding, "rows": n}
+    how["smoother"] = smoother_of(fitted._solution)
     regime = constrained_regime(delta, Z, tolerance, alphas, **how)
     constrained = constrained_steps(delta, Z, tolerance, weights, **how)
     status = _status(constrained.lams, regime, rounding)

@@ -110,8 +110,8 @@ class Fit:
         Parameters
         ----------
         smoother : {"ridge", "gradient_flow", "iterated", "landweber", "cutoff"} or Smoother
-            What they are and what lam means: :mod:`sdgpu.distill.smoothers`. Leave-one-out, intervals,
-            variances and the constrained form are of ridge alone.
+            What they are and what lam means: :mod:`sdgpu.distill.smoothers`. Leave-one-out, intervals
+            and variances are of ridge alone.
 
         Raises
         ------

@@ -251,3 +251,89 @@ def test_a_kernel_of_few_features_needs_no_other_method(rng):
         assert_near(paths[0].losses, paths[1].losses, rtol=1e-9)
         assert_near(paths[0].fitted, paths[1].fitted, rtol=1e-6)
         assert_near(paths[0].predict(X[:5]), paths[1].predict(X[:5]), rtol=1e-6)
+
+
+SMOOTHERS = ["ridge", "gradient_flow", "iterated", "landweber", "cutoff"]
+
+
+def smoothed_problem(n=13, c=2):
+    rng = np.random.default_rng(8)
+    X, X_new = rng.standard_normal((n, 2)), rng.standard_normal((5, 2))
+    return X, rng.standard_normal((n, c)), X_new, sdgpu.Gaussian(0.7)
+
+
+@pytest.mark.parametrize("name", SMOOTHERS)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, [0.2, 0.9, 0.5]])
+def test_a_tolerance_chooses_the_lam_of_any_smoother(name, alpha):
+    """Each step is one fit of the mixed target by that smoother, whose loss is eps: by explicit refits."""
+    X, Y, X_new, kernel = smoothed_problem()
+    eps = 0.15
+    path = sdgpu.constrained_path(X, Y, kernel, eps=eps, alpha=alpha, steps=4, smoother=name)
+    fit = sdgpu.fit(X, Y, kernel, path.lams[np.isfinite(path.lams)].min() / 2, method="eigh")
+    fit = fit.with_smoother(name)
+    weights, before = np.broadcast_to(alpha, 3), Y
+    for t, lam in enumerate(path.lams):
+        weight = 1.0 if t == 0 else weights[t - 1]
+        target = weight * Y + (1 - weight) * before
+
+        def loss_of(values, weight=weight, before=before):
+            parts = weight * np.sum((values - Y) ** 2) + (1 - weight) * np.sum(
+                (values - before) ** 2
+            )
+            return parts / len(Y)
+
+        if np.isinf(lam):
+            assert loss_of(0 * Y) <= eps * (1 + 1e-12)
+            assert (path.fitted[t] == 0).all()
+        else:
+            one = fit.with_targets(target).path(float(lam), steps=1)
+            assert_near(path.fitted[t], one.fitted[0], 1e-9)
+            assert_near(path.predict(X_new)[t], one.predict(X_new)[0], 1e-8)
+            np.testing.assert_allclose(path.losses[t], loss_of(path.fitted[t]), rtol=1e-9)
+            if name in ("ridge", "gradient_flow", "iterated"):
+                np.testing.assert_allclose(path.losses[t], eps, rtol=1e-9)
+            else:  # more is kept than eps takes, but with less kept it would not be met
+                assert path.losses[t] <= eps * (1 + 1e-12)
+            if name == "cutoff":
+                larger = fit.spectrum.eigenvalues
+                following = np.sort(larger[larger >= lam])[0] * (1 + 1e-9)
+                more = fit.with_targets(target).path(float(following), steps=1).fitted[0]
+                assert loss_of(more) > eps
+        before = path.fitted[t]
+    assert path.regime.guaranteed_steps <= np.isfinite(path.lams).sum() or len(path.lams) == 4
+
+
+def test_what_is_known_of_the_steps_of_other_smoothers():
+    X, Y, _, kernel = smoothed_problem()
+    how = {"steps": 200, "smoother": "gradient_flow"}
+    path = sdgpu.constrained_path(X, Y, kernel, eps=0.05, **how)
+    assert path.regime.name == "converging to collapse"
+    alive = np.isfinite(path.lams)
+    assert not alive[-1]
+    assert alive.sum() >= path.regime.guaranteed_steps
+    assert np.isnan(path.regime.mobahi_bound)
+    total = float(np.sum(Y**2)) / len(Y)
+    never = sdgpu.constrained_path(X, Y, kernel, eps=0.2 * total, alpha=0.5, **how)
+    assert never.regime.name == "never collapsing"
+    assert np.isfinite(never.lams).all()
+    between = sdgpu.constrained_path(X, Y, kernel, eps=0.7 * total, alpha=0.5, **how)
+    assert between.regime.name == "undetermined"
+    assert np.isnan(between.regime.effective_lam)
+    stuck = sdgpu.constrained_path(X, Y, kernel, eps=0.05, steps=3, smoother="cutoff")
+    assert stuck.regime.name == "undetermined"
+    fitted = sdgpu.fit(X, Y, kernel, 0.1, method="eigh", smoother="iterated")
+    again = sdgpu.constrain(fitted, eps=0.05, alpha=0.2, steps=3)
+    direct = sdgpu.constrained_path(X, Y, kernel, eps=0.05, alpha=0.2, steps=3, smoother="iterated")
+    assert_near(again.lams, direct.lams, 1e-12)
+
+
+@pytest.mark.parametrize("name", SMOOTHERS[1:])
+def test_tolerances_out_of_reach_and_of_everything(name):
+    """A kernel of rank 1: what it cannot reach is refused, and what asks for nothing is 0."""
+    X = np.ones((4, 1))
+    Y = np.array([1.0, 2.0, 3.0, 5.0])
+    with pytest.raises(ValueError, match="out of reach at step 1"):
+        sdgpu.constrained_path(X, Y, sdgpu.Linear(), eps=0.5, smoother=name)
+    everything = sdgpu.constrained_path(X, Y, sdgpu.Linear(), eps=100.0, smoother=name)
+    assert np.isinf(everything.lams).all()
+    assert everything.regime.name == "collapsed"

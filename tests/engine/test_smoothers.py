@@ -281,7 +281,6 @@ REFUSED = {
     "one-shot": lambda fit, X: fit.gcv(0.2),
     "variance": lambda fit, X: fit.path(0.2).variance(X),
     "interval": lambda fit, X: fit.path(0.2).interval(X),
-    "constrained": lambda fit, X: sdgpu.constrain(fit, eps=0.1),
 }
 
 
