@@ -70,7 +70,7 @@ Pinball Huber TopK reweighted_fit ReweightedFit tune Tuned
 fit plan Plan refit_path open_sweep Sweep constrained_path constrain ConstrainedPath Predictor open_predictor
 Predictor.save Predictor.module Predictor.predict Predictor.gradient
 Fit.spectrum Fit.path Fit.limit Fit.diagonal Fit.optimal_alphas Fit.joint_alphas Fit.sweep Fit.loo Fit.gcv
-Fit.gcv_sweep Fit.with_targets Fit.predictor
+Fit.gcv_sweep Fit.advise Fit.with_targets Fit.predictor
 Sweep.best Sweep.save
 SelfDistillationRegressor SelfDistillationRegressorCV SelfDistillationClassifier SelfDistillationClassifierCV
 operators.DenseOperator operators.TiledOperator operators.KeOpsOperator operators.SparseOperator

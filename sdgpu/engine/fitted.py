@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.backends import give_back
-from sdgpu.backend.checks import coefficient_box, integer, number, positive, schedule, served_lam
+from sdgpu.backend.checks import integer, number, schedule, served_lam
 from sdgpu.backend.conversion import column_names
 from sdgpu.backend.copying import without_caches
 from sdgpu.backend.progress import Progress
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.gcv import OneShot
 from sdgpu.distill.smoothers import Smoother, as_smoother
+from sdgpu.engine.advice import Advice, advise
 from sdgpu.engine.all_eigenvalues import smoothed, step_filters
 from sdgpu.engine.chosen import chosen_predictor
-from sdgpu.engine.grid_sweep import GridRequest, SweptFit, gcv_of_grid, sweep_of_grid
-from sdgpu.engine.lam_requests import lam_of_steps, lam_rows, one_lam
+from sdgpu.engine.grid_sweep import GridRequest, SweptFit, gcv_of_grid, one_shot_of, sweep_of_grid
+from sdgpu.engine.lam_requests import lam_of_steps, one_lam
 from sdgpu.engine.model import Model
 from sdgpu.engine.path import Limit, Path, limit_of
 from sdgpu.engine.predictor import Predictor
-from sdgpu.engine.requests import (
-    afford_joint,
-    afford_steps,
-    judge,
-    left_out_predictions,
-    one_shot_weights,
-    schedule_losses,
-    spectrum_for,
-    spectrum_given_back,
-)
+from sdgpu.engine.requests import judge, left_out_predictions, spectrum_for, spectrum_given_back
 from sdgpu.engine.results import Info
+from sdgpu.engine.schedule_choice import chosen_one_by_one, chosen_together
 from sdgpu.kernels import Kernel
-from sdgpu.selection import chosen_weights
 from sdgpu.selection.chosen_weights import JointAlphas, OptimalAlphas
 from sdgpu.selection.metrics import Metric
 from sdgpu.selection.sweep import Best, Sweep
@@ -231,16 +223,7 @@ class Fit:
         ValueError
             For method="cg", which has no eigenvalues at all.
         """
-        curve = lam is None and len(self.lams) > 1
-        lams = self.lams if curve else np.array([self._lam_of_steps(lam, 2)])
-        spectrum = self._spectrum_for("generalised cross-validation")
-        estimates = one_shot_weights(
-            self._solution, spectrum, self._model, lams, per_output=per_output
-        )
-        if curve:
-            return estimates
-        values = (getattr(estimates, f.name)[0] for f in fields(OneShot))
-        return OneShot(*(value if per_output else float(value) for value in values))
+        return one_shot_of(self.parts, lam, per_output=per_output)
 
     @underflow_is_zero
     def gcv_sweep(self, lams: Any = None, alphas: Any = None, steps: int = 10) -> Sweep:
@@ -289,13 +272,8 @@ class Fit:
         OptimalAlphas
             For m n k + m k T c multiplications.
         """
-        steps = integer("steps", steps, 1)
-        lams = lam_rows(self._lam_of_steps(lam, steps))
-        outputs = self.info.c if per_output else 1
-        afford_steps(self._solution, self._model, len(lams), steps, outputs=outputs)
-        options = {"steps": steps, "per_output": per_output, "sample_weight": sample_weight}
-        validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
-        return chosen_weights.chosen_greedily(validation, clip=clip, by_step=lams.ndim == 2)
+        how = {"clip": clip, "per_output": per_output, "sample_weight": sample_weight}
+        return chosen_one_by_one(self.parts, X_val, Y_val, lam, steps, **how)
 
     @underflow_is_zero
     def joint_alphas(
@@ -336,20 +314,34 @@ class Fit:
         -------
         JointAlphas
         """
-        steps = integer("steps", steps, 1)
-        lams = lam_rows(self._lam_of_steps(lam, steps))
-        penalty, parts = positive("ridge", ridge, zero=True), integer("folds", folds, 1)
-        bounds = coefficient_box(box, terms, steps)
-        afford_joint(len(lams), steps, parts + (parts > 1))
-        afford_steps(self._solution, self._model, len(lams), steps, outputs=parts)
-        options: dict[str, Any] = {"steps": steps, "per_output": False, "folds": parts}
-        options["sample_weight"] = sample_weight
-        validation = schedule_losses(self._solution, self._model, X_val, Y_val, lams, **options)
-        how: dict[str, Any] = {"ridge": penalty, "box": bounds, "terms": terms}
-        how |= {"accuracy": self.info.error_estimate}
-        if lams.ndim == 2:
-            return chosen_weights.chosen_jointly_by_step(validation, **how)
-        return chosen_weights.chosen_jointly(validation, **how)
+        how = {"box": box, "terms": terms, "folds": folds, "sample_weight": sample_weight}
+        return chosen_together(self.parts, X_val, Y_val, lam, steps, ridge=ridge, **how)
+
+    @underflow_is_zero
+    def advise(self, lams: Any = None, steps: int = 5) -> Advice:
+        """Whether distillation is worth it here, how many steps, and by how much, from the fit alone.
+
+        Leave-one-out judges the best chain of 2, 3, .. steps against the ordinary fit, each with its own
+        best lam; lam and weights are chosen on parts of the rows and judged on the others.
+
+        Parameters
+        ----------
+        lams : array_like (L,), optional
+            By default a grid from the smallest fitted lam to ten times the largest eigenvalue.
+        steps : int, default 5
+            Most steps that are tried, >= 2.
+
+        Returns
+        -------
+        Advice
+            Print it. For L times the work of :meth:`loo`.
+
+        Raises
+        ------
+        ValueError
+            Without a spectrum (method="cg"), of other smoothers than ridge, and for fewer than 20 rows.
+        """
+        return advise(self.parts, lams, steps)
 
     @underflow_is_zero
     def sweep(

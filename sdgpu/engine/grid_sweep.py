@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from sdgpu.backend.progress import Progress, Stopwatch
+from sdgpu.distill.gcv import OneShot
 from sdgpu.distill.lam_schedules import backward_rows, of_own_step
 from sdgpu.distill.smoothers import RIDGE, smoother_of
+from sdgpu.engine.lam_requests import lam_of_steps
 from sdgpu.engine.path import Model
-from sdgpu.engine.requests import Judge, afford_joint, afford_steps, check_metrics, checked_grid
+from sdgpu.engine.requests import (
+    Judge,
+    afford_joint,
+    afford_steps,
+    check_metrics,
+    checked_grid,
+    one_shot_weights,
+    spectrum_for,
+)
 from sdgpu.engine.results import Info, labelled
 from sdgpu.kernels import Kernel
 from sdgpu.selection.metrics import (
@@ -29,7 +39,7 @@ from sdgpu.selection.sweep_grid import run_sweep, training_dataset
 from sdgpu.selection.training_error import training_losses
 from sdgpu.solvers.solution import Solution
 
-__all__ = ["GridRequest", "SweptFit", "gcv_of_grid", "sweep_of_grid"]
+__all__ = ["GridRequest", "SweptFit", "gcv_of_grid", "one_shot_of", "sweep_of_grid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,3 +192,23 @@ def gcv_of_grid(fitted: SweptFit, request: GridRequest) -> Sweep:
             losses = {name: of_own_step(values, steps) for name, values in losses.items()}
     sweep = Sweep(training_dataset(lams, alphas, steps, losses))
     return labelled(sweep, fitted.info, fitted.kernel, watch.seconds["sweep"])
+
+
+def one_shot_of(fitted: SweptFit, lam: Any, *, per_output: bool) -> OneShot:
+    """The one-shot weight of step 2 at one lam, as numbers, or of all fitted ones, as a curve.
+
+    Raises
+    ------
+    ValueError
+        For method="cg", which has no eigenvalues at all.
+    """
+    curve = lam is None and len(fitted.lams) > 1
+    lams = fitted.lams if curve else np.array([lam_of_steps(fitted.solution, fitted.lams, lam, 2)])
+    spectrum = spectrum_for("generalised cross-validation", fitted.solution, fitted.info.method)
+    estimates = one_shot_weights(
+        fitted.solution, spectrum, fitted.model, lams, per_output=per_output
+    )
+    if curve:
+        return estimates
+    values = (getattr(estimates, one.name)[0] for one in fields(OneShot))
+    return OneShot(*(value if per_output else float(value) for value in values))

@@ -119,7 +119,7 @@ def chosen_jointly(
             status += ": these are the best that do; ridge > 0 or box=(0, 1) restrict them more"
         else:
             status += ": raise ridge, or take fewer steps"
-            warnings.warn(f"the joint optimum: {status}", stacklevel=3)
+            warnings.warn(f"the joint optimum: {status}", stacklevel=5)
     if validation.folds is not None and len(validation.folds) > 1:
         fold_losses = nested_losses(validation.folds[:, 0], ridge=ridge, box=box, terms=terms)
         nested = scale * fold_losses.sum(axis=0)
@@ -132,7 +132,7 @@ def chosen_jointly(
                 f"it fits noise: on rows that had no part in choosing, the mean squared error of step "
                 f"{best + 1} is {nested[best]:.4g} and of step {len(nested)} {nested[-1]:.4g}; {status}"
             )
-            warnings.warn(f"the joint optimum: {status}", stacklevel=4)
+            warnings.warn(f"the joint optimum: {status}", stacklevel=5)
     return JointAlphas(
         alphas=joint.alphas,
         coefficients=joint.coefficients,

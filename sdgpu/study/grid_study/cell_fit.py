@@ -97,6 +97,7 @@ def kernel_of(point: KernelPoint, table: DataTable, seed: int) -> Kernel:
     return KERNEL_CLASSES[point.name](**parameters)
 
 
+ADVISED = 5  # most steps of the rule "advice"
 KERNEL_CLASSES: dict[str, Callable[..., Kernel]] = {
     "gaussian": sdgpu.Gaussian,
     "laplacian": sdgpu.Laplacian,
@@ -365,6 +366,8 @@ def _best(
 ) -> Best:
     if rule == "oracle":
         return fitted.sweep(parts.X_test, parts.Y_test, **grid).best()
+    if rule == "advice":
+        return fitted.advise(steps=min(max(2, grid["steps"]), ADVISED)).best
     if rule in ("loo", "ridge_loo"):
         left_out = fitted.sweep(**grid)
         return left_out.best("fixed" if rule == "loo" else "ridge")

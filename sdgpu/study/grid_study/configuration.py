@@ -64,7 +64,8 @@ from sdgpu.study.real_data.datasets import LARGE
 __all__ = ["SIMPLE", "StudyConfig", "read_study"]
 
 SMOOTHERS = ("ridge", "gradient_flow", "iterated", "landweber", "cutoff")
-RULES = (*FAMILIES, "loo", "ridge_loo", "oracle", "student")
+RULES = (*FAMILIES, "loo", "ridge_loo", "advice", "oracle", "student")
+LEFT_OUT = {"loo", "ridge_loo", "advice"}  # rules of leave-one-out
 SIMPLE = "_1se"  # the end of rules that take the most regularised point within one standard error
 KEPT = ("mse", "train_mse", "gcv", "degrees_of_freedom", "limit_mse", "metrics")
 
@@ -207,7 +208,8 @@ class GridTable(StudyTable):
 class ChooseTable(StudyTable):
     """Rules that choose lam, alpha and step: those of :meth:`sdgpu.Sweep.best` on the validation rows.
 
-    "gcv", "loo" and "ridge_loo" see the training rows alone, "oracle" the test rows; "student" is that of
+    "gcv", "loo", "ridge_loo" and "advice" (:meth:`sdgpu.engine.fitted.Fit.advise`) see the training rows
+    alone, "oracle" the test rows; "student" is that of
     ``[teacher]``; a metric chooses by itself. "fixed_1se", "ridge_1se" and "mae_1se" of a metric "mae" that
     is a mean over rows take the most regularised point within one standard error of the best.
     """
@@ -310,7 +312,7 @@ class StudyConfig(StudyTable):
                     "noise", f"data {number + 1}, {data.source}, are read in blocks: without noise"
                 )
         smoothers = {method.smoother for method in self.method} - {RIDGE.name}
-        if smoothers and {"loo", "ridge_loo"} & {*self.choose.rules}:
+        if smoothers and LEFT_OUT & {*self.choose.rules}:
             raise fault_of(
                 "choose", f"leave-one-out is of ridge alone, and {min(smoothers)} is asked for"
             )

@@ -165,10 +165,10 @@ class SpikedModel:
     def lams(self, count: int = 40) -> np.ndarray:
         """A grid (count,) around the ridge p noise^2 / bulk, which is the best one without spikes.
 
-        From a hundredth of it to 300 times as much: more steps want a larger lam.
+        From a thousandth of it to 300 times as much: more steps want a larger lam.
         """
         centre = self.p * self.noise**2 / self.bulk if self.noise and self.bulk else float(self.p)
-        return np.geomspace(0.01 * centre, 300 * centre, integer("count", count, 2))
+        return np.geomspace(1e-3 * centre, 300 * centre, integer("count", count, 2))
 
     def asymptotic(self, lams: np.ndarray, steps: int) -> RiskTriangles:
         """The same risk where n and p are large, without a draw (:func:`linear_risk`)."""

@@ -49,7 +49,18 @@ def kernel(A, B):
 
 @pytest.mark.parametrize("noise", [0.0, 0.7])
 def test_losses_and_choices_are_those_of_refits(noise):
-    rules = ["ridge", "fixed", "star", "gcv", "limit", "loo", "ridge_loo", "oracle", "mae"]
+    rules = [
+        "ridge",
+        "fixed",
+        "star",
+        "gcv",
+        "limit",
+        "loo",
+        "ridge_loo",
+        "advice",
+        "oracle",
+        "mae",
+    ]
     choose = {"rules": rules, "metrics": ["mae"]}
     (found,) = results(noise={"levels": [noise]}, choose=choose)
     parts = split(load("diabetes", rows=60, seed=3), seed=3)

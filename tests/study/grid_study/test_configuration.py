@@ -111,6 +111,7 @@ def test_errors_say_where(tmp_path, old, new, words):
         ("[[method]]\nsmoother = 'flow'", "smoother='flow' is not known"),
         ("[[method]]\nname = 'cg'\nsmoother = 'cutoff'", "cutoff needs all eigenvalues"),
         ("[choose]\nrules = ['loo']\n[[method]]\nsmoother = 'cutoff'", "is of ridge alone"),
+        ("[choose]\nrules = ['advice']\n[[method]]\nsmoother = 'cutoff'", "is of ridge alone"),
         ("[[method]]\nfeatures = 'own'\nsize = 3", "leave size out"),
         ("[[method]]\nname = 'cg'\nfeatures = 'own'", "leave name and operator out"),
         ("[choose]\nrules = ['mae']", "rules='mae' is not known"),
