@@ -342,8 +342,8 @@ def _judged(
         arrays.update(taught.arrays)
     if config.synthetic_labels is not None:
         assert not isinstance(parts, LargeData)
-        made = label_arrays(fitted, parts, config.synthetic_labels, _deviation(parts, cell))
-        arrays.update(made)
+        table, noise = config.synthetic_labels, _deviation(parts, cell)
+        arrays.update(label_arrays(fitted, parts, table, lams=lams, noise=noise))
     return CellResult(record, arrays)
 
 

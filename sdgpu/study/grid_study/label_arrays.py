@@ -24,7 +24,7 @@ LABEL_AXES = {
 
 
 def label_arrays(
-    fitted: Fit, parts: Split, table: SyntheticLabelsTable, noise: float
+    fitted: Fit, parts: Split, table: SyntheticLabelsTable, *, lams: np.ndarray, noise: float
 ) -> dict[str, np.ndarray]:
     """Expected risk, squared bias and variance at the test rows, and the best share of true labels.
 
@@ -34,13 +34,15 @@ def label_arrays(
         With all eigenvalues; its targets do not matter.
     parts : Split
     table : SyntheticLabelsTable
+    lams : array (L,)
+        Of the grid: a round has one, whatever later steps of distillation have.
     noise : float
         Standard deviation of the noise of true and of made labels.
     """
     by_scheme, best = [], []
     for scheme in table.schemes:
         how: dict[str, Any] = {"rounds": table.rounds, "true_labels": table.true_labels}
-        how |= {"scheme": scheme, "weights": table.weights, "noise": noise}
+        how |= {"scheme": scheme, "weights": table.weights, "noise": noise, "lams": lams}
         made = synthetic_labels(
             fitted, parts.Y_train, X_new=parts.X_test, truth_new=parts.Y_test, **how
         )

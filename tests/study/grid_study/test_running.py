@@ -75,6 +75,23 @@ def test_a_study_has_every_cell(whole):
         assert "revision" in record
 
 
+def test_labels_and_lam_of_later_steps_beside_each_other(tmp_path):
+    """Cells of one shape, whatever the lam that their fits serve; all of it is read again."""
+    more = {"method": {"later_lam_over_first": [1.0, 0.5]}, "synthetic_labels": {"rounds": 3}}
+    found = run(tables(seeds=[0], **more), tmp_path / "study").dataset
+    assert found["synthetic_risk"].dims == ("cell", "scheme", "lam_over_n", "label_weight", "round")
+    assert found["synthetic_risk"].shape == (8, 2, 3, 11, 3)
+    assert found["synthetic_best_weight"].shape == (8, 2, 3)
+    assert list(found["scheme"].values) == ["mix", "accumulate"]
+    later = found["method"].str.contains("later lam x 0.5").values
+    assert later.sum() == 4
+    # a round of labels has one lam, whatever later steps have
+    risk = found["synthetic_risk"].values
+    np.testing.assert_allclose(risk[later], risk[~later], rtol=1e-8)
+    assert np.isnan(found["limit_mse"].values[later]).all()
+    assert read_results(tmp_path / "study").identical(found)
+
+
 def test_tables_of_means(whole):
     summary = whole.summary()
     assert summary.index.names == ["noise", "parameters"]
