@@ -1,7 +1,7 @@
 """Batch norm over the rows of all processes: several of them are then one, whatever the network.
 
-torch's own SyncBatchNorm runs on CUDA only and speaks to it alone; this one is plain sums, so it runs
-with gloo on CPUs too, and gives what one process gives, within rounding.
+torch's own SyncBatchNorm runs on CUDA only; this one runs with gloo on CPUs too, and gives what one
+process gives, within rounding. A layer sends one message in each direction.
 """
 
 from __future__ import annotations
@@ -18,29 +18,93 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["SharedBatchNorm", "own_batch_norm", "share_batch_norm"]
 
 
-class _Sum(torch.autograd.Function):
-    """The sum of a tensor over the ranks; so is its gradient, for every rank's loss depends on it."""
+class _Normalise(torch.autograd.Function):
+    """Batch norm of (b, C, ...) over the rows and places of all ranks.
+
+    One collective in each direction: means and squares around them of every rank, with its number of
+    places, which merge without cancellation; and the two sums that the gradient needs.
+    """
 
     @staticmethod
-    def forward(tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
-        distributed.all_reduce(total)
-        return total
+    def forward(
+        X: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        count = X.numel() // X.shape[1]
+        mean, variance = _moments(X)
+        parts = mean.new_zeros((distributed.get_world_size(), 2 * len(mean) + 1))
+        torch.cat([mean, variance, mean.new_full((1,), count)], out=parts[distributed.get_rank()])
+        distributed.all_reduce(parts)
+        counts = parts[:, -1]
+        total = counts.sum()
+        shares = counts / total
+        means, variances = parts[:, :-1].chunk(2, dim=1)
+        mean = shares @ means
+        apart = means - mean
+        variance = shares @ torch.addcmul(variances, apart, apart)
+        # with statistics that are given it is one pass, whatever the memory format
+        outputs = nn.functional.batch_norm(X, mean, variance, weight, bias, eps=eps)
+        return outputs, mean, variance, total
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing to keep."""
+        """Keep what the gradient needs."""
+        X, weight, _, ctx.eps = inputs
+        _, mean, variance, total = output
+        ctx.mark_non_differentiable(mean, variance, total)
+        ctx.save_for_backward(X, weight, mean, variance, total)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> torch.Tensor:
-        total: torch.Tensor = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Of this rank's rows and parameters: what a loss of all ranks, the sum of theirs, gives."""
+        X, weight, mean, variance, total = ctx.saved_tensors
+        dY = gradients[0]
+        # the sums of dY times the normalised X, and of dY, over this rank
+        _, scales, shifts = torch.ops.aten.native_batch_norm_backward(
+            dY, X, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
+        sums = torch.stack([scales, shifts])
+        distributed.all_reduce(sums)
+        inverse = torch.rsqrt(variance + ctx.eps)
+        factor = inverse if weight is None else inverse * weight
+        # dX = factor (dY - mean of dY - normalised X times the mean of dY times it): a batch norm too
+        slope, constant = sums * (factor / -total)
+        dX = nn.functional.batch_norm(X, mean, variance, slope, constant, eps=ctx.eps)
+        dX.addcmul_(dY, factor.reshape(-1, *(1,) * (X.ndim - 2)))
+        weighted, shifted = ctx.needs_input_grad[1:3]
+        return dX, scales if weighted else None, shifts if shifted else None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Of a stack of networks: entry by entry as well."""
-        return _Sum.apply(tensor), in_dims[0]
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+        """Of a stack of networks: one with the channels of all."""
+        K = info.batch_size
+        X = _merged(inputs[0], in_dims[0], K, 1)
+        weight, bias = (_merged(inputs[i], in_dims[i], K, 0) for i in (1, 2))
+        outputs, mean, variance, total = _Normalise.apply(X, weight, bias, inputs[3])
+        shape = (K, -1)
+        results = (
+            outputs.unflatten(1, shape),
+            mean.unflatten(0, shape),
+            variance.unflatten(0, shape),
+        )
+        return (*results, total), (1, 0, 0, None)
+
+
+def _moments(X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance (C,) of the channels of (b, C, ...) on this rank."""
+    if X.device.type != "cpu" or X.ndim == 2 or not X.is_contiguous():
+        return torch.batch_norm_update_stats(X, None, None, 0.0)
+    # on a CPU torch goes through a channel number by number, unless channels lie side by side
+    axes = [axis for axis in range(X.ndim) if axis != 1]
+    mean = X.mean(axes, keepdim=True)
+    return mean.flatten(), (X - mean).square_().mean(axes)
+
+
+def _merged(values: Any, axis: int | None, members: int, channel_axis: int) -> Any:
+    """Channels of all members one after another, at an axis of what one member has."""
+    if values is None:
+        return None
+    stacked = values.expand(members, *values.shape) if axis is None else values.movedim(axis, 0)
+    return stacked.movedim(0, channel_axis).flatten(channel_axis, channel_axis + 1)
 
 
 def _normalised(
@@ -52,31 +116,17 @@ def _normalised(
     momentum: float,
     eps: float,
 ) -> torch.Tensor:
-    """Batch norm of (b, C, ...) in training mode, over the rows and places of all ranks.
-
-    Two sums over the ranks of 2 C and C numbers in each direction: means first, so that the variance
-    does not cancel.
-    """
-    axes = [axis for axis in range(X.ndim) if axis != 1]
-    shape = [-1 if axis == 1 else 1 for axis in range(X.ndim)]
+    """Batch norm of (b, C, ...) in training mode, over the rows and places of all ranks."""
     wide = X if X.dtype == torch.float64 else X.float()
-    local_count = wide.new_full((1,), X.numel() / X.shape[1])
-    sums = _Sum.apply(torch.cat([wide.sum(axes), local_count]))
-    count = sums[-1].detach()
-    mean = sums[:-1] / count
-    centred = wide - mean.reshape(shape)
-    variance = _Sum.apply((centred * centred).sum(axes)) / count
+    weight, bias = (None if one is None else one.to(wide.dtype) for one in (weight, bias))
+    outputs, mean, variance, count = _Normalise.apply(wide, weight, bias, eps)
     if means is not None and variances is not None:
         with torch.no_grad():
             unbiased = variance * (count / (count - 1))
-            means.lerp_(mean.detach().to(means.dtype), momentum)
-            variances.lerp_(unbiased.detach().to(variances.dtype), momentum)
-    normalised = centred * torch.rsqrt(variance + eps).reshape(shape)
-    if weight is not None:
-        normalised = normalised * weight.reshape(shape)
-    if bias is not None:
-        normalised = normalised + bias.reshape(shape)
-    return normalised.to(X.dtype)
+            means.lerp_(mean.to(means.dtype), momentum)
+            variances.lerp_(unbiased.to(variances.dtype), momentum)
+    normalised: torch.Tensor = outputs.to(X.dtype)
+    return normalised
 
 
 class _OverRanks(TorchFunctionMode):
