@@ -116,6 +116,8 @@ class ShardedNamespace:
 
     def argmin(self, x: Any) -> Any:
         """Number of the smallest of all entries, the first of equal ones."""
+        import torch
+
         if not is_sharded(x):
             return x.argmin()
         best = [math.inf, 0]
@@ -124,7 +126,7 @@ class ShardedNamespace:
             place = list(np.unravel_index(first, tuple(x.local.shape)))
             place[x.axis] += x.layout.own.start
             best = [float(x.local.reshape(-1)[first]), int(np.ravel_multi_index(place, x.shape))]
-        return min(map(tuple, x.layout.ranks.gather(best)))[1]
+        return torch.tensor(min(map(tuple, x.layout.ranks.gather(best)))[1], device=x.device)
 
     def any(self, x: Any, *, axis: Any = None, keepdims: bool = False) -> Any:
         """Whether one is true."""

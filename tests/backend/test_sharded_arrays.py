@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sdgpu.backend.backends import TorchBackend, to_numpy
-from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray, is_sharded, own_part
+from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray, first_row, is_sharded, own_part
 from sdgpu.backend.sharded_backend import ShardedBackend
 from tests.problems import assert_near
 from tests.ranks import cuts, on_ranks
@@ -71,7 +71,12 @@ def test_reductions_and_elementwise_work(n, counts, rng):
             xp.any(a > 1.5),
             xp.all(a > -9, axis=1),
             xp.sum(a, axis=(0, 1)),
+            xp.argmin(a),
+            xp.argmin(xp.round(a)),  # the first of equal ones
         ]
+        assert backend.rows_here(n) == rows
+        assert first_row(a) == rows.start
+        assert first_row(backend.asarray(A)) == 0
         return reduced, xp.sum(a * a, axis=0), made, a2, xp.where(a > 0, a, 0 * a)
 
     found = on_ranks(cuts(n, counts, rng), work)
@@ -84,6 +89,8 @@ def test_reductions_and_elementwise_work(n, counts, rng):
         (A > 1.5).any(),
         (A > -9).all(1),
         A.sum(),
+        A.argmin(),
+        np.round(A).argmin(),
     ]
     for reduced, *_ in found:
         for one, truth in zip(reduced, wanted, strict=True):
