@@ -24,7 +24,8 @@ from sdgpu.backend.rates import Rates
 from sdgpu.backend.rows import ArraySource, checked_blocks
 from sdgpu.backend.thread_ranks import run_threads
 from sdgpu.engine.costs import features_seconds
-from sdgpu.engine.scaling_plan import ScalingProblem, layouts_of, product_seconds
+from sdgpu.engine.scaling_parts import ScalingProblem
+from sdgpu.engine.scaling_plan import layouts_of, product_seconds
 from sdgpu.engine.streaming import block_moments, block_rows
 from sdgpu.operators import ShardedOperator, TiledOperator
 from sdgpu.solvers.moment_sums import MomentSums

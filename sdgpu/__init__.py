@@ -25,7 +25,7 @@ from sdgpu.engine.planning import plan
 from sdgpu.engine.predictor import Predictor, open_predictor
 from sdgpu.engine.refit import refit_path
 from sdgpu.engine.reweighting import ReweightedFit, reweighted_fit
-from sdgpu.engine.scaling_plan import ScalingPlan
+from sdgpu.engine.scaling_parts import ScalingPlan
 from sdgpu.engine.student import student
 from sdgpu.engine.student_model import Student
 from sdgpu.engine.student_results import StudentSweep, TeacherWeights

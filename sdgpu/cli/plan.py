@@ -10,7 +10,7 @@ from rich.markup import escape
 from sdgpu.cli.terminal import Device, Memory, Method, OperatorName, Tol, console, new_table
 
 if TYPE_CHECKING:
-    from sdgpu.engine.scaling_plan import ScalingPlan
+    from sdgpu.engine.scaling_parts import ScalingPlan
 
 __all__ = ["plan"]
 

@@ -10,7 +10,8 @@ from sdgpu.backend.backends import Backend, resolve
 from sdgpu.backend.device_classes import CLASSES, DeviceClass, device_class
 from sdgpu.backend.memory import budget
 from sdgpu.engine.planner import Plan, decide
-from sdgpu.engine.scaling_plan import ScalingPlan, scaling_plan
+from sdgpu.engine.scaling_parts import ScalingPlan
+from sdgpu.engine.scaling_plan import scaling_plan
 from sdgpu.kernels import Kernel
 
 __all__ = ["plan"]

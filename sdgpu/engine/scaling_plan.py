@@ -34,7 +34,7 @@ Efficiency is T(1) / (p T(p)), T(1) by the same model, though it may not fit the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,144 +42,18 @@ import numpy as np
 from sdgpu.backend.checks import integer, lam_grid, positive
 from sdgpu.backend.device_classes import DeviceClass
 from sdgpu.backend.memory import show
-from sdgpu.engine.costs import LARGEST_BASIS, PASS, expected_passes, features_seconds, is_rough
+from sdgpu.engine.costs import LARGEST_BASIS, PASS, expected_passes, features_seconds
+from sdgpu.engine.scaling_parts import Layout, Route, ScalingPlan, ScalingProblem
 from sdgpu.engine.streaming import feature_bytes
 from sdgpu.operators.tile_prices import TilePrices
+from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.subspace import Subspace
 
-__all__ = [
-    "Layout",
-    "Route",
-    "ScalingPlan",
-    "ScalingProblem",
-    "copies_pay_from",
-    "layouts_of",
-    "product_seconds",
-    "scaling_plan",
-]
+__all__ = ["copies_pay_from", "layouts_of", "product_seconds", "scaling_plan"]
 
 WRITTEN = ("alone", "gather", "ring")
 COPIES = 2  # ready rows over X
-
-
-@dataclass(frozen=True)
-class Route:
-    """One way to fit on p ranks, and what it costs.
-
-    Attributes
-    ----------
-    name : {"exact", "features"}
-        By a grown basis, or one pass for a model of features: another answer.
-    layout : str
-        "alone", "gather", "ring", "1.5D" (not written) or "sums".
-    copies : int
-        Of the rows that several ranks hold together: q of "1.5D".
-    ranks : int
-        p.
-    seconds : float
-        Of the fit, without reading the rows.
-    compute, travel : float
-        Seconds of work, and those of communication that no work hides.
-    bytes : int
-        Peak of each rank.
-    traffic : float
-        Bytes that each rank receives in the whole fit.
-    efficiency : float
-        T(1) / (p T(p)).
-    fits : bool
-        Whether the peak is below the memory of the device.
-    reason : str
-    """
-
-    name: str
-    layout: str
-    seconds: float
-    compute: float
-    travel: float
-    bytes: int
-    traffic: float
-    efficiency: float
-    fits: bool
-    reason: str
-    copies: int = 1
-    ranks: int = 1
-
-
-@dataclass(frozen=True)
-class ScalingPlan:
-    """What a fit of n rows costs on so many devices of a class.
-
-    Attributes
-    ----------
-    n, d, c, ranks : int
-    lam : float
-    device : str
-    exact, features : Route
-    reasons : tuple of str
-    """
-
-    n: int
-    d: int
-    c: int
-    ranks: int
-    lam: float
-    device: str
-    exact: Route
-    features: Route
-    reasons: tuple[str, ...]
-
-    @property
-    def seconds(self) -> float:
-        """Predicted seconds of the exact route."""
-        return self.exact.seconds
-
-    @property
-    def bytes(self) -> int:
-        """Predicted peak of each rank, by the exact route."""
-        return self.exact.bytes
-
-    @property
-    def traffic(self) -> float:
-        """Bytes that each rank receives in the whole fit, by the exact route."""
-        return self.exact.traffic
-
-    @property
-    def efficiency(self) -> float:
-        """T(1) / (p T(p)) of the exact route."""
-        return self.exact.efficiency
-
-
-@dataclass(frozen=True, eq=False)
-class ScalingProblem:
-    """What is fitted, on which devices."""
-
-    n: int
-    d: int
-    c: int
-    lams: np.ndarray
-    steps: int
-    tol: float
-    device: DeviceClass
-
-    @property
-    def precision(self) -> str:
-        return "mixed" if is_rough(self.n, float(self.lams.min()), self.tol) else "float64"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a layout changes: bytes of a pass, of the fit and of the memory, and the pairs used twice."""
-
-    name: str
-    once: float  # bytes received once
-    rows: float  # bytes of a pass that come while others are multiplied
-    sums: float  # bytes of a pass that are waited for
-    held: float  # bytes of rows that are held
-    messages: float
-    halved: bool = True
-    fused: bool = True
-    copies: int = 1
 
 
 def scaling_plan(
@@ -234,6 +108,7 @@ def scaling_plan(
         f"from other ranks",
         *_rivals(routes, exact),
         _when_copies_pay(problem),
+        _all_eigenvalues(problem, ranks),
     ]
     if not exact.fits:
         reasons.append(f"the exact route does not fit {show(device.memory)}: take more ranks")
@@ -289,6 +164,21 @@ def _when_copies_pay(problem: ScalingProblem) -> str:
     return (
         f"1.5D pays from about {found.ranks:,} ranks on, with {q} copies: 1 / {q} of the rows that a ring "
         f"sends, {q} times the memory for them; not written"
+    )
+
+
+def _all_eigenvalues(problem: ScalingProblem, ranks: int) -> str:
+    """A sentence for method="eigh": rank 0 decomposes, and each rank receives its rows of the basis.
+
+    Seconds are those of one device, and of 8 n^2 bytes twice on the wire (sums in shares).
+    """
+    n, device = problem.n, problem.device
+    sent, peak = 8.0 * n * n * (ranks - 1) / ranks, Eigh.peak_bytes(n)
+    seconds = Eigh.seconds(n, device.rates) + 2 * sent / device.bandwidth(ranks)
+    over = "" if peak <= device.memory else ", more than a device has"
+    return (
+        f"method='eigh', all eigenvalues by rank 0: about {seconds:.3g} s, {show(peak)} there{over}, "
+        f"{show(int(sent))} sent; taken by name alone"
     )
 
 

@@ -7,9 +7,12 @@ import pytest
 
 import sdgpu
 from sdgpu.backend.device_classes import CLASSES, device_class
+from sdgpu.backend.memory import show
 from sdgpu.engine import scaling_plan as scaling_module
 from sdgpu.engine.costs import LARGEST_BASIS, PASS, Work, expected_passes, features_option
-from sdgpu.engine.scaling_plan import ScalingProblem, copies_pay_from, layouts_of, scaling_plan
+from sdgpu.engine.scaling_parts import ScalingProblem
+from sdgpu.engine.scaling_plan import copies_pay_from, layouts_of, scaling_plan
+from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.subspace import Subspace
 
@@ -181,3 +184,16 @@ def test_prices_of_the_parts_fall_with_the_rows():
     algebra = [Subspace.pass_seconds(m, 40, b, rank, device.rates) for m in (n, n // p)]
     assert algebra[1] < algebra[0]
     assert PASS * passes < whole
+
+
+@pytest.mark.parametrize(("n", "ranks"), [(1000, 1), (20_000, 4), (200_000, 64)])
+def test_all_eigenvalues_by_rank_0_are_priced(n, ranks):
+    """9 n^3 operations of one device, and n^2 numbers on the wire, by hand."""
+    device = device_class("h100")
+    reasons = sdgpu.plan(n, 9, lams=1e-4 * n, ranks=ranks, device="h100", tol=1e-4).reasons
+    (told,) = [reason for reason in reasons if reason.startswith("method='eigh'")]
+    sent = 8 * n * n * (ranks - 1) / ranks
+    seconds = Eigh.seconds(n, device.rates) + 2 * sent / device.bandwidth(ranks)
+    assert f"about {seconds:.3g} s" in told
+    assert f"{show(int(sent))} sent" in told
+    assert ("more than a device has" in told) == (8 * 3 * n * n > device.memory)
