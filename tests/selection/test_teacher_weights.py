@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from sdgpu.selection.teacher_weights import fitted_teacher_weights
+from sdgpu.selection.teacher_weights import fitted_teacher_weights, teacher_residuals
 
 
 def by_optimiser(B, kind):
@@ -60,3 +60,31 @@ def test_equal_and_perfect_teachers(kind):
     w, loss = fitted_teacher_weights(np.zeros((3, 2)), kind)
     np.testing.assert_allclose(w.sum(), 1)
     assert loss == 0
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+@pytest.mark.parametrize("M", [1, 2, 3, 5])
+@pytest.mark.parametrize("T", [1, 2, 4])
+def test_residuals_of_single_teachers(T, M, unlabelled):
+    """Columns of a chain, written out step by step, from numbers that stand for u_t of every part."""
+    rng, rows = np.random.default_rng(T + 10 * M), 7
+    truth, target = rng.standard_normal((T, rows)), rng.standard_normal(rows)
+    unseen, extra = rng.standard_normal((2, M, T, rows))
+    columns = [*np.diff(truth, axis=0)]
+    for m in range(M):
+        if unlabelled:
+            columns += [unseen[m, 0], *np.diff(unseen[m], axis=0)]
+        columns += [*extra[m]]
+    columns = np.stack([*columns, truth[0] - target], axis=1)
+    for alpha in (-0.3, 0.0, 0.4, 1.0):
+        for step in range(1, T + 1):
+            found = teacher_residuals(columns, M, alpha, step, unlabelled=unlabelled)
+            for m in range(M):
+                tail = (1 - alpha) ** step
+                wanted = tail * extra[m, step - 1] - target
+                for part in (truth, unseen[m])[: 1 + unlabelled]:
+                    chain = part[0] + sum(
+                        (1 - alpha) ** j * (part[j] - part[j - 1]) for j in range(1, step)
+                    )
+                    wanted = wanted + chain
+                np.testing.assert_allclose(found[:, m], wanted, atol=1e-12)
