@@ -320,6 +320,15 @@ class FeatureSpace:
                 raise ValueError(
                     f"message {number} is of another kernel or other features: {remedy}"
                 )
+            sizes = (len(message.basis), len(message.offset))
+            if sizes != (
+                self._empty.map.size,
+                self._empty.c,
+            ):  # what no worker makes, a file may say
+                raise ValueError(
+                    f"message {number} has {sizes[0]} features and {sizes[1]} outputs in place of "
+                    f"{self._empty.map.size} and {self._empty.c}"
+                )
             return message.sums()
         if not isinstance(message, Moments):
             raise TypeError(

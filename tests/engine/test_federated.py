@@ -370,6 +370,36 @@ def test_refusals(tmp_path):
         federated.open_spectrum(tmp_path / "moments.safetensors")
 
 
+@pytest.mark.parametrize("scale", [1e-60, 1e-8, 1.0, 1e40])
+def test_a_whole_spectrum_has_the_rank_of_the_rows(scale):
+    """All directions above rounding and no other, in any unit."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((50, 4)) @ rng.standard_normal((4, 6))  # of rank 4
+    y = X[:, 0] + rng.standard_normal(50)
+    space = federated.FeatureSpace(sdgpu.Linear(), sdgpu.Explicit(), d=6)
+    message = space.spectrum(scale * X, y)
+    assert message.eigenvalues.shape == (4,)
+    centred = X - X.mean(axis=0)
+    wanted = np.linalg.svd(scale * centred, compute_uv=False)[:4] ** 2
+    np.testing.assert_allclose(message.eigenvalues, wanted, rtol=1e-9)
+    assert (message.rank, message.left_out, message.coupling) == (4, 0.0, 0.0)
+    for rank in (1, 3, 9):
+        cut = space.spectrum(scale * X, y, rank=rank)
+        assert cut.rank == min(rank, 4)
+        np.testing.assert_allclose(cut.eigenvalues[: cut.rank], wanted[: cut.rank], rtol=1e-9)
+        left = wanted[rank] if rank < 4 else 0.0
+        np.testing.assert_allclose(cut.left_out, left, rtol=1e-9)
+        Q, R = cut.basis, cut.basis[:, cut.rank :]
+        G = scale**2 * centred.T @ centred
+        E = G - Q @ (Q.T @ G @ Q) @ Q.T
+        if rank < 4:
+            coupling = np.linalg.norm(G @ R - Q @ (Q.T @ G @ R), 2)
+            off = {"rtol": 1e-7, "atol": 1e-12 * wanted[0]}
+            np.testing.assert_allclose(cut.coupling, coupling, **off)
+        for beta in rng.standard_normal((20, 6, 1)):
+            assert np.linalg.norm(E @ beta) <= cut.missing(beta)[0] + 1e-12 * wanted[0]
+
+
 def test_messages_of_others_are_looked_at(tmp_path):
     """What a file may say that no worker would."""
     from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
@@ -377,6 +407,11 @@ def test_messages_of_others_are_looked_at(tmp_path):
     space, path = space_of(), tmp_path / "message.safetensors"
     space.spectrum(*workers()[0], rank=3).save(path)
     arrays, metadata = read_tensors(path, "spectrum")
+    fewer = {"basis": np.eye(9)[:, : len(arrays["eigenvalues"])], "feature_sum": np.ones(9)}
+    write_tensors(path, {**arrays, **fewer}, metadata)
+    for merged in (space.fit, space.average):
+        with pytest.raises(ValueError, match="message 1 has 9 features and 2 outputs in place of"):
+            merged([federated.open_spectrum(path)], LAMS)
     changes = {
         "not orthonormal": ({"basis": 2 * arrays["basis"]}, {}),
         "not below 0": ({"eigenvalues": -arrays["eigenvalues"]}, {}),
