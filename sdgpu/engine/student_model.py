@@ -249,7 +249,9 @@ class Student:
                 "weights='fitted')"
             )
         alphas = np.linspace(0, 1, 11) if alphas is None else alphas
-        which, lams, alphas, steps = self._grid(X_val, teacher_lams, lams, alphas, steps)
+        which, lams, alphas, steps = self._grid(
+            X_val, teacher_lams, lams, alphas, steps, apart=True
+        )
 
         def columns(basis: np.ndarray, truth: np.ndarray, teacher: int) -> list[np.ndarray]:
             G, parts = apart.truth(basis), []
@@ -288,9 +290,16 @@ class Student:
         return mixed[..., 0] if self._flat else mixed
 
     def _grid(
-        self, X_val: Any, teacher_lams: Any, lams: Any, alphas: Any, steps: Any
+        self,
+        X_val: Any,
+        teacher_lams: Any,
+        lams: Any,
+        alphas: Any,
+        steps: Any,
+        *,
+        apart: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Checked, and counted."""
+        """Checked, and counted; `apart` with columns of each teacher."""
         steps = integer("steps", steps, 1)
         which = (
             np.arange(len(self.teacher_lams))
@@ -305,7 +314,10 @@ class Student:
         rows = self.labelled + self._targets.unlabelled if X_val is None else np.shape(X_val)[0]
         pairs, values = len(which) * len(lams), rows * len(lams) * steps * self.fit.info.c
         at_once = 4 * min(NUMBERS, values) if X_val is not None else 4 * values
-        numbers = pairs * (len(weights) * steps + 8 * steps**2) + at_once
+        M, blocks = len(self.weights), 2 if self._targets.unlabelled else 1
+        columns = steps * (1 + M * blocks if apart else 2)
+        found = len(weights) * steps * (1 + M if apart else 1)
+        numbers = pairs * (found + 2 * columns**2) + at_once
         self.fit.parts.model.afford(numbers, f"a grid of {pairs * len(weights) * steps:,} students")
         return which, lams, weights, steps
 

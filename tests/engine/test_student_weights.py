@@ -99,6 +99,15 @@ def test_leave_one_out_weights():
             assert loss > best["mse"] if at_least else np.isclose(loss, best["mse"], rtol=1e-9)
 
 
+def test_memory_is_counted():
+    X, Y, X_val, Y_val, _ = problem()
+    how = {"weights": "fitted", "memory": "100MB"}
+    made = sdgpu.student([Y + m for m in range(20)], KERNEL, LAMS, X, Y, **how)
+    made.fit_weights(X_val, Y_val, lams=LAMS[:1], alphas=[0.0], steps=2)
+    with pytest.raises(MemoryError, match="a grid of 300 students"):
+        made.fit_weights(X_val, Y_val, alphas=[0.0], steps=100)
+
+
 def test_refusals():
     X, Y, X_val, Y_val, _ = problem()
     one = sdgpu.student(Y, KERNEL, LAMS, X, Y, weights="fitted")
