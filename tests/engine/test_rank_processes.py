@@ -66,6 +66,52 @@ def test_two_processes(method):
     assert_near(np.concatenate(parts, axis=1), fitted, 1e-10)
 
 
+ANSWERS = """
+import json, os, sys
+import numpy as np, sdgpu
+rank, method = int(os.environ["RANK"]), sys.argv[1]
+rng = np.random.default_rng(0)
+X = rng.standard_normal((120, 3))
+Y = np.sin(X @ rng.standard_normal((3, 2)))
+w = rng.uniform(0.5, 2, 120) * (np.arange(120) % 9 > 0)
+rows = [slice(0, 50), slice(50, 50), slice(50, 120)][rank]
+fit = sdgpu.fit(X[rows], Y[rows], sdgpu.Gaussian(0.5), [0.1, 10.0], sample_weight=w[rows], intercept=True,
+    distributed=True, method=method, tol=1e-9, dtype=None if method == "eigh" else "float64", probes=64)
+path = fit.path(0.1, 0.4, 3)
+interval = path.interval(X[: 2 * rank], 0.5, folds=3)
+best = fit.sweep(steps=3, alphas=[0.0, 0.4], metrics=["mae", "explained_variance"])
+found = {"fitted": path.fitted, "loo": fit.loo(0.1, 0.4, 3), "upper": interval.upper,
+    "mse": best.dataset["mse"].values, "mae": best.dataset["mae"].values}
+alone = path.predictor().predict(X[:4])
+print(json.dumps({"alone": alone.tolist()} | {name: array.tolist() for name, array in found.items()}))
+"""
+
+
+@pytest.mark.parametrize("method", ["subspace", "eigh"])
+def test_weights_rows_left_out_and_intervals_of_three_processes(method):
+    told = [json.loads(text) for text in run_ranks(ANSWERS, 3, method, limit=LIMIT)]
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((120, 3))
+    Y = np.sin(X @ rng.standard_normal((3, 2)))
+    w = rng.uniform(0.5, 2, 120) * (np.arange(120) % 9 > 0)
+    how = {"sample_weight": w, "intercept": True, "method": method, "tol": 1e-9, "probes": 64}
+    one = sdgpu.fit(X, Y, sdgpu.Gaussian(0.5), [0.1, 10.0], **how)
+    path, sweep = one.path(0.1, 0.4, 3), one.sweep(steps=3, alphas=[0.0, 0.4], metrics=["mae"])
+    rtol = 1e-8 if method == "eigh" else 1e-4  # leverages are estimates, of the same probes
+    for name, wanted, near in [
+        ("fitted", path.fitted, 1e-8),
+        ("loo", one.loo(0.1, 0.4, 3), rtol),
+        ("upper", path.interval(X[[0, 1, 0, 1, 2, 3]], 0.5, folds=3).upper, 1e-6),
+    ]:
+        parts = [np.array(rank[name]).reshape(3, -1, 2) for rank in told]
+        assert_near(np.concatenate(parts, axis=1), wanted, near)
+    for rank in told:
+        assert_near(rank["alone"], path.predict(X[:4])[-1], 1e-8)
+        for name in ("mse", "mae"):
+            assert_near(rank[name], sweep.dataset[name].values, rtol)
+            assert rank[name] == told[0][name]
+
+
 DIFFERENT = """
 import os
 import numpy as np, sdgpu
