@@ -111,16 +111,25 @@ def _fit(device: torch.device, rank: int, size: int) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(0)
     X = torch.randn(1500, 4, generator=draw, dtype=torch.float64)
     Y = torch.sin(X.sum(dim=1)) + 0.1 * torch.randn(1500, generator=draw, dtype=torch.float64)
-    X, Y = X.to(device), Y.to(device)
+    w = torch.rand(1500, generator=draw, dtype=torch.float64) + 0.5
+    X, Y, w = X.to(device), Y.to(device), w.to(device)
     mine = slice(1500 * rank // size, 1500 * (rank + 1) // size)
     how: dict[str, Any] = {"kernel": sdgpu.Gaussian(0.2), "lams": 1.0, "method": "lanczos"}
-    shared = sdgpu.fit(X[mine], Y[mine], distributed=True, device=str(device), **how)
-    alone = sdgpu.fit(X, Y, device=str(device), operator="tiled", **how)
-    fitted = (fit.path(alphas=0.3, steps=3).fitted for fit in (shared, alone))
-    one, all_rows = fitted
-    difference = float((one - all_rows[:, mine]).abs().max())
-    assert difference < 1e-6, f"a fit of {size} ranks is off by {difference:.1e}"
-    return {"difference of a fit": difference, "passes": shared.info.passes}
+    how |= {"device": str(device), "intercept": True}
+    shared = sdgpu.fit(X[mine], Y[mine], sample_weight=w[mine], distributed=True, **how)
+    alone = sdgpu.fit(X, Y, sample_weight=w, operator="tiled", **how)
+    found: dict[str, Any] = {"passes": shared.info.passes}
+    for name, near in (("fitted", 1e-6), ("left out", 1e-4)):
+        one, all_rows = (
+            fit.path(alphas=0.3, steps=3).fitted
+            if name == "fitted"
+            else fit.loo(alphas=0.3, steps=3)
+            for fit in (shared, alone)
+        )
+        difference = float((one - all_rows[:, mine]).abs().max())
+        assert difference < near, f"{name} of {size} ranks are off by {difference:.1e}"
+        found[f"difference, {name}"] = difference
+    return found
 
 
 if __name__ == "__main__":
