@@ -156,8 +156,8 @@ def test_options_without_a_preset(run):
 def test_every_field_of_the_configuration_has_an_option(run):
     options = {parameter.name for parameter in get_command(app).commands["train"].params}
     fields = {field.name for field in dataclasses.fields(Config)}
-    # a chain has one seed for all three
-    assert fields - options == {"init_seed", "order_seed", "augment_seed"}
+    # a chain has one seed for all three, and cannot be extended
+    assert fields - options == {"init_seed", "order_seed", "augment_seed", "extendable"}
     others = (
         "--schedule",
         "milestones",

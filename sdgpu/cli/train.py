@@ -140,6 +140,8 @@ def configurable(command: Callable[..., None]) -> Callable[..., None]:
             )
             # several numbers are written by commas
             kind = type(field.default) if not isinstance(field.default, tuple) else str
+            if field.default is None:  # of channels_last, which the network decides
+                kind = bool
             all_parameters[field.name] = inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,

@@ -111,8 +111,9 @@ class Config:
         Autocast while it trains; "fp16" with a gradient scaler, which skips a batch that overflows: it
         changes nothing, and counts in no mean of losses. Evaluation is in float32.
     channels_last, compile, cuda_graphs, tf32, deterministic : bool
-        Memory format; torch.compile; the same with CUDA graphs, for small steps; TF32 products on CUDA;
-        deterministic algorithms only (on CUDA with CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment).
+        Memory format (None: of :func:`~sdgpu.nn.evaluate.channels_come_last`); torch.compile; the same with
+        CUDA graphs, for small steps; TF32 products on CUDA; deterministic algorithms only (on CUDA with
+        CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment).
     find_unused_parameters : bool
         Under several processes: look in every batch for parameters that had no part in it, as torch's
         DistributedDataParallel must be told to where some have none. Changes no number.
@@ -181,7 +182,9 @@ class Config:
     order_seed: int = 0
     augment_seed: int = 0
     amp: str = _option("off", SPEED, "off, bf16 or fp16")
-    channels_last: bool = _option(False, SPEED, "memory format")
+    channels_last: bool | None = _option(
+        None, SPEED, "memory format (default: for convolutions in float32 on a CPU)"
+    )
     compile: bool = _option(False, SPEED, "torch.compile")
     cuda_graphs: bool = _option(False, SPEED, "CUDA graphs, for small steps")
     tf32: bool = _option(False, SPEED, "products in TF32 on CUDA")

@@ -47,7 +47,6 @@ _SWITCHES = (
     "flip",
     "hard",
     "nesterov",
-    "channels_last",
     "compile",
     "cuda_graphs",
     "deterministic",
@@ -93,6 +92,7 @@ def checked_fields(config: Any) -> dict[str, Any]:
         if not isinstance(getattr(config, name), (bool, np.bool_)):
             raise TypeError(f"{name}={getattr(config, name)!r} must be True or False")
         fields[name] = bool(getattr(config, name))
+    fields["channels_last"] = _or_none(config.channels_last)
     for name in _ABOVE_0:
         fields[name] = positive(name, getattr(config, name))
     for name in _FROM_0:
@@ -117,6 +117,14 @@ def _check_function(name: str, value: Any, choices: tuple[str, ...]) -> None:
         identity(name, value)  # or it cannot be told from another
     else:
         choice(name, value, choices)
+
+
+def _or_none(value: Any) -> bool | None:
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"channels_last={value!r} must be True, False, or None for what is faster as a rule"
+        )
+    return None if value is None else bool(value)
 
 
 def _class_weights(values: Any) -> tuple[float, ...] | str:

@@ -21,6 +21,7 @@ from sdgpu.nn.records import as_numbers
 __all__ = [
     "Score",
     "autocast",
+    "channels_come_last",
     "checksum",
     "confusion_matrix",
     "float_type",
@@ -81,6 +82,22 @@ def float_type(model: nn.Module) -> torch.dtype:
     return torch.float32
 
 
+def channels_come_last(model: nn.Module, config: Config) -> bool:
+    """Whether the channels of images come last in memory: as `config` says, or else where that pays.
+
+    That is for networks with convolutions in float32 on a CPU, whose steps take some 15 % less time (the
+    presets' ResNet-20 and CNN, on two cores). Results differ in their last bits from those of the other
+    format. Networks in a stack, whose images have one axis more, keep the other.
+    """
+    if config.channels_last is not None:
+        return config.channels_last
+    if getattr(model, "members", None) is not None:
+        return False
+    kernels = (part.weight for part in model.modules() if isinstance(part, nn.Conv2d))
+    first = next(kernels, None)
+    return first is not None and first.dtype == torch.float32 and first.device.type == "cpu"
+
+
 def predict(
     model: nn.Module, images: Any, config: Config | None = None, *, world: World | None = None
 ) -> torch.Tensor:
@@ -112,7 +129,7 @@ def predict(
     # a rank without rows asks for one all the same: the outputs have a shape
     rows = shares[world.rank] or range(1)
     blocks = images.clean(
-        rows, config.eval_batch, float_type(model), channels_last=config.channels_last
+        rows, config.eval_batch, float_type(model), channels_last=channels_come_last(model, config)
     )
     # whatever the training is in: alpha-hat and the losses of steps are differences of such outputs
     with inference(model), torch.autocast(images.device.type, enabled=False):

@@ -58,7 +58,7 @@ class ImageReader:
             # drawn on the CPU: the same views on every device
             generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
             pixels = self._augment.view(pixels, generator)
-        return scaled(pixels, self._constants, self.dtype, channels_last=channels_last)
+        return scaled(pixels, self._constants, self.dtype, channels_last=bool(channels_last))
 
     def _whole_view(self, view: int) -> torch.Tensor:
         """One augmented view of all inputs, in their own order: made once for an epoch."""

@@ -252,7 +252,7 @@ class LoadedReader:
             labels,
             self._truth[own_rows],
             self.dtype,
-            channels_last=self.config.channels_last,
+            channels_last=bool(self.config.channels_last),
         )
 
     def _rows(self, epoch: int) -> Tensor:
@@ -267,7 +267,7 @@ class LoadedReader:
         ]
         base = pass_seed(self.config.augment_seed, number)
         yield from self.part.inputs(
-            blocks, base, self.dtype, channels_last=self.config.channels_last
+            blocks, base, self.dtype, channels_last=bool(self.config.channels_last)
         )
 
     def _from(self, epoch: int, batch: int) -> Iterator[Keys]:

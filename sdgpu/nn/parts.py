@@ -58,7 +58,7 @@ class Origin:
     @classmethod
     def of(cls, total: int) -> Origin:
         """Of all rows in their order."""
-        return cls(torch.arange(total), total)
+        return cls(torch.arange(total, device="cpu"), total)
 
     def take(self, index: Tensor) -> Origin:
         """Of the rows at an index."""

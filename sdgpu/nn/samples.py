@@ -175,7 +175,7 @@ class SampleReader:
 
     def __init__(self, samples: Samples, config: Config, dtype: torch.dtype) -> None:
         self.samples, self.config, self.dtype = samples, config, dtype
-        self._scale = _Scale(samples, dtype, channels_last=config.channels_last)
+        self._scale = _Scale(samples, dtype, channels_last=bool(config.channels_last))
 
     def batch(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
         """The samples (b, ...) of the rows (b,) of a batch."""
@@ -184,7 +184,10 @@ class SampleReader:
     def view(self, number: int, size: int) -> Iterator[Tensor]:
         """All samples, at most `size` at a time: their views are all the same."""
         yield from self.samples.clean(
-            range(len(self.samples)), size, self.dtype, channels_last=self.config.channels_last
+            range(len(self.samples)),
+            size,
+            self.dtype,
+            channels_last=bool(self.config.channels_last),
         )
 
 

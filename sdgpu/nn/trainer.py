@@ -7,6 +7,7 @@ run resumed in the middle of an epoch gives the same bits on the CPU.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from sdgpu.nn.averages import WeightAverage
 from sdgpu.nn.batches import Batch, row_weights
 from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
-from sdgpu.nn.evaluate import autocast, float_type, predict, score
+from sdgpu.nn.evaluate import autocast, channels_come_last, float_type, predict, score
 from sdgpu.nn.loss import data_loss, penalty
 from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.preconditions import check_goes_on, check_networks, check_request
@@ -129,6 +130,8 @@ def train(
         check_request(model, data, targets, config, folder)
         world.check(config.batch, config.accumulate, len(images))
         student = copy_module(model).to(device)
+        # a checkpoint names the format that it was made in
+        config = dataclasses.replace(config, channels_last=channels_come_last(student, config))
         dtype = float_type(student)
         weights = row_weights(data, config, dtype)
         check_networks(student, images, targets, config, weighted=weights is not None)

@@ -22,7 +22,7 @@ from sdgpu.nn.training_setup import not_finite
 from tests.cuda_stand_in import CudaTensor, on_host, pretend_cuda
 from tests.nn.problems import convnet, data, mlp
 
-PLAIN = Config(epochs=2, batch=10, lr=0.02, decay=0.01)
+PLAIN = Config(epochs=2, batch=10, lr=0.02, decay=0.01, channels_last=False)
 MEAN, STD = (0.4,), (0.3,)
 OPTIONS = {
     "plain": {},

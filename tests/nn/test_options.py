@@ -194,6 +194,38 @@ def test_determinism_and_the_memory_format_reach_the_model():
         )
 
 
+def test_channels_come_last_where_that_is_faster(tmp_path):
+    """In float32, with convolutions, of one network, on a CPU; and a checkpoint says so."""
+
+    def formats(make, dtype, **fields):
+        spy = Spy(make=lambda seed, dtype: make(seed, channels=2, dtype=dtype), dtype=dtype)
+        config = change(epochs=1, **fields)
+        found = train(spy, data(channels=2), None, config, folder=tmp_path / f"{len(seen)}").model
+        seen.append(found)
+        return {*spy.of("last")}
+
+    seen, single = [], torch.float32
+    assert formats(convnet, single) == {True}
+    assert formats(convnet, single, channels_last=True) == {True}
+    assert formats(convnet, single, channels_last=False) == {False}
+    assert formats(convnet, torch.float64) == {False}
+    assert formats(mlp, single) == {False}
+    assert same_bits(seen[0], seen[1])
+    torch.testing.assert_close(state(seen[0]), state(seen[2]), rtol=1e-3, atol=1e-4)
+    spy = Spy(make=lambda seed, dtype: convnet(seed, channels=2, dtype=dtype), dtype=single)
+    with pytest.raises(ValueError, match="channels_last: False there, True here"):
+        train(spy, data(channels=2), None, change(epochs=1), folder=tmp_path / "2")
+    # predictions too, whether or not the weights have come to lie so
+    fresh = convnet(channels=2, dtype=single)
+    torch.testing.assert_close(
+        predict(fresh, data(channels=2).val),
+        predict(fresh, data(channels=2).val, Config(channels_last=False)),
+    )
+    for value in ("yes", 1):
+        with pytest.raises(TypeError, match="channels_last="):
+            change(channels_last=value)
+
+
 def test_parts_of_batches_and_of_evaluations_have_the_rows_that_they_must():
     spy = Spy()
     train(spy, data(), None, change(epochs=1, accumulate=2, eval_batch=7))
