@@ -20,6 +20,7 @@ from sdgpu.backend.scaling import unit
 __all__ = ["KINDS", "fitted_teacher_weights", "teacher_residuals"]
 
 KINDS = ("sum_to_one", "simplex")
+EQUAL = 1e-12  # relative difference of losses that are the same
 
 
 def teacher_residuals(
@@ -78,7 +79,9 @@ def fitted_teacher_weights(residuals: np.ndarray, kind: str) -> tuple[np.ndarray
     if kind == "simplex":
         # where every teacher is perfect the row of ones alone is left: any weights do
         x, _ = scipy.optimize.nnls(np.concatenate([B, np.ones((1, M))]), np.eye(len(B) + 1)[-1])
-        w = x / x.sum()
+        w, equal = x / x.sum(), np.full(M, 1 / M)
+        if np.sum((B @ equal) ** 2) <= np.sum((B @ w) ** 2) * (1 + EQUAL):
+            w = equal  # where all weights do, no teacher is better than others
     else:
         w = np.full(M, 1 / M)
         N = np.linalg.svd(np.ones((1, M)))[2][1:].T  # an orthonormal basis of what sums to 0
