@@ -11,9 +11,10 @@ import numpy as np
 from sdgpu.backend.backends import give_back, to_numpy
 from sdgpu.backend.checks import number
 from sdgpu.distill.jackknife_plus import fewest_rows, interval_ranks, left_out_functions, resolvent
+from sdgpu.operators.weighted_rows import RowWeighting
 from sdgpu.solvers.spectrum import Spectrum
 
-__all__ = ["Interval", "jackknife_interval"]
+__all__ = ["Interval", "given_back", "jackknife_ends", "jackknife_interval"]
 
 BLOCK = 2**22  # numbers of predictions of new rows by the fits without each row
 
@@ -49,34 +50,59 @@ def jackknife_interval(
     share = number("coverage", coverage)
     if not 0 < share < 1:
         raise ValueError(f"coverage={coverage!r} must be between 0 and 1")
-    alone = model.layout is None  # fits without each row take n x n numbers
-    if spectrum is None or not (spectrum.holds_kernel and alone) or spectrum.method == "features":
+    if spectrum is None or not spectrum.holds_kernel or spectrum.method == "features":
         raise ValueError(
             "intervals need all eigenvectors, as fits without each row do: fit with method='eigh', "
-            "lam > 0, on one rank, or pass folds=10"
+            "lam > 0, or pass folds=10"
         )
-    n, c = int(spectrum.basis.shape[0]), int(spectrum.Z.shape[1])
-    weighting = model.weighting
+    if model.layout is not None:
+        return model.folds.jackknife(model, spectrum, (lam, alphas), X_new, share)
+    rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
+    n, m, c = int(spectrum.basis.shape[0]), int(rows.shape[0]), int(spectrum.Z.shape[1])
+    model.afford(
+        4 * n * n + (len(alphas) + 1) * m * c, f"intervals from {n:,} fits without a row each"
+    )
+    cross = model.operator.cross(model.on_device(rows))
+    ends = jackknife_ends(spectrum, cross, (lam, alphas), model.weighting, share)
+    return given_back(model, ends, share)
+
+
+def given_back(model: Any, ends: np.ndarray, share: float) -> Interval:
+    """Ends (2, T, m, c) in the caller's library, with what the fit took off."""
+    offset = 0.0 if model.offset is None else to_numpy(model.offset)
+    lower, upper = (give_back(model.template, model.backend.asarray(end + offset)) for end in ends)
+    return Interval(lower, upper, share)
+
+
+def jackknife_ends(
+    spectrum: Spectrum,
+    cross: Any,
+    path: tuple[float, np.ndarray],
+    weighting: RowWeighting | None,
+    share: float,
+) -> np.ndarray:
+    """Lower and upper ends (2, T, m, c), less the offset of the fit; `path` is lam and alphas.
+
+    Raises
+    ------
+    ValueError
+        For too few rows.
+    """
+    (lam, alphas), (n, c) = path, (int(spectrum.basis.shape[0]), int(spectrum.Z.shape[1]))
     roots = np.ones(n) if weighting is None else to_numpy(weighting.roots)
     present = np.flatnonzero(roots)
     if len(present) < fewest_rows(share):
         raise ValueError(
-            f"coverage={coverage:g} needs {fewest_rows(share)} training rows, and there are "
+            f"coverage={share:g} needs {fewest_rows(share)} training rows, and there are "
             f"{len(present)}: ask for less, or for more rows"
         )
-    rows = model.template.rows(X_new, "X_new", model.operator.d, empty=True)
-    steps, m = len(alphas) + 1, int(rows.shape[0])
-    model.afford(4 * n * n + steps * m * c, f"intervals from {n:,} fits without a row each")
-    cross = model.operator.cross(model.on_device(rows))
-    ends = np.empty((2, steps, m, c))
+    ends = np.empty((2, len(alphas) + 1, cross.shape[0], c))
     q = weighting.unit if weighting is not None and weighting.intercept else None
     fits = _LeftOutFits(spectrum, lam, q, roots, present, interval_ranks(len(present), share))
     for output in range(c):
         own = alphas if alphas.ndim == 1 else alphas[:, output]
         fits.fill(ends[..., output], cross, own, output)
-    offset = 0.0 if model.offset is None else to_numpy(model.offset)
-    lower, upper = (give_back(model.template, model.backend.asarray(end + offset)) for end in ends)
-    return Interval(lower, upper, share)
+    return ends
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,9 @@ def test_everything_equals_one_process(name, intercept, how, rng):
         found |= {"limit": fit.limit(1.0, 0.4).predict(NEW[mine]), "loo": fit.loo(1.0, ALPHAS, T)}
         found["variance"] = path.variance(NEW[mine]).posterior
         found["upper"] = path.interval(NEW[mine], 0.5, folds=3).upper
+        if how == "eigh" or not (intercept or w is not None):
+            jackknife = path.interval(NEW[mine], 0.8)
+            found["jackknife"] = np.stack([jackknife.lower, jackknife.upper])
         found["basis"] = fit.spectrum.basis
         found["by lam"] = fit.path([1.0, 2.0, 0.5], [0.3, 0.4], 3).predict(NEW[mine])
         found["loo by lam"] = fit.loo([1.0, 2.0, 0.5], [0.3, 0.4], 3)
@@ -81,6 +84,8 @@ def test_everything_equals_one_process(name, intercept, how, rng):
         ("loo by lam", 1),
     ]:
         close(rows_of(found, name_of, axis), one[name_of], 1e-7)
+    if "jackknife" in one:
+        close(rows_of(found, "jackknife", 2), one["jackknife"], 1e-7)
     close(rows_of(found, "limit", 0), one["limit"], 1e-9)
     gram = rows_of(found, "basis", 0)
     close(gram.T @ gram, np.eye(gram.shape[1]), 1e-9)
@@ -146,8 +151,13 @@ def test_what_rank_0_finds_is_told_to_all(rng):
         fit = sdgpu.fit(X[rows], Y[rows], KERNEL, 1.0, **how)
         with pytest.raises(ValueError, match="other targets of a fit with distributed="):
             fit.with_targets(Y)
-        with pytest.raises(ValueError, match="on one rank, or pass folds=10"):
-            fit.path(1.0).interval(NEW)
+        few = sdgpu.fit(X[rows][:2], Y[rows][:2], KERNEL, 1.0, **how)
+        with pytest.raises(ValueError, match=r"rank 0: coverage=0.9 needs 9 training rows"):
+            few.path(1.0).interval(NEW)
+        with pytest.raises(ValueError, match="different lam, alphas and coverage"):
+            fit.path(1.0).interval(NEW, 0.8 + 0.1 * ranks.rank)
+        with pytest.raises(ValueError, match="rank 1: X_new has 2 features"):
+            fit.path(1.0).interval(NEW[:, : 3 - ranks.rank])
         with pytest.raises(ValueError, match="lams=0 needs all eigenvalues: take method='eigh'"):
             sdgpu.fit(X[rows], Y[rows], KERNEL, 0.0, distributed=ranks)
         with pytest.raises(ValueError, match="smoother='cutoff' needs all eigenvalues"):
