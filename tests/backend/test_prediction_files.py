@@ -50,6 +50,18 @@ def test_matrices_and_single_arrays_do_not_say_what_they_are(tmp_path):
         np.testing.assert_array_equal(found.values, P)
 
 
+def test_whole_numbers_and_one_output(tmp_path):
+    np.savez(tmp_path / "p.npz", predictions=np.arange(6, dtype=np.int8))
+    found = read_predictions(tmp_path / "p.npz")
+    assert found.values.dtype == np.float64
+    assert found.output == "predictions"
+    np.testing.assert_array_equal(found.values, np.arange(6.0)[:, None])
+    np.savez(tmp_path / "p.npz", values=LOGITS.astype(np.float16))
+    found = read_predictions(tmp_path / "p.npz")
+    assert found.values.dtype == np.float32
+    assert found.output is None
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 def test_parquet_of_lists(tmp_path, fixed):
     values, indices = top(LOGITS, 2)
