@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GcvColumns", "enough_steps", "fair_lams"]
+__all__ = ["DRAWS", "GcvColumns", "enough_steps", "fair_lams"]
 
+DRAWS = 600  # of the null
 FAIR = 0.25
 AHEAD = 2  # more steps that are tried: a step may bring nothing before the next does
 # chance of two steps where one is enough, and of too many where two are not, as simulated
@@ -159,7 +160,7 @@ def enough_steps(
     lam: float,
     degrees: np.ndarray,
     levels: tuple[float, float] = LEVELS,
-    draws: int = 600,
+    draws: int = DRAWS,
 ) -> tuple[int, np.ndarray]:
     """The fewest steps that are enough: no larger number saves more than chance does.
 
@@ -176,7 +177,7 @@ def enough_steps(
         Degrees of freedom of each: the number of outputs as if independent, of the last times n - k.
     levels : pair of floats
         Chance of two steps where one is enough, and of too many where two are not.
-    draws : int, default 600
+    draws : int
         Of the null; with a seed of their own, so that the answer is always the same.
 
     Returns

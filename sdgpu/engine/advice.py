@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
-from sdgpu.backend.checks import integer
+from sdgpu.backend.checks import integer, lam_grid
 from sdgpu.backend.scaling import safe_unit
 from sdgpu.distill.joint_weights import ROUNDING
-from sdgpu.distill.step_tests import GcvColumns, enough_steps
+from sdgpu.distill.step_tests import DRAWS, GcvColumns, enough_steps
 from sdgpu.engine.grid_sweep import SweptFit
 from sdgpu.engine.requests import afford_joint, checked_grid, judge, spectrum_for
 from sdgpu.selection.best_point import Best
@@ -35,6 +35,7 @@ LEAST_ROWS = 20
 FOLDS = 40  # parts of the rows: the standard error of the gain is that of so many differences
 PER_DECADE = 8  # lam of the grid
 MOST_LAMS = 80
+LEAST_RIDGE = 1e-12  # of the largest eigenvalue: below it there is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +138,9 @@ def advise(fitted: SweptFit, lams: Any = None, steps: int = 5) -> Advice:
             f"n = {n} rows say too little about what distillation saves: at least {LEAST_ROWS} are "
             "needed; compare on validation rows with fit.sweep(X_val, Y_val)"
         )
-    grid = _lams(fitted) if lams is None else lams
+    grid = _lams(fitted) if lams is None else np.unique(lam_grid("lams", lams))
     grid, _, steps = checked_grid(solution, model, fitted.lams, grid, np.zeros(1), steps=steps)
-    grid = np.sort(grid)
+    model.afford((DRAWS + len(grid) * steps) * info.k, "advice on distillation")
     folds = int(np.clip(n // 10, LEAST_ROWS // 2, FOLDS))
     afford_joint(len(grid), steps, folds + 1)
     rows = judge(solution, model, None, None, steps)
@@ -157,8 +158,10 @@ def advise(fitted: SweptFit, lams: Any = None, steps: int = 5) -> Advice:
 
 def _lams(fitted: SweptFit) -> np.ndarray:
     """From the smallest lam that is served to ten times the largest eigenvalue."""
-    low = float(fitted.lams.min())
-    high = max(10 * fitted.solution.largest, float(fitted.lams.max()), 10 * low)
+    largest = fitted.solution.largest
+    # least norm, lam = 0, is no ridge to begin with
+    low = max(float(fitted.lams.min()), LEAST_RIDGE * largest, np.finfo(float).tiny)
+    high = max(10 * largest, float(fitted.lams.max()), 10 * low)
     count = int(np.clip(np.ceil(PER_DECADE * np.log10(high / low)), 2, MOST_LAMS)) + 1
     grid = np.geomspace(low, high, count)
     grid[0] = low  # to the last bit: a smaller one is not served

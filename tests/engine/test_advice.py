@@ -191,12 +191,25 @@ def test_numbers_stay_numbers_whatever_the_scale(seed):
         ({"smoother": "cutoff"}, {}, "leave-one-out"),
         ({}, {"steps": 1}, "steps"),
         ({}, {"lams": [1e-9]}, "below"),
+        ({}, {"lams": [[0.1, 1.0], [1.0, 10.0]]}, "one-dimensional"),
     ],
 )
 def test_what_is_refused(how, asked, words):
     X, y = data()
     with pytest.raises(ValueError, match=words):
         sdgpu.fit(X, y, KERNEL, LAMS, **how).advise(**asked)
+
+
+def test_grids_of_any_kind():
+    """The least norm, lam = 0, is no end of a geometric grid; twice the same lam is one."""
+    X, y = data()
+    fit = sdgpu.fit(X, y, "linear", 0)
+    found = fit.advise(steps=2)
+    assert found.table["lam"].min() > 0
+    fit = sdgpu.fit(X, y, KERNEL, LAMS)
+    once, twice = fit.advise(LAMS), fit.advise([*LAMS[::-1], *LAMS])
+    assert_allclose(twice.table["gain"], once.table["gain"])
+    assert fit.advise([1.0]).at_edge
 
 
 def test_few_rows_say_too_little():
