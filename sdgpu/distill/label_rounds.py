@@ -261,6 +261,6 @@ def best_shares(risk: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndar
         left, right = risk(inner)
         low, high = np.where(left < right, low, inner[0]), np.where(left < right, inner[1], high)
     middle = (low + high) / 2
-    # an end of [0, 1] is none that sections reach
-    candidates = np.stack([middle, np.zeros(count), np.ones(count)])
+    # an end of [0, 1] is none that sections reach; 1 where no share matters
+    candidates = np.stack([np.ones(count), middle, np.zeros(count)])
     return np.asarray(candidates[np.argmin(risk(candidates), axis=0), np.arange(count)])

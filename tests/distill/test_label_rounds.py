@@ -89,6 +89,7 @@ def test_the_best_share_of_least_squares(ratio):
 
 def test_the_best_share_is_found_at_the_ends_too():
     def risk(w):
-        return np.stack([w[:, 0], -w[:, 1], (w[:, 2] - 0.123) ** 2], axis=1)
+        return np.stack([w[:, 0], -w[:, 1], (w[:, 2] - 0.123) ** 2, 0 * w[:, 3]], axis=1)
 
-    np.testing.assert_allclose(best_shares(risk, 3), [0.0, 1.0, 0.123], atol=1e-8)
+    # all true where no share is better than another
+    np.testing.assert_allclose(best_shares(risk, 4), [0.0, 1.0, 0.123, 1.0], atol=1e-8)
