@@ -124,6 +124,13 @@ class _Exponential:
         return xp.where(known, g / divisor, self.slope / lam)
 
 
+def _ratio(eigenvalues: Any, lam: Any) -> Any:
+    """delta / lam, cut where it is endless: lams=0 is kept as the smallest number, and must not overflow."""
+    xp = compat.array_namespace(eigenvalues)
+    tiny = 64 * float(xp.finfo(eigenvalues.dtype).smallest_normal)
+    return eigenvalues / xp.maximum(lam, eigenvalues * tiny)
+
+
 @dataclass(frozen=True)
 class GradientFlow(_Exponential):
     """Gradient flow of ||f(X) - u||^2 / (2 n) from 0, stopped at t = n / lam: 1 - g = exp(-delta / lam)."""
@@ -132,7 +139,7 @@ class GradientFlow(_Exponential):
     projects: ClassVar[bool] = False
 
     def _exponent(self, eigenvalues: Any, lam: Any) -> Any:
-        return eigenvalues / lam
+        return _ratio(eigenvalues, lam)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ class IteratedTikhonov(_Exponential):
         return float(self.rounds)
 
     def _exponent(self, eigenvalues: Any, lam: Any) -> Any:
-        return self.rounds * compat.array_namespace(eigenvalues).log1p(eigenvalues / lam)
+        return self.rounds * compat.array_namespace(eigenvalues).log1p(_ratio(eigenvalues, lam))
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class Landweber(_Exponential):
         unit = xp.where(largest > 0, largest, xp.ones_like(largest))
         # all that is left of the largest is 0: a finite stand-in for its infinite exponent
         share = xp.clip(eigenvalues / unit, 0.0, 1 - float(xp.finfo(eigenvalues.dtype).eps))
-        exponent = -xp.log1p(-share) * (unit / lam)
+        exponent = -xp.log1p(-share) * _ratio(unit, lam)
         return xp.where(eigenvalues / unit >= 1, xp.full_like(exponent, xp.inf), exponent)
 
 

@@ -348,3 +348,21 @@ def test_a_lam_for_each_step_needs_all_eigenvalues() -> None:
         grown = sdgpu.fit(X, Y, KERNEL, 5.0, method=method, tol=1e-2)
         with pytest.raises(ValueError, match="one for each step needs all eigenvalues"):
             grown.path([5.0, 6.0])
+
+
+@pytest.mark.parametrize("name", ["ridge", "gradient_flow", "iterated", "landweber", "cutoff"])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_lam_0_is_the_fit_of_least_norm_with_every_smoother(name: str, scale: float) -> None:
+    """Endless time, endless rounds: the same interpolation, without an overflow on the way."""
+    X = np.random.default_rng(0).normal(size=(25, 2))
+    y = np.sin(X[:, 0])
+    kernel = scale * sdgpu.Gaussian(1.0)
+    with np.errstate(all="raise", under="ignore"):
+        fitted = sdgpu.fit(X, y, kernel, lams=0, smoother=name)
+        path = fitted.path(0.0, 0.5, steps=3)
+        limit = fitted.limit(0.0, 0.5)
+    dual = np.linalg.solve(kernel(X, X) / scale, y)
+    for step in range(3):
+        assert_near(path.fitted[step], y, rtol=1e-7)
+        assert_near(path.predict(X + 0.1)[step], sdgpu.Gaussian(1.0)(X + 0.1, X) @ dual, rtol=1e-6)
+    assert_near(limit.fitted, y, rtol=1e-7)
