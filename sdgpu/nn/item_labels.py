@@ -36,7 +36,7 @@ def all_labels(dataset: Any, loading: Loading, *, batch: int = 256) -> torch.Ten
 def _read(dataset: Any, loading: Loading, rows: Any, batch: int) -> torch.Tensor:
     keys = [(row, row) for row in rows]
     blocks = [keys[start : start + batch] for start in range(0, len(keys), batch)]
-    return torch.cat([labels for _, labels in loading.batches(dataset, blocks, draws=True)])
+    return torch.cat([labels for _, labels in loading.batches(dataset, blocks)])
 
 
 def _known(dataset: Any, loading: Loading) -> torch.Tensor | None:

@@ -7,20 +7,17 @@ seed: in any worker, in any batch, after a resume. In this process the generator
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from sdgpu.backend.signals import leave_interrupts_to_the_parent
-from sdgpu.nn.augment import stream
+from sdgpu.nn.item_generators import GENERATORS, generators_kept, put_back, seed_all, states
 
-__all__ = ["Loading", "generator_states", "generators_kept", "item_seeds", "pass_seed"]
+__all__ = ["Keys", "Loading"]
 
 Keys = Sequence[tuple[int, int]]
 
@@ -58,9 +55,23 @@ class Loading:
     timeout: float = 0
 
     def batches(
-        self, dataset: Any, batches: Iterable[Keys], *, draws: bool, pinned: bool = False
+        self,
+        dataset: Any,
+        batches: Iterable[Keys],
+        draws: tuple[str, ...] = GENERATORS,
+        *,
+        pinned: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Inputs and labels of batches of (row, seed), prepared ahead by the workers.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        batches : iterable of sequences of (row, seed)
+        draws : names of generators
+            That items draw from, as far as is known; any other is noticed, and costs a second reading.
+        pinned : bool
+            In memory that a GPU reads while the host goes on.
 
         Raises
         ------
@@ -68,7 +79,7 @@ class Loading:
             If items cannot be put into batches of tensors and labels.
         """
         loader: DataLoader[Any] = DataLoader(
-            _Keyed(dataset, draws=draws),
+            _Keyed(dataset, draws),
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=self.workers,
             collate_fn=_Collate(self.collate or default_collate),
@@ -138,26 +149,38 @@ class Loading:
 class _Keyed(Dataset[Any]):
     """The data set that a worker sees: items by (row, seed)."""
 
-    def __init__(self, dataset: Any, *, draws: bool) -> None:
+    def __init__(self, dataset: Any, draws: tuple[str, ...]) -> None:
         self.dataset, self.draws = dataset, draws
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, keys: Keys) -> list[Any]:
-        if get_worker_info() is not None:
+        if get_worker_info() is not None:  # nobody else draws there
             return self._items(keys)
-        with generators_kept():
+        with generators_kept(self.draws):
             return self._items(keys)
 
     def _items(self, keys: Keys) -> list[Any]:
-        if not self.draws:
+        """Items, whose generators were found out beforehand; if others drew too, all over again."""
+        others = [name for name in GENERATORS if name not in self.draws]
+        before = states(others)
+        items = self._drawn(keys, self.draws)
+        if states(others) == before:
+            return items
+        try:
+            return self._drawn(keys, GENERATORS)
+        finally:
+            put_back(others, before)
+
+    def _drawn(self, keys: Keys, names: tuple[str, ...]) -> list[Any]:
+        if not names:
             rows = [row for row, _ in keys]
             several = getattr(self.dataset, "__getitems__", None)
             return several(rows) if several else [self.dataset[row] for row in rows]
         items = []
         for row, seed in keys:
-            _seed(seed)
+            seed_all(names, seed)
             items.append(self.dataset[row])
         return items
 
@@ -189,55 +212,3 @@ class _Start:
         leave_interrupts_to_the_parent()
         if self.then is not None:
             self.then(worker)
-
-
-def _seed(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  # transforms of others draw from it
-    random.seed(seed)
-
-
-def generator_states() -> tuple[Any, ...]:
-    """Of the generators that transforms draw from, for comparison."""
-    words = np.random.get_state(legacy=False)  # noqa: NPY002
-    state: dict[str, Any] = words["state"]
-    return (
-        torch.get_rng_state().numpy().tobytes(),
-        state["key"].tobytes(),
-        state["pos"],
-        random.getstate(),
-    )
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """The generators that transforms draw from come back."""
-    ours, pythons = torch.get_rng_state(), random.getstate()
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.set_rng_state(ours)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(pythons)
-
-
-def pass_seed(seed: int, *position: int) -> int:
-    """What the seeds of the items of one pass over the data are made of."""
-    return stream(seed, "augment", *position).initial_seed()
-
-
-def item_seeds(rows: np.ndarray, base: int) -> np.ndarray:
-    """A seed for each row (b,), uint64: the finaliser of splitmix64, so that neighbours are unlike.
-
-    References
-    ----------
-    Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators.
-    """
-    with np.errstate(over="ignore"):
-        z = np.uint64(base) + (rows.astype(np.uint64) + np.uint64(1)) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))

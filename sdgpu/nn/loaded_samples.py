@@ -22,15 +22,9 @@ from torch.utils.data import (
 from sdgpu.nn.augment import training_order
 from sdgpu.nn.config import Config
 from sdgpu.nn.images import find_device, tensor_of
+from sdgpu.nn.item_generators import GENERATORS, generators_kept, item_seeds, pass_seed, states
 from sdgpu.nn.item_labels import all_labels
-from sdgpu.nn.keyed_loading import (
-    Keys,
-    Loading,
-    generator_states,
-    generators_kept,
-    item_seeds,
-    pass_seed,
-)
+from sdgpu.nn.keyed_loading import Keys, Loading
 from sdgpu.nn.parts import Reader, class_count, labels_of, one_hot
 from sdgpu.nn.training_files import digest
 
@@ -56,8 +50,8 @@ class LoadedSamples:
     loading : Loading
     shape : tuple of int
         Of the inputs of one item.
-    draws : bool
-        Whether items are made with random numbers.
+    draws : tuple of str
+        Global generators that items are made with: "torch", "numpy", "python".
     repeats : bool
         Whether an item is the same again with the same random numbers.
     prints : str
@@ -73,7 +67,7 @@ class LoadedSamples:
     name: str
     loading: Loading
     shape: tuple[int, ...]
-    draws: bool
+    draws: tuple[str, ...]
     repeats: bool
     prints: str
     mean: tuple[float, ...] = ()
@@ -136,7 +130,7 @@ class LoadedSamples:
         """Checksum of some items, with random numbers that are always the same."""
         rows = np.unique(np.linspace(0, len(self) - 1, PRINTS).astype(int))
         keys = self.keys(rows, pass_seed(0))
-        blocks = self.loading.batches(self.dataset, [keys], draws=self.draws)
+        blocks = self.loading.batches(self.dataset, [keys], self.draws)
         return digest(*next(iter(blocks)))
 
     def keys(self, rows: np.ndarray, base: int) -> Keys:
@@ -161,7 +155,7 @@ class LoadedSamples:
     ) -> Iterator[Tensor]:
         """Inputs of blocks of rows, with the random numbers of one pass."""
         keys = [self.keys(block, base) for block in blocks]
-        batches = self.loading.batches(self.dataset, keys, draws=self.draws, pinned=self._pinned)
+        batches = self.loading.batches(self.dataset, keys, self.draws, pinned=self._pinned)
         truth = self.host_labels()
         for block, (inputs, labels) in zip(blocks, batches, strict=True):
             yield self.brought(inputs, labels, truth[block], dtype, channels_last=channels_last)
@@ -238,7 +232,7 @@ class LoadedReader:
             keys = self._from(epoch, batch)
             part = self.part
             self._stream = part.loading.batches(
-                part.dataset, keys, draws=part.draws, pinned=part.device.type == "cuda"
+                part.dataset, keys, part.draws, pinned=part.device.type == "cuda"
             )
         inputs, labels = next(self._stream)
         own_rows = self._rows(epoch)[batch * self.config.batch :][: len(inputs)]
@@ -367,7 +361,7 @@ def opened_samples(
         name=name,
         loading=loading,
         shape=(),
-        draws=True,
+        draws=GENERATORS,
         repeats=True,
         prints="",
     )
@@ -387,18 +381,23 @@ def _tried(part: LoadedSamples) -> LoadedSamples:
             stacklevel=3,
         )
     return replace(
-        part, shape=shape, prints=prints, repeats=repeats, draws=not repeats or _draws(part)
+        part,
+        shape=shape,
+        prints=prints,
+        repeats=repeats,
+        draws=_draws(part) if repeats else GENERATORS,
     )
 
 
-def _draws(part: LoadedSamples) -> bool:
-    """Whether items are made with random numbers of the global generators."""
+def _draws(part: LoadedSamples) -> tuple[str, ...]:
+    """The generators that some items are made with."""
     rows = np.unique(np.linspace(0, len(part) - 1, PRINTS).astype(int))
     with generators_kept():
-        before = generator_states()
+        before = states()
         for row in part.index.numpy()[rows].tolist():
             part.dataset[row]
-        return generator_states() != before
+        after = states()
+    return tuple(name for name, a, b in zip(GENERATORS, before, after, strict=True) if a != b)
 
 
 def _taken_apart(

@@ -23,7 +23,7 @@ from sdgpu.nn import (
     train,
     with_label_noise,
 )
-from sdgpu.nn.keyed_loading import item_seeds, pass_seed
+from sdgpu.nn.item_generators import item_seeds, pass_seed
 from tests.nn.lookalikes import (
     Compose,
     FakeCIFAR,
@@ -130,6 +130,34 @@ def test_items_are_those_of_their_seed_by_hand():
     assert len({*seeds.tolist()}) == 10_000
     bits = np.unpackbits(seeds.view(np.uint8)).reshape(-1, 64).mean(axis=0)
     assert (abs(bits - 0.5) < 0.03).all()
+
+
+class Rarely:
+    """Draws from each generator now and then, by the brightness of an image, and from none at first."""
+
+    def __call__(self, tensor):
+        kind = int(tensor[0, 0, 0] * 255) % 7
+        draws = {1: lambda: float(torch.rand(1)), 2: random.random, 3: np.random.rand}
+        return tensor + draws[kind]() if kind in draws else tensor
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_generators_that_were_not_found_out_are_seeded_too(workers):
+    dataset = FakeCIFAR(transform=Compose(ToTensor(), Rarely()))
+    dataset.data[::5, 0, 0, 0] = dataset.data[-1, 0, 0, 0] = 0
+    own = make_data(DataLoader(dataset, num_workers=workers), val=0)
+    known = dataclasses.replace(own.train, draws=("torch", "numpy", "python"))
+    partly = dataclasses.replace(own.train, draws=("numpy",))
+    own = Data(dataclasses.replace(own.train, draws=()), None, None)
+    random.seed(1)
+    before = random.getstate()
+    one, two, three = (
+        train(network(), data, None, CONFIG)
+        for data in (own, Data(known, None, None), Data(partly, None, None))
+    )
+    assert random.getstate() == before
+    assert same_bits(one.model, two.model)
+    assert same_bits(three.model, two.model)
 
 
 def test_the_callers_random_numbers_stay():
