@@ -125,7 +125,7 @@ class _Exponential:
 
 
 def _ratio(eigenvalues: Any, lam: Any) -> Any:
-    """delta / lam, cut where it is endless: lams=0 is kept as the smallest number, and must not overflow."""
+    """delta / lam, cut where it is endless: lams=0 is kept as the smallest number and must not overflow."""
     xp = compat.array_namespace(eigenvalues)
     tiny = 64 * float(xp.finfo(eigenvalues.dtype).smallest_normal)
     return eigenvalues / xp.maximum(lam, eigenvalues * tiny)
