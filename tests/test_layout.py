@@ -77,7 +77,7 @@ operators.DenseOperator operators.TiledOperator operators.KeOpsOperator operator
 operators.ShardedOperator
 kernels.EmpiricalNTK
 nn.train nn.distill_chain nn.estimate_alpha nn.resnet20 nn.resnet56 nn.resnet18 nn.resnet34 nn.resnet50
-nn.Config nn.grid_chains nn.load_weights
+nn.Config nn.grid_chains nn.load_weights nn.load_model nn.make_data nn.loaded_samples nn.with_output
 """
 
 
