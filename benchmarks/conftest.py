@@ -31,6 +31,7 @@ from sdgpu.study.report.benchmark_comparison import FORMAT
 
 FOLDER = Path(os.environ.get("SDGPU_BENCH_RESULTS", Path(__file__).parent / "results"))
 MOST_ROUNDS, ENOUGH = 30, 3.0  # of one figure; seconds of both sides that more rounds are for
+LONG, FEWEST = 8.0, 3  # without those of minutes (make bench): seconds beyond which rounds are left out
 
 
 @dataclass
@@ -52,7 +53,7 @@ def device() -> str:
 
 
 @pytest.fixture
-def race(benchmark: Any) -> Callable[..., float]:
+def race(request: Any, benchmark: Any) -> Callable[..., float]:
     """Time two functions in turns and report the ratio of their medians.
 
     The rival runs as the set-up of every round, so a drift of the machine meets both. A rival that is
@@ -86,6 +87,8 @@ def race(benchmark: Any) -> Callable[..., float]:
         ours()
         pair = time.perf_counter() - start
         rounds = max(rounds, min(MOST_ROUNDS, int(ENOUGH / pair)))
+        if request.config.option.markexpr == "not full":
+            rounds = min(rounds, max(FEWEST, int(LONG / pair)))
         benchmark.pedantic(ours, setup=rival, rounds=rounds)
         mine, other = benchmark.stats.stats.median, times * median(spent)
         ratio = mine / other if at_least is None else other / mine
