@@ -21,7 +21,7 @@ from sdgpu.selection.losses import Validation
 __all__ = ["StepChoice", "choose_steps"]
 
 # what must be saved where no null can be simulated, in standard errors and in shares 1 / n of the error:
-# about the 99 % quantiles of where nothing can be saved (benchmarks/advice_calibration.py)
+# about the 99 % quantiles where nothing can be saved, 400 x 600 rows without a spike (study/theory/spiked.py)
 SURE, LARGE = 3.0, 40.0
 
 
