@@ -78,11 +78,16 @@ class Ranks(Protocol):
         """Sum over the ranks, ((a_0 + a_1) + a_2) + ..: the same bits on all, a new array.
 
         Traffic 2 (p - 1) / p times the bytes of the array, sent and received by each of p ranks.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, if shapes or dtypes are not alike, or others ask for :meth:`max`: names the ranks.
         """
         ...
 
     def max(self, array: Array) -> Array:
-        """Largest over the ranks, entry by entry; NaN if one has NaN. A new array."""
+        """Largest over the ranks, entry by entry; NaN if one has NaN. A new array. Errors as `sum`."""
         ...
 
     def first(self, value: Any) -> Any:
