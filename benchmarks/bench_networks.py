@@ -36,6 +36,7 @@ from sdgpu.nn import (
     predict,
     train,
 )
+from sdgpu.nn.evaluate import channels_come_last
 from sdgpu.nn.targets import Feed
 
 ROUNDS = 5
@@ -136,10 +137,12 @@ def test_against_a_bare_loop(case: Case) -> None:
     images, config = case.data.train, case.config
     told = predict(case.teacher.model, images, config)
     target = mixed_target(images.one_hot(torch.float32), told, case.teacher.alpha)
-    X = normalise(images.pixels, images.mean, images.std, torch.float32)
+    last = channels_come_last(case.student, config)
+    X = normalise(images.pixels, images.mean, images.std, torch.float32, channels_last=last)
 
     def bare() -> float:
         model = make_model("resnet20" if len(X) < 1000 else "resnet50", seed=1).to(X.device).train()
+        model.to(memory_format=torch.channels_last if last else torch.contiguous_format)
         adam = torch.optim.Adam(
             model.parameters(), config.lr, weight_decay=config.decay, fused=True
         )

@@ -53,7 +53,7 @@ class ImageReader:
 
     def _one_view(self, rows: torch.Tensor, *position: int) -> torch.Tensor:
         images, channels_last = self.images, self.config.channels_last
-        pixels = images.pixels[rows]
+        pixels = images.pixels.index_select(0, rows)
         if self.config.crop_pad or self.config.flip:
             # drawn on the CPU: the same views on every device
             generator = stream(self.config.augment_seed, "augment", *position, device="cpu")
