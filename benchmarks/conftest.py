@@ -31,7 +31,10 @@ from sdgpu.study.report.benchmark_comparison import FORMAT
 
 FOLDER = Path(os.environ.get("SDGPU_BENCH_RESULTS", Path(__file__).parent / "results"))
 MOST_ROUNDS, ENOUGH = 30, 3.0  # of one figure; seconds of both sides that more rounds are for
-LONG, FEWEST = 8.0, 3  # without those of minutes (make bench): seconds beyond which rounds are left out
+LONG, FEWEST = (
+    8.0,
+    3,
+)  # without those of minutes (make bench): seconds beyond which rounds are left out
 
 
 @dataclass

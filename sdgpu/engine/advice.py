@@ -4,8 +4,7 @@ From the fit alone. Leave-one-out judges every schedule on a fine grid of lam, a
 steps, each with its own best lam, is held against the ordinary fit with *its* best lam: chosen on parts
 of the rows and judged on the others (:mod:`sdgpu.selection.step_choice`), which gives the gain and its
 standard error. How many steps are enough is tested in the eigenbasis, against what chance makes of so
-many steps there (:mod:`sdgpu.distill.step_tests`); without all eigenvalues the gain has to be large
-beside its error.
+many steps there (:mod:`sdgpu.distill.step_tests`).
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Advice:
     table : xarray.Dataset
         Over step 1..T: lam, alpha (.., weight), mse (leave-one-out, on the rows that chose), nested_mse
         (on rows that had no part in choosing), chance (of what more steps save, if so many were enough;
-        NaN behind the answer, and without all eigenvalues); gain and standard_error (step, than): what
+        NaN behind the answer); gain and standard_error (step, than): what
         step saves against `than`.
     at_edge : bool
         Whether the ordinary fit wants a lam at an end of the grid: then it is not tuned, and the gain may
@@ -132,6 +131,7 @@ def advise(fitted: SweptFit, lams: Any = None, steps: int = 5) -> Advice:
     """
     solution, model, info = fitted.solution, fitted.model, fitted.info
     spectrum = spectrum_for("advice on distillation", solution, info.method)
+    _refuse_estimates(fitted, spectrum)
     steps, n = integer("steps", steps, 2), solution.counted
     if n < LEAST_ROWS:
         raise ValueError(
@@ -146,14 +146,27 @@ def advise(fitted: SweptFit, lams: Any = None, steps: int = 5) -> Advice:
     rows = judge(solution, model, None, None, steps)
     validation = rows.losses(grid, steps, folds=folds)
     choice = choose_steps(validation, grid, float(np.clip(info.error_estimate, ROUNDING, 1.0)))
-    known = spectrum.outside is None or bool(np.isfinite(to_numpy(spectrum.outside)).all())
-    if solution.leverages.exact and known:
-        enough, chances = _tested(spectrum, choice, grid, n, solution.leverages.unpenalised)
-    else:
-        enough, chances = choice.enough(), np.full(steps - 1, np.nan)
+    enough, chances = _tested(spectrum, choice, grid, n, solution.leverages.unpenalised)
     if not choice.gain[enough - 1, 0] > choice.standard_error[enough - 1, 0]:
         enough = 1  # left-out rows do not agree
     return _advice(choice, grid, enough, chances)
+
+
+def _refuse_estimates(fitted: SweptFit, spectrum: Spectrum) -> None:
+    """Refuse leverages from probes, whose errors large weights amplify, and a null that cannot be drawn.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not fitted.solution.leverages.exact:
+        raise ValueError(
+            f"advice on distillation needs all eigenvalues, and method={fitted.info.method!r} estimates "
+            "leverages, whose errors the weights of several steps amplify until they look like gains: fit "
+            "with method='eigh', or with features="
+        )
+    if spectrum.outside is not None and not np.isfinite(to_numpy(spectrum.outside)).all():
+        raise ValueError("squares of the targets leave float64: divide Y by a number near its size")
 
 
 def _lams(fitted: SweptFit) -> np.ndarray:

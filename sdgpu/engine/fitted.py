@@ -339,7 +339,8 @@ class Fit:
         Raises
         ------
         ValueError
-            Without a spectrum (method="cg"), of other smoothers than ridge, and for fewer than 20 rows.
+            Without all eigenvalues (method="cg", "lanczos", "subspace"), of other smoothers than ridge, and
+            for fewer than 20 rows.
         """
         return advise(self.parts, lams, steps)
 

@@ -12,17 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sdgpu.distill.gcv import jackknife_error
 from sdgpu.distill.joint_weights import JointWeights, steady_joint_weights
 from sdgpu.distill.loss_triangles import merge_rows, step_losses
 from sdgpu.distill.step_tests import fair_lams
 from sdgpu.selection.losses import Validation
 
 __all__ = ["StepChoice", "choose_steps"]
-
-# what must be saved where no null can be simulated, in standard errors and in shares 1 / n of the error:
-# about the 99 % quantiles where nothing can be saved, 400 x 600 rows without a spike (study/theory/spiked.py)
-SURE, LARGE = 3.0, 40.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +37,7 @@ class StepChoice:
     gain : array (T, T)
         nested[b] - nested[a]: what a + 1 steps save against b + 1.
     standard_error : array (T, T)
-        Of the gain, from its spread over folds; with that of estimated leverages.
-    rows : int
+        Of the gain, from its spread over folds.
     """
 
     lam_index: np.ndarray
@@ -53,14 +47,6 @@ class StepChoice:
     nested: np.ndarray
     gain: np.ndarray
     standard_error: np.ndarray
-    rows: int
-
-    def enough(self) -> int:
-        """The fewest steps that no larger number beats by far."""
-        T = len(self.nested)
-        far = np.maximum(SURE * self.standard_error, LARGE / self.rows * self.nested[:, None])
-        surely = self.gain > far
-        return next(t for t in range(1, T + 1) if not surely[t:, t - 1].any())
 
 
 def choose_steps(validation: Validation, lams: np.ndarray, noise: float) -> StepChoice:
@@ -94,10 +80,6 @@ def choose_steps(validation: Validation, lams: np.ndarray, noise: float) -> Step
         _, lam, s = _best(np.asarray(merge_rows(None, others)), lams, size)
         judged[f] = _losses(folds[f], lam, s)
     gain, variance = _paired(judged)
-    probes = np.zeros((T, T))
-    if validation.replicates is not None:  # the same chains with other probes
-        losses = np.stack([_losses(one, index, tails) for one in validation.replicates])
-        probes = jackknife_error(losses[:, None, :] - losses[:, :, None]) ** 2
     return StepChoice(
         lam_index=index,
         schedules=best.schedules[index, np.arange(T)],
@@ -105,8 +87,7 @@ def choose_steps(validation: Validation, lams: np.ndarray, noise: float) -> Step
         losses=scale * best.losses[index, np.arange(T)],
         nested=scale * judged.sum(axis=0),
         gain=scale * gain,
-        standard_error=scale * np.sqrt(variance + probes),
-        rows=validation.rows,
+        standard_error=scale * np.sqrt(variance),
     )
 
 
