@@ -75,6 +75,27 @@ def test_draws_are_those_that_were_published(fields):
     assert draw_mix(PLAIN, 0, 0, SEVEN) is None
 
 
+def published_box(size, share, rng):
+    """Of the code of Yun et al. 2019, with the sides in the order of the axes."""
+    height, width = size
+    ratio = np.sqrt(1.0 - share)
+    cut_h, cut_w = int(height * ratio), int(width * ratio)
+    cy, cx = int(rng.integers(height)), int(rng.integers(width))
+    top, bottom = (int(np.clip(cy + sign * (cut_h // 2), 0, height)) for sign in (-1, 1))
+    left, right = (int(np.clip(cx + sign * (cut_w // 2), 0, width)) for sign in (-1, 1))
+    return top, bottom, left, right
+
+
+def test_rectangles_are_those_of_the_published_code():
+    config = change(cutmix=0.7)
+    for batch in range(200):
+        mix = draw_mix(config, 1, batch, SEVEN)
+        rng = np.random.default_rng(stream(0, "augment", 1, batch, 0, 0).initial_seed())
+        share = rng.beta(0.7, 0.7)
+        assert mix.partner.tolist() == rng.permutation(7).tolist()
+        assert mix.box == published_box((20, 30), share, rng)
+
+
 def by_hand(model, problem, config, U):
     """A loop that mixes views and targets itself; returns the mixed targets too."""
     images = problem.train
