@@ -1,7 +1,11 @@
 """Data sets and DataLoaders of torch: the same training as by hand, the same bits after a resume."""
 
 import dataclasses
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -423,3 +427,43 @@ def test_channels_last_and_other_types():
 
     train(Watched().double(), own, None, dataclasses.replace(CONFIG, channels_last=True))
     assert {*seen[4:]} == {(torch.float64, True)}
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+import torch
+torch.set_num_threads(1)
+from torch.utils.data import DataLoader
+from sdgpu.nn import make_data, train
+from tests.nn.lookalikes import FakeCIFAR
+from tests.nn.test_loaded_samples import CONFIG, RANDOM, network
+
+def hook(event):
+    if event.done == 5:
+        os.killpg(0, signal.SIGINT)  # as a terminal does: to the workers too
+        time.sleep(0.5)
+
+data = make_data(DataLoader(FakeCIFAR(transform=RANDOM), num_workers=2), val=4)
+try:
+    train(network(), data, None, CONFIG, folder=sys.argv[1], progress=hook)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="groups of processes")
+def test_an_interrupt_of_all_processes_is_a_saved_training(tmp_path):
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 130, run.stderr[-2000:]
+    data = make_data(FakeCIFAR(transform=RANDOM), val=4)
+    resumed = train(network(), data, None, CONFIG, folder=tmp_path)
+    assert same_bits(resumed.model, train(network(), data, None, CONFIG).model)
