@@ -44,6 +44,8 @@ def test_the_best_epoch_is_the_first_of_equal_ones():
     assert best_epoch([], "val_loss") is None
     assert best_epoch(history(float("nan")), "val_loss") is None
     assert best_epoch(history(float("nan"), 2.0), "val_loss") == 2
+    # members of a stack have best epochs of their own
+    assert best_epoch(history((2.0, 1.0), (1.0, 2.0)), "val_loss") is None
 
 
 def test_patience_counts_epochs_since_the_best():
