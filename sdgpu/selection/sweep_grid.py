@@ -116,6 +116,11 @@ def _estimate_error(
     # what all probes have wrong alike: mse goes with (1 - H_ii)^-2
     residual_dof = solution.counted - leverages.traces(lams, 1).mean(axis=0)  # (L, 1)
     bias = 2 * mse * (leverages.bias(lams, steps) / residual_dof)[:, None, :]
+    # and what they scatter by about each row's own 1 - H_ii: the second order of (1 - H_ii)^-2, which no
+    # spread over probes shows once estimates are held at their bound
+    complement = residual_dof / solution.counted
+    relative = np.minimum(3 * leverages.scatter(lams)[:, None] / complement**2, 1.0)
+    bias = np.hypot(bias, mse * relative[:, None, :])
     return np.asarray(np.hypot(jackknife_error(replicate_mse, mse), bias))
 
 

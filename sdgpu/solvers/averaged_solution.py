@@ -129,6 +129,15 @@ class NoLeverages:
         """
         _refuse("generalised cross-validation")
 
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """Refused.
+
+        Raises
+        ------
+        ValueError
+        """
+        _refuse("leave-one-out")
+
 
 @dataclass(frozen=True, eq=False)
 class AveragedSolution:

@@ -161,6 +161,10 @@ class FeatureLeverages:
         """None."""
         return np.zeros((len(lams), steps))
 
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """None."""
+        return np.zeros(len(lams))
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureSolution:

@@ -72,6 +72,9 @@ class Leverages(Protocol):
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Bounds on what is wrong in the traces of all probes alike, (L, T)."""
 
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """Mean square of the random error of a row's leverage, (L,)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Exact:
@@ -122,6 +125,10 @@ class Exact:
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """None."""
         return np.zeros((len(lams), steps))
+
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """None."""
+        return np.zeros(len(lams))
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +192,10 @@ class Estimated:
     def bias(self, lams: np.ndarray, steps: int) -> np.ndarray:
         """Of the space in which they were evaluated."""
         return self.probes.bias(lams / self.unit, steps)
+
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """Of the probes."""
+        return self.probes.scatter(lams / self.unit)
 
     def _clamped_diagonals(self, powers: Any, lams: np.ndarray) -> Diagonals:
         """With H_ii kept where it must be, between 0 and K_ii / (K_ii + lam)."""

@@ -132,6 +132,17 @@ class Probes:
         columns = [*bounds.T, *extension][:steps]
         return np.stack([np.interp(points, nodes, column) for column in columns], axis=1)
 
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """Mean square of the random error of H_ii over the rows, (L,), from traces alone.
+
+        Of one row it is sum_j (H - P)_ij^2 / count over j != i, P the part that is known: on average
+        (||H - P||_F^2 - sum_i (H - P)_ii^2) / (n count), where the last sum is at least tr(H - P)^2 / n.
+        """
+        n = float(self._signs.shape[1])
+        unknown = self.traces(lams, 2).mean(axis=0)
+        unknown = unknown - power_filters(self._low_rank.values, lams, 2).sum(axis=-1)  # (L, 2)
+        return np.maximum(unknown[:, 1] - unknown[:, 0] ** 2 / n, 0.0) / (n * self.count)
+
     def diagonals(self, lams: np.ndarray, steps: int) -> tuple[Any, Any]:
         """diag(H), .., diag(H^T): the low-rank part (L, T, n), and the remainder as each group sees it.
 

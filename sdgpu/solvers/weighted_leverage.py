@@ -102,6 +102,10 @@ class WeightedLeverages:
         """As the base."""
         return self.base.bias(lams, steps)
 
+    def scatter(self, lams: np.ndarray) -> np.ndarray:
+        """As the base."""
+        return self.base.scatter(lams)
+
     def _with_mean(self, diagonals: Diagonals) -> Diagonals:
         if not self.rows.intercept:
             return diagonals

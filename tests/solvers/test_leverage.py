@@ -93,6 +93,9 @@ class FakeProbes:
     def bias(self, lams, steps):
         return np.outer(lams, np.arange(1.0, steps + 1))
 
+    def scatter(self, lams):
+        return 0.5 * lams
+
     def diagonals(self, lams, steps):
         own = np.stack([[np.diag(P) for P in dense_powers(self.K, lam, steps)[1:]] for lam in lams])
         return 0.75 * own, 0.25 * own[None] + self.spread[:, :, :steps]
