@@ -33,7 +33,7 @@ FORMAT = 1
 EVERY = 8  # blocks of a rank between two looks at the clock of rank 0, for which ranks wait
 
 
-@dataclass
+@dataclass(eq=False)
 class RankPass:
     """What :class:`~sdgpu.engine.pass_checkpoint.PassCheckpoint` is for one device; all ranks call.
 

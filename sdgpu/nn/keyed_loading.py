@@ -25,7 +25,7 @@ _INPUTS = ("pixel_values", "input_ids", "image", "img", "inputs", "input", "x", 
 _LABELS = ("labels", "label", "targets", "target", "y", "fine_label")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loading:
     """How items become batches: what a DataLoader was given, without its order.
 

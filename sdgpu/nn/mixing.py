@@ -15,7 +15,7 @@ from sdgpu.nn.config import Config
 __all__ = ["Mix", "draw_mix"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Mix:
     """How the rows of one batch are mixed.
 

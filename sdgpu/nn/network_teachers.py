@@ -266,7 +266,7 @@ class TeacherEnsemble:
                 yield weight * inner, member
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Teacher:
     """Whom a student learns from, and how much it hears of the ground truth.
 

@@ -274,7 +274,7 @@ class _Work:
     fits: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _ChainWork:
     """What is trained where."""
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from sdgpu.nn import SavedTeacher, grid_chains, predict
 from sdgpu.study.networks.network_runs import open_network, run_experiment
@@ -31,6 +32,8 @@ def done(tmp_path_factory, teacher):
 
 def test_the_dataset_is_what_the_chains_say(done, problem, teacher):
     folder, found = done
+    before = torch.get_num_threads()
+    torch.set_num_threads(TAUGHT.threads)  # others round otherwise
     chains = grid_chains(
         TAUGHT.network(problem, 0),
         problem,
@@ -39,6 +42,7 @@ def test_the_dataset_is_what_the_chains_say(done, problem, teacher):
         alphas=TAUGHT.rules,
         first_teacher=teacher,
     )
+    torch.set_num_threads(before)
     for chain, rule in zip(chains, found["rule"].values, strict=True):
         rows = found.sel(seed=0, rule=rule)
         np.testing.assert_array_equal(rows["alpha"], chain.alphas)
