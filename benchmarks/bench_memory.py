@@ -40,7 +40,7 @@ print((resident("VmHWM:") - before) / (8 * n * n))
         (3000, 4, "eigh", "dense", "1GB"),
         (6000, 4, "subspace", "dense", "400MB"),
         (6000, 4, "subspace", "tiled", "140MB"),
-        (6000, 4, "lanczos", "tiled", "100MB"),
+        (6000, 4, "lanczos", "tiled", "110MB"),
         (20_000, 4, "subspace", "tiled", "350MB"),
         (12_000, 4, "cg", "dense", "1.2GB"),
         (500, 20_000, "eigh", "dense", "300MB"),
