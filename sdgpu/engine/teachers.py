@@ -31,7 +31,7 @@ __all__ = ["TeacherPredictions", "rows_beside", "teachers_at"]
 
 ENTRIES = 2**22  # kernel values of a block of rows
 BATCH = 1024  # rows that a network sees at once
-LOGITS = "of logits pass the softmax, or say so, output='logits'"
+LOGITS = "of logits pass the softmax, or say so, output='logits' (of sdgpu.student teacher_output=)"
 
 
 @dataclass(frozen=True, eq=False)
