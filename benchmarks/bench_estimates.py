@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 
 import sdgpu
 from benchmarks.bench_large import TOL, N, flights
@@ -51,6 +52,7 @@ def test_gcv_from_a_grown_spectrum(device: str) -> None:
     assert np.isfinite(found["gcv"]).all()
 
 
+@pytest.mark.full
 def test_leave_one_out_from_a_grown_spectrum(device: str) -> None:
     """The same grid judged on every row left out, with the rows that matter computed by themselves."""
     data = flights(N)

@@ -119,7 +119,7 @@ def test_laplacian_products(d: int, precision: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize(("d", "times"), [(12, 1.5), (435, 10)])
+@pytest.mark.parametrize(("d", "times"), [(12, 1.5), pytest.param(435, 10, marks=pytest.mark.full)])
 def test_laplacian_gram(d: int, times: float, dtype: str, race: Any) -> None:
     X = np.random.default_rng(0).standard_normal((N, d)).astype(dtype)
     kernel = sdgpu.Laplacian(0.5 / d)
@@ -137,6 +137,7 @@ def test_laplacian_gram(d: int, times: float, dtype: str, race: Any) -> None:
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_laplacian_gram_against_passes(dtype: str, race: Any, monkeypatch: Any) -> None:
     X = np.random.default_rng(0).standard_normal((N // 2, 435)).astype(dtype)

@@ -48,7 +48,11 @@ def bound(d: int, device: str) -> float:
     return max(spent)
 
 
-@pytest.mark.parametrize(("d", "least"), [(3, 6), (10, 6), (50, 6), (784, 50)])
+@pytest.mark.parametrize(
+    ("d", "least"),
+    [(10, 6)]
+    + [pytest.param(*case, marks=pytest.mark.full) for case in ((3, 6), (50, 6), (784, 50))],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_against_keops(race: Any, device: str, d: int, least: float) -> None:
     if keops.why_not():

@@ -46,6 +46,7 @@ def test_a_run_against_the_sum_of_its_fits(race, tmp_path, workers):
     )
 
 
+@pytest.mark.full
 def test_a_page_of_ten_thousand_cells(tmp_path, monkeypatch):
     """100 seeds, 50 widths, two levels of noise; the records are those of a few cells, changed."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # of ten thousand files: minutes

@@ -91,6 +91,7 @@ def test_memory(device: str) -> None:
     assert mine <= 0.1 * other
 
 
+@pytest.mark.full
 def test_time(race: Any, device: str) -> None:
     net, X = network().to(device), digits().to(device)
     wanted = full(net, X)
