@@ -278,7 +278,7 @@ PRESETS: dict[str, Experiment] = {
         alphas=_TENTHS,
         val=5000,
     ),
-    # an hour on two cores: 5,000 images to train on, of the published files or of a copy of them
+    # hours on two cores: 5,000 images to train on, of the published files or of a copy of them
     # (sdgpu train copy.npz --preset cifar10-small), with --label-noise too
     "cifar10-small": Experiment(
         name="cifar10-small",
