@@ -25,7 +25,7 @@ import numpy as np
 
 from sdgpu.backend.sealed_json import plain, read_json, read_line, sealed_line, write_json
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
-from sdgpu.backend.storage import append_line, folder_lock, write_file
+from sdgpu.backend.storage import append_line, clean_folder, folder_lock, write_file
 from sdgpu.study.grid_study.configuration import StudyConfig
 
 __all__ = ["StudyFolder", "read_cell", "write_cell"]
@@ -47,7 +47,10 @@ class StudyFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder and hold it against other runs.
+        """Make the folder, hold it against other runs, and clean it before and after.
+
+        A worker that is killed between the rename of its file and the end of the write leaves an empty
+        workplace beside a cell that is whole and is never written again.
 
         Raises
         ------
@@ -58,9 +61,14 @@ class StudyFolder:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder={str(self.folder)!r} is a file: name a folder")
-        (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
+        cells = self.folder / CELLS
+        cells.mkdir(parents=True, exist_ok=True)
         with folder_lock(self.folder, "run of a study"):
-            yield
+            clean_folder(cells)
+            try:
+                yield
+            finally:
+                clean_folder(cells)
 
     @property
     def exists(self) -> bool:

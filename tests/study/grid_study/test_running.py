@@ -121,8 +121,12 @@ def test_finished_cells_are_not_repeated(whole, tmp_path, monkeypatch):
         return work(job, **how)
 
     monkeypatch.setattr(workers, "fit_cells", counted)
+    cell = next((tmp_path / "a" / "cells").iterdir())
+    left = cell.with_name(f".{cell.name}.1-0123abcd.sdgpu-tmp")  # of a worker killed after its rename
+    (left / "new").mkdir(parents=True)
     run(tables(), tmp_path / "a")
     assert not worked
+    assert not left.exists()
     run(tables(seeds=[0, 1, 2]), tmp_path / "a")
     assert worked == [(2, "gamma=0.02"), (2, "gamma=0.1")]
     again = run(tables(), tmp_path / "a")  # fewer again: the others stay in the folder
@@ -212,6 +216,7 @@ def test_workers_that_are_killed_again_and_again_hold_nothing_up(tmp_path):
     assert killed
     assert len(found.records) + len(found.failed) == 48
     assert len(found.failed) <= 2 * len(killed)
+    assert not list((tmp_path / "a").rglob("*.sdgpu-tmp"))
 
 
 SCRIPT = """
