@@ -15,7 +15,7 @@ from .network_teachers import SavedTeacher, Teacher, TeacherEnsemble
 from .optimisers import Lion
 from .own_data import make_data
 from .pretrained import load_model, load_weights
-from .records import Epoch, TrainResult
+from .records import Epoch, FitLabel, TrainResult
 from .resnet import make_model, resnet18, resnet20, resnet34, resnet50, resnet56, smallcnn
 from .samples import Samples, samples_from_arrays
 from .stacked import Stack, bytes_per_member, train_stacked
@@ -28,6 +28,7 @@ __all__ = [
     "Consensus",
     "Data",
     "Epoch",
+    "FitLabel",
     "Images",
     "Lion",
     "LoadedSamples",

@@ -28,9 +28,10 @@ from sdgpu.nn.alpha_hat import estimate_alpha
 from sdgpu.nn.chain_records import Chain, StepRecord, rule_name
 from sdgpu.nn.config import Config
 from sdgpu.nn.evaluate import predict, score
+from sdgpu.nn.listening import OnEpoch, labelled
 from sdgpu.nn.network_teachers import SavedTeacher, Teacher, TeacherEnsemble
 from sdgpu.nn.preconditions import check_cacheable
-from sdgpu.nn.records import TrainResult
+from sdgpu.nn.records import FitLabel, TrainResult
 from sdgpu.nn.resnet import make_model
 from sdgpu.nn.trainer import train
 from sdgpu.nn.training_files import check_replaceable, shapes
@@ -57,6 +58,7 @@ def distill_chain(
     first: TrainResult | None = None,
     first_teacher: FirstTeacher | None = None,
     stem: str = "cifar",
+    on_epoch: OnEpoch | None = None,
 ) -> Chain:
     """Train a chain of T networks, each on the ground truth and the network before it.
 
@@ -93,6 +95,9 @@ def distill_chain(
         refused.
     stem : {"cifar", "imagenet"}, default "cifar"
         First layers of a network given by its name, see :func:`~sdgpu.nn.resnet.make_model`.
+    on_epoch : callable, optional
+        Hears every :class:`~sdgpu.nn.Epoch` of every fit; its `fit` says which. True ends that fit, and the
+        chain goes on from it. An error that it raises ends the chain, which may be called again.
 
     Returns
     -------
@@ -137,6 +142,7 @@ def distill_chain(
             resume=resume,
             fits_first=first is None,
             first_teacher=first_teacher,
+            on_epoch=on_epoch,
         )
         return run_chain(lab, first, steps=steps, alphas=alphas, clip=clip)
 
@@ -184,11 +190,12 @@ def run_chain(
 ) -> Chain:
     """The chain of :func:`distill_chain` with what its fits share at hand; rules have been checked."""
     lab.check()
+    lab = replace(lab, rule=rule_name(alphas))
     taught = lab.first_teacher is not None
     weights = None if isinstance(alphas, str) else check_weights(alphas, steps, taught=taught)
     ordinary = first
     if ordinary is None and (not taught or weights is None):
-        ordinary = lab.fit("step-1", None)
+        ordinary = lab.fit("step-1", None, step=1)
     P1 = lab.on_validation(ordinary.model) if weights is None and ordinary is not None else None
     records: list[StepRecord] = []
     results: list[TrainResult] = []
@@ -210,7 +217,7 @@ def run_chain(
         results.append(result)
     chain = Chain(
         lab.config.init_seed,
-        rule_name(alphas),
+        lab.rule,
         tuple(records),
         tuple(result.model for result in results),
         int(first is not None and not taught),
@@ -233,6 +240,8 @@ class Lab:
     fits_first: bool = True  # step 1 is a fit of this lab, and not one that the caller gives
     first_teacher: FirstTeacher | None = None  # whom step 1 learns from
     ordinary: TrainResult | None = None  # the fit to the labels, where there is one
+    on_epoch: OnEpoch | None = None
+    rule: str = ""
 
     @cached_property
     def teacher_name(self) -> str:
@@ -241,7 +250,9 @@ class Lab:
             return ""
         return f"first teacher {Teacher(self.first_teacher, 0.0).identity()}"
 
-    def fit(self, name: str, targets: Teacher | torch.Tensor | None) -> TrainResult:
+    def fit(
+        self, name: str, targets: Teacher | None, *, step: int, alpha: float | None = None
+    ) -> TrainResult:
         """One training, in a folder of its own."""
         return train(
             self.initial,
@@ -253,7 +264,12 @@ class Lab:
             progress=self.progress,
             resume=self.resume,
             stage=name,
+            on_epoch=labelled(self.on_epoch, self.label(step, alpha, self.rule)),
         )
+
+    def label(self, step: int, alpha: float | None, rule: str) -> FitLabel:
+        """What the caller hears of a fit."""
+        return FitLabel(step=step, alpha=alpha, rule=rule or None, seed=self.config.init_seed)
 
     def step(
         self,
@@ -283,7 +299,7 @@ class Lab:
         else:
             # with the weight 1 the teacher says nothing
             teacher = None if alpha == 1 else self.teacher(results, alpha)
-            result = self.fit(f"{self.prefix}step-{step}", teacher)
+            result = self.fit(f"{self.prefix}step-{step}", teacher, step=step, alpha=alpha)
             seconds, fits = seconds + result.seconds, fits + 1
         record = self.record(
             step, result, alpha=alpha, estimate=estimate, fits=fits, seconds=seconds
@@ -305,7 +321,8 @@ class Lab:
         self, step: int, results: Sequence[TrainResult], P1: torch.Tensor, *, clip: bool
     ) -> tuple[TrainResult, StepRecord]:
         """Step of Algorithm 1: fit with alpha = 0, take alpha-hat from it, fit again."""
-        zero = self.fit(f"{self.prefix}step-{step}-alpha-0", self.teacher(results, 0.0))
+        name = f"{self.prefix}step-{step}-alpha-0"
+        zero = self.fit(name, self.teacher(results, 0.0), step=step, alpha=0.0)
         P0 = self.on_validation(zero.model)
         estimate = estimate_alpha(P1, P0, self.data.val.one_hot(P1.dtype))
         alpha = float(np.clip(estimate, 0.0, 1.0)) if clip else estimate

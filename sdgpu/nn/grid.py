@@ -12,17 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdgpu.backend.checks import choice, integer, schedule
+from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress
 from sdgpu.nn.chain import FirstTeacher, Lab, Model, check_weights, run_chain, start
 from sdgpu.nn.chain_records import Chain, StepRecord, rule_folder, rule_name
 from sdgpu.nn.config import Config
-from sdgpu.nn.evaluate import checksum, predict
+from sdgpu.nn.evaluate import checksum, float_type
+from sdgpu.nn.listening import OnEpoch, labelled
 from sdgpu.nn.loss import mixed_target, smoothed
-from sdgpu.nn.preconditions import check_cacheable
+from sdgpu.nn.preconditions import check_cacheable, check_teacher
 from sdgpu.nn.records import TrainResult
 from sdgpu.nn.stacked import train_stacked
+from sdgpu.nn.targets import Teacher, cached_predictions
 
 __all__ = ["grid_chains"]
 
@@ -44,6 +46,7 @@ def grid_chains(
     resume: bool = True,
     stem: str = "cifar",
     first_teacher: FirstTeacher | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> tuple[Chain, ...]:
     """Train a chain for each rule and seed; chains of one seed share the first network.
 
@@ -67,6 +70,8 @@ def grid_chains(
         one within rounding. Needs teacher="cached".
     folder, progress, resume, stem, first_teacher
         As for :func:`~sdgpu.nn.chain.distill_chain`; one folder for each seed and rule.
+    on_epoch : callable, optional
+        As for :func:`~sdgpu.nn.chain.distill_chain`: it hears every fit by itself, side by side or not.
 
     Returns
     -------
@@ -87,10 +92,6 @@ def grid_chains(
         raise ValueError("alphas is empty: give at least one rule")
     for rule in rules:
         _check_rule(rule, steps, data, taught=first_teacher is not None)
-    if stacked and first_teacher is not None:
-        raise ValueError(
-            "stacked=True shares step 1, which with first_teacher every rule has its own of"
-        )
     if stacked and config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {config.teacher!r}")
     if stacked and config.loss == "hinton":
@@ -102,6 +103,9 @@ def grid_chains(
             f"seeds={list(seeds)} with a model that has its weights: give a name or a factory, so that "
             "each seed has its own initialisation"
         )
+    if stacked and first_teacher is not None:  # which no training of its own checks
+        Teacher(first_teacher, 0.0).check(data.train, config)
+        check_teacher(Teacher(first_teacher, 0.0), data.train, config)
     root = None if folder is None else Path(folder)
     chains: list[Chain] = []
     checksums: set[str] = set()
@@ -115,6 +119,7 @@ def grid_chains(
                 progress=progress,
                 resume=resume,
                 first_teacher=first_teacher,
+                on_epoch=on_epoch,
             )
             if checksum(lab.initial) in checksums:
                 _warn(setting)
@@ -127,14 +132,14 @@ def _of_seed(
     lab: Lab, steps: int, rules: Sequence[Rule], *, clip: bool, stacked: bool
 ) -> list[Chain]:
     """The chains of one seed, which share the ordinary fit."""
+    # a stack trains a weight of 1 too
     wanted = lab.first_teacher is None or any(
-        isinstance(rule, str) or 1 in np.atleast_1d(rule) for rule in rules
+        isinstance(rule, str) or (1 in np.atleast_1d(rule) and not stacked) for rule in rules
     )
-    ordinary = lab.fit("step-1", None) if wanted else None
+    ordinary = lab.fit("step-1", None, step=1) if wanted else None
     side_by_side = [rule for rule in rules if stacked and not isinstance(rule, str)]
     stacked_chains: Iterator[Chain] = iter(())
     if side_by_side:
-        assert ordinary is not None
         stacked_chains = iter(_side_by_side(lab, ordinary, steps, side_by_side))
     chains: list[Chain] = []
     for rule in rules:
@@ -148,50 +153,76 @@ def _of_seed(
     return chains
 
 
-def _side_by_side(lab: Lab, first: TrainResult, steps: int, rules: Sequence[Rule]) -> list[Chain]:
-    """All chains with given weights, one stack for each step."""
-    weights = np.stack([schedule(rule, steps) for rule in rules])  # (g, T - 1)
-    Y = None
-    records: list[list[StepRecord]] = [[] for _ in rules]
-    models = [[first.model] for _ in rules]
+def _side_by_side(
+    lab: Lab, ordinary: TrainResult | None, steps: int, rules: Sequence[Rule]
+) -> list[Chain]:
+    """All chains with given weights, one stack for each step; step 1 is shared, or has a teacher."""
+    taught = lab.first_teacher is not None
+    weights = np.stack([check_weights(rule, steps, taught=taught) for rule in rules])
     # a stack is of these rules: with others it is another network, trained in another place
-    place = f"stack-{rule_folder(*rules)}"
-    for chain_records in records:
-        chain_records.append(lab.record(1, first, seconds=first.seconds))
-    for step in range(2, steps + 1):
-        predictions = [
-            predict(networks[-1], lab.data.train, lab.config, world=lab.world)
-            for networks in models
-        ]
-        if Y is None:
-            Y = lab.data.train.one_hot(predictions[0].dtype)
-            Y = smoothed(Y, lab.config.label_smoothing)
-        targets = torch.stack(
-            [
-                mixed_target(Y, P, float(weights[chain, step - 2]), hard=lab.config.hard)
-                for chain, P in enumerate(predictions)
-            ]
-        )
+    place = f"{lab.prefix}stack-{rule_folder(*rules)}"
+    records: list[list[StepRecord]] = [[] for _ in rules]
+    models: list[list[nn.Module]] = [[] for _ in rules]
+    if not taught:
+        assert ordinary is not None
+        for chain_records, networks in zip(records, models, strict=True):
+            chain_records.append(lab.record(1, ordinary, seconds=ordinary.seconds))
+            networks.append(ordinary.model)
+    for step in range(1 if taught else 2, steps + 1):
+        alphas = weights[:, step - 2 + taught].tolist()
+        teachers = [networks[-1] if networks else lab.first_teacher for networks in models]
         results = train_stacked(
             [lab.initial] * len(rules),
             lab.data,
-            targets,
+            _targets(lab, teachers, alphas),
             dataclasses.replace(lab.config, extendable=False),
             folder=None if lab.folder is None else lab.folder / place / f"step-{step}",
             progress=lab.progress,
             resume=lab.resume,
             stage=f"stack-step-{step}",
+            on_epoch=labelled(
+                lab.on_epoch,
+                *(
+                    lab.label(step, alpha, rule_name(rule))
+                    for alpha, rule in zip(alphas, rules, strict=True)
+                ),
+            ),
         )
+        told = f"step {step - 1}" if step > 1 else lab.teacher_name
         for chain, result in enumerate(results):
-            alpha = float(weights[chain, step - 2])
-            record = lab.record(step, result, alpha=alpha, seconds=result.seconds)
-            records[chain].append(dataclasses.replace(record, teacher=f"step {step - 1}"))
+            record = lab.record(step, result, alpha=alphas[chain], seconds=result.seconds)
+            records[chain].append(dataclasses.replace(record, teacher=told))
             models[chain].append(result.model)
     seed = lab.config.init_seed
     return [
-        Chain(seed, rule_name(rule), tuple(chain_records), tuple(nets), 1)
-        for rule, chain_records, nets in zip(rules, records, models, strict=True)
+        Chain(
+            seed,
+            rule_name(rule),
+            tuple(chain_records),
+            tuple(networks),
+            int(not taught),
+            lab.teacher_name or None,
+        )
+        for rule, chain_records, networks in zip(rules, records, models, strict=True)
     ]
+
+
+def _targets(lab: Lab, teachers: Sequence[Any], alphas: Sequence[float]) -> torch.Tensor:
+    """Mixed targets (g, n, c) of chains side by side; a teacher that several share is asked once."""
+    images, config = lab.data.train, lab.config
+    dtype = float_type(lab.initial)
+    Y = smoothed(images.one_hot(dtype), config.label_smoothing)
+    said: dict[int, torch.Tensor] = {}
+    mixed = []
+    for network, alpha in zip(teachers, alphas, strict=True):
+        if id(network) not in said:
+            teacher = Teacher(network, 0.0)
+            tables = teacher.said(images, config, dtype)
+            said[id(network)] = cached_predictions(
+                teacher, images, config, said=tables, world=lab.world
+            )
+        mixed.append(mixed_target(Y, said[id(network)], alpha, hard=config.hard))
+    return torch.stack(mixed)
 
 
 def _warn(setting: Config) -> None:

@@ -24,7 +24,7 @@ from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_setup import resting, start_training
 
-__all__ = ["check_cacheable", "check_device", "check_networks", "check_request"]
+__all__ = ["check_cacheable", "check_device", "check_networks", "check_request", "check_teacher"]
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -153,9 +153,20 @@ def check_networks(
     try_loss(outputs, images, config, weighted=weighted)
     check_mixing(_sample(student, images, 1), config)
     if isinstance(targets, Teacher):
-        for number, (_, network) in enumerate(targets.networks):
-            name = "the teacher" if len(targets.networks) == 1 else f"teacher {number + 1}"
-            _check_model(network, images, config, name, None)
+        check_teacher(targets, images, config)
+
+
+def check_teacher(teacher: Teacher, images: Any, config: Config) -> None:
+    """Refuse networks of a teacher that cannot do with the images what they must.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check_networks`.
+    """
+    for number, (_, network) in enumerate(teacher.networks):
+        name = "the teacher" if len(teacher.networks) == 1 else f"teacher {number + 1}"
+        _check_model(network, images, config, name, None)
 
 
 def check_device(config: Config, device: torch.device) -> None:

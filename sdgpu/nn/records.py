@@ -4,17 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["Board", "Epoch", "TrainResult", "as_numbers", "epoch_from", "rows"]
+__all__ = [
+    "Board",
+    "Epoch",
+    "FitLabel",
+    "TrainResult",
+    "as_numbers",
+    "epoch_from",
+    "of_member",
+    "rows",
+    "without_members",
+]
 
 Number = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FitLabel:
+    """Which training an epoch is of, where one call makes several.
+
+    Attributes
+    ----------
+    stage : str
+        Name of the run, as in events of progress and in folders: "step-2", "step-2-alpha-0".
+    step : int or None
+        Of a chain, from 1; None of a training by itself, as are the next three.
+    alpha : float or None
+        Weight of the ground truth; None for the ordinary fit, which has no teacher.
+    rule : str or None
+        Of the chain: "0.3", "algorithm1". None for a fit that chains of several rules share.
+    seed : int or None
+        Of the initialisation.
+    member : int or None
+        Of a stack, from 0.
+    """
+
+    stage: str = "train"
+    step: int | None = None
+    alpha: float | None = None
+    rule: str | None = None
+    seed: int | None = None
+    member: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +75,8 @@ class Epoch:
         Of training up to its end, without validation.
     val_top5 : float
         Share of clean validation images whose label is among the five largest outputs.
+    fit : FitLabel or None
+        Which training it is of, where it is handed to `on_epoch`; None in a history. Not compared.
     """
 
     epoch: int
@@ -48,6 +88,13 @@ class Epoch:
     val_accuracy: Number
     seconds: float
     val_top5: Number = math.nan
+    fit: FitLabel | None = field(default=None, compare=False)
+
+    def numbers(self) -> dict[str, Any]:
+        """All but `fit` by name, as those take them who keep the numbers of runs."""
+        fields = dataclasses.asdict(self)
+        del fields["fit"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -96,17 +143,31 @@ def epoch_from(row: dict[str, Any]) -> Epoch:
     return Epoch(**fields)
 
 
+def of_member(epoch: Epoch, member: int) -> Epoch | None:
+    """What an epoch of a stack was to one of its members; None if it had ended before."""
+    fields = {k: v[member] if isinstance(v, tuple) else v for k, v in epoch.numbers().items()}
+    return None if math.isnan(fields["train_loss"]) else Epoch(**fields)
+
+
+def without_members(epoch: Epoch, ended: Collection[int]) -> Epoch:
+    """An epoch of a stack with NaN for the members that had ended before."""
+    fields: dict[str, Any] = {
+        name: tuple(math.nan if member in ended else one for member, one in enumerate(value))
+        for name, value in epoch.numbers().items()
+        if isinstance(value, tuple)
+    }
+    return dataclasses.replace(epoch, **fields)
+
+
 def rows(epoch: Epoch) -> Iterator[dict[str, float]]:
-    """One row of the log, or one for each member of a stack."""
-    fields = dataclasses.asdict(epoch)
+    """One row of the log, or one for each member of a stack that was trained in it."""
     if not isinstance(epoch.train_loss, tuple):
-        yield fields
+        yield epoch.numbers()
         return
     for member in range(len(epoch.train_loss)):
-        yield {
-            "member": member,
-            **{k: v[member] if isinstance(v, tuple) else v for k, v in fields.items()},
-        }
+        one = of_member(epoch, member)
+        if one is not None:
+            yield {"member": member, **one.numbers()}
 
 
 class Board:

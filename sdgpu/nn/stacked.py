@@ -9,7 +9,6 @@ stack what they would do to each.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from sdgpu.backend.checks import integer
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.progress import Progress
 from sdgpu.nn.config import Config
+from sdgpu.nn.listening import OnEpoch
 from sdgpu.nn.model_outputs import logits_of
-from sdgpu.nn.records import Epoch, TrainResult
+from sdgpu.nn.records import TrainResult, of_member
 from sdgpu.nn.same_architecture import difference
 from sdgpu.nn.trainer import train
 from sdgpu.nn.training_setup import resting, start_training
@@ -167,6 +167,7 @@ def train_stacked(
     progress: Progress | None = None,
     resume: bool = True,
     stage: str = "train stacked",
+    on_epoch: OnEpoch | None = None,
 ) -> list[TrainResult]:
     """Train K networks at once, each on its own targets; equal to K calls of `train` within rounding.
 
@@ -181,6 +182,9 @@ def train_stacked(
         One for all. The penalty, the schedule and the optimiser work on every member by itself.
     folder, progress, resume, stage
         As for :func:`~sdgpu.nn.trainer.train`; one checkpoint holds all members.
+    on_epoch : callable, optional
+        Hears the :class:`~sdgpu.nn.Epoch` of every member by itself, `fit.member`. True ends the training
+        of that one: it stays as it is, and the stack goes on without it until all have ended.
 
     Returns
     -------
@@ -202,22 +206,39 @@ def train_stacked(
         raise ValueError("amp='fp16' scales the losses of all members as one: use 'bf16' or 'off'")
     stack = Stack(models)
     result = train(
-        stack, data, targets, config, folder=folder, progress=progress, resume=resume, stage=stage
+        stack,
+        data,
+        targets,
+        config,
+        folder=folder,
+        progress=progress,
+        resume=resume,
+        stage=stage,
+        on_epoch=on_epoch,
     )
-    K = stack.members
     assert isinstance(result.model, Stack)
     return [
-        TrainResult(
-            model=model,
-            history=tuple(_of_member(epoch, member) for epoch in result.history),
-            seconds=result.seconds / K,
-            images_per_second=result.images_per_second * K,
-            status=f"{result.status}, in a stack of {K}",
-            path=result.path,
-            member=None if result.path is None else member,
-        )
+        _result(result, model, member, stack.members)
         for member, model in enumerate(result.model.split(models[0]))
     ]
+
+
+def _result(whole: TrainResult, model: nn.Module, member: int, members: int) -> TrainResult:
+    """What came of one member."""
+    told = [of_member(epoch, member) for epoch in whole.history]
+    history = tuple(epoch for epoch in told if epoch is not None)
+    status = f"{whole.status}, in a stack of {members}"
+    if len(history) < len(whole.history):
+        status = f"{len(history)} epochs: on_epoch ended it, {status}"
+    return TrainResult(
+        model=model,
+        history=history,
+        seconds=whole.seconds / members,
+        images_per_second=whole.images_per_second * members,
+        status=status,
+        path=whole.path,
+        member=None if whole.path is None else member,
+    )
 
 
 def _aliases(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, str]]:
@@ -226,15 +247,6 @@ def _aliases(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tupl
     for name, tensor in named_tensors:
         if first_names.setdefault(id(tensor), name) != name:
             yield name, first_names[id(tensor)]
-
-
-def _of_member(epoch: Epoch, member: int) -> Epoch:
-    fields = {
-        field.name: value[member] if isinstance(value, tuple) else value
-        for field in dataclasses.fields(epoch)
-        for value in [getattr(epoch, field.name)]
-    }
-    return Epoch(**fields)
 
 
 def _check_same(models: Sequence[nn.Module]) -> None:

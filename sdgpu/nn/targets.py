@@ -27,7 +27,7 @@ from sdgpu.nn.mixing import draw_mix
 from sdgpu.nn.network_teachers import Teacher
 from sdgpu.nn.training_files import digest
 
-__all__ = ["Feed", "Teacher"]
+__all__ = ["Feed", "Teacher", "cached_predictions"]
 
 
 @dataclass(eq=False)
@@ -77,15 +77,11 @@ class Feed:
         self._teacher_checksum = teacher.identity()
         self._said = teacher.said(images, config, self.dtype)
         if config.teacher == "cached" or not teacher.networks:
-            # a teacher at the temperature, whatever that of the student is
-            setting = dataclasses.replace(config, loss="squared")
-            P = self._sum(
-                lambda network: predict(network, images, setting, world=self.world), self._said
-            )
-            self._mixed = self._mix(self._Y, _finite(P))
+            P = cached_predictions(teacher, images, config, said=self._said, world=self.world)
+            self._mixed = self._mix(self._Y, P)
         elif config.teacher == "views":
             P = torch.stack(
-                [self._sum(partial(self._on_view, i), self._said) for i in range(config.views)]
+                [_sum(teacher, partial(self._on_view, i), self._said) for i in range(config.views)]
             )
             self._mixed, self._by_view = self._mix(self._Y, _finite(P)), True
         elif config.teacher == "paper-script":
@@ -120,11 +116,12 @@ class Feed:
         """Targets from the teacher in the loop, on the very view that the student sees."""
         assert batch.truth is not None
         inputs = batch.inputs
+        assert isinstance(self.targets, Teacher)
         with torch.no_grad(), autocast(self.config, inputs.device):
             if self.teacher is not None:
                 P = self._f(self.teacher(inputs))
             else:
-                P = self._sum(lambda network: self._asked(network, inputs), batch.said)
+                P = _sum(self.targets, lambda network: self._asked(network, inputs), batch.said)
         return self._mix(batch.truth.to(P.dtype), P)
 
     def check_teacher(self) -> None:
@@ -171,19 +168,6 @@ class Feed:
         with inference(network):
             return self._f(network(inputs))
 
-    def _sum(
-        self, ask: Callable[[nn.Module], torch.Tensor], said: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The sum over all teachers of weight times prediction, and what tables say of these rows."""
-        assert isinstance(self.targets, Teacher)
-        total = said
-        for weight, network in self.targets.networks:
-            P = ask(network)
-            P = P if weight == 1 else weight * P
-            total = P if total is None else total + P
-        assert total is not None
-        return total
-
     def _f(self, logits: torch.Tensor) -> torch.Tensor:
         config = self.config
         return predictions(logits, activation=config.activation, temperature=config.temperature)
@@ -192,6 +176,36 @@ class Feed:
         assert isinstance(self.targets, Teacher)
         mix = hinton_target if self.config.loss == "hinton" else mixed_target
         return mix(Y, P, self.targets.alpha, hard=self.config.hard).to(self.dtype)
+
+
+def cached_predictions(
+    teacher: Teacher, images: Any, config: Config, *, said: torch.Tensor | None, world: World
+) -> torch.Tensor:
+    """What a teacher says of the clean inputs (n, c), with `said` of its tables (:meth:`Teacher.said`).
+
+    Raises
+    ------
+    ValueError
+        If it is not finite.
+    """
+    # a teacher at the temperature, whatever that of the student is
+    setting = dataclasses.replace(config, loss="squared")
+    return _finite(
+        _sum(teacher, lambda network: predict(network, images, setting, world=world), said)
+    )
+
+
+def _sum(
+    teacher: Teacher, ask: Callable[[nn.Module], torch.Tensor], said: torch.Tensor | None
+) -> torch.Tensor:
+    """The sum over all teachers of weight times prediction, and what tables say of these rows."""
+    total = said
+    for weight, network in teacher.networks:
+        P = ask(network)
+        P = P if weight == 1 else weight * P
+        total = P if total is None else total + P
+    assert total is not None
+    return total
 
 
 def _finite(P: torch.Tensor) -> torch.Tensor:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -30,10 +28,11 @@ from sdgpu.nn.batches import Batch, row_weights
 from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import autocast, channels_come_last, float_type, predict, score
+from sdgpu.nn.listening import OnEpoch, ask
 from sdgpu.nn.loss import data_loss, penalty
 from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.preconditions import check_goes_on, check_networks, check_request
-from sdgpu.nn.records import Epoch, Number, TrainResult, as_numbers
+from sdgpu.nn.records import Epoch, Number, TrainResult, as_numbers, without_members
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.stopping import best_epoch, patience_ended
 from sdgpu.nn.targets import Feed, Teacher
@@ -53,8 +52,6 @@ from sdgpu.nn.update import Update
 __all__ = ["Epoch", "TrainResult", "train"]
 
 _REMEDY = "Lower lr, or set amp='off' or 'bf16'"
-#: What hears of every epoch, and may end the training by True.
-OnEpoch = Callable[[Epoch], bool | None]
 CHECK_EVERY = 50  # batches between looks at the losses on CUDA, where a look waits for the device
 
 
@@ -97,6 +94,7 @@ def train(
     on_epoch : callable, optional
         Hears the :class:`Epoch` that has ended, on the first process; True ends the training there, None or
         False let it go on. Those of an earlier call are not told again, but for one that was not saved.
+        Of a stack it hears one for each member, `fit.member`, and ends that one.
 
     Returns
     -------
@@ -264,21 +262,18 @@ class _Run:
         state, config = self.state, self.config
         if config.keep == "best":
             state.keep_if_best(config.monitor)
-        asked = self.on_epoch is not None and self.world.rank == 0 and self._ask_caller()
-        (stop,) = self.world.any(asked, device=self.device)
-        if stop:
+        members: int | None = getattr(state.model, "members", None)
+        answers = [False] * (members or 1)
+        if self.on_epoch is not None and self.world.rank == 0:
+            answers = ask(self.on_epoch, state.history[-1], self.stage, state.ended.epochs)
+        stops = self.world.any(*answers, device=self.device)
+        if members is not None and any(stops):
+            ending = [member for member, stop in enumerate(stops) if stop]
+            state.ended.end(ending, state.epoch, state.models)
+        if all(stops) or len(state.ended.epochs) == members:
             state.stopped = "on_epoch ended it"
         elif patience_ended(state.history, config):
             state.stopped = f"no better {config.monitor} in {config.patience} epochs"
-
-    def _ask_caller(self) -> bool:
-        assert self.on_epoch is not None
-        answer = self.on_epoch(self.state.history[-1])
-        if answer is not None and not isinstance(answer, (bool, np.bool_)):
-            raise TypeError(
-                f"on_epoch must return True (to end the training), False or None, not {answer!r}"
-            )
-        return bool(answer)
 
     def _one_batch(self) -> None:
         config, state = self.config, self.state
@@ -302,6 +297,7 @@ class _Run:
         self.update.step(rate)
         if state.average is not None:
             state.average.update(state.epoch * self.batches + state.batch + 1)
+        state.ended.put_back()
 
     def _seed(self, purpose: int) -> None:
         """Dropout draws from torch's own generator: a function of the position, like all else."""
@@ -371,7 +367,8 @@ class _Run:
             loss, accuracy, top5 = val_score.loss, val_score.accuracy, val_score.top5
         rate = config.rate(state.epoch, self.batches - 1, self.batches)
         numbers = (as_numbers(losses), as_numbers(hits), as_numbers(cost), loss, accuracy)
-        state.history.append(Epoch(state.epoch + 1, rate, *numbers, state.seconds, top5))
+        record = Epoch(state.epoch + 1, rate, *numbers, state.seconds, top5)
+        state.history.append(without_members(record, state.ended.epochs))
         self.saver.board.add(state.history[-1])
 
     def _check_finite(self) -> None:

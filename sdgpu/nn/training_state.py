@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 from sdgpu.backend.distributed import World
 from sdgpu.nn.averages import WeightAverage
 from sdgpu.nn.config import Config
+from sdgpu.nn.ended_members import EndedMembers
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import checksum
 from sdgpu.nn.records import Epoch, epoch_from
@@ -48,6 +48,8 @@ class TrainingState:
         "epoch", "model" and "buffers" of the best epoch so far, if its weights are to be returned.
     stopped : str
         Why the training ended before its time; empty while it has not.
+    ended : EndedMembers
+        Of a stack: those whose training has ended.
     """
 
     model: nn.Module
@@ -61,6 +63,12 @@ class TrainingState:
     average: WeightAverage | None = None
     best: dict[str, Any] | None = None
     stopped: str = ""
+    ended: EndedMembers = field(default_factory=EndedMembers)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The network, and the average of its weights if there is one."""
+        return [self.model, *([] if self.average is None else [self.average.model])]
 
     @property
     def evaluated(self) -> nn.Module:
@@ -111,7 +119,8 @@ class TrainingState:
             "batch": self.batch,
             "seconds": self.seconds,
             **sums,
-            "history": [dataclasses.asdict(row) for row in self.history],
+            "ended": dict(self.ended.epochs),
+            "history": [row.numbers() for row in self.history],
         }
 
     def restore(self, saved: dict[str, Any], world: World) -> None:
@@ -129,6 +138,7 @@ class TrainingState:
         self.epoch, self.batch, self.seconds = saved["epoch"], saved["batch"], saved["seconds"]
         self.sums.restore(saved, self.batch, world)
         self.history = [epoch_from(row) for row in saved["history"]]
+        self.ended.restore(saved.get("ended", {}), self.models)
 
 
 def _contents(model: nn.Module) -> dict[str, Any]:

@@ -309,7 +309,5 @@ def test_first_teachers_that_do_not_fit():
         ValueError, match="alphas has 1 weights, but with first_teacher steps=2 needs"
     ):
         distill_chain(model, problem, SHORT, steps=2, alphas=[0.5], first_teacher=other)
-    with pytest.raises(ValueError, match="stacked=True shares step 1"):
-        grid_chains(model, problem, SHORT, steps=2, alphas=[0.5], stacked=True, first_teacher=other)
     with pytest.raises(TypeError, match="the teacher's model must be a network, not Tensor"):
         distill_chain(model, problem, SHORT, steps=1, alphas=0.5, first_teacher=torch.zeros(24, 3))

@@ -29,6 +29,7 @@ from sdgpu.nn import Chain, Data, Teacher, grid_chains, load_weights, make_model
 from sdgpu.nn.chain import FirstTeacher
 from sdgpu.nn.chain_records import rule_name
 from sdgpu.nn.images import find_device
+from sdgpu.nn.listening import OnEpoch
 from sdgpu.study.networks.experiment_folder import (
     ExperimentFolder,
     Rows,
@@ -53,6 +54,7 @@ def run_experiment(
     resume: bool = True,
     first_teacher: FirstTeacher | None = None,
     rank_timeout: float | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> xr.Dataset:
     """Train all chains of an experiment, or those that its folder lacks.
 
@@ -81,6 +83,9 @@ def run_experiment(
         `experiment.load(data_folder).train`. The folder is of this teacher then.
     rank_timeout : float, optional
         Seconds that processes wait for each other, :func:`~sdgpu.backend.distributed.join`.
+    on_epoch : callable, optional
+        Hears every :class:`~sdgpu.nn.Epoch` of every fit, and may end that fit, see
+        :func:`~sdgpu.nn.distill_chain`; the folder does not know what it answered.
 
     Returns
     -------
@@ -102,10 +107,6 @@ def run_experiment(
     """
     if stacked and experiment.config.teacher != "cached":
         raise ValueError(f"stacked=True needs teacher='cached', not {experiment.config.teacher!r}")
-    if stacked and first_teacher is not None:
-        raise ValueError(
-            "stacked=True shares step 1, which with first_teacher every rule has its own of"
-        )
     torch_device = _own_device(device)
     with _threads(experiment.threads):
         world = join(torch_device, rank_timeout)
@@ -115,7 +116,8 @@ def run_experiment(
             archive = ExperimentFolder(Path(folder), experiment, data, world, identity)
             with archive.lock():
                 finished = archive.open(resume=resume)
-                train = _ChainWork(experiment, data, archive.folder / "fits", first_teacher)
+                fits = archive.folder / "fits"
+                train = _ChainWork(experiment, data, fits, first_teacher, on_epoch)
                 pending = train.pending(finished, stacked=stacked)
                 meter = _Meter(progress, sum(work.fits for work in pending))
                 for work in pending:
@@ -282,6 +284,7 @@ class _ChainWork:
     data: Data
     folder: Path
     first_teacher: FirstTeacher | None
+    on_epoch: OnEpoch | None
 
     def pending(self, chains: dict[Any, Rows], *, stacked: bool) -> list[_Work]:
         """What is to be trained: one chain after the other, or all given weights at once."""
@@ -297,8 +300,11 @@ class _ChainWork:
             for rules in groups:
                 fits = [experiment.fits(rule, taught=taught) for rule in rules]
                 if stacked and rules == weights:
-                    fits = [experiment.steps - 1] * len(rules)  # a stack trains a weight of 1 too
-                asked = not taught or any(r == 1 or isinstance(r, str) for r in rules)
+                    # a stack trains a weight of 1 too
+                    fits = [experiment.steps - 1 + taught] * len(rules)
+                asked = not taught or any(
+                    isinstance(r, str) or (r == 1 and not stacked) for r in rules
+                )
                 shared = first if asked else 0
                 pending.append(_Work(seed, rules, shared + sum(fits)))
                 first -= shared
@@ -319,6 +325,7 @@ class _ChainWork:
             folder=self.folder,
             progress=meter.listen(f"seed {work.seed}{label}", len(work.rules)),
             first_teacher=self.first_teacher,
+            on_epoch=self.on_epoch,
         )
         meter.finish(work.fits)
         return chains

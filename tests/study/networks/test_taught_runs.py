@@ -68,8 +68,23 @@ def test_a_folder_is_of_one_teacher(done, teacher):
     for wrong in (other, None):
         with pytest.raises(ValueError, match=r"holds another experiment \(first_teacher: .* there"):
             run_experiment(TAUGHT, folder, device="cpu", first_teacher=wrong)
-    with pytest.raises(ValueError, match="stacked=True shares step 1"):
-        run_experiment(TAUGHT, folder, device="cpu", first_teacher=teacher, stacked=True)
+
+
+def test_chains_side_by_side_have_the_teacher_too(done, tmp_path, teacher):
+    """A weight of 1 is trained in the stack, where one by one it is the ordinary fit."""
+    heard, events = [], []
+    options = {"device": "cpu", "first_teacher": teacher, "stacked": True}
+    found = run_experiment(
+        TAUGHT, tmp_path / "run", **options, on_epoch=heard.append, progress=events.append
+    )
+    for name in ("validation_loss", "train_loss", "alpha"):
+        np.testing.assert_allclose(found[name], done[1][name], rtol=1e-3)
+    assert found.attrs["first_teacher"] == done[1].attrs["first_teacher"]
+    assert found.attrs["grid_fits"] == 4
+    whole = [event for event in events if event.stage == "all fits"]
+    assert max(event.done for event in whole) <= whole[-1].total
+    assert {epoch.fit.rule for epoch in heard} == {"0.3", "1.0", "algorithm1", None}
+    assert {epoch.fit.member for epoch in heard} == {None, 0, 1}
 
 
 def test_an_ordinary_folder_takes_no_teacher(tmp_path, teacher):
