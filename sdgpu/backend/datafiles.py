@@ -23,13 +23,8 @@ import h5py
 import numpy as np
 
 from sdgpu.backend.checks import choice
-from sdgpu.backend.storage import (
-    atomic_file,
-    atomic_folder,
-    check_writable,
-    clean_leftovers,
-    digest,
-)
+from sdgpu.backend.checksums import digest
+from sdgpu.backend.storage import atomic_file, atomic_folder, check_writable, clean_leftovers
 from sdgpu.backend.untrusted_files import read_file
 from sdgpu.backend.zarr_layout import (
     SEAL,

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdgpu.backend.storage import digest, write_file
+from sdgpu.backend.checksums import digest
+from sdgpu.backend.storage import write_file
 
 __all__ = ["plain", "read_json", "read_line", "sealed_line", "write_json"]
 

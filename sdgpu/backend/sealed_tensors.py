@@ -14,7 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sdgpu.backend.storage import atomic_file, digest
+from sdgpu.backend.checksums import digest
+from sdgpu.backend.storage import atomic_file
 
 __all__ = ["read_tensors", "tensor_path", "write_tensors"]
 
@@ -45,7 +46,10 @@ def tensor_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_tensors(
-    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+    place: Path | None = None,
 ) -> None:
     """Write arrays and plain values in place of what stood at `path`.
 
@@ -55,6 +59,8 @@ def write_tensors(
     arrays : mapping of name to array
     metadata : mapping
         Of what JSON can hold; a text for each name is stored.
+    place : Path, optional
+        As in :func:`~sdgpu.backend.storage.atomic_file`.
 
     Raises
     ------
@@ -63,7 +69,7 @@ def write_tensors(
     """
     arrays = {name: _plain(array) for name, array in arrays.items()}
     texts = {name: json.dumps(value) for name, value in metadata.items()}
-    with atomic_file(path) as temporary, ThreadPoolExecutor(1) as pool:
+    with atomic_file(path, place) as temporary, ThreadPoolExecutor(1) as pool:
         # computed while the disk writes, and put in its place afterwards: else 6 % of a save
         checksum = pool.submit(_checksum, arrays, texts)
         try:

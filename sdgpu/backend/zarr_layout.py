@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdgpu.backend.storage import digest
+from sdgpu.backend.checksums import digest
 from sdgpu.backend.untrusted_files import read_file
 
 if TYPE_CHECKING:

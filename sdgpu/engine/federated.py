@@ -27,7 +27,7 @@ import numpy as np
 
 from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.backend.checks import grid, lam_grid
-from sdgpu.backend.storage import digest
+from sdgpu.backend.checksums import digest
 from sdgpu.engine.feature_fitting import fit_moment_sums
 from sdgpu.engine.federated_partitions import spectra
 from sdgpu.engine.fitted import Fit

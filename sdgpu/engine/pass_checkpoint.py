@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.backends import to_numpy
+from sdgpu.backend.checksums import digest
 from sdgpu.backend.progress import SavePace
 from sdgpu.backend.rows import Block, RowSource
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
 from sdgpu.backend.sparse_rows import is_csr
-from sdgpu.backend.storage import check_writable, digest
+from sdgpu.backend.storage import check_writable
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.feature_maps import FeatureMap
 from sdgpu.solvers.moment_sums import MomentSums

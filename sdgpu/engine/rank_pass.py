@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sdgpu.backend.backends import TorchBackend
+from sdgpu.backend.checksums import digest
 from sdgpu.backend.common_checks import together
 from sdgpu.backend.progress import SavePace
 from sdgpu.backend.rows import ArraySource, Block
 from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
 from sdgpu.backend.sharded_arrays import RowLayout
-from sdgpu.backend.storage import digest
 from sdgpu.engine.pass_checkpoint import INTERVAL, SHARE, checkpoint_target
 from sdgpu.engine.rank_sums import sums_of_ranks
 from sdgpu.kernels import Kernel

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sdgpu.backend.storage import digest
+from sdgpu.backend.checksums import digest
 from sdgpu.nn.evaluate import Score
 
 __all__ = ["Chain", "StepRecord", "rule_folder", "rule_name"]

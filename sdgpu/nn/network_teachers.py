@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sdgpu.backend import storage
+from sdgpu.backend import checksums
 from sdgpu.backend.checks import choice, number, shares
 from sdgpu.backend.prediction_files import (
     OUTPUTS,
@@ -307,7 +307,7 @@ class Teacher:
             return checksum(self.model)
         told = [f"{w!r} {checksum(network)}" for w, network in self.networks]
         told += [f"{w!r} {table.identity()}" for w, table in self.tables]
-        return told[0].partition(" ")[2] if len(told) == 1 else storage.digest("\n".join(told))
+        return told[0].partition(" ")[2] if len(told) == 1 else checksums.digest("\n".join(told))
 
     def check(self, images: Any, config: Config) -> None:
         """Refuse what does not fit the images or the configuration.

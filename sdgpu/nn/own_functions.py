@@ -7,7 +7,7 @@ import inspect
 import types
 from typing import Any
 
-from sdgpu.backend import storage
+from sdgpu.backend.checksums import digest
 
 __all__ = ["OWN", "identity"]
 
@@ -44,7 +44,7 @@ def identity(name: str, function: Any) -> str:
         return f"{OWN}{given}"
     if isinstance(function, type) or inspect.isbuiltin(function):
         return f"{OWN}{function.__module__}.{function.__qualname__}"
-    checksum = storage.digest(repr(_parts(name, function, depth=0))).removeprefix("xxh3:")[:8]
+    checksum = digest(repr(_parts(name, function, depth=0))).removeprefix("xxh3:")[:8]
     described = function if hasattr(function, "__qualname__") else type(function)
     return f"{OWN}{described.__module__}.{described.__qualname__}#{checksum}"
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdgpu.backend import storage
+from sdgpu.backend import checksums
 from sdgpu.backend.distributed import World
 from sdgpu.backend.storage import folder_lock, write_file
 
@@ -47,7 +47,7 @@ def digest(*tensors: torch.Tensor) -> str:
     for tensor in tensors:
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         parts += [f"{tuple(tensor.shape)} {tensor.dtype}", raw]
-    return storage.digest(*parts)
+    return checksums.digest(*parts)
 
 
 def shapes(model: nn.Module) -> dict[str, str]:
@@ -63,7 +63,7 @@ def seal(archive: memoryview) -> tuple[memoryview, bytes]:
     """The parts of a zip archive with its checksum as the comment."""
     assert bytes(archive[-22:-18]) == _END, "not the end of an archive without a comment"
     body = archive[:-2]  # without the length of the comment
-    return body, _COMMENT.to_bytes(2, "little") + f"sdgpu {storage.digest(body)}".encode()
+    return body, _COMMENT.to_bytes(2, "little") + f"sdgpu {checksums.digest(body)}".encode()
 
 
 def check_seal(content: bytes) -> None:
@@ -76,7 +76,7 @@ def check_seal(content: bytes) -> None:
     body, comment = memoryview(content)[: -_COMMENT - 2], content[-_COMMENT:]
     if not comment.startswith(b"sdgpu xxh3:"):
         raise ValueError("it does not end with its checksum")
-    if comment != f"sdgpu {storage.digest(body)}".encode():
+    if comment != f"sdgpu {checksums.digest(body)}".encode():
         raise ValueError("its checksum is another")
 
 

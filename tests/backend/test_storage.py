@@ -1,5 +1,6 @@
 """Files whole or not there: exceptions, signals and kills at every moment, left-overs, modes, locks."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -7,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sdgpu.backend import storage
+from sdgpu.backend import checksums, storage
+from sdgpu.backend.checksums import digest
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.signals import terminable
 from sdgpu.backend.storage import (
@@ -22,8 +25,8 @@ from sdgpu.backend.storage import (
     check_writable,
     clean_folder,
     clean_leftovers,
-    digest,
     folder_lock,
+    workplace,
     write_file,
 )
 
@@ -38,9 +41,23 @@ def read_folder(path):
     return (path / "inner" / "file").read_bytes()
 
 
-@pytest.fixture(params=["file", "folder"])
+@contextlib.contextmanager
+def shared_file(path):
+    """From a workplace of several files."""
+    with workplace(path.parent) as place, atomic_file(path, place) as new:
+        yield new
+
+
+def write_shared(path, content):
+    with shared_file(path) as new:
+        new.write_bytes(content)
+
+
+@pytest.fixture(params=["file", "folder", "shared"])
 def kind(request):
     """How to write, read and begin to write."""
+    if request.param == "shared":
+        return write_shared, Path.read_bytes, shared_file
     if request.param == "file":
         return write_file, Path.read_bytes, atomic_file
     return write_folder, read_folder, atomic_folder
@@ -57,6 +74,28 @@ def test_a_write_is_whole_and_leaves_nothing_else(kind, tmp_path):
         write(target, content)
         assert read(target) == content
         assert names(tmp_path) == ["a.out"]
+
+
+def test_a_workplace_of_many_files(tmp_path):
+    """Each is whole at the end of its own write; one that fails takes no other with it."""
+    with workplace(tmp_path) as place:
+        with atomic_file(tmp_path / "a", place) as new:
+            new.write_bytes(b"a")
+        assert (tmp_path / "a").read_bytes() == b"a"
+        with pytest.raises(KeyError):
+            fail_halfway(atomic_file(tmp_path / "b", place), KeyError)
+        with ThreadPoolExecutor(4) as pool:
+            written = [pool.submit(write_one, tmp_path / f"c{i}", place) for i in range(20)]
+        assert [one.result() for one in written] == [None] * 20
+        clean_folder(tmp_path)  # it is held, so it stays
+        assert place.exists()
+    assert names(tmp_path) == sorted(["a", *(f"c{i}" for i in range(20))])
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "c3").stat().st_mode
+
+
+def write_one(path, place):
+    with atomic_file(path, place) as new:
+        new.write_bytes(path.name.encode())
 
 
 def fail_halfway(writing, failure):
@@ -155,6 +194,7 @@ def test_leftovers_beside_files_that_nobody_writes_again(tmp_path):
     assert not deeper.exists()
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"], indirect=True)
 def test_leftovers_of_the_dead_go_and_nothing_else(kind, tmp_path):
     write, _, begin = kind
     target = tmp_path / "a.out"
@@ -370,9 +410,9 @@ def test_a_digest_copies_little(rng, monkeypatch):
     """In slabs the sum is that of the whole."""
     a = rng.standard_normal((64, 33)).T
     whole = digest(a)
-    monkeypatch.setattr(storage, "_BLOCK", 100)
+    monkeypatch.setattr(checksums, "_BLOCK", 100)
     assert digest(a) == whole
-    assert max(block.nbytes for block in storage._blocks(a)) <= max(100, 8 * 64)
+    assert max(block.nbytes for block in checksums._blocks(a)) <= max(100, 8 * 64)
 
 
 HOLDER = """

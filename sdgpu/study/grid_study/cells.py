@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from sdgpu.backend.storage import digest
+from sdgpu.backend.checksums import digest
 from sdgpu.distill.smoothers import RIDGE
 from sdgpu.study.grid_study.configuration import DataTable, MethodTable, StudyConfig
 from sdgpu.study.grid_study.kernel_tables import KernelTable

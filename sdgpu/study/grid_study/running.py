@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sdgpu.backend.checksums import digest
 from sdgpu.backend.datafiles import check_target
 from sdgpu.backend.environment import versions
 from sdgpu.backend.progress import Event, Progress
 from sdgpu.backend.sealed_json import plain
 from sdgpu.backend.signals import terminable
-from sdgpu.backend.storage import digest
 from sdgpu.engine.cluster_sums import active_client
 from sdgpu.study.grid_study.cell_fit import load_data
 from sdgpu.study.grid_study.cells import Decomposition, decompositions

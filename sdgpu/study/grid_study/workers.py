@@ -22,7 +22,7 @@ from sdgpu.backend.backends import cuda_count
 from sdgpu.backend.sealed_json import plain
 from sdgpu.study.grid_study.cell_fit import CellResult, fit_cells
 from sdgpu.study.grid_study.cells import Decomposition
-from sdgpu.study.grid_study.study_folder import write_cell
+from sdgpu.study.grid_study.study_folder import CellWriter, cell_writer
 
 __all__ = ["Crew", "Outcome", "Stamp", "crew_of", "work_all"]
 
@@ -94,11 +94,7 @@ def work(job: Decomposition, folder: Path | None, crew: Crew, device: str, stamp
         results = fit_cells(job, device=device, memory=crew.memory)
         seconds = (time.perf_counter() - start) / len(results)
         stamped = [_stamped(result, device, stamp, seconds) for result in results]
-        if folder is not None:
-            for result in stamped:
-                write_cell(folder, result.record, result.arrays)
-            return [result.record for result in stamped]
-        return stamped
+        return stamped if folder is None else _written(stamped, folder)
     except Exception as error:
         return f"{type(error).__name__}: {error}", traceback.format_exc()
 
@@ -142,13 +138,13 @@ def _in_this_process(
     jobs: Sequence[Decomposition], folder: Path, crew: Crew, stamp: Stamp
 ) -> Generator[Outcome, None, None]:
     """One after the other; the files of one are written while the next is worked on."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with cell_writer(folder) as write, concurrent.futures.ThreadPoolExecutor(1) as pool:
         written: concurrent.futures.Future[Outcome] | None = None
         for job in jobs:
             given = work(job, None, crew, crew.devices[0], stamp)
             if written is not None:
                 yield written.result()
-            written = pool.submit(_outcome, job, given, folder)
+            written = pool.submit(_outcome, job, given, write)
         if written is not None:
             yield written.result()
 
@@ -201,7 +197,7 @@ def _in_processes(
                     start(place)
                     continue
                 start(place)  # before the outcome is looked at: no worker waits for us
-                yield _outcome(job, _result(future), folder)
+                yield _outcome(job, _result(future))
     finally:
         for one in (*retired, *pools):
             one.stop()
@@ -221,9 +217,10 @@ def _on_cluster(
         client.submit(work, job, None, alone, device, stamp, pure=False): job for job in jobs
     }
     try:
-        for future in as_completed(list(futures)):
-            yield _outcome(futures[future], _result(future), folder)
-            future.release()
+        with cell_writer(folder) as write:
+            for future in as_completed(list(futures)):
+                yield _outcome(futures[future], _result(future), write)
+                future.release()
     finally:
         client.cancel(list(futures))
 
@@ -236,17 +233,22 @@ def _result(future: Any) -> Any:
         return f"the worker died: {error or type(error).__name__}", traceback.format_exc()
 
 
-def _outcome(job: Decomposition, given: Any, folder: Path) -> Outcome:
+def _outcome(job: Decomposition, given: Any, write: CellWriter | None = None) -> Outcome:
+    """Of what `work` gave: an error, results that `write` brings into the folder, or records."""
     if isinstance(given, tuple):
         return Outcome(job, [], *given)
-    records = []
-    for result in given:
-        if isinstance(result, CellResult):
-            write_cell(folder, result.record, result.arrays)
-            records.append(result.record)
-        else:
-            records.append(result)
-    return Outcome(job, records)
+    return Outcome(job, given if write is None else _records(given, write))
+
+
+def _written(results: Sequence[CellResult], folder: Path) -> list[dict[str, Any]]:
+    with cell_writer(folder) as write:
+        return _records(results, write)
+
+
+def _records(results: Sequence[CellResult], write: CellWriter) -> list[dict[str, Any]]:
+    for result in results:
+        write(result.record, result.arrays)
+    return [result.record for result in results]
 
 
 def _begin(threads: int) -> None:

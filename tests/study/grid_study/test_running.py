@@ -122,7 +122,8 @@ def test_finished_cells_are_not_repeated(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(workers, "fit_cells", counted)
     cell = next((tmp_path / "a" / "cells").iterdir())
-    left = cell.with_name(f".{cell.name}.1-0123abcd.sdgpu-tmp")  # of a worker killed after its rename
+    # of a worker that was killed after its rename
+    left = cell.with_name(f".{cell.name}.1-0123abcd.sdgpu-tmp")
     (left / "new").mkdir(parents=True)
     run(tables(), tmp_path / "a")
     assert not worked
