@@ -19,7 +19,7 @@ _FREE = ("eval_batch", "find_unused_parameters", "save_seconds", "tensorboard", 
 # what came later: a checkpoint that does not name them was made without
 _LATER = (
     *("clip_norm", "ema", "label_smoothing", "mixup", "cutmix", "class_weights"),
-    *("patience", "monitor", "keep"),
+    *("patience", "monitor", "keep", "parameter_groups"),
 )
 
 
@@ -86,6 +86,12 @@ class Config:
     decay : float
         Weight of the penalty against the **mean** loss of a row: lam / n for lam of (18).
     penalty_covers : {"all", "weights"}
+    parameter_groups : dict or callable, optional
+        Rates and decays of some parameters: settings by pattern of names (* stands for anything, the first
+        that fits decides), as ``{"stem.*": {"lr_scale": 0.1}, "head.*": {"weight_decay": 0.0}}``; or a
+        function of the model that gives a list of groups as torch has them, dicts with "params" and the
+        same settings, which options of the optimiser may join. "lr_scale" is a factor of the rate of every
+        step, "lr" a largest rate in place of `lr`, "weight_decay" stands for `decay`.
     teacher : {"cached", "views", "online", "paper-script"}
         Predictions of the teacher on the clean inputs, once; on `views` augmented views of all inputs,
         which the student then sees epoch by epoch, at step 1 too; on the very view the student sees, in
@@ -169,6 +175,7 @@ class Config:
     penalty: str = _option("l2", FITS, "l2, decoupled or paper-script")
     decay: float = _option(1e-4, FITS, "weight of the penalty")
     penalty_covers: str = _option("all", FITS, "all or weights")
+    parameter_groups: dict[str, dict[str, float]] | Own | None = None
     teacher: str = _option("cached", FITS, "cached, views, online or paper-script")
     views: int = _option(4, FITS, "augmented views of teacher=views")
     hard: bool = _option(False, FITS, "one-hot targets from the teacher")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sdgpu.nn.own_functions import OWN, identity
 __all__ = [
     "ACTIVATIONS",
     "FUNCTIONS",
+    "GROUP_SETTINGS",
     "LOSSES",
     "PENALTIES",
     "check_together",
@@ -33,6 +34,8 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "cosine", "linear", "milestones"),
     "loss": LOSSES,
 }
+#: What a group of parameters may have of its own.
+GROUP_SETTINGS = ("lr", "lr_scale", "weight_decay")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ACTIVATIONS,
     "penalty": PENALTIES,
@@ -105,18 +108,46 @@ def checked_fields(config: Any) -> dict[str, Any]:
     epochs = several("milestones", config.milestones)
     fields["milestones"] = tuple(integer("milestones", epoch, 1) for epoch in epochs)
     fields["class_weights"] = _class_weights(config.class_weights)
+    fields["parameter_groups"] = _parameter_groups(config.parameter_groups)
     return fields
 
 
-def _check_function(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def _check_own(name: str, value: Any) -> None:
     if isinstance(value, str) and value.startswith(OWN):
         raise ValueError(
             f"{name}={value!r} was a function of your own, which a file does not hold: give the function"
         )
+
+
+def _check_function(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    _check_own(name, value)
     if callable(value):
         identity(name, value)  # or it cannot be told from another
     else:
         choice(name, value, choices)
+
+
+def _parameter_groups(groups: Any) -> Any:
+    """Patterns with their settings as Python's own numbers; a function as it is."""
+    _check_own("parameter_groups", groups)
+    if groups is None:
+        return None
+    if callable(groups):
+        identity("parameter_groups", groups)
+        return groups
+    form = "{'head.*': {'lr_scale': 10.0, 'weight_decay': 0.0}}, or a function of the model"
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"parameter_groups={groups!r} must be settings by pattern of names, {form}")
+    checked: dict[str, dict[str, float]] = {}
+    for pattern, settings in groups.items():
+        place = f"parameter_groups[{pattern!r}]"
+        if not isinstance(pattern, str) or not isinstance(settings, Mapping):
+            raise TypeError(f"{place}={settings!r} must be settings by pattern of names, {form}")
+        checked[pattern] = {}
+        for name, value in settings.items():
+            choice(f"{place} setting", name, GROUP_SETTINGS)
+            checked[pattern][name] = positive(f"{place}[{name!r}]", value, zero=True)
+    return checked
 
 
 def _or_none(value: Any) -> bool | None:

@@ -12,7 +12,7 @@ and the last term knows no weights: one target is enough, and no teacher in the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -312,7 +312,12 @@ class _Exempt:
 
 
 def penalty(
-    model: nn.Module, decay: float, *, form: str = "l2", covers: str = "all"
+    model: nn.Module,
+    decay: float,
+    *,
+    form: str = "l2",
+    covers: str = "all",
+    decays: Mapping[str, float] | None = None,
 ) -> torch.Tensor:
     """The penalty of (18), decay/2 ||theta||^2; or that of the paper's script.
 
@@ -326,6 +331,8 @@ def penalty(
         "decoupled" decay is no part of any loss and has the value 0.
     covers : {"all", "weights"}
         See :func:`penalised`.
+    decays : mapping, optional
+        Of every parameter by its name, in place of `decay` and `covers`.
 
     Returns
     -------
@@ -334,18 +341,21 @@ def penalty(
     """
     choice("penalty", form, PENALTIES)
     members = getattr(model, "members", None)
-    covered = set(penalised(model, covers))
+    positive("decay", decay, zero=True)
+    weights = dict.fromkeys(penalised(model, covers), decay) if decays is None else decays
     # one row for each member of a stack, one row otherwise
-    rows = [p.reshape(members or 1, -1) for name, p in model.named_parameters() if name in covered]
+    weighted_rows = [
+        (weights[name], p.reshape(members or 1, -1))
+        for name, p in model.named_parameters()
+        if weights.get(name)
+    ]
     first = next(model.parameters())
     total = torch.zeros(members or 1, dtype=first.dtype, device=first.device)
-    # nothing may be covered: "weights" of a network that has vectors alone
-    if positive("decay", decay, zero=True) > 0 and form != "decoupled" and rows:
-        squared_norms = [row.square().sum(dim=1) for row in rows]
-        if form == "l2":
-            total = total + 0.5 * decay * torch.stack(squared_norms).sum(dim=0)
-        else:
-            total = total + decay * torch.stack(squared_norms).sqrt().sum(dim=0)
+    if form == "decoupled":
+        return total if members else total[0]
+    for weight, row in weighted_rows:
+        square = row.square().sum(dim=1)
+        total = total + weight * (0.5 * square if form == "l2" else square.sqrt())
     return total if members else total[0]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from sdgpu.nn.config import Config
+from sdgpu.nn.parameter_groups import ParameterGroup
 
 __all__ = ["Lion", "make_optimiser"]
 
@@ -75,61 +75,76 @@ class Lion(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - beta2)
 
 
-def make_optimiser(
-    model: nn.Module, config: Config, covered: set[str], device: torch.device
-) -> torch.optim.Optimizer:
+def make_optimiser(groups: Sequence[ParameterGroup], config: Config) -> torch.optim.Optimizer:
     """The optimiser of `config`; its weight decay is the gradient of decay/2 ||theta||^2.
 
     Parameters
     ----------
-    model : Module
-        Its parameters with ``requires_grad`` are trained.
+    groups : sequence of ParameterGroup
     config : Config
         An `optimiser` of the user's own is called with the groups of parameters, each with its
-        "weight_decay", and gives a ``torch.optim.Optimizer`` of them. Its rates are set at every step.
-    covered : set of str
-        Names of the parameters that the penalty covers.
-    device : torch.device
+        "weight_decay" and, where its rate is another, the factor "lr_scale", and gives a
+        ``torch.optim.Optimizer`` of them. Its rates are set at every step.
 
     Raises
     ------
     TypeError
-        If the user's own gives something else, or a state that a checkpoint cannot hold.
+        If the user's own gives something else.
     ValueError
-        If the model has no parameters to train, or it leaves out some of them.
+        If it leaves out some of the parameters or their "lr_scale", or does not know an option of a group.
     """
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not trainable:
-        raise ValueError("the model has no parameter with requires_grad=True: nothing to train")
-    decay = config.decay if config.penalty_form == "l2" else 0.0
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trainable if name in covered], "weight_decay": decay},
-        {"params": [p for name, p in trainable if name not in covered], "weight_decay": 0.0},
+    l2 = config.penalty_form == "l2"
+    dicts: list[dict[str, Any]] = [
+        {
+            "params": group.parameters,
+            "weight_decay": group.decay if l2 else 0.0,
+            **({} if group.lr_scale == 1 else {"lr_scale": group.lr_scale}),
+            **group.options,
+        }
+        for group in groups
     ]
-    groups = [group for group in groups if group["params"]]
     fused = True  # one loop over all parameters in place of ten calls for each
     if not isinstance(config.optimiser, str):
-        return _checked(config.optimiser(groups), [p for _, p in trainable])
-    if config.optimiser == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+        optimiser = _checked(config.optimiser(dicts), groups)
+    elif config.optimiser == "sgd":
+        optimiser = torch.optim.SGD(
+            dicts, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
         )
-    if config.optimiser == "lion":
-        return Lion(groups, lr=config.lr, betas=config.betas)
-    # of AdamW the decay is that of every optimiser with decoupled decay
-    return torch.optim.Adam(groups, lr=config.lr, betas=config.betas, fused=fused)
+    elif config.optimiser == "lion":
+        optimiser = Lion(dicts, lr=config.lr, betas=config.betas)
+    else:  # of AdamW the decay is that of every optimiser with decoupled decay
+        optimiser = torch.optim.Adam(dicts, lr=config.lr, betas=config.betas, fused=fused)
+    for group in groups:
+        for name, value in group.options.items():
+            if name not in optimiser.defaults:
+                known = ("lr_scale", *optimiser.defaults)
+                raise ValueError(
+                    f"{group.place} has {name}={value!r}, which {type(optimiser).__name__} does not know: "
+                    f"it has {', '.join(known)}"
+                )
+    return optimiser
 
 
-def _checked(optimiser: Any, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _checked(optimiser: Any, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
     if not isinstance(optimiser, torch.optim.Optimizer):
         raise TypeError(
             "optimiser must give a torch.optim.Optimizer of the groups of parameters it is called with, "
             f"not {type(optimiser).__name__}: for example lambda groups: torch.optim.RMSprop(groups)"
         )
-    held = [id(p) for group in optimiser.param_groups for p in group["params"]]
-    if set(held) != {id(p) for p in parameters}:
+    scales = {id(p): group.lr_scale for group in groups for p in group.parameters}
+    held = {
+        id(p): group.get("lr_scale", 1.0)
+        for group in optimiser.param_groups
+        for p in group["params"]
+    }
+    if held.keys() != scales.keys():
         raise ValueError(
-            f"optimiser has {len(held)} parameters, but the model trains {len(parameters)}: give it all "
+            f"optimiser has {len(held)} parameters, but the model trains {len(scales)}: give it all "
             "the groups it is called with, and freeze parameters with requires_grad=False"
+        )
+    if held != scales:
+        raise ValueError(
+            "optimiser has groups without the lr_scale of those that it is called with: keep it in every "
+            "group that it makes of them, or leave out parameter_groups"
         )
     return optimiser

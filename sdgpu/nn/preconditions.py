@@ -22,6 +22,7 @@ from sdgpu.nn.loss_checks import (
 )
 from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.network_teachers import Teacher
+from sdgpu.nn.parameter_groups import parameter_groups
 from sdgpu.nn.training_setup import resting, start_training
 
 __all__ = ["check_cacheable", "check_device", "check_networks", "check_request", "check_teacher"]
@@ -152,6 +153,7 @@ def check_networks(
     outputs = _check_trained(student, images, config, members)
     try_loss(outputs, images, config, weighted=weighted)
     check_mixing(_sample(student, images, 1), config)
+    parameter_groups(student, config)
     if isinstance(targets, Teacher):
         check_teacher(targets, images, config)
 

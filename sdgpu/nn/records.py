@@ -64,7 +64,7 @@ class Epoch:
     epoch : int
         From 1.
     rate : float
-        Learning rate of its last batch.
+        Learning rate of its last batch; of groups with a rate of their own `lr_scale` times that.
     train_loss, train_accuracy : float
         Of the targets and the labels, over the views and weights of the epoch as it went.
     penalty : float

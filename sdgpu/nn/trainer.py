@@ -29,7 +29,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import autocast, channels_come_last, float_type, predict, score
 from sdgpu.nn.listening import OnEpoch, ask
-from sdgpu.nn.loss import data_loss, penalty
+from sdgpu.nn.loss import data_loss
 from sdgpu.nn.model_outputs import logits_of
 from sdgpu.nn.preconditions import check_goes_on, check_networks, check_request
 from sdgpu.nn.records import Epoch, Number, TrainResult, as_numbers, without_members
@@ -184,7 +184,7 @@ class _Run:
     def open(self, folder: Path, *, resume: bool, resources: ExitStack) -> None:
         """Hold the folder while `resources` last; with `resume` go on from a checkpoint if it has one."""
         config = self.config
-        identity = owner(self.state.model, self.data, self.feed, config, self.eval_parts)
+        identity = owner(self.state, self.data, self.feed, config, self.eval_parts)
         self._load(folder, identity, resume=resume)
         if self.finished:
             return  # nothing is written, so it may lie where nothing can be
@@ -356,10 +356,7 @@ class _Run:
                 f"{self.stage}: every batch of epoch {state.epoch + 1} overflowed; {self.saver.last}. "
                 f"{_REMEDY}"
             )
-        with torch.no_grad():
-            cost = penalty(
-                state.model, config.decay, form=config.penalty_form, covers=config.penalty_covers
-            )
+        cost = self.update.penalty()
         loss: Number = math.nan if losses.ndim == 0 else (math.nan,) * len(losses)
         accuracy = top5 = loss
         if val is not None and len(val):

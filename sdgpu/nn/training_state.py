@@ -157,14 +157,14 @@ def _copies(contents: dict[str, Any]) -> dict[str, Any]:
 
 
 def owner(
-    model: nn.Module, data: Any, feed: Feed, config: Config, eval_parts: frozenset[str]
+    state: TrainingState, data: Any, feed: Feed, config: Config, eval_parts: frozenset[str]
 ) -> dict[str, Any]:
     """What a checkpoint must share with the run that resumes it.
 
     Parameters
     ----------
-    model : Module
-        With its initialisation.
+    state : TrainingState
+        Its model has its initialisation.
     data : Data
         Of its training part.
     feed : Feed
@@ -172,7 +172,11 @@ def owner(
     eval_parts : frozenset of str
         Names of the parts that stay in evaluation mode.
     """
-    images = data.train
+    images, model = data.train, state.model
+    # what a function makes of the model may change without a change of its code
+    groups = (
+        {} if config.parameter_groups is None else {"parameter groups": _described(state.update)}
+    )
     weights = () if data.weights is None else (data.weights,)
     return {
         "config": config.binding(),
@@ -182,4 +186,9 @@ def owner(
         "frozen": sorted(frozen(model) | {f"mode of {name}" for name in eval_parts}),
         "targets": feed.owner(),
         "initialisation": checksum(model),
+        **groups,
     }
+
+
+def _described(update: Update) -> dict[str, str]:
+    return {name: group.description for group in update.groups for name in group.names}

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from sdgpu.nn.config import Config
-from sdgpu.nn.loss import add_script_gradient, penalised
+from sdgpu.nn.loss import add_script_gradient, penalty
 from sdgpu.nn.optimisers import make_optimiser
+from sdgpu.nn.parameter_groups import parameter_groups
 
 __all__ = ["LEAST_SCALE", "Update"]
 
@@ -34,26 +35,26 @@ class Update:
 
     Attributes
     ----------
+    groups : list of ParameterGroup
     optimiser : torch.optim.Optimizer
     scaler : torch.amp.GradScaler
         Of no effect without amp="fp16".
 
     Raises
     ------
-    ValueError
-        If the model has no parameters to train.
+    TypeError, ValueError
+        As :func:`~sdgpu.nn.parameter_groups.parameter_groups` and
+        :func:`~sdgpu.nn.optimisers.make_optimiser`.
     """
 
     def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
         self.model, self.config = model, config
-        covered = set(penalised(model, config.penalty_covers))
-        self.optimiser = make_optimiser(model, config, covered, device)
+        self.groups = parameter_groups(model, config)
+        self.optimiser = make_optimiser(self.groups, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self._decoupled = config.penalty_form == "decoupled" and config.decay > 0
-        self._penalised: list[torch.Tensor] = [
-            p for name, p in model.named_parameters() if name in covered
-        ]
+        decoupled = config.penalty_form == "decoupled"
+        self._decaying = [group for group in self.groups if decoupled and group.decay > 0]
         self._buffer_backups: list[torch.Tensor] = []
 
     @property
@@ -79,15 +80,9 @@ class Update:
         """Step at a learning rate, and clear the gradients."""
         config = self.config
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         finite = self._unscale() if self.scaler.is_enabled() else None
-        if self._decoupled and self._penalised:
-            factor = 1 - rate * config.decay
-            with torch.no_grad():
-                if finite is None:
-                    torch._foreach_mul_(self._penalised, factor)
-                else:
-                    torch._foreach_mul_(self._penalised, torch.where(finite, factor, 1.0))
+        self._decay(rate, finite)
         if config.penalty == "paper-script" and config.decay:
             # the other penalties need no graph either: their gradient is that of weight decay
             add_script_gradient(self.model, config.decay, covers=config.penalty_covers)
@@ -96,6 +91,24 @@ class Update:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _decay(self, rate: float, finite: torch.Tensor | None) -> None:
+        """Decoupled decay, unless the gradient is not `finite`."""
+        for group in self._decaying:
+            parameters: list[torch.Tensor] = [*group.parameters]
+            factor = 1 - rate * group.lr_scale * group.decay
+            if finite is None:
+                torch._foreach_mul_(parameters, factor)
+            else:
+                torch._foreach_mul_(parameters, torch.where(finite, factor, 1.0))
+
+    @torch.no_grad()
+    def penalty(self) -> torch.Tensor:
+        """The penalty of the weights as they are, (), of a stack (members,)."""
+        config = self.config
+        decays = {name: group.decay for group in self.groups for name in group.names}
+        return penalty(self.model, config.decay, form=config.penalty_form, decays=decays)
 
     @torch.no_grad()
     def _clip(self) -> None:

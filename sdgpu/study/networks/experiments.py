@@ -115,11 +115,12 @@ class Experiment:
             )
         if not isinstance(self.config, Config):
             raise TypeError(f"config must be a Config, not {type(self.config).__name__}")
-        for name in FUNCTIONS:
+        choices = FUNCTIONS | {"parameter_groups": ("settings by patterns of names",)}
+        for name in choices:
             if callable(getattr(self.config, name)):
                 raise ValueError(
                     f"config.{name} is a function of your own, but an experiment is all text: give one of "
-                    f"{', '.join(FUNCTIONS[name])}, or use distill_chain"
+                    f"{', '.join(choices[name])}, or use distill_chain"
                 )
         for name in ("name", "data"):
             if not isinstance(getattr(self, name), str):
