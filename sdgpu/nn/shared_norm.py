@@ -1,7 +1,8 @@
 """Batch norm over the rows of all processes: several of them are then one, whatever the network.
 
-torch's own SyncBatchNorm runs on CUDA only; this one runs with gloo on CPUs too, and gives what one
-process gives, within rounding. A layer sends one message in each direction.
+On CUDA that is torch's own SyncBatchNorm. It runs nowhere else, and not under ``vmap``: on CPUs, and in
+stacks on any device, there is one here that runs with gloo too, and gives what one process gives, within
+rounding. A layer sends one message in each direction.
 """
 
 from __future__ import annotations
@@ -152,6 +153,34 @@ class _OverRanks(TorchFunctionMode):
 _SIGNATURE = inspect.signature(nn.functional.batch_norm)
 
 
+def _on_cuda(norm: nn.Module) -> bool:
+    tensors = (*norm.parameters(recurse=False), *norm.buffers(recurse=False))
+    return any(tensor.is_cuda for tensor in tensors)
+
+
+def _synchronised(norm: _BatchNorm) -> nn.SyncBatchNorm | None:
+    """torch's own of the same tensors, if it is for this layer.
+
+    It is for plain ones with tensors on CUDA; those of a stack's skeleton have no device.
+    """
+    if not (_plain(norm) and _on_cuda(norm)):
+        return None
+    sync = nn.SyncBatchNorm(
+        norm.num_features,
+        norm.eps,
+        norm.momentum,
+        affine=False,
+        track_running_stats=norm.track_running_stats,
+    )
+    sync.__dict__.update(_parameters=norm._parameters, _buffers=norm._buffers)
+    return sync
+
+
+def _plain(norm: _BatchNorm) -> bool:
+    """Whether its forward pass is torch's."""
+    return type(norm).forward is _BatchNorm.forward or type(norm) is nn.SyncBatchNorm
+
+
 class SharedBatchNorm(nn.Module):
     """A batch norm that counts the rows of all ranks while it is trained; else the one that it holds.
 
@@ -173,6 +202,7 @@ class SharedBatchNorm(nn.Module):
         # tensors, parts and hooks are the same objects in both
         for attribute in [name for name in self.__dict__ if name != "_norm"]:
             self.__dict__[attribute] = norm.__dict__[attribute]
+        self._sync = [_synchronised(norm)]
 
     @property
     def norm(self) -> _BatchNorm:
@@ -183,12 +213,15 @@ class SharedBatchNorm(nn.Module):
         """Normalise (b, C, ...) over the rows and places of all ranks."""
         norm = self.norm
         norm.training = self.training
-        forward = type(norm).forward
+        (sync,) = self._sync
         if not self.training:
             return norm.forward(X)
-        if forward is not _BatchNorm.forward and type(norm) is not nn.SyncBatchNorm:
+        if sync is not None:
+            outputs: torch.Tensor = sync(X)
+            return outputs
+        if not _plain(norm):
             with _OverRanks() as ranks:
-                outputs: torch.Tensor = norm.forward(X)
+                outputs = norm.forward(X)
             if not ranks.was_called:
                 raise RuntimeError(
                     f"{type(norm).__name__} is a batch norm with a forward pass of its own, whose "

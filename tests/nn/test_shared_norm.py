@@ -1,9 +1,13 @@
 """Batch norm over two ranks against torch's own on all rows: outputs, gradients, statistics, messages."""
 
+import pytest
 import torch
 from torch import nn
 
-from tests.nn.problems import two_ranks
+from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
+from sdgpu.nn.stacked import Stack
+from tests.cuda_stand_in import pretend_cuda
+from tests.nn.problems import convnet, two_ranks
 
 CASES = {
     "images": (lambda: nn.BatchNorm2d(3), (7, 3, 4, 5)),
@@ -50,29 +54,118 @@ def rows_of(name, round_, dtype=torch.float64):
     return X.to(dtype), V.to(dtype)
 
 
-def passes(norm, name, share, dtype=torch.float64):
+def passes(norm, name, share, dtype=torch.float64, device="cpu"):
     """Two batches: outputs, gradients by inputs and parameters, and the statistics that are left."""
     found = []
     for round_ in range(2):
-        X, V = (values[share] for values in rows_of(name, round_, dtype))
+        X, V = (values[share].to(device) for values in rows_of(name, round_, dtype))
         if X.ndim == 4 and round_:
             X = X.contiguous(memory_format=torch.channels_last)
         X.requires_grad_()
         outputs = norm(X)
         norm.zero_grad()
         (outputs * V).sum().backward()
-        found.append([outputs.detach(), X.grad, *(p.grad.clone() for p in norm.parameters())])
-    return found, [buffer.double() for buffer in norm.buffers()]
+        parts = [outputs.detach(), X.grad, *(p.grad.clone() for p in norm.parameters())]
+        found.append([part.cpu() for part in parts])
+    return found, [buffer.double().cpu() for buffer in norm.buffers()]
 
 
-def one_rank(name, world):
-    from sdgpu.nn.shared_norm import share_batch_norm
+def one_rank(name, world, device="cpu"):
+    norm = share_batch_norm(norm_of(name).to(device))
+    return passes(norm, name, world.shard(CASES[name][1][0]), device=device)
 
-    return passes(share_batch_norm(norm_of(name)), name, world.shard(CASES[name][1][0]))
+
+class Kernels:
+    """What torch's SyncBatchNorm asks of a device, as formulas: a CPU has none of it."""
+
+    @staticmethod
+    def batch_norm_stats(X, eps):
+        axes = [axis for axis in range(X.ndim) if axis != 1]
+        return X.mean(axes), torch.rsqrt(X.var(axes, correction=0) + eps)
+
+    @staticmethod
+    def batch_norm_gather_stats_with_counts(
+        X, means, inverses, running_mean, running_var, momentum, eps, counts
+    ):
+        n, shares = counts.sum(), (counts / counts.sum())[:, None]
+        mean = (shares * means).sum(dim=0)
+        variance = (shares * (inverses**-2 - eps + (means - mean) ** 2)).sum(dim=0)
+        if running_mean is not None:
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * n / (n - 1), momentum)
+        return mean, torch.rsqrt(variance + eps)
+
+    @staticmethod
+    def batch_norm_elemt(X, weight, bias, mean, inverse, eps):
+        return nn.functional.batch_norm(X, mean, inverse**-2, weight, bias, eps=0.0)
+
+    @staticmethod
+    def batch_norm_backward_reduce(dY, X, mean, inverse, weight, *asked):
+        axes = [axis for axis in range(X.ndim) if axis != 1]
+        shift = mean.reshape(-1, *(1,) * (X.ndim - 2))
+        sums, slopes = dY.sum(axes), (dY * (X - shift)).sum(axes)
+        return sums, slopes, slopes * inverse, sums
+
+    @staticmethod
+    def batch_norm_backward_elemt(dY, X, mean, inverse, weight, sums, slopes, counts):
+        n, shape = counts.sum(), (-1, *(1,) * (X.ndim - 2))
+        mean, inverse, a, b = (
+            one.reshape(shape) for one in (mean, inverse, sums / n, slopes / n * inverse**2)
+        )
+        factor = inverse if weight is None else inverse * weight.reshape(shape)
+        return factor * (dY - a - (X - mean) * b)
 
 
-def test_two_ranks_normalise_as_one_and_send_one_message_in_each_direction(tmp_path):
-    two_ranks(WORKER, tmp_path)
+def torchs_own():
+    """Let torch's SyncBatchNorm run on the CPU, and be taken for what is there."""
+    import sdgpu.nn.shared_norm as module
+
+    module._on_cuda = lambda norm: True
+    torch._C._get_privateuse1_backend_name = lambda: "cpu"
+    for name in vars(Kernels):
+        if name.startswith("batch"):
+            setattr(torch, name, getattr(Kernels, name))
+
+
+SYNC_WORKER = """
+import sys
+import torch
+torch.set_num_threads(1)
+from torch import distributed
+from sdgpu.backend.distributed import join
+from tests.nn.test_shared_norm import CASES, one_rank, torchs_own
+
+world = join(torch.device("cpu"))
+torchs_own()
+sent = []
+real = distributed.all_gather
+distributed.all_gather = lambda *given, **more: (sent.append(1), real(*given, **more))
+found = {name: one_rank(name, world) for name in CASES}
+assert len(sent) == 2 * len(CASES), sent  # all layers are torch's
+torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
+"""
+
+CUDA_WORKER = """
+import sys
+import torch
+from torch import distributed
+distributed.init_process_group("gloo")  # two ranks on one device, which NCCL refuses
+from sdgpu.backend.distributed import World
+from tests.nn.test_shared_norm import CASES, one_rank
+
+world = World(distributed.get_rank(), 2)
+found = {name: one_rank(name, world, "cuda") for name in CASES}
+torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
+"""
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [WORKER, SYNC_WORKER, pytest.param(CUDA_WORKER, marks=pytest.mark.gpu)],
+    ids=["own", "torch's", "CUDA"],
+)
+def test_two_ranks_normalise_as_one_and_send_one_message_in_each_direction(worker, tmp_path):
+    two_ranks(worker, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name in CASES:
         truth, buffers = passes(norm_of(name), name, slice(None))
@@ -85,3 +178,26 @@ def test_two_ranks_normalise_as_one_and_send_one_message_in_each_direction(tmp_p
                 torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
         for rank in ranks:
             torch.testing.assert_close(rank[name][1], buffers, rtol=1e-11, atol=1e-12)
+
+
+def test_torchs_own_is_for_plain_layers_on_cuda():
+    class Shy(nn.BatchNorm2d):
+        def forward(self, X):
+            return super().forward(X)
+
+    with pretend_cuda():
+        layers = [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4)]
+        for layer, is_torchs in [(layer, True) for layer in layers] + [(Shy(4), False)]:
+            layer.to("cuda")
+            shared = share_batch_norm(layer)
+            (sync,) = shared._sync
+            assert (sync is not None) == is_torchs
+            if sync is not None:  # of the very tensors
+                assert sync.weight is layer.weight
+                assert sync.running_var is layer.running_var
+                assert (sync.eps, sync.momentum) == (layer.eps, layer.momentum)
+            assert own_batch_norm(shared) is layer
+    assert share_batch_norm(nn.BatchNorm2d(4))._sync == [None]
+    # a stack runs under vmap, which torch's does not know
+    stack = share_batch_norm(Stack([convnet(), convnet(1)]))
+    assert stack.skeleton[0][1]._sync == [None]
