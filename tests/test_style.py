@@ -138,6 +138,8 @@ def test_clocks_decide_in_one_place():
         "network_runs.py",
         "compare.py",
         "cell_fit.py",  # seconds of a study: of its parts, of its cells, left
+        "cell_judging.py",
+        "federated_cells.py",
         "workers.py",
         "running.py",
     }

@@ -159,6 +159,11 @@ def _refuse_estimates(fitted: SweptFit, spectrum: Spectrum) -> None:
     ------
     ValueError
     """
+    if fitted.info.method == "average":
+        raise ValueError(
+            "advice on distillation leaves training rows out, and a mean of the workers' fits has none of "
+            "its own: sweep validation rows"
+        )
     if not fitted.solution.leverages.exact:
         raise ValueError(
             f"advice on distillation needs all eigenvalues, and method={fitted.info.method!r} estimates "

@@ -42,6 +42,11 @@ def smoothed(solution: Any, info: Info, smoother: Smoother, lams: np.ndarray) ->
     if smoother.name == RIDGE.name:
         changed = smoother_of(solution).name != RIDGE.name
         return (replace(solution, smoother=RIDGE) if changed else solution), base
+    if info.method == "average":
+        raise ValueError(
+            f"smoother={smoother.name!r} of a mean of the workers' fits, which are of ridge: merge their "
+            "messages, space.fit(messages, lams), and take the smoother of that"
+        )
     if not hasattr(solution, "smoother") or solution.spectrum is None:
         raise ValueError(
             f"smoother= needs eigenvalues, and method={info.method!r} has none: use 'eigh'"

@@ -361,11 +361,7 @@ def open_space(path: str | os.PathLike[str], *, device: str | Backend = "auto") 
 
 
 def coefficient_bound(
-    messages: Iterable[Message],
-    fit: Fit,
-    lam: float | None = None,
-    alphas: Any = 0.0,
-    steps: int = 2,
+    messages: Iterable[Message], fit: Fit, lam: Any = None, alphas: Any = 0.0, steps: int = 2
 ) -> np.ndarray:
     """How far the coefficients of steps 1..T may be from those of all rows, as eigenpairs were cut off.
 
@@ -376,7 +372,7 @@ def coefficient_bound(
     fit : Fit
         Of :meth:`FeatureSpace.fit`.
     lam, alphas, steps
-        As in :meth:`sdgpu.Fit.path`.
+        As in :meth:`sdgpu.Fit.path`, a lam for each step too.
 
     Returns
     -------
@@ -386,8 +382,8 @@ def coefficient_bound(
 
     Notes
     -----
-    (G + lam)(beta - beta_all) = E beta for step 1, and each later step adds |1 - alpha| times what the step
-    before is off, with E the sum of what the workers cut off.
+    (G + lam)(beta - beta_all) = E beta for step 1 with E the sum of what the workers cut off. Step t adds
+    |1 - alpha_t| times what the step before is off, and ||E beta|| / lam_t of that.
     """
     path = fit.path(lam, alphas, steps)
     beta = to_numpy(path.dual)
@@ -396,8 +392,8 @@ def coefficient_bound(
     for one in messages:
         if isinstance(one, LocalSpectrum):
             cut += one.missing(beta)
-    cut /= path.lam
-    bound = cut.copy()
+    lams = np.broadcast_to(path.lam, len(beta))[:, None]
+    bound = cut / lams
     for t in range(1, len(beta)):
-        bound[t] += np.abs(1 - path.alphas[t - 1]) * (bound[t - 1] + cut[t - 1])
+        bound[t] += np.abs(1 - path.alphas[t - 1]) * (bound[t - 1] + cut[t - 1] / lams[t])
     return bound

@@ -29,7 +29,7 @@ def lam_of_steps(
     if len(lams) != steps:
         raise ValueError(f"lam has {len(lams)} entries for steps={steps}: give one for each step")
     spectrum = solution.spectrum
-    if spectrum is None or not spectrum.holds_kernel:
+    if spectrum is None or not spectrum.serves_schedules:
         raise ValueError(
             "lam: one for each step needs all eigenvalues, a basis grew for chains of one lam; fit with "
             "method='eigh' or 'primal'"

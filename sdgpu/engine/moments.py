@@ -118,6 +118,17 @@ class Moments:
             raise ValueError("the landmarks are picked from the first rows: add some")
         return self._sums
 
+    @property
+    def nbytes(self) -> int:
+        """Of the sums, which is what :meth:`save` writes beside the map: about 8 k (k + c + 1).
+
+        Raises
+        ------
+        ValueError
+            As :attr:`map`.
+        """
+        return sum(array.nbytes for array in self.sums.state()[0].values())
+
     def add(self, X: Any, Y: Any = None, sample_weight: Any = None) -> Moments:
         """Add rows.
 

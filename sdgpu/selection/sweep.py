@@ -128,7 +128,7 @@ class Sweep:
         if f"{name}_error" in self.dataset:  # the smallest of many estimates is one of the luckiest
             losses = losses + self.dataset[f"{name}_error"]
         if not bool(losses.notnull().any()):
-            raise ValueError(f"every {losses.name} of this sweep is NaN")
+            raise ValueError(f"every {name} of this sweep is NaN: it is not known for this fit")
         losses = -losses if larger else losses
         if one_standard_error:
             if SCHEDULE in losses.dims:

@@ -24,7 +24,7 @@ from sdgpu.backend.backends import Backend, to_numpy
 from sdgpu.solvers.feature_solution import FeatureChain, FeatureSolution
 from sdgpu.solvers.leverage import Diagonals, LeftOut
 from sdgpu.solvers.solution import BasisColumns
-from sdgpu.solvers.spectrum import Spectrum
+from sdgpu.solvers.spectrum import AVERAGED, Spectrum
 
 __all__ = ["AveragedSolution", "NoLeverages", "averaged"]
 
@@ -49,7 +49,7 @@ def averaged(
         Z=backend.asarray(np.concatenate(Z)[order]),
         below_rounding=sum(part.spectrum.below_rounding for part in parts),
         most_negative=min(part.spectrum.most_negative for part in parts),
-        method="features",
+        method=AVERAGED,
     )
     base = FeatureSolution(
         spectrum,

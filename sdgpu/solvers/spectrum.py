@@ -9,10 +9,11 @@ import array_api_compat as compat
 
 from sdgpu.distill.filters import flat_product
 
-__all__ = ["PRIMAL", "Spectrum", "above_rounding", "with_null_part"]
+__all__ = ["AVERAGED", "PRIMAL", "Spectrum", "above_rounding", "with_null_part"]
 
 ROUNDED = 1e-14  # share of an output that rounding leaves of it
 LEAST = "least norm"  # the method that knows all eigenvalues above rounding, for lam = 0
+AVERAGED = "average"  # of several workers side by side: columns that are not orthogonal
 PRIMAL = "primal"  # the method that knows all eigenvalues but those that are 0
 
 
@@ -71,8 +72,15 @@ class Spectrum:
 
     @property
     def holds_kernel(self) -> bool:
-        """Whether K is 0 outside of the basis."""
+        """Whether K is 0 outside of the basis, which is orthonormal."""
+        if self.method == AVERAGED:  # its columns may be as many as the rows by chance
+            return False
         return self.method == PRIMAL or self.basis.shape[0] == self.basis.shape[1]
+
+    @property
+    def serves_schedules(self) -> bool:
+        """Whether chains with a lam for each step stay in the basis: it was not grown for others."""
+        return self.holds_kernel or self.method == AVERAGED
 
     def combine(self, filters: Any) -> Any:
         """V diag(filter) Z for each filter, in one product of (n, k) by (k, everything else).

@@ -75,6 +75,8 @@ def test_whole_messages_are_the_fit_of_all_rows(name, kind, intercept):
     space, data = space_of(name), workers(offset=5.0)
     fit = space.fit(send(space, data, kind), LAMS, intercept=intercept)
     assert fit.info.n == sum(SIZES)
+    k = space.moments(*data[0]).map.size
+    assert space.moments(*data[2]).nbytes == 8 * (k * (k + C + 1) + 3 * C)
     assert "cut off" not in fit.info.status
     for lam in LAMS:
         for alphas in (0.0, [0.3, 1.4, -0.2]):
@@ -100,7 +102,7 @@ def test_spectra_that_were_cut(name, rank, intercept):
         for sent in (messages, send(space, data, "moments"))
     )
     k = space.moments(*data[0]).map.size
-    for lam in LAMS:
+    for lam in (*LAMS, [20.0, 0.05, 1.0]):
         for alphas in (0.0, [1.6, 0.2], [-0.4, 0.9]):
             beta, all_rows = (f.path(lam, alphas, steps=3).dual for f in (fit, whole))
             bound = federated.coefficient_bound(messages, fit, lam, alphas, steps=3)
@@ -182,6 +184,16 @@ def test_the_mean_of_the_fits(name, shares):
             for weight, part, own in zip(weights, parts, data, strict=True)
         )
         assert_near(limit, wanted, 1e-7)
+    lams, alphas = np.array([1.0, 20.0, 0.05]), [0.3, 1.4]  # of each step
+    wanted = np.zeros((3, len(new_rows()), C))
+    for weight, part, (X, Y) in zip(weights, parts, data, strict=True):
+        phi, new = (space.moments(X, Y).map.transform(rows) for rows in (X, new_rows()))
+        targets, K = Y, phi @ phi.T
+        for step, lam in enumerate(lams):
+            dual = np.linalg.solve(K + part * lam * np.eye(len(K)), targets)
+            wanted[step] += weight * (new @ (phi.T @ dual))
+            targets = alphas[min(step, 1)] * Y + (1 - alphas[min(step, 1)]) * (K @ dual)
+    assert_near(fit.path(lams, alphas, steps=3).predict(new_rows()), wanted, 1e-7)
 
 
 @pytest.mark.parametrize("kind", ["moments", "spectra"])
@@ -230,8 +242,9 @@ def test_weights_for_the_mean():
 
 
 def test_what_a_mean_does_not_know():
-    space, data = space_of(), workers()
+    space, data = space_of(), workers((12, 12))  # columns as many as features, by chance
     fit = space.average(send(space, data, "moments"), LAMS)
+    assert fit.spectrum.basis.shape == (24, 24)
     for ask in (
         lambda: fit.sweep(),
         lambda: fit.loo(1.0),
@@ -240,9 +253,17 @@ def test_what_a_mean_does_not_know():
         lambda: fit.path(1.0).interval(new_rows()),
         lambda: fit.path(1.0).fitted,
         lambda: fit.with_targets(data[0][1]),
+        lambda: fit.advise(),
+        lambda: fit.path(1.0).variance(new_rows()),
+        lambda: sdgpu.constrain(fit, eps=0.1),
+        lambda: sdgpu.synthetic_labels(fit, rounds=3, noise=1.0),
+        lambda: fit.with_smoother("gradient_flow"),
     ):
-        with pytest.raises(ValueError, match=r"worker|feature model|row"):
+        with pytest.raises(ValueError, match=r"worker|feature model|row|all .*eigen|basis"):
             ask()
+    sweep = fit.sweep(new_rows(), np.zeros((11, C)), alphas=[0.5], steps=2)
+    with pytest.raises(ValueError, match="every gcv of this sweep is NaN"):
+        sweep.best("gcv")
 
 
 def test_a_student_of_the_workers():

@@ -2,7 +2,8 @@
 
 A cell is one data set, seed, level of noise, kernel, method and precision; its lam, weights and steps come
 from one decomposition. Cells that differ in noise alone share it where the method has all eigenvalues: a
-:class:`Decomposition` is what is worked on at a time.
+:class:`Decomposition` is what is worked on at a time. Cells whose rows are shared out among workers share
+what these send.
 """
 
 from __future__ import annotations
@@ -14,18 +15,39 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from sdgpu.backend.checksums import digest
 from sdgpu.distill.smoothers import RIDGE
 from sdgpu.study.grid_study.configuration import DataTable, MethodTable, StudyConfig
+from sdgpu.study.grid_study.federated_table import SHARED_AXES, Answer, Sharing
 from sdgpu.study.grid_study.kernel_tables import KernelTable
 
-__all__ = ["AXES", "Cell", "Decomposition", "KernelPoint", "MethodPoint", "decompositions"]
+__all__ = [
+    "AXES",
+    "Cell",
+    "Decomposition",
+    "KernelPoint",
+    "MethodPoint",
+    "axes_of",
+    "decompositions",
+    "place_on",
+]
 
 FORMAT = 1  # of what a cell file says; another one is computed anew
 
 #: What tells the cells of a study apart, in this order.
 AXES = ("data", "rows", "seed", "noise", "kernel", "parameters", "method", "size", "precision")
+
+
+def axes_of(config: StudyConfig) -> tuple[str, ...]:
+    """:data:`AXES`, and those of workers where a study has them."""
+    return AXES if config.federated is None else (*AXES, *SHARED_AXES)
+
+
+def place_on(axis: str, record: Mapping[str, Any]) -> Any:
+    """Of a cell by its record; one with all rows may have been made before there were workers."""
+    return record.get(axis, SHARED_AXES[axis]) if axis in SHARED_AXES else record[axis]
 
 
 @dataclass(frozen=True)
@@ -89,13 +111,16 @@ class Cell:
     key : str
         Name of its file: readable, and a digest of everything that decides its numbers.
     labels : mapping
-        Its place on every one of :data:`AXES`.
+        Its place on every one of :data:`AXES`, and on those of workers if it has some.
     noise : float
+    answer : Answer, optional
+        Of workers.
     """
 
     key: str
     labels: Mapping[str, int | float | str | None]
     noise: float
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,8 @@ class Decomposition:
     method : MethodPoint
     precision : str
     config : StudyConfig
+    sharing : Sharing, optional
+        Of its rows among workers.
     """
 
     data: DataTable
@@ -118,14 +145,18 @@ class Decomposition:
     method: MethodPoint
     precision: str
     config: StudyConfig = field(repr=False)
+    sharing: Sharing | None = None
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """One for each level of noise."""
-        return tuple(self._cell(level) for level in self.config.noise.levels)
+        """One for each level of noise, and for each answer of workers."""
+        levels, table = self.config.noise.levels, self.config.federated
+        if self.sharing is None or table is None:
+            return tuple(self._cell(level, None) for level in levels)
+        return tuple(self._cell(level, answer) for level in levels for answer in table.points)
 
-    def _cell(self, noise: float) -> Cell:
-        labels = {
+    def _cell(self, noise: float, answer: Answer | None) -> Cell:
+        labels: dict[str, int | float | str | None] = {
             "data": self.data.source,
             "rows": self.data.rows,
             "seed": self.seed,
@@ -137,6 +168,9 @@ class Decomposition:
             "precision": self.precision,
         }
         config = self.config
+        if self.sharing is not None and answer is not None:
+            places = (self.sharing.workers, self.sharing.split, answer.sent, answer.kind)
+            labels |= dict(zip(SHARED_AXES, places, strict=True))
         decides = {
             "format": FORMAT,
             "labels": labels,
@@ -155,6 +189,8 @@ class Decomposition:
             decides["interval"] = config.interval.model_dump()
         if config.synthetic_labels is not None:
             decides["synthetic_labels"] = config.synthetic_labels.model_dump()
+        if config.federated is not None and answer is not None:
+            decides["federated"] = {"unlabelled": config.federated.unlabelled}
         code = digest(json.dumps(decides, sort_keys=True)).removeprefix("xxh3:")[:12]
         source = re.split(r"[\\/]", self.data.source)[-1].split(".")[0]
         words = [source, str(self.seed), self.kernel.name, self.method.features or self.method.name]
@@ -162,6 +198,7 @@ class Decomposition:
             "-".join([re.sub(r"[^A-Za-z0-9]+", "_", word) for word in words] + [code]),
             labels,
             noise,
+            answer,
         )
 
 
@@ -173,23 +210,31 @@ def decompositions(config: StudyConfig) -> list[Decomposition]:
     ValueError
         If they are more than ``max_fits`` of ``[compute]``: says how many.
     """
-    sizes = (
+    sizes: tuple[int, ...] = (
         len(config.data),
         len(config.seeds),
         sum(math.prod(map(len, table.given.values())) for table in config.kernel),
         sum(len([*_method_points(table)]) for table in config.method),
         len(config.compute.precision),
     )
+    shared = [] if config.federated is None else config.federated.sharings
+    axes = "data, seeds, kernels, methods, precisions"
+    if shared:
+        sizes, axes = (*sizes, 1 + len(shared)), f"{axes}, all rows and workers"
     count, most = math.prod(sizes), config.compute.max_fits
     if count > most:
         raise ValueError(
-            f"the study has {count:,} fits ({' x '.join(map(str, sizes))}: data, seeds, kernels, methods, "
-            f"precisions), above max_fits = {most:,} of [compute]: take fewer, or raise max_fits"
+            f"the study has {count:,} fits ({' x '.join(map(str, sizes))}: {axes}), above max_fits = "
+            f"{most:,} of [compute]: take fewer, or raise max_fits"
         )
     kernels = [point for table in config.kernel for point in _kernel_points(table)]
     methods = [point for table in config.method for point in _method_points(table)]
-    axes = (config.data, config.seeds, kernels, methods, config.compute.precision)
-    return [Decomposition(*point, config) for point in itertools.product(*axes)]
+    points = itertools.product(
+        config.data, config.seeds, kernels, methods, config.compute.precision
+    )
+    return [
+        Decomposition(*point, config, sharing) for point in points for sharing in (None, *shared)
+    ]
 
 
 def _kernel_points(table: KernelTable) -> Iterator[KernelPoint]:

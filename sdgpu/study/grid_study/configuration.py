@@ -17,6 +17,7 @@ top                     name, description, seeds
 ``[teacher]``           a kernel as ``[[kernel]]``, one value for each parameter; lams or lams_over_n,
                         unlabelled
 ``[interval]``          coverage, folds
+``[federated]``         workers, splits, ranks, answers, unlabelled
 ``[synthetic_labels]``  rounds, schemes, weights, true_labels
 ``[[network]]``         preset, and what to change in it: seeds, alphas, steps, epochs, algorithm1, rows
 ======================  ==================================================================================
@@ -38,6 +39,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from sdgpu.distill.smoothers import RIDGE
 from sdgpu.selection.metrics import as_metrics, named_metric
 from sdgpu.selection.sweep import FAMILIES
+from sdgpu.study.grid_study.federated_table import FederatedTable
 from sdgpu.study.grid_study.interval_cells import IntervalTable
 from sdgpu.study.grid_study.kernel_tables import KernelTable, TeacherTable
 from sdgpu.study.grid_study.key_lines import Lines, explain
@@ -292,6 +294,7 @@ class StudyConfig(StudyTable):
     teacher: TeacherTable | None = None
     interval: IntervalTable | None = None
     synthetic_labels: SyntheticLabelsTable | None = None
+    federated: FederatedTable | None = None
     network: Annotated[tuple[NetworkTable, ...], Tables] = ()
 
     @model_validator(mode="after")
@@ -320,6 +323,8 @@ class StudyConfig(StudyTable):
             self._check_interval(self.interval)
         if self.synthetic_labels is not None:
             self._check_synthetic_labels()
+        if self.federated is not None:
+            self._check_federated()
         if "student" in self.choose.rules and self.teacher is None:
             raise fault_of("choose", "the rule 'student' has no teacher: name one, [teacher]")
         if self.teacher is not None and any(data.is_large for data in self.data):
@@ -339,6 +344,28 @@ class StudyConfig(StudyTable):
                 raise fault_of(
                     "interval", "without folds intervals need all eigenvectors: folds = 10, say"
                 )
+
+    def _check_federated(self) -> None:
+        """Refuse what needs rows in one place, and methods whose workers share no features."""
+        methods, why = self.method, None
+        if any(method.features is None for method in methods):
+            why = (
+                "workers send what their rows say in a space of features: features = 'fourier' (a size), "
+                "'own' or 'nystrom' in every [[method]]"
+            )
+        elif any(method.learn is not None for method in methods):
+            why = "no server has the rows to learn a kernel from: leave learn of [[method]] out"
+        elif any(method.smoother != RIDGE.name for method in methods):
+            why = "workers and server fit by ridge: leave smoother of [[method]] out"
+        elif self.compute.precision != ("float64",):
+            why = "messages are of float64 features: precision = 'float64' in [compute]"
+        elif any(data.is_large for data in self.data):
+            why = "rows are shared out in memory, not those of data read in blocks"
+        for name in ("teacher", "interval", "synthetic_labels"):
+            if why is None and getattr(self, name) is not None:
+                why = f"what [{name}] needs are rows in one place: make a study of its own for it"
+        if why is not None:
+            raise fault_of("federated", why)
 
     def _check_synthetic_labels(self) -> None:
         """Refuse what has no closed form of their rounds."""

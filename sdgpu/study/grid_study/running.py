@@ -19,7 +19,7 @@ from sdgpu.backend.progress import Event, Progress
 from sdgpu.backend.sealed_json import plain
 from sdgpu.backend.signals import terminable
 from sdgpu.engine.cluster_sums import active_client
-from sdgpu.study.grid_study.cell_fit import load_data
+from sdgpu.study.grid_study.cell_data import load_data
 from sdgpu.study.grid_study.cells import Decomposition, decompositions
 from sdgpu.study.grid_study.configuration import StudyConfig, read_study
 from sdgpu.study.grid_study.network_cells import run_networks

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sdgpu
 from sdgpu.backend.memory import show
 from sdgpu.backend.rates import NOMINAL
 from sdgpu.engine.streaming import feature_bytes
-from sdgpu.study.grid_study.cell_fit import forget_data, load_data
+from sdgpu.study.grid_study.cell_data import forget_data, load_data
 from sdgpu.study.grid_study.cells import Decomposition, decompositions
 from sdgpu.study.grid_study.configuration import DataTable, StudyConfig
 from sdgpu.study.real_data.large_data import SIZES
@@ -106,11 +107,10 @@ def plan_study(study: StudyConfig) -> StudyPlan:
 
     forget_data()
     jobs = decompositions(study)
-    kinds: dict[tuple[str, str], list[Decomposition]] = {}
+    kinds: dict[tuple[Any, ...], list[Decomposition]] = {}
     for job in jobs:
-        kinds.setdefault(
-            (job.data.source, f"{job.method.label} {job.method.size or ''}"), []
-        ).append(job)
+        kind = (job.data.source, job.method.label, job.method.size, job.sharing)
+        kinds.setdefault(kind, []).append(job)
     prices = tuple(_price(group) for group in kinds.values())
     crew = crew_of(study.compute.devices, study.compute.workers, study.compute.memory, len(jobs))
     grid = study.grid
@@ -135,9 +135,16 @@ def _price(group: list[Decomposition]) -> Price:
     rows, d, c = _sizes(job.data)
     held = [round(share * rows) for share in (job.data.validation, job.data.test)]
     n, m = (rows, 20_000) if job.data.is_large else (max(1, rows - sum(held)), max(held))
+    table = job.config.federated
+    if table is not None:
+        nystrom = job.method.features == "nystrom"
+        table.check_rows(n, held[0], job.method.size if nystrom else None)
     cells, grid = len(job.cells), job.config.grid
     fit_seconds, k, peak = _fit_price(job, n, d, c)
     one_fit = fit_seconds if job.method.features is None and k == n else fit_seconds * cells
+    if job.sharing is not None:
+        one_fit, more = _shared_price(job, fit_seconds, k, c, n)
+        peak += int(more)
     lams = len(grid.ridges(n))
     judged = m * k + m * k * lams * grid.steps * c / 8
     losses = lams * len(grid.alphas) * grid.steps * (6 + len(job.config.choose.rules))
@@ -149,9 +156,36 @@ def _price(group: list[Decomposition]) -> Price:
         judged, losses = judged * (2 + 2 * teachers), losses * (1 + teachers)
     seconds = one_fit + cells * (CELL + judged / NOMINAL.products + LOSS * losses)
     method = f"{job.method.label}, {job.method.size}" if job.method.size else job.method.label
+    if job.sharing is not None:
+        method = f"{method}; {job.sharing.label}"
     return Price(
         job.data.source, method, n, d, c, len(group), cells * len(group), seconds, int(peak)
     )
+
+
+def _shared_price(
+    job: Decomposition, fit_seconds: float, k: int, c: int, n: int
+) -> tuple[float, float]:
+    """Seconds of all moments, messages and answers of a sharing, and bytes of the messages."""
+    table, sharing = job.config.federated, job.sharing
+    assert table is not None
+    assert sharing is not None
+    M, ranks = sharing.workers, 1 + len(table.ranks or ())
+    eigh, lams, u = (
+        10 * k**3 / NOMINAL.products,
+        len(job.config.grid.ridges(n)),
+        table.server_rows(n),
+    )
+    # moments are passes over the rows as those of a fit; then decompositions of k x k
+    seconds = fit_seconds + (ranks - 1) * M * eigh
+    for answer in table.answers:
+        seconds += ranks * eigh * (1 if answer == "merged" else M)
+        if answer == "distilled":  # students of each worker at each lam, and QR of their losses
+            words = 1 + 2 * M * lams * c
+            seconds += ranks * (u * k * (k + words) / NOMINAL.products + 2 * eigh)
+            losses = round(job.data.validation * n) * c * (1 + 2 * M) ** 2
+            seconds += ranks * lams**2 * losses / NOMINAL.products
+    return seconds * len(job.config.noise.levels), 8.0 * M * k * (k + c + 1)
 
 
 def _fit_price(job: Decomposition, n: int, d: int, c: int) -> tuple[float, int, int]:

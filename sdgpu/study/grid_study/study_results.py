@@ -15,7 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from sdgpu.backend.datafiles import read_dataset, write_dataset
-from sdgpu.study.grid_study.cells import AXES, decompositions
+from sdgpu.study.grid_study.cells import axes_of, decompositions, place_on
 from sdgpu.study.grid_study.configuration import StudyConfig
 from sdgpu.study.grid_study.label_arrays import LABEL_AXES
 from sdgpu.study.grid_study.student_cells import STUDENT_AXES
@@ -25,7 +25,7 @@ __all__ = ["StudyResults", "cells_dataset", "collect", "open_study", "read_resul
 
 RESULTS = "results.zarr"
 EXTRA_AXES = {**LABEL_AXES, **STUDENT_AXES}
-_TEXTS = ("data", "kernel", "parameters", "method", "precision")
+_TEXTS = ("data", "kernel", "parameters", "method", "precision", "split", "sent", "answer")
 _LONG_NAMES = {
     "mse": "mean squared validation error",
     "train_mse": "mean squared training error",
@@ -36,6 +36,8 @@ _LONG_NAMES = {
     "student_mse": "mean squared validation error of the student",
     "student_alpha_star": "best weight of the student's step 1",
     "teacher_lam": "ridge of the teacher, over the training rows where it is given so",
+    "sent_bytes": "bytes that all workers send, or those of the rows themselves",
+    "cut_bound": "bound on the difference of coefficients to those of all rows, over their length",
     "test_mse": "mean squared test error of the choice",
 }
 
@@ -68,8 +70,10 @@ class StudyResults:
 
         With ``[teacher]`` `student_mse` (cell, teacher_lam, lam, alpha, step), the teacher's lam over the
         training rows where it is given so; with ``[synthetic_labels]`` `synthetic_risk` (cell, scheme, lam,
-        label_weight, round) too. Where lam is given times the rows its dimension is `lam_over_n`, and `lam`
-        a coordinate (cell, lam_over_n). A cell has its place on every axis as a coordinate:
+        label_weight, round) too. With ``[federated]`` cells have a place on workers, split, sent and answer
+        as well, `sent_bytes` (cell), and `cut_bound` (cell, rule). Where lam is given times the rows its
+        dimension is `lam_over_n`, and `lam` a coordinate (cell, lam_over_n). A cell has its place on every
+        axis as a coordinate:
         ``dataset.set_index(cell=["seed", "parameters"]).unstack("cell")``.
         """
         cells = [read_cell(self.folder, record["key"])[1] for record in self.records]
@@ -79,16 +83,21 @@ class StudyResults:
     def frame(self) -> pd.DataFrame:
         """One row for each cell and rule: labels, the choice, its validation and test losses, the costs.
 
-        `seconds` of the whole cell, `passes` over K of its fit, and `error_estimate` of the fit.
+        `seconds` of the whole cell, `passes` over K of its fit, and `error_estimate` of the fit; with
+        ``[federated]`` `sent_bytes` of all workers, and `cut_bound` of a choice where eigenpairs were cut
+        off.
         """
         rows = []
         for record in self.records:
-            labels = {axis: record[axis] for axis in AXES} | {"n": record["n"]}
+            labels = {axis: place_on(axis, record) for axis in axes_of(self.config)}
+            labels["n"] = record["n"]
             costs = {
                 "seconds": sum(record["seconds"].values()),
                 "passes": _number(record["fit"]["passes"]),
                 "error_estimate": _number(record["fit"]["error_estimate"]),
             }
+            if self.config.federated is not None:
+                costs["sent_bytes"] = _sent_bytes(record)
             for rule, choice in record["chosen"].items():
                 numbers = {
                     name: _number(value)
@@ -127,9 +136,10 @@ class StudyResults:
         self.check_loss(loss)
         frame = self.frame
         axes = list(by) if by is not None else self.varied
-        unknown = [axis for axis in axes if axis not in AXES]
+        known = axes_of(self.config)
+        unknown = [axis for axis in axes if axis not in known]
         if unknown:
-            raise ValueError(f"by={unknown}: axes are {', '.join(AXES)}")
+            raise ValueError(f"by={unknown}: axes are {', '.join(known)}")
         groups = frame.groupby([*(axes or ["data"]), "rule"], sort=False, dropna=False)[loss]
         table = pd.DataFrame({"mean": groups.mean(), "error": groups.sem()})
         wide = table.unstack("rule").swaplevel(axis=1)
@@ -156,8 +166,9 @@ class StudyResults:
     @property
     def varied(self) -> list[str]:
         """The axes with more than one value, but for the seed."""
-        axes = [axis for axis in AXES if axis != "seed"]
-        return [axis for axis in axes if len({str(record[axis]) for record in self.records}) > 1]
+        axes = [axis for axis in axes_of(self.config) if axis != "seed"]
+        places = {axis: {str(place_on(axis, record)) for record in self.records} for axis in axes}
+        return [axis for axis in axes if len(places[axis]) > 1]
 
 
 def _number(value: Any) -> float:
@@ -200,28 +211,20 @@ def cells_dataset(
         coordinates["round"] = np.arange(1, made.rounds + 1)
     if lam != "lam" and cells:
         coordinates["lam"] = (("cell", lam), np.stack([cell["lam"] for cell in cells]))
-    for axis in AXES:
-        places = [record[axis] for record in records]
+    for axis in axes_of(config):
+        places = [place_on(axis, record) for record in records]
         if axis in _TEXTS:
             coordinates[axis] = ("cell", np.array(places, dtype=str))
         else:
             coordinates[axis] = ("cell", np.array([_number(value) for value in places]))
-    names = sorted(
-        {name for record in records for one in record["chosen"].values() for name in one}
-    )
-    for name in names:
-        if name.startswith("test_") or name in ("lam", "step"):
-            table = [[_number(r["chosen"][rule].get(name)) for rule in rules] for r in records]
-            label = name if name.startswith("test_") else f"chosen_{name}"
-            variables[label] = (("cell", "rule"), np.array(table, dtype=np.float64))
-    variables["chosen_alpha"] = (
-        ("cell", "rule", "step"),
-        np.array([[_weights(r["chosen"][rule], grid.steps) for rule in rules] for r in records]),
-    )
+    variables |= _choices(records, rules, grid.steps)
     for part in ("fit", "sweep", "choose"):
         variables[f"{part}_seconds"] = ("cell", np.array([r["seconds"][part] for r in records]))
     errors = [_number(record["fit"]["error_estimate"]) for record in records]
     variables["error_estimate"] = ("cell", np.array(errors))
+    if config.federated is not None:
+        sent = [_sent_bytes(record) for record in records]
+        variables["sent_bytes"] = ("cell", np.array(sent, dtype=np.float64))
     dataset = xr.Dataset(
         variables, coordinates, {"study": config.name, "description": config.description}
     )
@@ -229,6 +232,28 @@ def cells_dataset(
         if name in dataset:
             dataset[name].attrs["long_name"] = text
     return dataset
+
+
+def _choices(records: Sequence[Record], rules: list[str], steps: int) -> dict[str, Any]:
+    """What every rule has chosen, and what that is worth on the test rows, (cell, rule)."""
+    variables: dict[str, Any] = {}
+    names = {name for record in records for one in record["chosen"].values() for name in one}
+    for name in sorted(names):
+        if name.startswith("test_") or name in ("lam", "step", "cut_bound"):
+            table = [[_number(r["chosen"][rule].get(name)) for rule in rules] for r in records]
+            label = f"chosen_{name}" if name in ("lam", "step") else name
+            variables[label] = (("cell", "rule"), np.array(table, dtype=np.float64))
+    variables["chosen_alpha"] = (
+        ("cell", "rule", "step"),
+        np.array([[_weights(r["chosen"][rule], steps) for rule in rules] for r in records]),
+    )
+    return variables
+
+
+def _sent_bytes(record: Record) -> float:
+    """Of the messages of a cell; where all rows lie in one place those of the rows and their targets."""
+    rows = 8 * record["n"] * (record["d"] + record["c"])
+    return float(record.get("sent_bytes", rows))
 
 
 def _weights(choice: Mapping[str, Any], steps: int) -> np.ndarray:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from sdgpu.backend.backends import cuda_count
 from sdgpu.backend.sealed_json import plain
-from sdgpu.study.grid_study.cell_fit import CellResult, fit_cells
+from sdgpu.study.grid_study.cell_fit import fit_cells
+from sdgpu.study.grid_study.cell_judging import CellResult
 from sdgpu.study.grid_study.cells import Decomposition
 from sdgpu.study.grid_study.study_folder import CellWriter, cell_writer
 

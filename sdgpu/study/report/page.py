@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from sdgpu.backend.storage import check_writable, write_file
 from sdgpu.selection.metrics import larger_is_better
-from sdgpu.study.grid_study.cells import AXES
+from sdgpu.study.grid_study.cells import axes_of, place_on
 from sdgpu.study.grid_study.study_results import StudyResults
 from sdgpu.study.grid_study.summary_tables import caption_of, shown_cells
 from sdgpu.study.pictures.inline_svg import inline_svg
@@ -27,7 +27,7 @@ __all__ = ["write_report"]
 
 ROWS = 1000  # of the table of means
 FAILED = 100  # tracebacks that are shown
-NUMBERS = ("rows", "noise", "size")  # axes
+NUMBERS = ("rows", "noise", "size", "workers")  # axes
 
 
 def write_report(
@@ -205,10 +205,10 @@ def _pictures(results: StudyResults, loss: str) -> list[dict[str, Any]]:
 
 def _cells(results: StudyResults, loss: str) -> dict[str, Any]:
     """A row for each cell: axes that differ, and the loss of every rule."""
-    axes = [axis for axis in AXES if axis in ("seed", *results.varied)]
+    axes = [axis for axis in axes_of(results.config) if axis in ("seed", *results.varied)]
     rules = results.config.choose.rules
     rows = [
-        [*(record[axis] for axis in axes), *(_loss(record, rule, loss) for rule in rules)]
+        [*(place_on(axis, record) for axis in axes), *(_loss(record, rule, loss) for rule in rules)]
         for record in results.records
     ]
     return {"heads": [*axes, *rules], "rows": rows}

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sdgpu.study.grid_study.cells import axes_of, place_on
+from sdgpu.study.grid_study.federated_table import SHARED_AXES
 from sdgpu.study.grid_study.network_cells import experiment_of, network_folders
 from sdgpu.study.grid_study.study_folder import Record, read_cell
 from sdgpu.study.grid_study.study_results import StudyResults, cells_dataset
@@ -70,12 +72,21 @@ def _of_rules(results: StudyResults, frame: pd.DataFrame, loss: str) -> Iterator
 
 def _of_axes(results: StudyResults, frame: pd.DataFrame, loss: str) -> Iterator[StudyPicture]:
     """Curves over every axis of numbers, and costs where there are several methods."""
+    shared = results.config.federated is not None
     for axis in ("n", "noise", "size"):
-        values = frame[axis].dropna().unique()
-        if len(values) > 1:
+        shown = frame[frame[axis].notna()]
+        if axis == "n" and shared:  # students have rows of the server alone
+            shown = shown[shown["answer"] == SHARED_AXES["answer"]]
+        if shown[axis].nunique() > 1:
             text = f"Mean {loss} over all cells with this {axis}, bars are standard errors."
-            figure = plot_learning_curves(frame[frame[axis].notna()], axis, y=loss).figure
+            figure = plot_learning_curves(shown, axis, y=loss).figure
             yield StudyPicture("Axes", f"over_{axis}", figure, text)
+    if shared:
+        rule = results.config.choose.rules[-1]
+        chosen = frame[frame["rule"] == rule]
+        text = f"{loss} of the rule {rule!r} against the bytes that all workers send."
+        figure = plot_cost(chosen, "sent_bytes", y=loss, by="answer").figure
+        yield StudyPicture("Axes", "sent_bytes", figure, text)
     methods = frame["method"].nunique() * max(1, frame["size"].nunique())
     if methods > 1:
         rule = results.config.choose.rules[-1]
@@ -92,7 +103,7 @@ def _of_grids(results: StudyResults, frame: pd.DataFrame, loss: str) -> Iterator
     rules = results.config.choose.rules
     rule = "fixed" if "fixed" in rules else rules[0]
     chosen = frame[frame["rule"] == rule].fillna({"size": -1, "rows": -1})
-    axes = ["kernel", "parameters", "method", "size", "precision"]
+    axes = [a for a in axes_of(results.config) if a not in ("data", "rows", "seed", "noise")]
     places = chosen.groupby(["data", "noise"], sort=False)
     for number, ((data, noise), part) in enumerate(places):
         if number == MAPS:
@@ -116,7 +127,7 @@ def _of_grids(results: StudyResults, frame: pd.DataFrame, loss: str) -> Iterator
 
 def _is(record: Record, place: dict[str, Any]) -> bool:
     return all(
-        record[axis] == value or (record[axis] is None and value == -1)
+        place_on(axis, record) == value or (place_on(axis, record) is None and value == -1)
         for axis, value in place.items()
     )
 

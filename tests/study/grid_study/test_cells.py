@@ -6,7 +6,7 @@ import pytest
 import sdgpu
 from sdgpu.engine.cross_intervals import fold_labels
 from sdgpu.study import read_study
-from sdgpu.study.grid_study import cell_fit
+from sdgpu.study.grid_study import cell_data
 from sdgpu.study.grid_study.cell_fit import fit_cells
 from sdgpu.study.grid_study.cells import decompositions
 from sdgpu.study.real_data import large_data
@@ -166,7 +166,7 @@ def test_kernels(kernel, wanted):
     (job,) = decompositions(study)
     parts = split(load("diabetes", rows=60, seed=3), seed=3)
     made = wanted(sdgpu.median_distance(parts.X_train))
-    assert repr(cell_fit.kernel_of(job.kernel, job.data, job.seed)) == repr(made)
+    assert repr(cell_data.kernel_of(job.kernel, job.data, job.seed)) == repr(made)
 
 
 def test_features_precisions_and_classes():
@@ -226,7 +226,7 @@ def test_metrics_and_simple_rules():
 def test_rows_that_are_read_in_blocks(monkeypatch):
     sea = np.repeat(np.repeat(np.random.default_rng(0).random((8, 12)) < 0.6, 9, 0), 8, 1)
     monkeypatch.setattr(large_data, "land_mask", lambda: LandMask(np.packbits(sea, axis=1)))
-    cell_fit.split_of.cache_clear()
+    cell_data.split_of.cache_clear()
     (found,) = results(
         data={"source": "earth", "rows": 2000},
         kernel={"name": "gaussian", "gamma": 10},
@@ -234,7 +234,7 @@ def test_rows_that_are_read_in_blocks(monkeypatch):
     )
     assert found.record["n"] > 1000
     assert found.record["chosen"]["ridge"]["test_accuracy"] > 0.6
-    cell_fit.split_of.cache_clear()
+    cell_data.split_of.cache_clear()
 
 
 def test_a_rule_that_fails_costs_no_other():

@@ -30,6 +30,9 @@ alphas = [0, 0.5]
 steps = 3
 """
 
+FOURIER = "[[method]]\nfeatures = 'fourier'\nsize = 9\n"
+SHARED = "[federated]\nworkers = 2"
+
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "study.toml"
@@ -133,6 +136,22 @@ def test_errors_say_where(tmp_path, old, new, words):
         ("[interval]\n[[method]]\nfeatures = 'own'", "without folds intervals need all"),
         ("[interval]\nfolds = 3\n[[method]]\nsmoother = 'cutoff'", "intervals are of ridge"),
         ("[interval]\n[[method]]\nlater_lam_over_first = 2", "with one lam for all steps"),
+        ("[federated]\nworker = 2", r"line 20, \[federated\] worker: .* did you mean 'workers'"),
+        ("[federated]\nsplits = 'targets'", "the key 'workers' is missing"),
+        ("[federated]\nworkers = 0", "greater than or equal to 1"),
+        ("[federated]\nworkers = [2, 2]", "names one value twice"),
+        ("[federated]\nworkers = 2\nranks = 0", "greater than or equal to 1"),
+        ("[federated]\nworkers = 2\nranks = []", "line 21, .*the list is empty"),
+        ("[federated]\nworkers = 2\nsplits = 'target'", "line 21, .*did you mean 'targets'"),
+        ("[federated]\nworkers = 2\nanswers = 'merge'", "line 21, .*did you mean 'merged'"),
+        ("[federated]\nworkers = 2\nanswers = 'distilled'", r"unlabelled = 0\.2, say"),
+        ("[federated]\nworkers = 2\nunlabelled = 1", "less than 1"),
+        ("[federated]\nworkers = 2", r"line 19, federated: .* features = 'fourier' \(a size\)"),
+        (f"{FOURIER}learn = 'width'\n{SHARED}", "leave learn of"),
+        (f"{FOURIER}smoother = 'cutoff'\n{SHARED}", "leave smoother of"),
+        (f"{FOURIER}[compute]\nprecision = 'float32'\n{SHARED}", "precision = 'float64' in"),
+        (f"{FOURIER}[teacher]\nname = 'linear'\n{SHARED}", r"what \[teacher\] needs are rows"),
+        (f"{FOURIER}[interval]\nfolds = 3\n{SHARED}", r"what \[interval\] needs are rows"),
         ("[choose]\nrules = ['student']", "the rule 'student' has no teacher"),
         ("[teacher]\ndegree = 2", "the key 'name' is missing"),
         ("[teacher]\nname = 'polynomal'", "did you mean 'polynomial'"),
@@ -187,6 +206,16 @@ def test_errors_of_other_tables(tmp_path, more, words):
                 "teacher": {"name": "linear"},
             },
             "a teacher needs rows in memory",
+        ),
+        (
+            {
+                "name": "a",
+                "data": {"source": "earth"},
+                "kernel": {"name": "gaussian"},
+                "method": {"features": "fourier", "size": 9},
+                "federated": {"workers": 2},
+            },
+            "not those of data read in blocks",
         ),
     ],
 )

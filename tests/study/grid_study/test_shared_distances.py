@@ -5,7 +5,7 @@ import pytest
 
 import sdgpu
 from sdgpu.study import read_study
-from sdgpu.study.grid_study import cell_fit, shared_distances
+from sdgpu.study.grid_study import cell_data, shared_distances
 from sdgpu.study.grid_study.cell_fit import fit_cells
 from sdgpu.study.grid_study.cells import decompositions
 
@@ -29,7 +29,7 @@ def jobs(**more):
 
 
 def results(monkeypatch, *, narrow):
-    cell_fit.forget_data()
+    cell_data.forget_data()
     monkeypatch.setattr(shared_distances, "NARROW", narrow)
     return [fit_cells(job)[0] for job in jobs()]
 
@@ -78,8 +78,8 @@ def test_distances_are_made_once_for_each_kind(monkeypatch):
 def test_what_shares_nothing(more, monkeypatch):
     monkeypatch.setattr(shared_distances, "_distances", None)
     for job in jobs(**more):
-        parts = cell_fit.split_of(job.data, job.seed)
-        kernel = cell_fit.kernel_of(job.kernel, job.data, job.seed)
+        parts = cell_data.split_of(job.data, job.seed)
+        kernel = cell_data.kernel_of(job.kernel, job.data, job.seed)
         assert shared_distances.share_distances(parts, kernel, job) == (parts, kernel)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sdgpu.study.grid_study.cell_fit import forget_data, split_of
+from sdgpu.study.grid_study.cell_data import forget_data, split_of
 from sdgpu.study.grid_study.configuration import DataTable
 from sdgpu.study.real_data.datasets import load, split
 from sdgpu.study.real_data.molecules import coulomb_matrices
