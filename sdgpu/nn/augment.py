@@ -17,7 +17,17 @@ from torch.nn.functional import pad
 from sdgpu.backend.checks import choice, integer
 from sdgpu.nn.config import Config
 
-__all__ = ["Augment", "constants", "normalise", "order", "scaled", "stream", "training_order"]
+__all__ = [
+    "Augment",
+    "SeedsAhead",
+    "constants",
+    "normalise",
+    "order",
+    "scaled",
+    "stream",
+    "stream_seed",
+    "training_order",
+]
 
 STREAMS = ("init", "order", "augment")
 
@@ -56,12 +66,47 @@ def stream(
     >>> bool(draws[0] == draws[1]), bool(draws[0] == draws[2])
     (False, True)
     """
+    generator = torch.Generator(device=device)
+    generator.manual_seed(stream_seed(seed, name, *numbers))
+    return generator
+
+
+def stream_seed(seed: int, name: str, *numbers: int) -> int:
+    """What the generator of :func:`stream` is seeded by; parameters and errors are the same."""
     purpose = STREAMS.index(choice("name", name, STREAMS))
     position = [integer(f"numbers[{i}]", number, 0) for i, number in enumerate(numbers)]
     sequence = np.random.SeedSequence(integer("seed", seed, 0), spawn_key=(purpose, *position))
-    generator = torch.Generator(device=device)
-    generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-    return generator
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
+class SeedsAhead:
+    """Seeds of the positions (epoch, batch, ..) of a stream, made for some batches at once.
+
+    One costs 10 microseconds in a row with others, and 90 between two steps of a network, which leave
+    nothing of it in the caches.
+
+    Parameters
+    ----------
+    seed, name
+        As for :func:`stream`.
+    """
+
+    TOGETHER = 32
+
+    def __init__(self, seed: int, name: str) -> None:
+        self._seed, self._name = seed, name
+        self._position: tuple[int, ...] = ()
+        self._seeds: list[int] = []
+
+    def __call__(self, epoch: int, batch: int, *purpose: int) -> int:
+        """The seed of :func:`stream` at (epoch, batch, *purpose)."""
+        first = batch - batch % self.TOGETHER
+        position = (epoch, first, *purpose)
+        if position != self._position:
+            batches = range(first, first + self.TOGETHER)
+            self._seeds = [stream_seed(self._seed, self._name, epoch, i, *purpose) for i in batches]
+            self._position = position
+        return self._seeds[batch - first]
 
 
 def order(n: int, seed: int, epoch: int, device: str | torch.device = "cpu") -> Tensor:
@@ -240,17 +285,18 @@ class Augment:
 
     def view(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """The same view of each image (b, C, H, W) before the normalisation, uint8."""
-        rows, columns = self._sources(pixels, generator)
-        return _gather(pad(pixels, (self.crop_pad,) * 4), rows, columns)
+        return self.shown(pixels, *self.draw(len(pixels), generator))
 
-    def _sources(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Row (b, H) and column (b, W) of the padded image that each place of a view shows."""
-        b, _, height, width = pixels.shape
-        offsets, mirrored = _to_device(*self.draw(b, generator), pixels.device)
+    def shown(self, pixels: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
+        """The view of each image (b, C, H, W), uint8, by what :meth:`draw` gave, on any device."""
+        height, width = pixels.shape[-2:]
+        offsets, mirrored = _to_device(offsets, mirrored, pixels.device)
+        # row (b, H) and column (b, W) of the padded image that each place of a view shows
         rows = torch.arange(height, device=pixels.device)
         columns = torch.arange(width, device=pixels.device)
         columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-        return offsets[0, :, None] + rows, offsets[1, :, None] + columns
+        padded = pad(pixels, (self.crop_pad,) * 4)
+        return _gather(padded, offsets[0, :, None] + rows, offsets[1, :, None] + columns)
 
     def draw(self, b: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the offsets (2, b), down and right, and which images are mirrored (b,).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sdgpu.backend.distributed import World
@@ -44,13 +46,29 @@ class EpochSums:
         batch : int
         loss, hits : tensor () or (members,)
         """
-        self.losses[..., batch] += loss
-        self.hits[..., batch] += hits
+        self.losses[..., batch].add_(loss)
+        self.hits[..., batch].add_(hits)
 
-    def look(self, batches: int, world: World) -> torch.Tensor:
-        """Losses (k,) of the batches from the last look up to `batches`, over all members, on the host."""
-        losses = world.sum(self.losses[..., self.read : batches].clone())
-        return losses.reshape(-1, losses.shape[-1]).sum(dim=0).cpu()
+    def look(self, batches: int, world: World) -> tuple[int, float] | None:
+        """Look at the losses from the last look up to `batches`, and wait for them.
+
+        Returns
+        -------
+        (batch, loss) or None
+            The first that is not finite, over all members, with its number in the epoch.
+        """
+        losses = self.losses[..., self.read : batches]
+        if world.size > 1:
+            losses = world.sum(losses.clone())
+        first, self.read = self.read, batches
+        if math.isfinite(losses.sum().item()):  # one number; the sum of what is finite
+            return None
+        members = losses.reshape(-1, losses.shape[-1]).cpu()
+        nonfinite = ~torch.isfinite(members).all(dim=0)
+        if not bool(nonfinite.any()):
+            return None
+        batch = int(nonfinite.int().argmax())
+        return first + batch, float(members[:, batch].sum())
 
     def means(
         self, n: int, size: int, world: World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +69,19 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def autocast(config: Config, device: torch.device) -> Any:
-    """The autocast context of `config.amp`."""
-    dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "off")
+    """The autocast context of `config.amp`; none with "off", where the whole training is without."""
+    return nullcontext() if config.amp == "off" else _autocast(config.amp, device)
+
+
+@contextmanager
+def _autocast(amp: str, device: torch.device) -> Iterator[None]:
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    try:
+        with torch.autocast(device.type, dtype=dtype):
+            yield
+    finally:
+        # weights in half precision are kept until the outermost context ends, which may be the caller's
+        torch.clear_autocast_cache()
 
 
 def float_type(model: nn.Module) -> torch.dtype:

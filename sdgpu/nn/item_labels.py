@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdgpu.nn.keyed_loading import Loading
+from sdgpu.nn.keyed_loading import Keys, Loading
 
 __all__ = ["all_labels"]
 
@@ -34,8 +34,8 @@ def all_labels(dataset: Any, loading: Loading, *, batch: int = 256) -> torch.Ten
 
 
 def _read(dataset: Any, loading: Loading, rows: Any, batch: int) -> torch.Tensor:
-    keys = [(row, row) for row in rows]
-    blocks = [keys[start : start + batch] for start in range(0, len(keys), batch)]
+    numbers = np.asarray(rows)
+    blocks = [Keys(numbers[start : start + batch], 0) for start in range(0, len(numbers), batch)]
     return torch.cat([labels for _, labels in loading.batches(dataset, blocks)])
 
 

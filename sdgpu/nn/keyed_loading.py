@@ -1,7 +1,7 @@
 """A data set of torch read in a given order, every item with random numbers of its own.
 
-Items are asked for by (row, seed). Before an item is made, the generators that transforms draw from
-(torch's, NumPy's and Python's global ones) are seeded with its seed, so an item is a function of row and
+Items are asked for by their rows and a seed. Before one is made, the generators that transforms draw from
+(torch's, NumPy's and Python's global ones) are seeded with its own, so an item is a function of row and
 seed: in any worker, in any batch, after a resume. In this process the generators come back afterwards.
 """
 
@@ -9,17 +9,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+    get_worker_info,
+)
 
 from sdgpu.backend.signals import leave_interrupts_to_the_parent
-from sdgpu.nn.item_generators import GENERATORS, generators_kept, put_back, seed_all, states
+from sdgpu.nn.item_generators import (
+    GENERATORS,
+    StateReader,
+    generators_kept,
+    item_seeds,
+    put_back,
+    seed_all,
+)
 
 __all__ = ["Keys", "Loading"]
 
-Keys = Sequence[tuple[int, int]]
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """Which items are a batch.
+
+    Attributes
+    ----------
+    rows : array (b,), int64
+        Their numbers in the data set.
+    base : int
+        Of the pass over the data: with a row it makes the seed of an item.
+    """
+
+    rows: np.ndarray
+    base: int
+
+    def seeds(self) -> list[int]:
+        """Of every item."""
+        return item_seeds(self.rows, self.base).tolist()
+
 
 _INPUTS = ("pixel_values", "input_ids", "image", "img", "inputs", "input", "x", "X", "data")
 _LABELS = ("labels", "label", "targets", "target", "y", "fine_label")
@@ -62,12 +97,12 @@ class Loading:
         *,
         pinned: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Inputs and labels of batches of (row, seed), prepared ahead by the workers.
+        """Inputs and labels of batches, prepared ahead by the workers.
 
         Parameters
         ----------
         dataset : Dataset
-        batches : iterable of sequences of (row, seed)
+        batches : iterable of Keys
         draws : names of generators
             That items draw from, as far as is known; any other is noticed, and costs a second reading.
         pinned : bool
@@ -78,11 +113,13 @@ class Loading:
         TypeError, ValueError
             If items cannot be put into batches of tensors and labels.
         """
+        gather = _gathered(dataset) if self.collate in (None, default_collate) else None
+        collate = _Collate(self.collate or default_collate)
         loader: DataLoader[Any] = DataLoader(
-            _Keyed(dataset, draws),
+            _Keyed(dataset, draws) if gather is None else _Gathered(gather),
             batch_sampler=batches,  # type: ignore[arg-type]
             num_workers=self.workers,
-            collate_fn=_Collate(self.collate or default_collate),
+            collate_fn=collate if gather is None else _as_it_is,
             pin_memory=pinned,
             worker_init_fn=_Start(self.start) if self.workers else None,
             prefetch_factor=self.prefetch if self.workers else None,
@@ -147,10 +184,12 @@ class Loading:
 
 
 class _Keyed(Dataset[Any]):
-    """The data set that a worker sees: items by (row, seed)."""
+    """The data set that a worker sees: items by their keys."""
 
     def __init__(self, dataset: Any, draws: tuple[str, ...]) -> None:
         self.dataset, self.draws = dataset, draws
+        self.others = tuple(name for name in GENERATORS if name not in draws)
+        self._reader: StateReader | None = None  # of the process that items are made in
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -163,26 +202,60 @@ class _Keyed(Dataset[Any]):
 
     def _items(self, keys: Keys) -> list[Any]:
         """Items, whose generators were found out beforehand; if others drew too, all over again."""
-        others = [name for name in GENERATORS if name not in self.draws]
-        before = states(others)
+        states = self._reader = self._reader or StateReader()
+        before = states(self.others)
         items = self._drawn(keys, self.draws)
-        if states(others) == before:
+        if states(self.others) == before:
             return items
         try:
             return self._drawn(keys, GENERATORS)
         finally:
-            put_back(others, before)
+            put_back(self.others, before)
+            self._reader = None
 
     def _drawn(self, keys: Keys, names: tuple[str, ...]) -> list[Any]:
+        rows = keys.rows.tolist()
         if not names:
-            rows = [row for row, _ in keys]
             several = getattr(self.dataset, "__getitems__", None)
             return several(rows) if several else [self.dataset[row] for row in rows]
         items = []
-        for row, seed in keys:
+        for row, seed in zip(rows, keys.seeds(), strict=True):
             seed_all(names, seed)
             items.append(self.dataset[row])
         return items
+
+
+class _Gathered(Dataset[Any]):
+    """Whole batches of tensors that lie in memory, where items one by one would give the same."""
+
+    def __init__(self, gather: Callable[[torch.Tensor], list[torch.Tensor]]) -> None:
+        self.gather = gather
+
+    def __getitems__(self, keys: Keys) -> list[torch.Tensor]:
+        return self.gather(torch.from_numpy(keys.rows))
+
+
+def _gathered(dataset: Any) -> Callable[[torch.Tensor], list[torch.Tensor]] | None:
+    """What takes rows of a TensorDataset, or of a Subset of one, all at once; None for any other."""
+    if type(dataset) is TensorDataset:
+        plain = (t.device.type == "cpu" and t.layout is torch.strided for t in dataset.tensors)
+        return partial(_rows, dataset.tensors) if all(plain) else None
+    if type(dataset) is Subset:
+        inner = _gathered(dataset.dataset)
+        return None if inner is None else partial(_inside, inner, torch.as_tensor(dataset.indices))
+    return None
+
+
+def _rows(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor[rows] for tensor in tensors]
+
+
+def _inside(inner: Any, indices: torch.Tensor, rows: torch.Tensor) -> Any:
+    return inner(indices[rows])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class _Collate:

@@ -22,7 +22,7 @@ from torch.utils.data import (
 from sdgpu.nn.augment import training_order
 from sdgpu.nn.config import Config
 from sdgpu.nn.images import find_device, tensor_of
-from sdgpu.nn.item_generators import GENERATORS, generators_kept, item_seeds, pass_seed, states
+from sdgpu.nn.item_generators import GENERATORS, generators_kept, pass_seed, states
 from sdgpu.nn.item_labels import all_labels
 from sdgpu.nn.keyed_loading import Keys, Loading
 from sdgpu.nn.parts import Reader, class_count, labels_of, one_hot
@@ -134,9 +134,8 @@ class LoadedSamples:
         return digest(*next(iter(blocks)))
 
     def keys(self, rows: np.ndarray, base: int) -> Keys:
-        """Numbers of the items of some rows, each with its seed."""
-        numbers = self.index.numpy()[rows]
-        return list(zip(numbers.tolist(), item_seeds(numbers, base).tolist(), strict=True))
+        """Numbers of the items of some rows, and what their seeds are made of."""
+        return Keys(self.index.numpy()[rows], base)
 
     def host_labels(self) -> Tensor:
         """What the items themselves say their labels are, on the CPU."""
@@ -226,8 +225,8 @@ class LoadedReader:
                 "changed its order or its items"
             )
 
-    def batch(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
-        """Inputs (b, ...) of the rows (b,) of a batch; the next ones are on their way."""
+    def batch(self, order: Tensor, epoch: int, batch: int) -> Tensor:
+        """Inputs (b, ...) of a batch of the order (n,) of an epoch; the next ones are on their way."""
         if self._next != (epoch, batch):
             keys = self._from(epoch, batch)
             part = self.part
@@ -235,7 +234,8 @@ class LoadedReader:
                 part.dataset, keys, part.draws, pinned=part.device.type == "cuda"
             )
         inputs, labels = next(self._stream)
-        own_rows = self._rows(epoch)[batch * self.config.batch :][: len(inputs)]
+        size = self.config.batch
+        rows, own_rows = (o[batch * size : (batch + 1) * size] for o in (order, self._rows(epoch)))
         if rows.device.type == "cpu" and not torch.equal(rows, own_rows):
             raise RuntimeError(
                 f"{self.part.name}: items were read in another order than is trained on"

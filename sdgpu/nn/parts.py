@@ -33,8 +33,8 @@ __all__ = [
 class Reader(Protocol):
     """Inputs of a training from one part."""
 
-    def batch(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
-        """Inputs (b, ...) of the rows (b,) of a batch: of the view of this position."""
+    def batch(self, order: Tensor, epoch: int, batch: int) -> Tensor:
+        """Inputs (b, ...) of a batch of the order (n,) of an epoch: of the view of this position."""
 
     def view(self, number: int, size: int) -> Iterator[Tensor]:
         """All inputs of one of the views of teacher="views" in their order, at most `size` at a time."""

@@ -177,9 +177,11 @@ class SampleReader:
         self.samples, self.config, self.dtype = samples, config, dtype
         self._scale = _Scale(samples, dtype, channels_last=bool(config.channels_last))
 
-    def batch(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
-        """The samples (b, ...) of the rows (b,) of a batch."""
-        return self._scale(self.samples.values[rows])
+    def batch(self, order: Tensor, epoch: int, batch: int) -> Tensor:
+        """The samples (b, ...) of a batch of the order (n,) of an epoch."""
+        size = self.config.batch
+        rows = order[batch * size : (batch + 1) * size]
+        return self._scale(self.samples.values.index_select(0, rows))
 
     def view(self, number: int, size: int) -> Iterator[Tensor]:
         """All samples, at most `size` at a time: their views are all the same."""

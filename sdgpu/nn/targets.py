@@ -90,16 +90,16 @@ class Feed:
 
     def batch(self, epoch: int, batch: int) -> Batch:
         """Rows, inputs and targets of one batch, mixed if the configuration says so."""
-        size = self.config.batch
-        rows = self._epoch_order(epoch)[batch * size : (batch + 1) * size]
-        inputs, mixed = self._reader.batch(rows, epoch, batch), self._mixed
+        size, order = self.config.batch, self._epoch_order(epoch)
+        rows = order[batch * size : (batch + 1) * size]
+        inputs, mixed = self._reader.batch(order, epoch, batch), self._mixed
         if mixed is not None and self._by_view:
             mixed = mixed[epoch % self.config.views]
         asks = mixed is None
         made = Batch(
             rows,
             inputs,
-            None if mixed is None else mixed[..., rows, :],
+            None if mixed is None else mixed.index_select(-2, rows),
             truth=self._Y[rows] if asks else None,
             said=self._said[rows] if asks and self._said is not None else None,
             weights=None if self.weights is None else self.weights[rows],

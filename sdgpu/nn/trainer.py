@@ -22,7 +22,7 @@ from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import join
 from sdgpu.backend.progress import Progress, Stopwatch
 from sdgpu.backend.shared_end import arrive
-from sdgpu.nn.augment import stream
+from sdgpu.nn.augment import SeedsAhead
 from sdgpu.nn.averages import WeightAverage
 from sdgpu.nn.batches import Batch, row_weights
 from sdgpu.nn.config import Config
@@ -159,6 +159,7 @@ class _Run:
         self.watch, self.saver, self.world, self.stage = watch, saver, saver.world, saver.stage
         self.device, self.n = data.train.device, len(data.train)
         self.batches = math.ceil(self.n / config.batch)
+        self.seeds = SeedsAhead(config.augment_seed, "augment")
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.update = Update(model, config, self.device)
@@ -301,9 +302,8 @@ class _Run:
 
     def _seed(self, purpose: int) -> None:
         """Dropout draws from torch's own generator: a function of the position, like all else."""
-        position = (self.state.epoch, self.state.batch, purpose)
-        seed = stream(self.config.augment_seed, "augment", *position).initial_seed()
-        seed_draws(self.device, seed)
+        state = self.state
+        seed_draws(self.device, self.seeds(state.epoch, state.batch, purpose))
 
     def _backward(self, batch: Batch, size: int) -> None:
         config = self.config
@@ -321,30 +321,33 @@ class _Run:
             weights=batch.weights,
         )
         share = len(batch) / size
+        total = loss.sum() if loss.ndim else loss
         # gradients are averaged over the ranks, but a batch is one sum over all of them
-        self.update.scaler.scale(loss.sum() * (share * self.world.size)).backward()
+        if share * self.world.size != 1:
+            total = total * (share * self.world.size)
+        self.update.scaler.scale(total).backward()
         with torch.no_grad():
-            hits = logits.argmax(dim=-1) == self.data.train.labels[batch.rows]
-            self.state.sums.add(self.state.batch, loss.detach() * share, hits.sum(dim=-1))
+            labels = self.data.train.labels.index_select(0, batch.rows)
+            hits = logits.argmax(dim=-1) == labels
+            loss = loss.detach() if share == 1 else loss.detach() * share
+            self.state.sums.add(self.state.batch, loss, hits.sum(dim=-1))
 
     def _look(self) -> None:
         """Read the losses that have come in, on all ranks at once; stop at one that is not finite."""
         state, last_save = self.state, self.saver.last
-        losses = state.sums.look(state.batch, self.world)
-        nonfinite = ~torch.isfinite(losses)
+        nonfinite = state.sums.look(state.batch, self.world)
         if self.update.hopeless:
             raise FloatingPointError(
                 f"{self.stage}: float16 overflows in batch after batch, the last of them epoch "
                 f"{state.epoch + 1}, batch {state.batch} of {self.batches}; {last_save}. {_REMEDY}"
             )
         # in float16 a batch that overflowed changed nothing: the scaler skipped its step
-        if bool(nonfinite.any()) and not self.update.scaler.is_enabled():
-            first = int(nonfinite.int().argmax())
+        if nonfinite is not None and not self.update.scaler.is_enabled():
+            batch, loss = nonfinite
             raise FloatingPointError(
-                f"{self.stage}: the loss is {float(losses[first])} in epoch {state.epoch + 1}, batch "
-                f"{state.sums.read + first + 1} of {self.batches}; {last_save}. {_REMEDY}"
+                f"{self.stage}: the loss is {loss} in epoch {state.epoch + 1}, batch {batch + 1} of "
+                f"{self.batches}; {last_save}. {_REMEDY}"
             )
-        state.sums.read = state.batch
         done = state.epoch * self.batches + state.batch
         self.watch.report(self.stage, done, self.config.epochs * self.batches)
 

@@ -36,7 +36,10 @@ def compiled(model: nn.Module, config: Config) -> Any:
 
 @contextmanager
 def numerics(config: Config, device: torch.device) -> Iterator[None]:
-    """TF32, cuDNN's choices and determinism of `config`; the caller's settings and generator return."""
+    """TF32, cuDNN's choices and determinism of `config`; the caller's settings and generator return.
+
+    Without the caller's autocast: a training has that of `config` alone.
+    """
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     cuda = device.type == "cuda"
@@ -45,6 +48,7 @@ def numerics(config: Config, device: torch.device) -> Iterator[None]:
             torch.use_deterministic_algorithms(True)
         with (
             torch.random.fork_rng(devices=[device] if cuda else []),
+            torch.autocast(device.type, enabled=False),
             _cuda_choices(config) if cuda else nullcontext(),
         ):
             yield

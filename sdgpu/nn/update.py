@@ -53,6 +53,7 @@ class Update:
         self.optimiser = make_optimiser(self.groups, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self._own = not isinstance(config.optimiser, str)  # it may have a zero_grad of its own
         decoupled = config.penalty_form == "decoupled"
         self._decaying = [group for group in self.groups if decoupled and group.decay > 0]
         self._buffer_backups: list[torch.Tensor] = []
@@ -90,7 +91,11 @@ class Update:
             self._clip()
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        self.optimiser.zero_grad(set_to_none=True)
+        if self._own:
+            self.optimiser.zero_grad(set_to_none=True)
+            return
+        for parameter in self.trainable:  # the same, without torch's profiling around it
+            parameter.grad = None
 
     @torch.no_grad()
     def _decay(self, rate: float, finite: torch.Tensor | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sdgpu.nn.augment import Augment, normalise, order, stream
+from sdgpu.nn.augment import Augment, SeedsAhead, normalise, order, stream
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.25, 0.24, 0.26)
 
@@ -50,6 +50,21 @@ def test_views_equal_a_loop(pixels, crop_pad, flip, dtype, tolerance):
     views = augment(pixels, MEAN, STD, stream(5, "augment", 2, 7), dtype)
     assert views.dtype == dtype
     assert_close(views.double(), torch.from_numpy(wanted), rtol=0, atol=2.4 * tolerance)
+
+
+def test_seeds_ahead_are_those_of_the_streams():
+    seeds = SeedsAhead(3, "augment")
+    for position in (
+        (0, 0, 1),
+        (0, 31, 1),
+        (0, 32, 1),
+        (0, 31, 1),
+        (1, 31, 1),
+        (1, 31, 0),
+        (2, 70),
+    ):
+        assert seeds(*position) == stream(3, "augment", *position).initial_seed()
+    assert SeedsAhead(4, "augment")(2, 70) != seeds(2, 70) != SeedsAhead(3, "order")(2, 70)
 
 
 def test_pixels_survive_and_a_view_shows_only_bytes_of_its_image(pixels):

@@ -20,6 +20,7 @@ from sdgpu.nn import (
     Teacher,
     distill_chain,
     grid_chains,
+    keyed_loading,
     loaded_samples,
     make_data,
     order,
@@ -27,7 +28,14 @@ from sdgpu.nn import (
     train,
     with_label_noise,
 )
-from sdgpu.nn.item_generators import item_seeds, pass_seed
+from sdgpu.nn.item_generators import (
+    GENERATORS,
+    StateReader,
+    item_seeds,
+    pass_seed,
+    put_back,
+    states,
+)
 from tests.nn.lookalikes import (
     Compose,
     FakeCIFAR,
@@ -162,6 +170,77 @@ def test_generators_that_were_not_found_out_are_seeded_too(workers):
     assert random.getstate() == before
     assert same_bits(one.model, two.model)
     assert same_bits(three.model, two.model)
+
+
+def normal_in_store():
+    np.random.randn()  # noqa: NPY002
+
+
+def many():  # as many words as it makes at a time
+    np.random.rand(312)  # noqa: NPY002
+
+
+def other_bits():
+    np.random.set_bit_generator(np.random.MT19937(np.random.randint(9999)))  # noqa: NPY002
+
+
+def nothing():
+    pass
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        *(np.random.rand, np.random.randn, normal_in_store, random.random, lambda: torch.rand(1)),
+        *(many, other_bits, nothing, lambda: random.gauss(0, 1)),
+    ],
+)
+@pytest.mark.parametrize("before", [nothing, normal_in_store, lambda: random.gauss(0, 1)])
+def test_states_of_generators_show_every_draw(draw, before):
+    """As NumPy tells them in full, though it is hardly ever asked."""
+    bits = np.random.get_bit_generator()
+    np.random.seed(1)  # noqa: NPY002
+    try:
+        read = StateReader()
+        for _ in range(3):
+            before()
+            first = read(GENERATORS)
+            assert first == states() == read(GENERATORS)
+            draw()
+            last = read(GENERATORS)
+            assert last == states() == read(GENERATORS)
+            assert (last == first) == (draw is nothing)
+        put_back(GENERATORS, first)
+        assert states() == first
+    finally:
+        np.random.set_bit_generator(bits)
+
+
+class OneByOne(TensorDataset):
+    """Whose items may be anything."""
+
+    def __getitem__(self, row):
+        x, y = super().__getitem__(row)
+        return x + 1, y
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tensors_in_memory_are_taken_by_whole_batches(monkeypatch, workers):
+    X, y = arrays(FakeCIFAR(transform=FIXED))
+    plain = TensorDataset(X, y, X)
+    part = Subset(Subset(plain, [*range(30, 2, -1)]), np.arange(25))
+    for dataset in (plain, part, OneByOne(X, y)):
+        one = make_data(DataLoader(dataset, num_workers=workers), val=4)
+        with monkeypatch.context() as patch:
+            patch.setattr(keyed_loading, "_gathered", lambda dataset: None)
+            slow = make_data(dataset, val=4)
+            truth = train(network(), slow, None, CONFIG)
+        found = train(network(), one, None, CONFIG)
+        assert same_bits(found.model, truth.model)
+        assert found.history[-1].val_loss == truth.history[-1].val_loss
+    data = make_data(part, val=4)
+    monkeypatch.setattr(TensorDataset, "__getitem__", None)
+    predict(network(), data.train)
 
 
 def test_the_callers_random_numbers_stay():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from sdgpu.nn import image_views
 from sdgpu.nn.augment import Augment, normalise, order, stream
 from sdgpu.nn.chain import distill_chain
 from sdgpu.nn.config import Config
@@ -237,8 +238,10 @@ def test_parts_of_batches_and_of_evaluations_have_the_rows_that_they_must():
     assert teacher.of("rows", grad=False) == [1, 24, 24, 24]
 
 
+@pytest.mark.parametrize("ahead", [1, 330, 2**20])  # pixels of one batch, of two, of all
 @pytest.mark.parametrize("fields", [{"crop_pad": 1}, {"flip": True}, {"crop_pad": 2, "flip": True}])
-def test_views_are_drawn_from_the_position(fields):
+def test_views_are_drawn_from_the_position(monkeypatch, fields, ahead):
+    monkeypatch.setattr(image_views, "AHEAD", ahead)
     spy, problem = Spy(), data()
     config = change(epochs=2, augment_seed=3, order_seed=4, **fields)
     train(spy, problem, None, config)
@@ -249,6 +252,11 @@ def test_views_are_drawn_from_the_position(fields):
             generator = stream(3, "augment", epoch, batch)
             args = (images.pixels[rows], images.mean, images.std, generator, torch.float64)
             assert torch.equal(found[3 * epoch + batch], augment(*args))
+    reader = problem.train.reader(config, torch.float64)
+    for number in (5, 4, 0, 2, 1, 3):  # wherever a training goes on
+        epoch, batch = divmod(number, 3)
+        there = reader.batch(order(24, 4, epoch), epoch, batch)
+        assert torch.equal(there, found[number])
 
 
 def test_cached_views_are_drawn_1024_rows_at_a_time_in_the_order_of_the_images():

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from sdgpu.backend import progress
+from sdgpu.backend.distributed import World
 from sdgpu.nn import trainer
 from sdgpu.nn.augment import normalise, order
 from sdgpu.nn.config import Config
 from sdgpu.nn.data import Data
+from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import checksum, predict, score
 from sdgpu.nn.loss import data_loss, mixed_target, penalty
 from sdgpu.nn.targets import Teacher
@@ -231,6 +233,21 @@ def test_half_precision_learns(amp):
     assert next(result.model.parameters()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("teacher", ["cached", "online"])
+def test_a_caller_with_autocast_of_its_own_changes_nothing(amp, teacher):
+    """Within it torch keeps the weights in half precision, which a step makes out of date."""
+    config, told = (
+        change(amp=amp, teacher=teacher, lr=0.1),
+        Teacher(mlp(1, dtype=torch.float32), 0.3),
+    )
+    alone = train(mlp(dtype=torch.float32), data(), told, config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = train(mlp(dtype=torch.float32), data(), told, config)
+    assert same_bits(alone.model, within.model)
+    assert alone.history[-1].train_loss == within.history[-1].train_loss
+
+
 def test_channels_last_and_deterministic_change_no_result():
     config = change(channels_last=True, deterministic=True)
     found, truth = train(convnet(), data(), None, config), train(convnet(), data(), None, PLAIN)
@@ -298,6 +315,20 @@ def test_the_first_loss_that_is_not_finite_is_named_when_many_are_read_at_once(m
     # from batch 5 on, which is the second of three of epoch 2, nothing is finite
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 2, batch 2 of 3"):
         train(Trap(5), data(), None, PLAIN)
+
+
+def test_sums_of_an_epoch_name_the_first_loss_that_is_not_finite():
+    sums, alone = EpochSums(5, 2, torch.device("cpu")), World()
+    for losses, hits in (([1e308, 1.0], [3, 4]), ([1.0, 1.0], [0, 1])):
+        sums.add(0, torch.tensor(losses, dtype=torch.float64), torch.tensor(hits))
+    assert sums.look(1, alone) is None
+    assert sums.hits[:, 0].tolist() == [3, 5]
+    sums.losses[:, 1] = 1e308  # each is finite, their sum is not
+    sums.losses[:, 2] = torch.tensor([1.0, -math.inf])
+    sums.losses[0, 3] = math.nan
+    assert sums.look(2, alone) is None
+    assert sums.look(5, alone) == (2, -math.inf)
+    assert sums.look(5, alone) is None  # all read
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
