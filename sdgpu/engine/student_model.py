@@ -26,7 +26,13 @@ from sdgpu.engine.fitted import Fit
 from sdgpu.engine.student_left_out import check_left_out_teachers, left_out_values, teacher_changes
 from sdgpu.engine.student_results import StudentSweep, TeacherWeights
 from sdgpu.engine.student_targets import StudentTargets, validation_blocks
-from sdgpu.selection.teacher_weights import KINDS, fitted_teacher_weights, teacher_residuals
+from sdgpu.selection.losses import merged_folds
+from sdgpu.selection.teacher_weights import (
+    KINDS,
+    fitted_teacher_weights,
+    nested_teacher_loss,
+    teacher_residuals,
+)
 
 __all__ = ["Student", "teacher_shares"]
 
@@ -192,7 +198,7 @@ class Student:
             return [G[:, 1:], np.cumsum(E, axis=1), (G[:, 0] - truth)[:, None]]
 
         blocks = self._blocks((X_val, Y_val), which, lams, steps, left_out_of)
-        triangles, rows = _triangles(blocks, which, columns)
+        (triangles,), rows = _triangles(blocks, which, columns)
         count = rows * self.outputs
         best = student_weights(triangles)
         return StudentSweep.of(
@@ -214,6 +220,7 @@ class Student:
         alphas: Any = None,
         steps: int = 1,
         left_out_of: str = "student",
+        folds: int = 5,
     ) -> TeacherWeights:
         """Weights of the teachers that make the loss of each student smallest: least squares by QR.
 
@@ -225,11 +232,14 @@ class Student:
             Weights of any sign that sum to 1, or none below 0.
         teacher_lams, lams, alphas, steps, left_out_of
             As in :meth:`sweep`; alphas are 0, 0.1, .., 1 by default.
+        folds : int, default 5
+            Parts of the rows on which weights chosen on the others are judged; 1 for none.
 
         Returns
         -------
         TeacherWeights
-            Its "mse" is on the rows that chose the weights: a little too small. Pass the weights to
+            Its "mse" is on the rows that chose the weights: too small, the more so the more teachers there
+            are; its "nested_mse" on rows that had no part in that. Pass the weights to
             :meth:`with_weights`.
 
         Raises
@@ -239,10 +249,11 @@ class Student:
 
         Notes
         -----
-        QR decompositions of L1 L2 matrices (m c, T (1 + M)), and L1 L2 A T small problems of M numbers.
+        QR decompositions of L1 L2 matrices (m c, T (1 + M)), and (1 + folds) L1 L2 A T small problems of M
+        numbers.
         """
         choice("kind", kind, KINDS)
-        M, apart = len(self.weights), self._targets
+        M, apart, folds = len(self.weights), self._targets, integer("folds", folds, 1)
         if M < 2:
             raise ValueError(
                 "fit_weights is of several teachers that are kept apart: sdgpu.student([..], .., "
@@ -250,7 +261,7 @@ class Student:
             )
         alphas = np.linspace(0, 1, 11) if alphas is None else alphas
         which, lams, alphas, steps = self._grid(
-            X_val, teacher_lams, lams, alphas, steps, apart=True
+            X_val, teacher_lams, lams, alphas, steps, apart=folds
         )
 
         def columns(basis: np.ndarray, truth: np.ndarray, teacher: int) -> list[np.ndarray]:
@@ -262,17 +273,22 @@ class Student:
             return [G[:, 1:], *parts, (G[:, 0] - truth)[:, None]]
 
         blocks = self._blocks((X_val, Y_val), which, lams, steps, left_out_of)
-        triangles, rows = _triangles(blocks, which, columns)
+        parts, rows = _triangles(blocks, which, columns, folds)
+        triangles, count = merged_folds(parts), rows * self.outputs
         weights = np.empty((len(which), len(lams), len(alphas), steps, M))
-        mse = np.empty(weights.shape[:-1])
-        has_unlabelled = apart.unlabelled > 0
+        mse, nested = np.empty(weights.shape[:-1]), np.full(weights.shape[:-1], np.nan)
+        enough = 1 < folds <= rows // 2
         for i, j, k, t in np.ndindex(*mse.shape):
-            B = teacher_residuals(
-                triangles[i, j], M, float(alphas[k]), t + 1, unlabelled=has_unlabelled
-            )
+            how: dict[str, Any] = {"alpha": float(alphas[k]), "step": t + 1}
+            how["unlabelled"] = apart.unlabelled > 0
+            B = teacher_residuals(triangles[i, j], M, **how)
             weights[i, j, k, t], loss = fitted_teacher_weights(B, kind)
-            mse[i, j, k, t] = loss / (rows * self.outputs)
-        return TeacherWeights.of(weights, mse, axes=(self.teacher_lams[which], lams, alphas))
+            mse[i, j, k, t] = loss / count
+            if enough:
+                B = teacher_residuals(parts[:, i, j], M, **how)
+                nested[i, j, k, t] = nested_teacher_loss(B, kind) / count
+        axes = (self.teacher_lams[which], lams, alphas)
+        return TeacherWeights.of(weights, mse, nested, axes=axes)
 
     def with_weights(self, weights: Any) -> Student:
         """The same with other weights of its teachers, which sum to 1, for nothing.
@@ -290,16 +306,9 @@ class Student:
         return mixed[..., 0] if self._flat else mixed
 
     def _grid(
-        self,
-        X_val: Any,
-        teacher_lams: Any,
-        lams: Any,
-        alphas: Any,
-        steps: Any,
-        *,
-        apart: bool = False,
+        self, X_val: Any, teacher_lams: Any, lams: Any, alphas: Any, steps: Any, *, apart: int = 0
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Checked, and counted; `apart` with columns of each teacher."""
+        """Checked, and counted; with columns of each teacher for so many parts of the rows (`apart`)."""
         steps = integer("steps", steps, 1)
         which = (
             np.arange(len(self.teacher_lams))
@@ -316,8 +325,9 @@ class Student:
         at_once = 4 * min(NUMBERS, values) if X_val is not None else 4 * values
         M, blocks = len(self.weights), 2 if self._targets.unlabelled else 1
         columns = steps * (1 + M * blocks if apart else 2)
-        found = len(weights) * steps * (1 + M if apart else 1)
-        numbers = pairs * (found + 2 * columns**2) + at_once
+        found = len(weights) * steps * (2 + M if apart else 1)
+        triangles = 2 if apart <= 1 else 2 + 2 * apart
+        numbers = pairs * (found + triangles * columns**2) + at_once
         self.fit.parts.model.afford(numbers, f"a grid of {pairs * len(weights) * steps:,} students")
         return which, lams, weights, steps
 
@@ -384,19 +394,26 @@ class Student:
 
 
 def _triangles(
-    blocks: Iterator[tuple[np.ndarray, np.ndarray]], which: np.ndarray, columns: Any
+    blocks: Iterator[tuple[np.ndarray, np.ndarray]], which: np.ndarray, columns: Any, folds: int = 1
 ) -> tuple[np.ndarray, int]:
-    """R (L1, L2, p, p) of columns (L2, .., b, c) of each teacher lam, and how many rows there were."""
-    found: Any = None
+    """R (folds, L1, L2, p, p) of columns (L2, .., b, c) of each teacher lam, and how many rows there were.
+
+    Every folds-th row is of a part.
+    """
+    found: list[Any] = [None] * folds
     rows = 0
     for basis, truth in blocks:
-        by_teacher = []
-        for teacher in which:
-            made = np.concatenate(columns(basis, truth, int(teacher)), axis=1)
-            by_teacher.append(made.reshape(*made.shape[:2], -1).transpose(0, 2, 1))
-        found = merge_rows(found, np.stack(by_teacher))
+        by_teacher = np.stack(
+            [np.concatenate(columns(basis, truth, int(teacher)), axis=1) for teacher in which]
+        )
+        for f in range(folds):
+            own = by_teacher[..., (f - rows) % folds :: folds, :]
+            if own.shape[-2]:
+                own = own.reshape(*own.shape[:3], -1).swapaxes(-1, -2)
+                found[f] = merge_rows(found[f], own)
         rows += len(truth)
-    return found, rows
+    empty = next(one for one in found if one is not None)
+    return np.stack([np.zeros_like(empty) if one is None else one for one in found]), rows
 
 
 def _loss_at(triangles: np.ndarray, alphas: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdgpu.backend.checks import choice
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -52,23 +54,45 @@ class TeacherWeights:
     Attributes
     ----------
     dataset : xarray.Dataset
-        "weights" (teacher_lam, lam, alpha, teacher), which sum to 1, and "mse" (teacher_lam, lam, alpha),
-        with an axis step more where there are several.
+        "weights" (teacher_lam, lam, alpha, teacher), which sum to 1, "mse" (teacher_lam, lam, alpha) on the
+        rows that chose them, and "nested_mse" on rows that had no part in choosing them: each part of the
+        rows with the weights of the others; NaN for fewer rows than two for each part. With an axis step
+        more where there are several.
     """
 
     dataset: xr.Dataset
 
     @classmethod
-    def of(cls, weights: np.ndarray, mse: np.ndarray, *, axes: tuple[Any, ...]) -> TeacherWeights:
-        """From arrays (L1, L2, A, T, M) and (L1, L2, A, T)."""
-        variables = {"weights": ((*NAMES, "teacher"), weights), "mse": (NAMES, mse)}
+    def of(
+        cls, weights: np.ndarray, mse: np.ndarray, nested: np.ndarray, *, axes: tuple[Any, ...]
+    ) -> TeacherWeights:
+        """From arrays (L1, L2, A, T, M) and twice (L1, L2, A, T)."""
+        variables = {
+            "weights": ((*NAMES, "teacher"), weights),
+            "mse": (NAMES, mse),
+            "nested_mse": (NAMES, nested),
+        }
         return cls(_dataset(variables, axes, mse.shape[-1]))
 
-    def best(self) -> dict[str, Any]:
-        """The point with the smallest loss: its coordinates, "mse" and "weights" (M,)."""
-        point: dict[str, Any] = _best(self.dataset)
-        at = {name: value for name, value in point.items() if name != "mse"}
-        return {**point, "weights": self.dataset["weights"].sel(at).values}
+    def best(self, by: str = "mse") -> dict[str, Any]:
+        """The point with the smallest loss: its coordinates, "mse", "nested_mse" and "weights" (M,).
+
+        Parameters
+        ----------
+        by : {"mse", "nested_mse"}, default "mse"
+
+        Raises
+        ------
+        ValueError
+            For nested losses where there are none.
+        """
+        losses = self.dataset[choice("by", by, ("mse", "nested_mse"))]
+        if bool(losses.isnull().all()):
+            raise ValueError("nested_mse is NaN: it takes folds > 1, and two rows for each of them")
+        point: dict[str, Any] = _best(self.dataset, by)
+        at = {name: point[name] for name in map(str, losses.dims)}
+        rest = {name: float(self.dataset[name].sel(at)) for name in ("mse", "nested_mse")}
+        return {**point, **rest, "weights": self.dataset["weights"].sel(at).values}
 
 
 def _dataset(variables: dict[str, Any], axes: tuple[Any, ...], steps: int) -> xr.Dataset:
@@ -79,8 +103,8 @@ def _dataset(variables: dict[str, Any], axes: tuple[Any, ...], steps: int) -> xr
     return dataset.squeeze("step", drop=True) if steps == 1 else dataset
 
 
-def _best(dataset: xr.Dataset) -> dict[str, float]:
-    mse = dataset["mse"]
-    point = mse.isel(mse.argmin(dim=list(mse.dims)))
-    found = {str(name): float(point[name]) for name in mse.dims}
-    return {**found, "mse": float(point)}
+def _best(dataset: xr.Dataset, by: str = "mse") -> dict[str, float]:
+    losses = dataset[by]
+    point = losses.isel(losses.argmin(dim=list(losses.dims)))
+    found = {str(name): float(point[name]) for name in losses.dims}
+    return {**found, by: float(point)}

@@ -17,7 +17,7 @@ import scipy
 
 from sdgpu.backend.scaling import unit
 
-__all__ = ["KINDS", "fitted_teacher_weights", "teacher_residuals"]
+__all__ = ["KINDS", "fitted_teacher_weights", "nested_teacher_loss", "teacher_residuals"]
 
 KINDS = ("sum_to_one", "simplex")
 EQUAL = 1e-12  # relative difference of losses that are the same
@@ -90,3 +90,19 @@ def fitted_teacher_weights(residuals: np.ndarray, kind: str) -> tuple[np.ndarray
         keep = sizes > max(B.shape) * np.finfo(float).eps * np.linalg.norm(B)
         w = w - N @ (Wt[keep].T @ ((U[:, keep].T @ (B @ w)) / sizes[keep]))
     return w, float(np.sum((residuals @ w) ** 2))
+
+
+def nested_teacher_loss(folds: np.ndarray, kind: str) -> float:
+    """||residuals w||^2 of rows that had no part in choosing w: each part with the weights of the others.
+
+    Parameters
+    ----------
+    folds : array (F, p, M)
+        Residuals of students of single teachers on each part of the rows.
+    kind : {"sum_to_one", "simplex"}
+    """
+    loss = 0.0
+    for f, own in enumerate(folds):
+        others = np.concatenate(np.delete(folds, f, axis=0))  # ((F - 1) p, M)
+        loss += float(np.sum((own @ fitted_teacher_weights(others, kind)[0]) ** 2))
+    return loss

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import sdgpu
+from sdgpu.engine import student_model
+from sdgpu.selection.teacher_weights import fitted_teacher_weights
 from tests.engine.test_student import KERNEL, LAMS, TEACHER, TEACHER_LAMS, problem, refits
 from tests.problems import assert_near
 from tests.selection.test_teacher_weights import by_optimiser
@@ -30,7 +32,7 @@ def test_every_point_of_the_grid(method, unlabelled, kind):
     how = {"method": method, "tol": 1e-10, "unlabelled": U if unlabelled else None}
     made = sdgpu.student([*fits, third], KERNEL, LAMS, X, Y, weights="fitted", **how)
     np.testing.assert_allclose(made.weights, 1 / 3)
-    found = made.fit_weights(X_val, Y_val, kind=kind, alphas=ALPHAS, steps=2)
+    found = made.fit_weights(X_val, Y_val, kind=kind, alphas=ALPHAS, steps=2, folds=3)
     assert found.dataset["weights"].dims == ("teacher_lam", "lam", "alpha", "step", "teacher")
     K, cross = KERNEL(every), KERNEL(X_val, every)
     for i, teacher_lam in enumerate(TEACHER_LAMS):
@@ -50,12 +52,70 @@ def test_every_point_of_the_grid(method, unlabelled, kind):
                     np.testing.assert_allclose(mse, np.mean((B @ w) ** 2), rtol=1e-6)
                     assert mse <= by_optimiser(B, kind) / len(B) * (1 + 1e-6)
                     assert kind == "sum_to_one" or (w >= 0).all()
+                    nested = found.dataset["nested_mse"].values[i, j, k, t]
+                    np.testing.assert_allclose(nested, held_out(B, kind, 3), rtol=1e-5)
+    best = found.best("nested_mse")
+    assert best["nested_mse"] == found.dataset["nested_mse"].values.min() >= best["mse"]
     best = found.best()
     assert best["mse"] == found.dataset["mse"].values.min()
     chosen = made.with_weights(best["weights"])
     point = (best["teacher_lam"], best["lam"], best["alpha"], int(best["step"]))
     predicted = chosen.predict(X_val, *point)[-1]
     np.testing.assert_allclose(np.mean((predicted - Y_val) ** 2), best["mse"], rtol=1e-6)
+
+
+def held_out(B, kind, folds):
+    """Mean square of residuals (m c, M) by weights of the other parts of the rows, c = 2."""
+    part, errors = np.arange(len(B)) // 2 % folds, np.empty(len(B))
+    for f in range(folds):
+        w, _ = fitted_teacher_weights(B[part != f], kind)
+        errors[part == f] = B[part == f] @ w
+    return np.mean(errors**2)
+
+
+@pytest.mark.parametrize("m", [1, 3, 4, 9, 50])
+def test_losses_on_rows_that_had_no_part(m, monkeypatch):
+    """Of any number of rows and parts, read in blocks of any size; NaN where a part has one row."""
+    X, Y, _, _, _ = problem()
+    rng = np.random.default_rng(m)
+    X_val, Y_val = rng.standard_normal((m, X.shape[1])), rng.standard_normal((m, 2))
+    made = sdgpu.student([Y, -Y, Y + 1], KERNEL, LAMS[:1], X, Y, weights="fitted")
+    point = {"lams": LAMS[:1], "alphas": [0.2], "steps": 2}
+    B = np.stack(
+        [
+            made.with_weights(w).predict(X_val, None, LAMS[0], 0.2, 2)[-1].ravel() - Y_val.ravel()
+            for w in np.eye(3)
+        ],
+        axis=1,
+    )
+    for numbers in (student_model.NUMBERS, 1):
+        monkeypatch.setattr(student_model, "NUMBERS", numbers)
+        for folds in (1, 2, 3, m):
+            for kind in ("sum_to_one", "simplex"):
+                found = made.fit_weights(X_val, Y_val, kind=kind, folds=folds, **point)
+                nested = found.dataset["nested_mse"].values.ravel()[1]
+                if folds == 1 or 2 * folds > m:
+                    assert np.isnan(nested)
+                    with pytest.raises(ValueError, match="nested_mse is NaN: it takes folds > 1"):
+                        found.best("nested_mse")
+                else:
+                    np.testing.assert_allclose(nested, held_out(B, kind, folds), rtol=1e-6)
+                assert found.best()["mse"] >= 0
+
+
+def test_many_teachers_that_guess():
+    """Weights of noise fit noise: on the rows that chose them it looks like a gain, on others it is a loss."""
+    rng = np.random.default_rng(0)
+    X, X_val, X_new = (rng.standard_normal((n, 2)) for n in (60, 40, 4000))
+    truth, y_val, y_new = (np.sin(2 * x[:, 0]) for x in (X, X_val, X_new))
+    y_val = y_val + rng.standard_normal(40)
+    teachers = [truth, *(truth + rng.standard_normal(60) for _ in range(15))]
+    made = sdgpu.student(teachers, sdgpu.Gaussian(0.5), [0.1], X, truth, weights="fitted")
+    best = made.fit_weights(X_val, y_val, alphas=[0.0]).best()
+    there = made.with_weights(best["weights"]).predict(X_new)[0]
+    honest = np.mean((there - y_new) ** 2) + 1.0  # the noise of new labels
+    assert best["mse"] < 0.6 * honest
+    assert 0.7 * honest < best["nested_mse"] < 2 * honest
 
 
 def test_the_weights_of_a_mix_made_beforehand():
@@ -117,6 +177,10 @@ def test_refusals():
     with pytest.raises(ValueError, match="fit_weights is of several teachers"):
         mixed.fit_weights(X_val, Y_val)
     two = sdgpu.student([Y, Y + 1], KERNEL, LAMS, X, Y, weights="fitted")
+    with pytest.raises(ValueError, match="folds=0"):
+        two.fit_weights(X_val, Y_val, folds=0)
+    with pytest.raises(ValueError, match="by='nested' is not known: did you mean 'nested_mse'"):
+        two.fit_weights(X_val, Y_val).best("nested")
     with pytest.raises(ValueError, match="kind='box'"):
         two.fit_weights(X_val, Y_val, kind="box")
     with pytest.raises(ValueError, match="weights sum to 2"):

@@ -213,7 +213,7 @@ class Federation:
         if len(teachers) == 1:
             best = {**taught.sweep(*validation, alphas=[0.0]).best(), "weights": np.ones(1)}
         else:
-            best = taught.fit_weights(*validation, kind="simplex", alphas=[0.0]).best()
+            best = taught.fit_weights(*validation, kind="simplex", alphas=[0.0], folds=1).best()
         lam, weights = best["teacher_lam"], best["weights"]
         words = np.stack([one.path(lam, steps=1).predict(U)[0] for one in teachers])
         said = np.tensordot(weights, words, axes=1).reshape(len(U), c)
