@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from sdgpu.nn import shared_norm
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.stacked import Stack
 from tests.cuda_stand_in import pretend_cuda
@@ -23,16 +24,33 @@ import sys
 import torch
 torch.set_num_threads(1)
 from torch import distributed
+from sdgpu.backend import distributed as backend
 from sdgpu.backend.distributed import join
+from sdgpu.nn import shared_norm
 from tests.nn.test_shared_norm import CASES, one_rank
 
 world = join(torch.device("cpu"))
 sent = []
-real = distributed.all_reduce
-distributed.all_reduce = lambda tensor: (sent.append(tensor.numel()), real(tensor))
+
+
+def counted(real):
+    def call(*given):
+        (own,) = (value for value in given if isinstance(value, torch.Tensor))
+        sent.append(own.numel())
+        return real(*given)
+
+    return call
+
+
+for name in ("isend", "all_gather"):
+    setattr(distributed, name, counted(getattr(distributed, name)))
 found = {name: one_rank(name, world) for name in CASES}
-assert sent == [n for _, shape in CASES.values() for n in (4 * shape[1] + 2, 2 * shape[1]) * 2], sent
-torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
+# more than two ranks, and channels in parts however few they are
+backend.PAIR, shared_norm.ENOUGH = 0, 1
+more = {f"{name} in parts": one_rank(name, world) for name in CASES}
+messages = [n for _, shape in CASES.values() for n in (2 * shape[1] + 1, 2 * shape[1]) * 2]
+assert sent == messages * 2, sent
+torch.save(found | more, f"{sys.argv[1]}/{world.rank}.pt")
 """
 
 
@@ -167,17 +185,55 @@ torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
 def test_two_ranks_normalise_as_one_and_send_one_message_in_each_direction(worker, tmp_path):
     two_ranks(worker, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for name in CASES:
+    for key in ranks[0]:
+        name = key.removesuffix(" in parts")
         truth, buffers = passes(norm_of(name), name, slice(None))
         for round_ in range(2):
-            shares = [rank[name][0][round_] for rank in ranks]
+            shares = [rank[key][0][round_] for rank in ranks]
             for i, wanted in enumerate(truth[round_]):
                 # rows side by side; gradients of parameters are sums over the ranks
                 parts = [share[i] for share in shares]
                 found = torch.cat(parts) if i < 2 else parts[0] + parts[1]
                 torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-8)
         for rank in ranks:
-            torch.testing.assert_close(rank[name][1], buffers, rtol=1e-11, atol=1e-12)
+            torch.testing.assert_close(rank[key][1], buffers, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "shape", [(8, 3, 4, 4), (5, 16, 3, 4), (7, 5, 3, 3), (12, 40), (4, 2, 2, 2, 6)]
+)
+def test_moments_and_gradient_sums_are_those_of_the_formula(monkeypatch, shape, dtype):
+    """In one part or in several: means that are large against what is around them."""
+    draw = torch.Generator().manual_seed(sum(shape))
+    X, dY = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
+    X = (
+        X
+        + 600 * (torch.rand(shape[1], generator=draw).double() - 0.5).view(-1, *(1,) * (X.ndim - 2))
+    ).to(dtype)
+    axes = [axis for axis in range(X.ndim) if axis != 1]
+    variance, mean = torch.var_mean(X.double(), axes, correction=0, keepdim=True)
+    scaled = (X.double() - mean) / (variance + 1e-3).sqrt()
+    truth = [mean, variance, (dY.to(dtype) * scaled).sum(axes), dY.to(dtype).double().sum(axes)]
+    eps, places = torch.finfo(dtype).eps, X.numel() // shape[1]
+    for least in (1, 2**20):
+        monkeypatch.setattr(shared_norm, "ENOUGH", least)
+        for last in (False, True):
+            inputs = [value.to(dtype) for value in (X, dY)]
+            if last:  # channels side by side
+                inputs = [value.movedim(1, -1).contiguous().movedim(-1, 1) for value in inputs]
+            parts = shared_norm._parts(inputs[0])
+            assert (parts > 1) == (least == 1 and places % 2 == 0 and (last or X.ndim == 2))
+            moments = shared_norm._moments(inputs[0])
+            sums = shared_norm._gradient_sums(
+                inputs[1], inputs[0], mean.flatten().to(dtype), variance.flatten().to(dtype), 1e-3
+            )
+            # means of up to 300 are rounded to 300 eps, a term of the sums likewise
+            for found, wanted, size in zip(
+                (*moments, *sums), truth, (1, 1, places, places), strict=True
+            ):
+                limit = 1200 * eps * size
+                torch.testing.assert_close(found.double(), wanted.flatten(), rtol=0, atol=limit)
 
 
 def test_torchs_own_is_for_plain_layers_on_cuda():
