@@ -40,6 +40,7 @@ from sdgpu.nn.training_saves import Saver
 from sdgpu.nn.training_setup import (
     clock,
     compiled,
+    keep_freed_memory,
     not_finite,
     numerics,
     resting,
@@ -213,6 +214,8 @@ class _Run:
         """Train, and give what came of it."""
         state, config, store = self.state, self.config, self.saver.store
         start_training(state.model, self.eval_parts)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.saver.begin(config.save_seconds)
         while not self.done:
             self._one_epoch()
