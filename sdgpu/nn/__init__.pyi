@@ -8,7 +8,8 @@ from .data import Data, Images, generated_images, images_from_arrays, load_image
 from .evaluate import Score, checksum, confusion_matrix, predict, score, top_k_accuracy
 from .grid import grid_chains
 from .label_noise import with_label_noise
-from .loaded_samples import LoadedSamples, loaded_samples
+from .loaded_parts import LoadedSamples
+from .loaded_samples import loaded_samples
 from .loss import data_loss, hinton_target, mixed_target, penalty, predictions
 from .model_outputs import with_output
 from .network_teachers import SavedTeacher, Teacher, TeacherEnsemble

@@ -18,7 +18,7 @@ from sdgpu.backend.distributed import ranks
 from sdgpu.nn.augment import constants, scaled
 from sdgpu.nn.config import Config
 from sdgpu.nn.image_views import ImageReader
-from sdgpu.nn.parts import Origin, Reader, class_count, labels_of, one_hot
+from sdgpu.nn.parts import Origin, Reader, all_labels_of, class_count, labels_of, one_hot
 
 __all__ = ["Images", "find_device", "images_from_arrays", "moments", "tensor_of"]
 
@@ -60,17 +60,15 @@ class Images:
 
     def to(self, device: str | torch.device) -> Images:
         """Return the same images on a device; no copy if they are there already."""
-        clean = None if self.clean_labels is None else self.clean_labels.to(device)
-        pixels, labels = self.pixels.to(device), self.labels.to(device)
-        return replace(self, pixels=pixels, labels=labels, clean_labels=clean)
+        labels = all_labels_of(self, lambda labels: labels.to(device))
+        return replace(self, pixels=self.pixels.to(device), **labels)
 
     def take(self, index: Tensor) -> Images:
         """Return the images at `index` (b,), an int64 tensor, in that order; mean and std stay."""
         index = index.to(self.labels.device)
-        clean = None if self.clean_labels is None else self.clean_labels[index]
-        pixels, labels = self.pixels[index], self.labels[index]
+        labels = all_labels_of(self, lambda labels: labels[index])
         origin = None if self.origin is None else self.origin.take(index)
-        return replace(self, pixels=pixels, labels=labels, clean_labels=clean, origin=origin)
+        return replace(self, pixels=self.pixels[index], origin=origin, **labels)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""

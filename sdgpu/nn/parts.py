@@ -2,13 +2,13 @@
 
 Three kinds answer the same: :class:`~sdgpu.nn.images.Images` (8-bit pixels, which are augmented),
 :class:`~sdgpu.nn.samples.Samples` (tensors of any shape) and
-:class:`~sdgpu.nn.loaded_samples.LoadedSamples` (a data set of torch, read item by item). A
+:class:`~sdgpu.nn.loaded_parts.LoadedSamples` (a data set of torch, read item by item). A
 :class:`Reader` gives the inputs of a training, a function of the seeds and the position alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ __all__ = [
     "DataPart",
     "Origin",
     "Reader",
+    "all_labels_of",
     "check_classes",
     "class_count",
     "labels_of",
@@ -224,6 +225,12 @@ def _check_part(name: str, part: Any, train: Any) -> None:
                 f"{name} has {what} {value}, but train {train_value}: all parts are taken as the "
                 f"training part is; {remedy}"
             )
+
+
+def all_labels_of(part: DataPart, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Labels of a part and, where there are, those before noise, each changed: for ``replace``."""
+    clean = part.clean_labels
+    return {"labels": change(part.labels), "clean_labels": None if clean is None else change(clean)}
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdgpu.nn.config import Config
 from sdgpu.nn.images import find_device, tensor_of
-from sdgpu.nn.parts import Origin, Reader, class_count, labels_of, one_hot
+from sdgpu.nn.parts import Origin, Reader, all_labels_of, class_count, labels_of, one_hot
 
 __all__ = ["Samples", "column_moments", "samples_from_arrays"]
 
@@ -70,17 +70,15 @@ class Samples:
 
     def to(self, device: str | torch.device) -> Samples:
         """Return the same samples on a device; no copy if they are there already."""
-        clean = None if self.clean_labels is None else self.clean_labels.to(device)
-        values, labels = self.values.to(device), self.labels.to(device)
-        return replace(self, values=values, labels=labels, clean_labels=clean)
+        labels = all_labels_of(self, lambda labels: labels.to(device))
+        return replace(self, values=self.values.to(device), **labels)
 
     def take(self, index: Tensor) -> Samples:
         """Return the samples at `index` (b,), an int64 tensor, in that order; mean and std stay."""
         index = index.to(self.labels.device)
-        clean = None if self.clean_labels is None else self.clean_labels[index]
-        values, labels = self.values[index], self.labels[index]
+        labels = all_labels_of(self, lambda labels: labels[index])
         origin = None if self.origin is None else self.origin.take(index)
-        return replace(self, values=values, labels=labels, clean_labels=clean, origin=origin)
+        return replace(self, values=self.values[index], origin=origin, **labels)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""

@@ -171,6 +171,9 @@ def test_what_a_penalty_on_weights_leaves_out():
     named.no_weight_decay_keywords = lambda: {"1.w"}
     assert penalised(named, "weights") == []
     assert len(penalised(named)) == 4
+    wide = nn.Module()  # a bias for each place is no weight, whatever its axes
+    wide.bias, wide.weight = (nn.Parameter(torch.zeros(2, 3)) for _ in range(2))
+    assert penalised(wide, "weights") == ["weight"]
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
