@@ -130,7 +130,7 @@ def advise(fitted: SweptFit, lams: Any = None, steps: int = 5) -> Advice:
         Before any work.
     """
     solution, model, info = fitted.solution, fitted.model, fitted.info
-    spectrum = spectrum_for("advice on distillation", solution, info.method)
+    spectrum = spectrum_for("advice on distillation", solution, info.method, needs_all=True)
     _refuse_estimates(fitted, spectrum)
     steps, n = integer("steps", steps, 2), solution.counted
     if n < LEAST_ROWS:

@@ -224,7 +224,8 @@ def constrain(fitted: Fit, *, eps: float, alpha: Any = 0.0, steps: int = 2) -> C
     O(T n) for the steps, n^2 T c multiplications for their functions when these are asked for.
     """
     tolerance, alphas, steps = _question(eps, alpha, steps)
-    spectrum, model = fitted._spectrum_for("a constrained path"), fitted._model
+    spectrum = fitted._spectrum_for("a constrained path", needs_all=True)
+    model = fitted._model
     if not spectrum.holds_kernel:
         raise ValueError(
             f"a constrained path needs all {fitted.info.n:,} eigenvalues, and this fit has "

@@ -183,7 +183,7 @@ class FeatureSpace:
         ValueError
             For no messages, and those of other kernels, features or widths: names the message.
         """
-        sent = list(messages)
+        sent = _listed(messages)
         total = MomentSums.zeros(self._empty.map.size, self._empty.c)
         for sums in self._all_sums(sent):
             total.merge(sums)
@@ -236,7 +236,10 @@ class FeatureSpace:
             As :meth:`fit`, and for shares that do not sum to 1.
         """
         grid_lams = lam_grid("lams", lams)
-        sums = self._all_sums(list(messages))
+        sums = self._all_sums(_listed(messages))
+        empty = [number for number, one in enumerate(sums, start=1) if not one.rows]
+        if empty:
+            raise ValueError(f"message {empty[0]} is of no rows: leave it out of a mean")
         weight = sum(one.weight for one in sums)
         part = np.array([one.weight / weight for one in sums])
         if shares is not None:
@@ -380,16 +383,24 @@ def coefficient_bound(
         ||beta(t) - beta_all(t)||: predictions at x differ by at most ||phi(x)|| times that, phi less the
         mean with an intercept. 0 for moments and whole spectra; rounding is not counted.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For other messages than those that the fit was made of, as far as rows and sizes tell, and a mean of
+        fits.
+
     Notes
     -----
     (G + lam)(beta - beta_all) = E beta for step 1 with E the sum of what the workers cut off. Step t adds
     |1 - alpha_t| times what the step before is off, and ||E beta|| / lam_t of that.
     """
+    sent = _listed(messages)
     path = fit.path(lam, alphas, steps)
     beta = to_numpy(path.dual)
     beta = beta.reshape(*beta.shape[:2], -1)  # (T, k, c)
+    _check_made_of(fit, sent, beta.shape[1])
     cut = np.zeros((len(beta), beta.shape[2]))
-    for one in messages:
+    for one in sent:
         if isinstance(one, LocalSpectrum):
             cut += one.missing(beta)
     lams = np.broadcast_to(path.lam, len(beta))[:, None]
@@ -397,3 +408,36 @@ def coefficient_bound(
     for t in range(1, len(beta)):
         bound[t] += np.abs(1 - path.alphas[t - 1]) * (bound[t - 1] + cut[t - 1] / lams[t])
     return bound
+
+
+def _listed(messages: Iterable[Message]) -> list[Message]:
+    """Of an iterable; one message alone is none.
+
+    Raises
+    ------
+    TypeError
+    """
+    if not isinstance(messages, Iterable):
+        raise TypeError(f"messages is a {type(messages).__name__}: pass a list, of one [message]")
+    return list(messages)
+
+
+def _check_made_of(fit: Fit, messages: Sequence[Message], k: int) -> None:
+    """Refuse a bound on the k coefficients of another fit.
+
+    Raises
+    ------
+    ValueError
+    """
+    if fit.info.method != "features":
+        raise ValueError(
+            f"a bound is of space.fit(messages, lams), and this fit is of method={fit.info.method!r}: "
+            "there is none for it"
+        )
+    rows = sum(one.rows for one in messages)
+    sizes = {len(one.basis) for one in messages if isinstance(one, LocalSpectrum)}
+    if rows != fit.info.n or sizes - {k}:
+        raise ValueError(
+            f"the fit has {fit.info.n} rows and {k} features, its messages {rows} and "
+            f"{', '.join(map(str, sorted(sizes))) or 'moments'}: pass those that it was made of"
+        )

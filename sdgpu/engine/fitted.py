@@ -66,8 +66,8 @@ class Fit:
     def _lam_of_steps(self, lam: Any, steps: int) -> float | np.ndarray:
         return lam_of_steps(self._solution, self.lams, lam, steps)
 
-    def _spectrum_for(self, what: str) -> Spectrum:
-        return spectrum_for(what, self._solution, self.info.method)
+    def _spectrum_for(self, what: str, *, needs_all: bool = False) -> Spectrum:
+        return spectrum_for(what, self._solution, self.info.method, needs_all=needs_all)
 
     @cached_property
     @underflow_is_zero
@@ -87,7 +87,7 @@ class Fit:
         """
         self._model.refuse_ranks("other targets")
         Y_rows, flat = self._model.template.truth(Y, "Y", rows=self.info.n)
-        self._spectrum_for("other targets")
+        self._spectrum_for("other targets", needs_all=True)
         targets, rows = self._model.backend.asarray(Y_rows), self._model.weighting
         targets, offset = (targets, None) if rows is None else rows.targets(targets)
         solution = self._solution.with_targets(targets)

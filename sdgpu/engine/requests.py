@@ -48,11 +48,14 @@ __all__ = [
     "spectrum_given_back",
 ]
 
+MAKERS = "'eigh', 'lanczos' or 'subspace'"  # of eigenvalues
 JOINT = 1e11  # operations in units of T^4: a minute or two (T = 200: 1.4 s)
 
 
-def spectrum_for(what: str, solution: Solution, method: str) -> Spectrum:
-    """The spectrum of a solution that has one.
+def spectrum_for(
+    what: str, solution: Solution, method: str, *, needs_all: bool = False
+) -> Spectrum:
+    """The spectrum of a solution that has one; what needs all eigenvalues looks whether these are all.
 
     Raises
     ------
@@ -60,9 +63,9 @@ def spectrum_for(what: str, solution: Solution, method: str) -> Spectrum:
         For a solution that is none, with the methods that make one.
     """
     if solution.spectrum is None:
+        words, makers = ("all eigenvalues", "'eigh'") if needs_all else ("eigenvalues", MAKERS)
         raise ValueError(
-            f"{what} needs eigenvalues, which method={method!r} does not make: fit with "
-            "method='eigh', 'lanczos' or 'subspace'"
+            f"{what} needs {words}, which method={method!r} does not make: fit with method={makers}"
         )
     return solution.spectrum
 

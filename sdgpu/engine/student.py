@@ -106,6 +106,8 @@ def student(
     (2, 2, 3)
     """
     teachers = list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+    if not teachers:
+        raise ValueError("teacher is an empty list: name at least one")
     rows, Y_host, flat = _labelled_rows(teachers[0], X, Y)
     said = [
         one
@@ -117,6 +119,8 @@ def student(
     if unlabelled is not None:
         more = inputs(to_numpy(unlabelled), "unlabelled", features=rows.shape[1])
         every = np.concatenate([rows, np.asarray(more, dtype=rows.dtype)])
+    if not len(every):
+        raise ValueError("X has no rows: without labels name those of the student, unlabelled=")
     apart = isinstance(weights, str) and choice("weights", weights, ("fitted",)) == "fitted"
     shares = teacher_shares(None if apart else weights, len(said))
     said = [one if isinstance(one, Fit) else one.read(every) for one in said]

@@ -105,7 +105,7 @@ class Student:
             For 1-D targets (T, m).
         """
         steps, lam = integer("steps", steps, 1), served_lam(self.fit.lams, lam)
-        alphas = schedule(alpha, steps + 1, name="alpha")
+        alphas = _weights_of_steps(alpha, steps)
         new = np.asarray(to_numpy(X_new))
         plain = self.fit.path(lam, 0.0, steps=steps).predict(new)  # u_1 .. u_T of all columns
         return self._steps(plain, self._teacher(teacher_lam), alphas)
@@ -149,7 +149,7 @@ class Student:
         n^2 T C multiplications for all C columns; of "both" (n + u) n^2 more for each lam of each teacher.
         """
         steps, lam = integer("steps", steps, 1), served_lam(self.fit.lams, lam)
-        alphas = schedule(alpha, steps + 1, name="alpha")
+        alphas = _weights_of_steps(alpha, steps)
         teacher = self._teacher(teacher_lam)
         values = self._left_out(np.array([lam]), steps, np.array([teacher]), left_out_of)
         return self._steps(values[0], teacher, alphas)
@@ -391,6 +391,21 @@ class Student:
                             unseen = layout.unseen(values, m, int(number))
                             unseen += changes[1, k]
         return values
+
+
+def _weights_of_steps(alpha: Any, steps: int) -> np.ndarray:
+    """alpha of steps 1..T, (T,): a student's step 1 has a weight too.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if np.shape(alpha) not in ((), (steps,)):
+        raise ValueError(
+            f"alpha has shape {np.shape(alpha)}, but steps={steps} needs one number or {steps} of them, "
+            f"one per step 1..{steps}"
+        )
+    return schedule(alpha, steps + 1, name="alpha")
 
 
 def _triangles(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdgpu.backend.arrays import targets
 from sdgpu.backend.checks import choice, grid, integer, lam_grid, positive, served_lam
 from sdgpu.backend.rounding import underflow_is_zero
 from sdgpu.distill.label_rounds import (
@@ -364,7 +365,7 @@ def _checked(fitted: Fit, truth: Any) -> Fit:
     """A fit with the truth as its targets, that knows what noise in every direction becomes."""
     model, solution, method = fitted.parts.model, fitted.parts.solution, fitted.info.method
     model.refuse_ranks("synthetic labels")
-    spectrum = spectrum_for("a study of synthetic labels", solution, method)
+    spectrum = spectrum_for("a study of synthetic labels", solution, method, needs_all=True)
     if not (spectrum.holds_kernel or spectrum.method == LEAST):
         raise ValueError(
             "synthetic labels have noise in every direction, and the basis of "
@@ -381,4 +382,5 @@ def _checked(fitted: Fit, truth: Any) -> Fit:
         raise ValueError(
             "truth: a feature model keeps no training rows; fit the truth itself, and leave truth out"
         )
+    targets(truth, "truth", rows=fitted.info.n)
     return fitted.with_targets(truth)

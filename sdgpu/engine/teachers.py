@@ -268,6 +268,11 @@ def teachers_at(
         if isinstance(one, Fit):
             if one.info.c != c:
                 raise ValueError(f"teacher {number + 1} has {one.info.c} outputs, Y has {c}")
+            if one.info.d != rows.shape[1]:
+                raise ValueError(
+                    f"teacher {number + 1} was fitted on {one.info.d} features, and the student's rows "
+                    f"have {rows.shape[1]}: pass what it says of them, predictions (n, c)"
+                )
             for lam in own:
                 served_lam(one.lams, float(lam))
 

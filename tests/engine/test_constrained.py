@@ -86,7 +86,7 @@ def test_a_fit_serves_every_tolerance_and_its_own_lams_do_not_matter():
         with pytest.raises(ValueError, match="needs all 25 eigenvalues, and this fit has"):
             sdgpu.constrain(grown, eps=0.1)
     solved = sdgpu.fit(X, Y, KERNEL, lams=10.0, method="cg")
-    with pytest.raises(ValueError, match="a constrained path needs eigenvalues"):
+    with pytest.raises(ValueError, match="a constrained path needs all eigenvalues"):
         sdgpu.constrain(solved, eps=0.1)
 
 

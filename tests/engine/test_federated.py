@@ -261,9 +261,31 @@ def test_what_a_mean_does_not_know():
     ):
         with pytest.raises(ValueError, match=r"worker|feature model|row|all .*eigen|basis"):
             ask()
+    with pytest.raises(ValueError, match=r"a bound is of space\.fit.* of method='average'"):
+        federated.coefficient_bound(send(space, data, "spectra", 3), fit, 1.0)
     sweep = fit.sweep(new_rows(), np.zeros((11, C)), alphas=[0.5], steps=2)
     with pytest.raises(ValueError, match="every gcv of this sweep is NaN"):
         sweep.best("gcv")
+
+
+def test_messages_that_are_not_those_of_a_fit():
+    space, (one, *_) = space_of(), workers()
+    message = space.spectrum(*one, rank=3)
+    for call in (lambda: space.fit(message, 1.0), lambda: space.average(message, 1.0)):
+        with pytest.raises(TypeError, match=r"messages is a LocalSpectrum: pass a list, of one"):
+            call()
+    with pytest.raises(ValueError, match="message 2 is of no rows: leave it out of a mean"):
+        space.average([message, space.empty], 1.0)
+    fit = space.fit([message], 1.0)
+    other = federated.FeatureSpace(KERNEL, sdgpu.RandomFourier(10), d=D, c=C).spectrum(*one, rank=3)
+    for sent, words in (
+        ([message, message], "40 rows and 24 features, its messages 80 and 24: pass those"),
+        ([other], "40 rows and 24 features, its messages 40 and 10: pass those"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            federated.coefficient_bound(sent, fit, 1.0)
+    with pytest.raises(ValueError, match=r"a bound is of .* method='eigh': there is none"):
+        federated.coefficient_bound([message], sdgpu.fit(*one, KERNEL, 1.0), 1.0)
 
 
 def test_a_student_of_the_workers():

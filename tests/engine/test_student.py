@@ -132,6 +132,7 @@ def test_other_smoothers():
     ("args", "how", "words"),
     [
         ((None,), {}, "X and Y are missing"),
+        (([],), {}, "teacher is an empty list"),
         ((np.zeros((24, 2)),), {}, "teacher has 24 rows, but its inputs have 25"),
         ((np.zeros((25, 3)),), {}, "teacher has 3 outputs"),
         (([np.zeros((25, 2))] * 2,), {"weights": [1.0]}, "weights has 1 entries for 2 teachers"),
@@ -204,5 +205,17 @@ def test_refusals_of_answers():
         made.sweep(X_val, Y_val, lams=[1e-3])
     with pytest.raises(ValueError, match="Y_val has 8 rows"):
         made.sweep(X_val, Y_val[:8])
+    with pytest.raises(
+        ValueError, match=r"alpha has shape \(2,\), but steps=3 needs .* 3 of them, .* 1\.\.3"
+    ):
+        made.predict(X_val, 1.0, 1.0, [0.1, 0.2], 3)
+    with pytest.raises(
+        ValueError, match=r"teacher 1 was fitted on 2 features, and .* rows have 3: pass"
+    ):
+        sdgpu.student(sdgpu.fit(X[:, :2], Y, TEACHER, 1.0), KERNEL, LAMS, X, Y)
+    with pytest.raises(
+        ValueError, match=r"X has no rows: without labels name those .* unlabelled="
+    ):
+        sdgpu.student(Y[:0], KERNEL, LAMS, X[:0], Y[:0])
     with pytest.raises(ValueError, match="teacher 1 has 1 outputs, Y has 2"):
         sdgpu.student(sdgpu.fit(X, Y[:, 0], TEACHER, 1.0), KERNEL, LAMS, X, Y)
