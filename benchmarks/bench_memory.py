@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.conftest import REPORT
@@ -71,6 +73,40 @@ def test_memory_is_a_promise(
     megabytes = [f"{float(value) / 1e6:.0f} MB" for value in (used, planned)]
     REPORT.rows.append((question, megabytes[0], f"{megabytes[1]} planned", "", f"<= {memory}"))
     assert float(used) <= float(planned) <= parse_bytes(memory)
+
+
+LOADING = """
+import sys
+from pathlib import Path
+from sdgpu.nn import load_images
+load_images("generated", rows=100)  # imports
+def resident(field):
+    return 1024 * int(Path("/proc/self/status").read_text().split(field)[1].split()[0])
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS:")
+data = load_images(sys.argv[1], val=0.1)
+print(resident("VmHWM:") - before, sum(x.pixels.nbytes for x in (data.train, data.val, data.test)))
+"""
+
+
+@pytest.mark.parametrize("form", ["images", "x_train"])
+def test_loading(form: str, tmp_path: Path, device: str) -> None:
+    """150 MB of images in an npz, channels last, of which parts are taken."""
+    if device != "cpu":
+        pytest.skip("the resident set tells nothing of a GPU")
+    images = np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
+    names = ("images", "labels") if form == "images" else ("x_train", "y_train")
+    labels = (np.arange(50_000) % 10).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", **dict(zip(names, (images, labels), strict=True)))
+    command = [sys.executable, "-c", LOADING, str(tmp_path / "images.npz")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, size = (float(number) for number in run.stdout.split())
+    question = (
+        f"peak of loading 50,000 x 32 x 32 x 3 from an npz ({form}), its own parts of it counted"
+    )
+    megabytes = [f"{value / 1e6:.0f} MB" for value in (peak, size)]
+    REPORT.rows.append((question, *megabytes, f"{peak / size:.2f}", "<= 1.5"))
+    assert peak <= 1.5 * size
 
 
 @pytest.mark.parametrize(("n", "c"), [(2000, 1), (2000, 10), (4000, 1)])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from benchmarks.conftest import REPORT, seconds
 from sdgpu.backend.memory import show
@@ -161,14 +161,81 @@ def test_against_a_bare_loop(case: Case) -> None:
     )
     REPORT.rows.append(
         (
-            "the same epoch against its bound, a bare loop over tensors that are ready",
+            "the same epoch, times the images per second of its bound: a bare loop over tensors that "
+            "are ready, in the same memory format, with the same loss and fused Adam",
             seconds(ours),
             seconds(theirs),
-            f"{ours / theirs:.2f}",
-            "<= 1.1",
+            f"{theirs / ours:.3f}",
+            ">= 0.98",
         )
     )
-    assert ours <= 1.1 * theirs
+    assert theirs >= 0.9 * ours  # the target is that of the table
+
+
+@pytest.mark.parametrize("kind", ["table", "TensorDataset", "Dataset"])
+def test_small_steps(device: str, kind: str) -> None:
+    """A step of 0.2 ms, where what is done beside it shows: against the loop that anybody writes."""
+    X, y = (
+        torch.randn((4000, 64), generator=torch.Generator().manual_seed(0)),
+        torch.arange(4000) % 10,
+    )
+    items: Any = TensorDataset(X, y) if kind == "TensorDataset" else Rows(X, y)
+    data = make_data((X, y) if kind == "table" else items, val=0, device=device)
+    config = Config(epochs=4, batch=64, lr=1e-3)
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        layers = (nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        return nn.Sequential(*layers).to(device)
+
+    def batches() -> Any:
+        if kind != "table":
+            return DataLoader(items, config.batch, shuffle=True)
+        order = torch.randperm(len(X)).split(config.batch)
+        return ((data.train.values[rows], data.train.labels[rows]) for rows in order)
+
+    def loop() -> float:
+        model = network().train()
+        adam = torch.optim.Adam(
+            model.parameters(), config.lr, weight_decay=config.decay, fused=True
+        )
+        start, total = time.perf_counter(), 0.0
+        for _ in range(config.epochs):
+            for x, y in batches():
+                target = nn.functional.one_hot(y.to(device), 10).float()
+                loss = data_loss(model(x.to(device)), target)
+                loss.backward()
+                adam.step()
+                adam.zero_grad()
+                total += float(loss.detach())
+        assert total > 0
+        return time.perf_counter() - start
+
+    ours, theirs = in_turns(lambda: train(network(), data, None, config).seconds, loop)
+    loops = {"table": "a bare loop over tensors", "Dataset": "a bare DataLoader loop of items"}
+    REPORT.rows.append(
+        (
+            f"{config.epochs} epochs of 4,000 x 64, 128 hidden units, batch 64, times the rows per "
+            f"second of {loops.get(kind, 'a bare DataLoader loop of a TensorDataset')}",
+            seconds(ours),
+            seconds(theirs),
+            f"{theirs / ours:.2f}",
+            "-",
+        )
+    )
+
+
+class Rows(Dataset[tuple[torch.Tensor, int]]):
+    """A table as a data set of one's own."""
+
+    def __init__(self, X: torch.Tensor, y: torch.Tensor) -> None:
+        self.X, self.targets = X, y
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.X[i], int(self.targets[i])
 
 
 class OneByOne(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -340,12 +407,15 @@ def test_stacked_chains(device: str, batch: int) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its compiler
 @pytest.mark.parametrize("option", ["channels_last", "compile", "bf16", "cuda_graphs"])
 def test_options(case: Case, option: str) -> None:
-    """What is off by default, against plain float32; compiling is not counted."""
+    """What is not always on, against plain float32; compiling is not counted."""
     device = case.data.train.pixels.device.type
     if option in ("cuda_graphs", "bf16") and device == "cpu":
         pytest.skip("for CUDA: without the instructions bf16 is 15 times slower")
     change = {"amp": "bf16"} if option == "bf16" else {option: True}
     changed = dataclasses.replace(case.config, **change)
+    # on a CPU it is on for this network unless it is said to be off
+    plain = {"channels_last": False} if option == "channels_last" else {}
+    without = dataclasses.replace(case.config, **plain)
 
     def steady(config: Config) -> float:
         """Of the second epoch: the first compiles."""
@@ -354,7 +424,7 @@ def test_options(case: Case, option: str) -> None:
         ).history
         return epochs[1].seconds - epochs[0].seconds
 
-    ours, theirs = in_turns(lambda: steady(changed), lambda: steady(case.config))
+    ours, theirs = in_turns(lambda: steady(changed), lambda: steady(without))
     REPORT.rows.append(
         (
             f"an epoch with {option}, against one without",
