@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from sdgpu.backend.checksums import digest
 from sdgpu.backend.storage import atomic_file
 
-__all__ = ["read_tensors", "tensor_path", "write_tensors"]
+__all__ = ["fault_in_words", "read_tensors", "tensor_path", "write_tensors"]
 
 _BLANK = f"xxh3:{'':-<32}"
 _DAMAGE = (
@@ -117,6 +117,11 @@ def _plain(array: np.ndarray) -> np.ndarray:
     if array.dtype.hasobject:
         raise TypeError(f"arrays of {array.dtype} are no numbers")
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def fault_in_words(error: Exception) -> str:
+    """What a file lacks or says wrongly: of a KeyError the name alone would be no sentence."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _fill_in(path: Path, checksum: str) -> None:

@@ -13,7 +13,7 @@ from sdgpu.backend.checks import choice, integer
 from sdgpu.backend.conversion import warn_if_followed
 from sdgpu.backend.progress import Stopwatch
 from sdgpu.backend.rows import ArraySource, RowSource, SparseSource
-from sdgpu.backend.sealed_tensors import read_tensors, tensor_path, write_tensors
+from sdgpu.backend.sealed_tensors import fault_in_words, read_tensors, tensor_path, write_tensors
 from sdgpu.backend.sparse_rows import is_sparse
 from sdgpu.backend.storage import check_writable
 from sdgpu.engine.streaming import block_rows, sample_rows, sum_rows, takes_sparse
@@ -290,5 +290,5 @@ def open_moments(path: str | os.PathLike[str], *, device: str | Backend = "auto"
         moments._seed = integer("seed", metadata["seed"], 0)
         moments._map, moments._sums = feature_map, sums
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} holds no moments: {error}") from error
+        raise ValueError(f"{source} holds no moments: {fault_in_words(error)}") from error
     return moments

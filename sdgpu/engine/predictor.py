@@ -14,7 +14,7 @@ from sdgpu.backend.backends import Backend, give_back, resolve, to_numpy
 from sdgpu.backend.checks import choice
 from sdgpu.backend.memory import budget
 from sdgpu.backend.rounding import underflow_is_zero
-from sdgpu.backend.sealed_tensors import read_tensors, tensor_path, write_tensors
+from sdgpu.backend.sealed_tensors import fault_in_words, read_tensors, tensor_path, write_tensors
 from sdgpu.backend.sparse_rows import csr_of, is_csr, is_sparse
 from sdgpu.backend.storage import check_writable
 from sdgpu.engine.model import Model
@@ -229,7 +229,7 @@ def open_predictor(
         with np.errstate(over="ignore", invalid="ignore"):
             predictor.predict(np.zeros((0, metadata["d"])))  # makes its rows ready
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{source} holds no predictor: {error}") from error
+        raise ValueError(f"{source} holds no predictor: {fault_in_words(error)}") from error
     return predictor
 
 

@@ -144,7 +144,13 @@ def _labelled_rows(teacher: Any, X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray
         X, Y = _own_rows(teacher)
     if X is None or Y is None:
         raise ValueError("X and Y are missing: name the labelled rows that the student learns from")
-    rows, Y_host = np.asarray(to_numpy(X)), np.asarray(to_numpy(Y), dtype=float)
+    rows = np.asarray(to_numpy(X))
+    try:
+        Y_host = np.asarray(to_numpy(Y), dtype=float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "Y must hold numbers: of classes one-hot rows, np.eye(classes)[labels]"
+        ) from error
     if len(Y_host) != len(rows):
         raise ValueError(f"Y has {len(Y_host)} rows, but its inputs have {len(rows)}")
     flat = Y_host.ndim == 1

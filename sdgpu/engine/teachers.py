@@ -113,6 +113,11 @@ class TeacherPredictions:
             values = _of_module(values, rows)
         elif callable(values):
             values = values(rows)
+        elif hasattr(values, "predict"):  # an estimator, a path, a predictor
+            raise TypeError(
+                f"teacher is a {type(values).__name__}: pass its method that says what the student learns, "
+                "teacher.predict or teacher.predict_proba, or the fit that it comes from"
+            )
         found, _ = targets(values, "teacher", rows=len(rows))
         return replace(self, values=np.asarray(to_numpy(found), dtype=float))
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.checks import integer, number, positive
-from sdgpu.backend.sealed_tensors import read_tensors, tensor_path, write_tensors
+from sdgpu.backend.sealed_tensors import fault_in_words, read_tensors, tensor_path, write_tensors
 from sdgpu.backend.storage import check_writable
 from sdgpu.solvers.moment_sums import MomentSums
 
@@ -195,7 +195,7 @@ def open_spectrum(path: str | os.PathLike[str]) -> LocalSpectrum:
             raise ValueError(f"it is of version {metadata['spectrum']!r}, not {FORMAT}")
         return _restored(arrays, metadata)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{source} holds no spectrum: {error}") from error
+        raise ValueError(f"{source} holds no spectrum: {fault_in_words(error)}") from error
 
 
 def _restored(arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> LocalSpectrum:

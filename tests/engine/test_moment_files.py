@@ -247,7 +247,7 @@ def test_files_that_lack_something(name, path):
     arrays, numbers = read_tensors(path, "moments")
     (arrays if name in arrays else numbers).pop(name)
     write_tensors(path, arrays, numbers)
-    with pytest.raises(ValueError, match=f"holds no moments: '{name}'"):
+    with pytest.raises(ValueError, match=f"holds no moments: '{name}' is missing"):
         sdgpu.open_moments(path)
 
 

@@ -389,10 +389,10 @@ def test_files_that_say_something_else(numbers, arrays, words, path):
 
 def test_files_of_another_kind(path):
     sdgpu.Moments(sdgpu.Linear(), sdgpu.Explicit(), d=D).add(X, Y[:, 0]).save(path)
-    with pytest.raises(ValueError, match="holds no predictor: 'predictor'"):
+    with pytest.raises(ValueError, match="holds no predictor: 'predictor' is missing"):
         sdgpu.open_predictor(path)
     sdgpu.fit(X, Y, sdgpu.Gaussian(), [0.5]).path(0.5).predictor().save(path)
-    with pytest.raises(ValueError, match="holds no moments: 'moments'"):
+    with pytest.raises(ValueError, match="holds no moments: 'moments' is missing"):
         sdgpu.open_moments(path)
     save_file({"X": np.eye(2)}, path)
     with pytest.raises(ValueError, match="it has no checksum"):

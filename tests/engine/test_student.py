@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 
 import sdgpu
 from tests.problems import assert_near
@@ -213,6 +214,12 @@ def test_refusals_of_answers():
         ValueError, match=r"teacher 1 was fitted on 2 features, and .* rows have 3: pass"
     ):
         sdgpu.student(sdgpu.fit(X[:, :2], Y, TEACHER, 1.0), KERNEL, LAMS, X, Y)
+    fit = sdgpu.fit(X, Y, TEACHER, 1.0)
+    for one in (fit.path(steps=1), fit.path(steps=1).predictor(), LinearRegression()):
+        with pytest.raises(TypeError, match=f"teacher is a {type(one).__name__}: pass its method"):
+            sdgpu.student(one, KERNEL, LAMS, X, Y)
+    with pytest.raises(TypeError, match="Y must hold numbers: of classes one-hot rows"):
+        sdgpu.student(Y, KERNEL, LAMS, X, np.array(["a"] * 25))
     with pytest.raises(
         ValueError, match=r"X has no rows: without labels name those .* unlabelled="
     ):
