@@ -12,6 +12,7 @@ from sdgpu.nn.data import Data
 from sdgpu.nn.evaluate import predict
 from sdgpu.nn.loss import data_loss
 from sdgpu.nn.mixing import Mix, draw_mix
+from sdgpu.nn.network_teachers import SavedTeacher, TeacherEnsemble
 from sdgpu.nn.targets import Feed, Teacher
 from sdgpu.nn.trainer import train
 from tests.nn.problems import data, mlp, state
@@ -154,6 +155,20 @@ def test_a_teacher_in_the_loop_sees_the_mixed_image(mode):
     P = teacher(mix.inputs(X)).softmax(dim=1)
     target = feed.ask(batch) if batch.target is None else batch.target
     torch.testing.assert_close(target, 0.3 * truth + 0.7 * P)
+
+
+def test_what_a_table_says_is_mixed_where_a_network_is_asked_beside_it():
+    problem, network = data(), mlp(1)
+    said = torch.rand(24, 3, generator=torch.Generator().manual_seed(0)).double().softmax(dim=1)
+    both = TeacherEnsemble([network, SavedTeacher(said)], weights=[0.4, 0.6])
+    config = change(mixup=1.0, teacher="online")
+    feed = Feed(problem.train, Teacher(both, 0.3), config, torch.float64)
+    batch, rows = feed.batch(0, 0), order(24, 0, 0)[:10]
+    mix = draw_mix(config, 0, 0, batch.inputs)
+    assert 0.05 < mix.share < 0.95
+    P = 0.4 * network(batch.inputs).softmax(dim=1) + 0.6 * mix.rows(said[rows], 0)
+    truth = mix.rows(problem.train.one_hot(torch.float64)[rows], 0)
+    torch.testing.assert_close(feed.ask(batch), 0.3 * truth + 0.7 * P)
 
 
 def test_weights_are_mixed_with_their_images():
