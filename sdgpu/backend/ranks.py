@@ -34,6 +34,8 @@ __all__ = [
     "check_agreement",
     "failing_together",
     "named",
+    "once_round",
+    "passed_on",
     "rank_timeout",
     "row_shares",
 ]
@@ -102,12 +104,21 @@ class Ranks(Protocol):
         """Rows (n_r, ..) of all ranks below each other in the order of the ranks; n_r may be 0."""
         ...
 
-    def ring(self, array: Array) -> Iterator[tuple[int, Array]]:
+    def ring(
+        self, array: Array, routes: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, Array]]:
         """The rows of every rank in turn, as (owner, rows), beginning with this rank's own.
 
         The order of owners is r, r - 1, .., 0, p - 1, .., r + 1. While the caller uses a piece the next
         one is under way, so that two pieces are held besides the own one. Pieces may be empty. They are
         for reading; `array` may be changed when the ring has ended. Every rank goes round to the end.
+
+        Parameters
+        ----------
+        array : array (n_r, ..)
+        routes : sequence of permutations of the ranks, optional
+            Another way round, the same on all ranks: the piece that rank r has goes to routes[s][r] after
+            step s. A rank to itself keeps it, and nothing is sent.
         """
         ...
 
@@ -172,8 +183,11 @@ class OneRank:
     def gather_rows(self, array: Array) -> Array:
         return compat.array_namespace(array).asarray(array, copy=True)
 
-    def ring(self, array: Array) -> Iterator[tuple[int, Array]]:
-        yield 0, array
+    def ring(
+        self, array: Array, routes: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, Array]]:
+        for _ in range(1 + len(routes or ())):
+            yield 0, array
 
     def agree(self, name: str, value: Any) -> None:
         to_bytes(value, name)  # what several cannot compare is refused here too
@@ -223,6 +237,31 @@ def row_shares(n: int, size: int) -> list[slice]:
     [slice(0, 2, None), slice(2, 5, None)]
     """
     return [slice(rank * n // size, (rank + 1) * n // size) for rank in range(size)]
+
+
+def once_round(size: int) -> list[list[int]]:
+    """The routes of a ring in which every piece comes to every rank.
+
+    Examples
+    --------
+    >>> once_round(3)
+    [[1, 2, 0], [1, 2, 0]]
+    """
+    return [[(rank + 1) % size for rank in range(size)]] * (size - 1)
+
+
+def passed_on(owners: Sequence[int], route: Sequence[int]) -> list[int]:
+    """Whose piece each rank has after one step of a route, from whose it had.
+
+    Examples
+    --------
+    >>> passed_on([0, 1, 2], [1, 2, 0])
+    [2, 0, 1]
+    """
+    after = list(owners)
+    for rank, to in enumerate(route):
+        after[to] = owners[rank]
+    return after
 
 
 def check_agreement(name: str, encoded: Sequence[bytes]) -> None:

@@ -67,8 +67,12 @@ class RowLayout:
     @property
     def own(self) -> slice:
         """The rows of this rank."""
-        start = self.starts[self.ranks.rank]
-        return slice(start, start + self.counts[self.ranks.rank])
+        return self.rows_of(self.ranks.rank)
+
+    def rows_of(self, rank: int) -> slice:
+        """The rows of a rank."""
+        start = self.starts[rank]
+        return slice(start, start + self.counts[rank])
 
     def met(self, small: Any) -> None:
         """Note a small tensor that all ranks must have alike."""

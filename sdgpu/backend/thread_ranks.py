@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 import array_api_compat as compat
 
 from sdgpu.backend.arrays import Array, dtype_name
-from sdgpu.backend.ranks import RankFailure, check_agreement, named, rank_timeout, row_shares
+from sdgpu.backend.ranks import (
+    RankFailure,
+    check_agreement,
+    named,
+    once_round,
+    passed_on,
+    rank_timeout,
+    row_shares,
+)
 from sdgpu.backend.small_values import from_bytes, to_bytes
 
 __all__ = ["ThreadRanks", "run_threads"]
@@ -137,16 +145,21 @@ class ThreadRanks:
         self._exchange(None, "gather_rows")  # from here on the parts may be changed
         return joined
 
-    def ring(self, array: Array) -> Iterator[tuple[int, Array]]:
+    def ring(
+        self, array: Array, routes: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, Array]]:
         pieces = self._rows_of_all(array, "ring")
-        owner, piece = self.rank, array
-        for step in range(self.size):
-            following = (self.rank - step - 1) % self.size
-            # queued on its device before this one is used
-            ahead = _beside(pieces[following], array) if step < self.size - 1 else None
+        routes = once_round(self.size) if routes is None else routes
+        owners, piece = list(range(self.size)), array
+        for step in range(len(routes) + 1):
+            owner, ahead = owners[self.rank], piece
+            if step < len(routes):
+                owners = passed_on(owners, routes[step])
+                if owners[self.rank] != owner:  # queued on its device before this one is used
+                    ahead = _beside(pieces[owners[self.rank]], array)
             self.check()
             yield owner, piece
-            owner, piece = following, ahead
+            piece = ahead
         self._exchange(None, "the end of the ring")
 
     def agree(self, name: str, value: Any) -> None:

@@ -11,9 +11,8 @@ import atexit
 import contextlib
 import hashlib
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -23,16 +22,34 @@ import torch
 from torch import distributed
 
 from sdgpu.backend.arrays import Array
+from sdgpu.backend.host_packets import HostPackets, shared_packets
+from sdgpu.backend.pending_work import (
+    Nothing,
+    Pending,
+    PendingCollective,
+    PendingOnDevice,
+    PendingPieces,
+)
+from sdgpu.backend.rank_bytes import as_bytes, bytes_tensor, note_of, noted
 from sdgpu.backend.rank_watch import RankWatch
-from sdgpu.backend.ranks import OneRank, RankFailure, Ranks, check_agreement, rank_timeout
+from sdgpu.backend.ranks import (
+    OneRank,
+    RankFailure,
+    Ranks,
+    check_agreement,
+    once_round,
+    passed_on,
+    rank_timeout,
+)
 from sdgpu.backend.rendezvous import JOIN, check_versions, own_versions, ranks, start_group
 from sdgpu.backend.small_values import from_bytes, to_bytes
 
 __all__ = ["TorchRanks", "join_ranks"]
 
-PACKET = 4096  # bytes that all ranks tell before a sum, and with which a small one is done
+PACKET = 4096  # bytes that all ranks tell before a sum, and with which a small one is done;
+FEW = 8  # of fewer ranks than these each tells more, as what they receive counts
 SMALL = 65536  # bytes up to which all ranks add everything: one step instead of two
-SPIN = 200  # looks without a pause, for operations of microseconds
+REST = 0.02  # seconds of a wait between two looks for failed ranks
 
 
 class TorchRanks:
@@ -67,12 +84,14 @@ class TorchRanks:
         self._arrays = self._hosts if self._device.type == "cpu" else None  # None: the group itself
         self._watch: RankWatch | None = None
         self._under_way = False  # an operation, which an exception may leave so
+        self._packets: HostPackets | None = None
         check_versions(
             self.gather(own_versions(distributed.get_backend()))
         )  # if others made the group
         self._watch = RankWatch(
             self._rank, self._size, self.first, seconds=min(self._timeout, JOIN)
         )
+        self._packets = shared_packets(self._rank, self._size, self.gather)
         atexit.register(self._at_exit)
 
     @property
@@ -98,12 +117,19 @@ class TorchRanks:
         return self._reduced(array, torch.maximum, "max")
 
     def first(self, value: Any) -> Any:
-        content = to_bytes(value) if self.rank == 0 else b""
-        length = torch.tensor([len(content)])
-        self._wait(lambda: self._broadcast(length), "first")
-        body = _bytes_tensor(content) if content else torch.empty(int(length), dtype=torch.uint8)
-        self._wait(lambda: self._broadcast(body), "first")
-        return from_bytes(body.numpy().tobytes())
+        if self._packets is not None:  # all tell, and what rank 0 has told counts
+            content = to_bytes(value) if self.rank == 0 else b""
+            return from_bytes(self._gathered(content, "first")[0])
+        note = note_of(to_bytes(value) if self.rank == 0 else b"")
+        self._wait(lambda: self._broadcast(note), "first")
+        length, body = noted(note)
+        if length > len(body):
+            whole = torch.empty(length, dtype=torch.uint8)
+            if self.rank == 0:
+                whole = bytes_tensor(to_bytes(value))
+            self._wait(lambda: self._broadcast(whole), "first")
+            body = whole.numpy().tobytes()
+        return from_bytes(body)
 
     def gather(self, value: Any) -> list[Any]:
         return [from_bytes(content) for content in self._gathered(to_bytes(value), "gather")]
@@ -114,7 +140,7 @@ class TorchRanks:
         row_bytes = here.element_size() * int(np.prod(shapes[0][1:], dtype=np.int64))
         longest = max(shape[0] for shape in shapes) * row_bytes
         sent = here.new_zeros(longest, dtype=torch.uint8)
-        own = _as_bytes(here)
+        own = as_bytes(here)
         sent[: own.numel()] = own
         received = sent.new_empty((self.size, longest))
         self._wait(lambda: self._all_gather(received, sent, self._arrays), "gather_rows")
@@ -123,25 +149,28 @@ class TorchRanks:
         rows = sum(shape[0] for shape in shapes)
         return _returned(joined.reshape(rows, *shapes[0][1:]), array)
 
-    def ring(self, array: Array) -> Iterator[tuple[int, Array]]:
+    def ring(
+        self, array: Array, routes: Sequence[Sequence[int]] | None = None
+    ) -> Iterator[tuple[int, Array]]:
         here = self._travelling(array)
         shapes = self._shapes(here, "ring")
-        owner, piece = self.rank, here
-        for step in range(self.size):
-            following = (self.rank - step - 1) % self.size
-            under_way = _Passing([], seen_by_waiting=False)
-            ahead = None
-            if step < self.size - 1:
-                ahead = here.new_empty(tuple(shapes[following]))
-                self.check()
-                under_way = self._pass_on(piece, ahead)
+        routes = once_round(self.size) if routes is None else routes
+        owners, piece = list(range(self.size)), here
+        for step in range(len(routes) + 1):
+            owner, ahead = owners[self.rank], piece
+            under_way: Pending = Nothing()
+            if step < len(routes):
+                owners = passed_on(owners, routes[step])
+                if routes[step][self.rank] != self.rank:
+                    ahead = here.new_empty(tuple(shapes[owners[self.rank]]))
+                    self.check()
+                    under_way = self._pass_on(piece, ahead, routes[step])
             try:
                 yield owner, array if owner == self.rank else _returned(piece, array)
             finally:
                 # a send that nobody waits for breaks the peer
-                self._wait(under_way.itself, "ring")
-            if ahead is not None:
-                owner, piece = following, ahead
+                self._wait(lambda pending=under_way: pending, "ring")  # type: ignore[misc]
+            piece = ahead
 
     def agree(self, name: str, value: Any) -> None:
         check_agreement(name, self._gathered(to_bytes(value, name), f"agree on {name}"))
@@ -174,25 +203,27 @@ class TorchRanks:
             self.fail(error)
         self.close()
 
-    def _pass_on(self, piece: torch.Tensor, ahead: torch.Tensor) -> _Passing:
-        """Send to the next rank and receive from the one before; even ranks send first.
+    def _pass_on(self, piece: torch.Tensor, ahead: torch.Tensor, route: Sequence[int]) -> Pending:
+        """Send to one rank and receive from another; who sends to a later rank sends first.
 
-        One of two neighbours always receives first (at the seam of an odd ring two even ones meet, but
-        the chain of waits ends at an odd one), so that libraries which work in order are never stuck.
+        In every circle of a route one sends to an earlier rank: it receives first, and the chain of waits
+        ends there, so that libraries which work in order are never stuck.
         """
-        to, source = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        to, source = route[self.rank], list(route).index(self.rank)
 
         def send() -> Any:
-            return distributed.isend(_as_bytes(piece), to, group=self._arrays)
+            return distributed.isend(as_bytes(piece), to, group=self._arrays)
 
         def receive() -> Any:
-            return distributed.irecv(_as_bytes(ahead), source, group=self._arrays)
+            return distributed.irecv(as_bytes(ahead), source, group=self._arrays)
 
         steps = [(send, piece), (receive, ahead)]
-        if self.rank % 2:
+        if to < self.rank:
             steps.reverse()
         works = [start() for start, tensor in steps if tensor.numel()]
-        return _Passing(works, seen_by_waiting=self._arrays is not None)
+        if not works:
+            return Nothing()
+        return PendingOnDevice(works) if self._arrays is None else PendingPieces(works)
 
     def _reduced(
         self, array: Array, combine: Callable[[Any, Any], torch.Tensor], place: str
@@ -202,10 +233,10 @@ class TorchRanks:
         here = here.reshape(-1)
         if at_once is not None:
             total = _in_order(at_once, combine)
-        elif here.numel() * here.element_size() <= SMALL:
+        elif here.numel() * here.element_size() <= SMALL or self.size == 2:  # no more traffic
             parts = here.new_empty((self.size, here.numel()))
             self._wait(
-                lambda: self._all_gather(_as_bytes(parts), _as_bytes(here), self._arrays), place
+                lambda: self._all_gather(as_bytes(parts), as_bytes(here), self._arrays), place
             )
             total = _in_order(parts, combine)
         else:
@@ -221,15 +252,16 @@ class TorchRanks:
         padded.view(-1)[: here.numel()] = here
         parts = torch.empty_like(padded)
         self._wait(
-            lambda: distributed.all_to_all_single(
-                _as_bytes(parts), _as_bytes(padded), group=self._arrays, async_op=True
+            lambda: self._pending(
+                distributed.all_to_all_single(
+                    as_bytes(parts), as_bytes(padded), group=self._arrays, async_op=True
+                ),
+                self._arrays,
             ),
             place,
         )
         share = _in_order(parts, combine)
-        self._wait(
-            lambda: self._all_gather(_as_bytes(padded), _as_bytes(share), self._arrays), place
-        )
+        self._wait(lambda: self._all_gather(as_bytes(padded), as_bytes(share), self._arrays), place)
         return padded.view(-1)[: here.numel()]
 
     def _told_alike(self, here: torch.Tensor, place: str) -> torch.Tensor | None:
@@ -245,12 +277,13 @@ class TorchRanks:
         """
         said = to_bytes([place, str(here.dtype), list(here.shape)])
         count = here.numel() * here.element_size()
-        packet = torch.zeros(PACKET, dtype=torch.uint8)
-        packet[:8] = _bytes_tensor(hashlib.blake2b(said, digest_size=8).digest())
-        fits = self._arrays is not None and count <= PACKET - 8
+        length = PACKET * max(1, FEW // self.size)
+        packet = torch.zeros(length, dtype=torch.uint8)
+        packet[:8] = bytes_tensor(hashlib.blake2b(said, digest_size=8).digest())
+        fits = self._arrays is not None and count <= length - 8
         if fits:
-            packet[8 : 8 + count] = _as_bytes(here)
-        packets = torch.empty((self.size, PACKET), dtype=torch.uint8)
+            packet[8 : 8 + count] = as_bytes(here)
+        packets = torch.empty((self.size, length), dtype=torch.uint8)
         self._wait(lambda: self._all_gather(packets, packet, self._hosts), place)
         if not bool((packets[:, :8] == packet[:8]).all()):
             check_agreement(f"arrays in {place}", self._gathered(said, place))
@@ -267,28 +300,37 @@ class TorchRanks:
         return [shape for _, shape in found]
 
     def _gathered(self, content: bytes, place: str) -> list[bytes]:
-        lengths = torch.empty((self.size, 1), dtype=torch.int64)
-        self._wait(
-            lambda: self._all_gather(lengths, torch.tensor([len(content)]), self._hosts), place
-        )
-        longest = int(lengths.max())
+        note = note_of(content)
+        notes = torch.empty((self.size, len(note)), dtype=torch.uint8)
+        self._wait(lambda: self._all_gather(notes, note, self._hosts), place)
+        told = [noted(each) for each in notes]
+        longest = max(length for length, _ in told)
+        if all(length == len(body) for length, body in told):
+            return [body for _, body in told]
         sent = torch.zeros(longest, dtype=torch.uint8)
-        sent[: len(content)] = _bytes_tensor(content)
+        sent[: len(content)] = bytes_tensor(content)
         bodies = torch.empty((self.size, longest), dtype=torch.uint8)
         self._wait(lambda: self._all_gather(bodies, sent, self._hosts), place)
         return [
-            body[: int(length)].numpy().tobytes()
-            for body, length in zip(bodies, lengths[:, 0], strict=True)
+            body[:length].numpy().tobytes() for body, (length, _) in zip(bodies, told, strict=True)
         ]
 
-    def _all_gather(self, received: torch.Tensor, sent: torch.Tensor, group: Any) -> Any:
+    def _all_gather(self, received: torch.Tensor, sent: torch.Tensor, group: Any) -> Pending:
         if not received.numel():
-            return _Done()
+            return Nothing()
+        if self._packets is not None and group is self._hosts:
+            return self._packets.gather(received.view(self.size, -1).numpy(), sent.view(-1).numpy())
         parts = list(received.view(self.size, -1).unbind())
-        return distributed.all_gather(parts, sent.view(-1), group=group, async_op=True)
+        work = distributed.all_gather(parts, sent.view(-1), group=group, async_op=True)
+        return self._pending(work, group)
 
-    def _broadcast(self, tensor: torch.Tensor) -> Any:
-        return distributed.broadcast(tensor, src=0, group=self._hosts, async_op=True)
+    @staticmethod
+    def _pending(work: Any, group: Any) -> Pending:
+        return PendingOnDevice([work]) if group is None else PendingCollective(work)
+
+    def _broadcast(self, tensor: torch.Tensor) -> Pending:
+        work = distributed.broadcast(tensor, src=0, group=self._hosts, async_op=True)
+        return self._pending(work, self._hosts)
 
     def _travelling(self, array: Array) -> torch.Tensor:
         if compat.is_torch_array(array):
@@ -298,21 +340,19 @@ class TorchRanks:
             host = host.copy()  # torch warns of memory that it may not write to
         return torch.from_numpy(host).reshape(np.shape(array)).to(self._device)
 
-    def _wait(self, start: Callable[[], Any], place: str) -> None:
+    def _wait(self, start: Callable[[], Pending], place: str) -> None:
         """Start an operation, unless a rank has failed, and look at it until it is done, or time is up."""
         self._under_way = True
         try:
             if self._watch is not None:
                 self._watch.enter(place)
             work = start()
-            looks, deadline = 0, time.monotonic() + self._timeout
+            deadline = time.monotonic() + self._timeout
             while not work.is_completed():
                 self.check()
-                looks += 1
-                if looks > SPIN:
-                    time.sleep(min(1e-3, 1e-6 * looks))
-                    if time.monotonic() > deadline:
-                        raise self._late(place)
+                if time.monotonic() > deadline:
+                    raise self._late(place)
+                work.rest(REST)
             try:
                 work.wait()
             except RuntimeError as error:
@@ -371,71 +411,11 @@ def join_ranks(device: str | torch.device = "cpu", *, timeout: float | None = No
 _JOINED: dict[str, TorchRanks] = {}
 
 
-class _Passing:
-    """Sends and receives that are under way.
-
-    Those of gloo say that they are done only to who waits for them: a thread does.
-    """
-
-    def __init__(self, works: list[Any], *, seen_by_waiting: bool) -> None:
-        self._works = works
-        self._error: RuntimeError | None = None
-        self._thread = threading.Thread(target=self._wait_for_all, daemon=True)
-        self._started = bool(works) and seen_by_waiting
-        if self._started:
-            self._thread.start()
-
-    def itself(self) -> _Passing:
-        """For who wants to start it: it is under way."""
-        return self
-
-    def is_completed(self) -> bool:
-        if self._started:
-            return not self._thread.is_alive()
-        return all(work.is_completed() for work in self._works)
-
-    def wait(self) -> None:
-        if self._started:
-            self._thread.join()
-        else:
-            self._wait_for_all()
-        if self._error is not None:
-            raise self._error
-
-    def _wait_for_all(self) -> None:
-        try:
-            for work in self._works:
-                work.wait()
-        except RuntimeError as error:
-            self._error = error
-
-
-class _Done:
-    """An operation on nothing."""
-
-    def is_completed(self) -> bool:
-        return True
-
-    def wait(self) -> None:
-        pass
-
-
 def _in_order(parts: torch.Tensor, combine: Callable[[Any, Any], torch.Tensor]) -> torch.Tensor:
     total = parts[0].clone()
     for part in parts[1:]:
         total = combine(total, part)
     return total
-
-
-def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as bytes: every dtype travels, and nothing is computed on the way."""
-    if not tensor.numel():
-        return tensor.new_empty(0, dtype=torch.uint8)  # which may have a stride of 0
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def _bytes_tensor(content: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _returned(tensor: torch.Tensor, sample: Array) -> Array:

@@ -107,6 +107,23 @@ def check_ring(ranks):
     ]
 
 
+def check_routes(ranks):
+    """Pieces that go where routes say: swaps, steps of two, ranks that keep theirs, and none at all."""
+    size, every = ranks.size, [rows_of(rank, ranks.size) for rank in range(ranks.size)]
+    swap = [r ^ 1 if r ^ 1 < size else r for r in range(size)]
+    routes = [swap, [(r + 2) % size for r in range(size)], list(range(size)), swap, swap]
+    owners, seen = list(range(size)), []
+    for route in [None, *routes]:
+        if route is not None:
+            owners = [owners[route.index(r)] for r in range(size)]
+        seen.append(owners[ranks.rank])
+    found = list(ranks.ring(every[ranks.rank].copy(), routes))
+    assert [owner for owner, _ in found] == seen
+    for owner, piece in found:
+        np.testing.assert_array_equal(np.asarray(piece), every[owner])
+    assert [owner for owner, _ in ranks.ring(np.zeros((1, 1)), [])] == [ranks.rank]
+
+
 def check_agreement_and_barrier(ranks):
     ranks.agree("lams", [1.0, 1e-3])
     ranks.agree("X", np.arange(5.0))
@@ -143,4 +160,11 @@ def check_unequal_arrays(ranks):
         (ranks.max if last else ranks.sum)(np.zeros(2))
 
 
-CHECKS = [check_sums, check_small_values, check_rows, check_ring, check_agreement_and_barrier]
+CHECKS = [
+    check_sums,
+    check_small_values,
+    check_rows,
+    check_ring,
+    check_routes,
+    check_agreement_and_barrier,
+]

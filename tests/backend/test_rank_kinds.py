@@ -18,10 +18,13 @@ torch.set_num_threads(1)
 from sdgpu.backend.torch_ranks import TorchRanks
 from tests.backend.rank_checks import CHECKS
 
+{before}
 ranks = TorchRanks()
 for check in CHECKS:
     check(ranks)
 """
+#: As on several hosts, or other processors: nothing but gloo.
+NO_PACKETS = "import sdgpu.backend.torch_ranks as t; t.shared_packets = lambda *args: None"
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -35,9 +38,9 @@ def test_threads(check, size):
     run_threads(check, size, timeout=30.0)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_processes(size):
-    run_ranks(WORKER, size, SDGPU_RANK_TIMEOUT="30")
+@pytest.mark.parametrize(("size", "before"), [(2, ""), (3, ""), (3, NO_PACKETS)])
+def test_processes(size, before):
+    run_ranks(WORKER.format(before=before), size, SDGPU_RANK_TIMEOUT="30")
 
 
 def test_threads_one_of_which_fails():

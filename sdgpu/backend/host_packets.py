@@ -1,0 +1,194 @@
+"""Packets between ranks that are processes of one host: memory that all of them see.
+
+A message of gloo passes four threads, a tenth of a millisecond each where cores are busy; a fit by a grown
+basis sends some three hundred small ones. Here each rank has a counter and two slots. For packet k it fills
+slot k mod 2, sets its counter to k, and reads the slots of the others when all counters have come to k. A
+slot is filled again for packet k + 2, after all counters have come to k + 1: by then everyone has read it.
+
+That a slot is seen whole by who sees the counter is a promise of x86-64 (stores are seen in their order);
+other processors do not give it, and their ranks talk by gloo. So do those of several hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["HostPackets", "PendingPackets", "shared_packets"]
+
+SLOT = 2**20  # bytes of a slot; longer messages are several packets
+LINE = 128  # bytes from counter to counter: no two in one line of a cache
+TOKEN = 16
+ORDERED = ("x86_64", "amd64")
+SPIN = 200  # looks before the first pause
+PAUSE = 5e-5  # seconds
+
+
+class HostPackets:
+    """The memory of all ranks.
+
+    Parameters
+    ----------
+    memory : mmap.mmap
+        At least :meth:`bytes_of` the ranks, of zeros at first.
+    rank, size : int
+    slot : int
+        Bytes of a packet.
+    """
+
+    def __init__(self, memory: mmap.mmap, rank: int, size: int, *, slot: int = SLOT) -> None:
+        self.rank, self.size, self.slot = rank, size, slot
+        counters = np.frombuffer(memory, np.int64, size * LINE // 8, offset=LINE)
+        lines = counters.reshape(size, LINE // 8)
+        self._counters, self._lengths = lines[:, 0], lines[:, 2:4].T  # of messages, by slot
+        slots = np.frombuffer(memory, np.uint8, 2 * size * slot, offset=(size + 1) * LINE)
+        self._slots = slots.reshape(2, size, slot)
+        self._packet = 0
+
+    @staticmethod
+    def bytes_of(size: int, slot: int = SLOT) -> int:
+        """Bytes of memory: a line for the token, one for each counter, two slots for each rank."""
+        return (size + 1) * LINE + 2 * size * slot
+
+    def gather(self, received: np.ndarray, sent: np.ndarray) -> PendingPackets:
+        """Tell all ranks the bytes `sent` (b,), and take those of each to `received` (size, b)."""
+        return PendingPackets(self, received, sent)
+
+    def publish(self, part: np.ndarray, length: int) -> None:
+        """The next packet of this rank, of a message of so many bytes."""
+        self._packet += 1
+        place = self._packet % 2
+        self._slots[place, self.rank, : len(part)] = part
+        self._lengths[place, self.rank] = length
+        self._counters[self.rank] = self._packet
+
+    def is_published(self) -> bool:
+        """Whether all ranks have published the packet that this one has."""
+        return bool((self._counters >= self._packet).all())
+
+    def published(self, part: int, length: int) -> np.ndarray:
+        """The packets (size, part) of all.
+
+        Raises
+        ------
+        RuntimeError
+            If they are of messages of other lengths: not all ranks have called the same.
+        """
+        place = self._packet % 2
+        if (self._lengths[place] != length).any():
+            raise RuntimeError(f"messages of {self._lengths[place].tolist()} bytes met each other")
+        return self._slots[place, :, :part]
+
+
+class PendingPackets:
+    """A message of as many packets as it needs: :class:`~sdgpu.backend.pending_work.Pending`."""
+
+    def __init__(self, packets: HostPackets, received: np.ndarray, sent: np.ndarray) -> None:
+        self._packets, self._received, self._sent = packets, received, sent
+        self._start = self._looks = 0
+        self._error: RuntimeError | None = None
+        self._publish()
+
+    def is_completed(self) -> bool:
+        packets, length = self._packets, len(self._sent)
+        while self._error is None and self._start < length and packets.is_published():
+            part = slice(self._start, min(self._start + packets.slot, length))
+            try:
+                self._received[:, part] = packets.published(part.stop - part.start, length)
+            except RuntimeError as error:  # of `wait`
+                self._error = error
+            self._start = part.stop
+            self._publish()
+        return self._error is not None or self._start >= length
+
+    def rest(self, seconds: float) -> None:
+        for _ in range(max(1, int(seconds / PAUSE))):
+            if self.is_completed():
+                return
+            self._looks += 1
+            if self._looks < SPIN:
+                os.sched_yield()
+            else:
+                time.sleep(PAUSE)
+
+    def wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _publish(self) -> None:
+        if self._error is None and self._start < len(self._sent):
+            part = self._sent[self._start : self._start + self._packets.slot]
+            self._packets.publish(part, len(self._sent))
+
+
+def shared_packets(
+    rank: int, size: int, gather: Callable[[Any], list[Any]], *, slot: int = SLOT
+) -> HostPackets | None:
+    """The memory of ranks that are all on this host, None where they are not, or cannot share any.
+
+    Rank 0 makes memory without a name, which ends with the last process that has it; the others open it by
+    the number of its process, and know it by a token. All call.
+
+    Parameters
+    ----------
+    rank, size : int
+    gather : callable
+        Small values of all ranks.
+    slot : int, optional
+    """
+    length = HostPackets.bytes_of(size, slot)
+    told: list[Any] = []
+    made = _own_memory(length) if rank == 0 and size > 1 else None
+    if made is not None:
+        token = secrets.token_bytes(TOKEN)
+        made[1][:TOKEN] = token
+        told = [os.getpid(), made[0], token.hex()]
+    told = gather(told)[0]
+    memory = made[1] if made is not None else _memory_of(told, length)
+    everyone = gather(memory is not None)  # all have it open: its number may be given up
+    if made is not None:
+        os.close(made[0])
+    if memory is None or not all(everyone):
+        return None
+    return HostPackets(memory, rank, size, slot=slot)
+
+
+def _own_memory(length: int) -> tuple[int, mmap.mmap] | None:
+    """A number and memory of zeros, where the system and the processor can."""
+    if not hasattr(os, "memfd_create") or platform.machine().lower() not in ORDERED:
+        return None
+    try:
+        number = os.memfd_create("sdgpu-ranks")
+    except OSError:
+        return None
+    try:
+        os.ftruncate(number, length)
+        return number, mmap.mmap(number, length)
+    except (OSError, ValueError):
+        os.close(number)
+        return None
+
+
+def _memory_of(told: list[Any], length: int) -> mmap.mmap | None:
+    """The memory of rank 0, if it is of this host: a token says whether."""
+    if not told or platform.machine().lower() not in ORDERED:
+        return None
+    process, number, token = told
+    with contextlib.suppress(OSError, ValueError):
+        opened = os.open(f"/proc/{int(process)}/fd/{int(number)}", os.O_RDWR)
+        try:
+            memory = mmap.mmap(opened, length)
+        finally:
+            os.close(opened)
+        if memory[:TOKEN] == bytes.fromhex(token):
+            return memory
+        memory.close()
+    return None
