@@ -11,8 +11,10 @@ know how good they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import add
 from typing import Any
 
 import array_api_compat as compat
@@ -305,17 +307,20 @@ class GrowingBasis:
         they are more: then by a triangular factor of R'.
         """
         norms, sums = residuals.norms.copy(), residuals.sums.copy()
-        factor = self._triangle() if norms[indices].size > 2 * self.k else self.R
+        by_triangle = norms[indices].size > 2 * self.k
+        factor = self._triangle() if by_triangle else self.R
         width, squares = max(1, ROWS // norms.shape[1]), []
         parts = [(i, outputs) for i in indices for outputs in slices(norms.shape[2], width)]
         for i, outputs in parts:
             combinations = residuals.combinations[i][:, outputs]  # (T, c', k)
             flat = combinations.reshape(-1, combinations.shape[-1]) @ vectors.T
-            rows = self._times(flat, factor)
+            rows = self.backend.own(self._times(flat, factor))
             squares.append(_squares(rows))
             squares.append(_squares(_running_sums(rows, combinations.shape[1])))
-        if parts:  # one look at the device for all
-            lengths = iter(np.split(*_on_host(squares)))
+        if parts:  # one look at the device, and one meeting of ranks, for all
+            # a triangle is that of the rows of all ranks already
+            together = (lambda own: [own]) if by_triangle else self.backend.from_ranks
+            lengths = iter(np.split(*_on_host(squares, together)))
             for i, outputs in parts:
                 for array in (norms, sums):
                     array[i][:, outputs] = next(lengths).reshape(array[i][:, outputs].shape)
@@ -374,10 +379,13 @@ def _squares(rows: Any) -> Any:
     return compat.array_namespace(rows).sum(rows * rows, axis=1)
 
 
-def _on_host(squares: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+def _on_host(
+    squares: list[Any], of_ranks: Callable[[Any], list[Any]]
+) -> tuple[np.ndarray, np.ndarray]:
     """Lengths from squared ones, one after another, and where each part but the first begins."""
     sizes = [int(part.shape[0]) for part in squares]
-    together = to_numpy(compat.array_namespace(squares[0]).concat(squares))
+    own = compat.array_namespace(squares[0]).concat(squares)
+    together = to_numpy(reduce(add, of_ranks(own)))
     return np.sqrt(together), np.cumsum(sizes)[:-1]
 
 
