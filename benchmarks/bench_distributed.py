@@ -76,14 +76,14 @@ def measure(n: int, mode: str) -> dict[str, float]:
     return found | {"fit": whole, "fit_waiting": 1 - whole_own / whole}
 
 
-def started(n: int, mode: str, size: int) -> dict[str, float]:
-    """The figures of rank 0 among `size` processes."""
+def started(module: str, arguments: list[str], size: int) -> dict[str, float]:
+    """The figures of rank 0 among `size` processes of a module."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     shared |= {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": str(size)}
-    command = [sys.executable, "-m", "benchmarks.bench_distributed", str(n), mode]
+    command = [sys.executable, "-m", module, *arguments]
     processes = [
         subprocess.Popen(
             command,
@@ -107,7 +107,10 @@ def started(n: int, mode: str, size: int) -> dict[str, float]:
 
 def compared(n: int) -> dict[str, float]:
     """One plain process, one rank and two, one after the other."""
-    plain, one, two = (started(n, *how) for how in (("plain", 1), ("ranks", 1), ("ranks", 2)))
+    plain, one, two = (
+        started("benchmarks.bench_distributed", [str(n), mode], size)
+        for mode, size in (("plain", 1), ("ranks", 1), ("ranks", 2))
+    )
     return {
         "pass, two ranks against one": one["pass"] / two["pass"],
         "fit, two ranks against one": one["fit"] / two["fit"],

@@ -20,7 +20,7 @@ from sdgpu.backend.distributed import gathered
 
 __all__ = ["SharedBatchNorm", "own_batch_norm", "share_batch_norm"]
 
-#: Channels side by side that are enough, and numbers that make it pay (benchmarks/bench_distributed.py).
+#: Channels side by side that are enough, and numbers that make it pay (benchmarks/bench_shared_norm.py).
 WIDTH, ENOUGH = 128, 2**18
 
 

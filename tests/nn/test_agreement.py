@@ -44,6 +44,21 @@ def test_rows_by_hand():
     assert torch.equal(consensus(problem, both).rows, mixed.argmax(1) == problem.train.labels)
 
 
+def test_weights_of_teachers_decide():
+    """A network that is sure of the next class, beside one that is less sure of the right one."""
+    problem = data()
+    labels = (problem.train.labels + 1) % CLASSES
+    rolled = dataclasses.replace(problem, train=dataclasses.replace(problem.train, labels=labels))
+    short = dataclasses.replace(CONFIG, batch=12, epochs=15)
+    right = train(mlp(3), problem, None, short).model
+    wrong = train(mlp(4), rolled, None, dataclasses.replace(CONFIG, batch=12)).model
+    P, Q = (predict(network, problem.train) for network in (right, wrong))
+    expected = (0.8 * P + 0.2 * Q).argmax(1) == problem.train.labels
+    assert not torch.equal(expected, (P + Q).argmax(1) == problem.train.labels)
+    found = consensus(problem, TeacherEnsemble([right, wrong], [0.8, 0.2]))
+    assert torch.equal(found.rows, expected)
+
+
 def test_nothing_to_train_on_is_an_error_and_a_lost_class_a_warning():
     problem = data()
     Y = problem.train.one_hot(torch.float64)
