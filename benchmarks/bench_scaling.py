@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from sdgpu.backend.rates import Rates
 from sdgpu.backend.rows import ArraySource, checked_blocks
 from sdgpu.backend.thread_ranks import run_threads
 from sdgpu.engine.costs import features_seconds
+from sdgpu.engine.rank_layouts import TRAVEL
 from sdgpu.engine.scaling_parts import ScalingProblem
 from sdgpu.engine.scaling_plan import layouts_of, product_seconds
 from sdgpu.engine.streaming import block_moments, block_rows
@@ -98,16 +100,17 @@ def told(question, measured, predicted):
     assert 0.5 <= ratio <= 2.0, question
 
 
-@pytest.mark.parametrize("travel", ["gather", "ring"])
-@pytest.mark.parametrize("ranks", RANKS)
-def test_a_product_on_threads_by_the_model(ranks, travel):
+@pytest.mark.parametrize(
+    ("travel", "ranks"), [*product(["gather", "ring"], RANKS), ("copies", RANKS[-1])]
+)
+def test_a_product_on_threads_by_the_model(travel, ranks):
     X = np.random.default_rng(0).standard_normal((N, D))
     V = np.random.default_rng(1).standard_normal((N, COLUMNS))
-    shares = row_shares(N, ranks)
+    shares, copies = row_shares(N, ranks), 2 if travel == "copies" else 1
 
     def start(thread):
         rows = shares[thread.rank]
-        how = {"precision": "float64", "travel": travel, "workers": 1}
+        how = {"precision": "float64", "travel": travel, "workers": 1, "copies": copies}
         operator = ShardedOperator(sdgpu.Gaussian(0.1), torch.from_numpy(X[rows]), thread, **how)
         operator.matmat(torch.from_numpy(V[rows]))
         thread.barrier("the clock starts")
@@ -116,7 +119,9 @@ def test_a_product_on_threads_by_the_model(ranks, travel):
     measured = max(run_threads(start, ranks))
     problem = ScalingProblem(N, D, 1, np.array([1.0]), 10, 1e-12, here())
     layout = next(
-        one for one in layouts_of(problem, ranks, COLUMNS) if one.name in (travel, "alone")
+        one
+        for one in layouts_of(problem, ranks, COLUMNS)
+        if TRAVEL[one.name] == travel or one.name == "alone"
     )
     predicted, _ = product_seconds(problem, ranks, layout, COLUMNS)
     told(

@@ -50,6 +50,7 @@ class DeviceClass:
     latency : float
         Seconds of a message.
     source : str
+    is_gpu : bool
     """
 
     name: str
@@ -60,6 +61,7 @@ class DeviceClass:
     network: float
     latency: float
     source: str
+    is_gpu: bool = False
 
     def bandwidth(self, ranks: int) -> float:
         """Bytes a second that each of so many ranks receives: within a host, or between hosts."""
@@ -98,6 +100,7 @@ def _gpu(
         network=SHARE * connections["network"],
         latency=2e-5,
         source="data sheet, not measured",
+        is_gpu=True,
     )
 
 

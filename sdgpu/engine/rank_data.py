@@ -14,9 +14,7 @@ from sdgpu.engine.training_data import TrainingData, check_largest_weight, row_w
 from sdgpu.operators import ShardedOperator
 from sdgpu.operators.weighted_rows import RowWeighting, WeightedDense, WeightedOperator
 
-__all__ = ["RankData", "travel_of", "weighting_of_ranks"]
-
-SHARE = 4  # what of the memory all rows of X may take on each rank, one part in so many
+__all__ = ["RankData", "weighting_of_ranks"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +23,14 @@ class RankData(TrainingData):
 
     Attributes
     ----------
-    travel : {"gather", "ring"}
+    travel : {"gather", "ring", "copies"}
         How rows come to other ranks.
+    copies : int
+        Of the rows of a team, for "copies".
     """
 
     travel: str = "gather"
+    copies: int = 1
     _sharded: dict[str, ShardedOperator] = field(default_factory=dict)
 
     @property
@@ -45,7 +46,7 @@ class RankData(TrainingData):
         weighting = self.weighting
         if "exact" not in self._sharded:
             travel = "ring" if weighting is None or not weighting.intercept else self.travel
-            how: dict[str, Any] = {"precision": "float64", "travel": travel}
+            how: dict[str, Any] = {"precision": "float64", "travel": travel, "copies": self.copies}
             self._sharded["exact"] = ShardedOperator(self.kernel, self.X, **how)
         K: Any = self._sharded["exact"]
         return K if weighting is None else WeightedDense(K, weighting, backend, self._means)
@@ -62,6 +63,7 @@ class RankData(TrainingData):
                 self.X,
                 precision=plan.precision,
                 travel=self.travel,
+                copies=self.copies,
                 keep=keep and self.travel == "gather",
                 workers=plan.threads,
                 everything=known,
@@ -94,8 +96,3 @@ def weighting_of_ranks(
         largest = float(weights.max()) if own else 0.0
         check_largest_weight(max(ranks.gather(largest)))
     return RowWeighting(ShardedArray(weights.sqrt(), 0, layout), intercept)
-
-
-def travel_of(n: int, d: int, copies: int, allowed: int) -> str:
-    """How rows travel: gathered where all of them, ready, take a small share of a rank's memory."""
-    return "gather" if SHARE * 8 * n * (d + 2) * (copies + 2) <= allowed else "ring"

@@ -37,8 +37,9 @@ from sdgpu.backend.sharded_backend import ShardedBackend
 from sdgpu.engine.decomposing import basis_checkpoint, decomposed
 from sdgpu.engine.fitted import Fit
 from sdgpu.engine.planner import EXACT_METHODS, Plan
-from sdgpu.engine.rank_data import RankData, travel_of, weighting_of_ranks
+from sdgpu.engine.rank_data import RankData, weighting_of_ranks
 from sdgpu.engine.rank_folds import RankFolds
+from sdgpu.engine.rank_layouts import TRAVEL, layout_of_fit
 from sdgpu.engine.rank_plans import KNOWN, RankRequest, memory_of_rank, plan_of_ranks
 from sdgpu.engine.solving import Problem
 from sdgpu.engine.training_data import own_memory, value_precision
@@ -188,7 +189,10 @@ def problem_on_ranks(
     backend = ShardedBackend(inner, layout)
     allowed = min(ranks.gather(memory_of_rank(request.memory, inner.name))) // request.beside
     place = {"device": inner, "memory": allowed, "kernel": kernel}
-    plan = plan_of_ranks(ranks, (layout.n, int(rows.X.shape[1]), c), grid, place, request)
+    sizes = (layout.n, int(rows.X.shape[1]), c)
+    plan = plan_of_ranks(ranks, sizes, grid, place, request)
+    spread = {"device": inner.device, "memory": allowed, "copies": row_copies(kernel)}
+    way = layout_of_fit(sizes, grid, plan, spread, ranks.size)
     own_X = own_memory(inner.asarray(rows.X), X, kernel)
     targets, offset = ShardedArray(inner.asarray(rows.Y), 0, layout), None
     weighting = weighting_of_ranks(sample_weight, layout, inner, intercept=request.intercept)
@@ -202,7 +206,8 @@ def problem_on_ranks(
         offset=offset,
         dtype=_value_precision(ranks, kernel, X, rows, inner),
         home=backend,
-        travel=travel_of(layout.n, int(rows.X.shape[1]), row_copies(kernel), allowed),
+        travel=TRAVEL[way.name],
+        copies=way.copies,
     )
     problem = Problem(
         plan=plan,

@@ -21,9 +21,11 @@ class Route:
     name : {"exact", "features"}
         By a grown basis, or one pass for a model of features: another answer.
     layout : str
-        "alone", "gather", "ring", "1.5D" (not written) or "sums".
+        "alone", "gather", "ring", "1.5D" or "sums".
     copies : int
         Of the rows that several ranks hold together: q of "1.5D".
+    taken : bool
+        Whether a fit takes this layout, by the rule of :func:`~sdgpu.engine.scaling_plan.chosen_layout`.
     ranks : int
         p.
     seconds : float
@@ -52,6 +54,7 @@ class Route:
     fits: bool
     reason: str
     copies: int = 1
+    taken: bool = True
     ranks: int = 1
 
 

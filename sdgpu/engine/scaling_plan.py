@@ -19,9 +19,11 @@ ring       8 (n (d + b) + 2 n b) (p - 1) / p     a rank has its own rows and two
                                                  of the work; n^2 / p values, no pair serves twice
 =========  ====================================  =================================================
 
-Products of a ring are passes over tiles in memory, as they are written now, the others are fused. The last
+Products of pieces that come round are compiled on a CPU, and passes over tiles in memory on a GPU; those of
+gathered rows are fused on both. The last
 layout is that of n-body problems (Driscoll et al., 2013; Koanantakool and Yelick, 2014); q = p^1/2 is the
-one of two dimensions. It is not written: a plan tells what it would cost, and gives the best that is.
+one of two dimensions. Of the layouts that fit beside the basis a fit takes the quickest by this model, but
+gathers unless another one saves a tenth. A plan tells what that is, and what the others cost.
 
 Features take one pass over n / p rows on every rank and one sum of k (k + c) numbers:
 
@@ -50,10 +52,10 @@ from sdgpu.solvers.eigh import Eigh
 from sdgpu.solvers.preconditioners import Sketch
 from sdgpu.solvers.subspace import Subspace
 
-__all__ = ["copies_pay_from", "layouts_of", "product_seconds", "scaling_plan"]
+__all__ = ["chosen_layout", "copies_pay_from", "layouts_of", "product_seconds", "scaling_plan"]
 
-WRITTEN = ("alone", "gather", "ring")
 COPIES = 2  # ready rows over X
+WORTH = 0.9  # of the seconds of gathering: another layout that takes more is not worth it
 
 
 def scaling_plan(
@@ -99,10 +101,8 @@ def scaling_plan(
         raise ValueError(
             f"ranks={ranks} is more than the n={n} rows: some would have nothing to do"
         )
-    routes = sorted(
-        _exact_routes(problem, ranks), key=lambda route: (not route.fits, route.seconds)
-    )
-    exact = next(route for route in routes if route.layout in WRITTEN)
+    routes = sorted(_exact_routes(problem, ranks), key=_best)
+    exact = min((route for route in routes if route.taken), key=_best)
     reasons = [
         f"{device.name}: {device.source}; {show(device.memory)}, {device.bandwidth(ranks) / 1e9:.3g} GB/s "
         f"from other ranks",
@@ -125,24 +125,27 @@ def scaling_plan(
     )
 
 
+def _best(route: Route) -> tuple[bool, float]:
+    return not route.fits, route.seconds
+
+
 def _rivals(routes: list[Route], exact: Route) -> list[str]:
     """A sentence for the best of every other layout."""
     seen, told = {exact.layout}, []
     for route in routes:
         if route.layout not in seen:
             seen.add(route.layout)
-            written = "" if route.layout in WRITTEN else "; not written"
             over = "" if route.fits else ", more than a device has"
             name = route.layout + (f" with {route.copies} copies" if route.copies > 1 else "")
             told.append(
                 f"{name}: about {route.seconds:.3g} s, {show(route.bytes)}{over}, "
-                f"{show(int(route.traffic))} received{written}"
+                f"{show(int(route.traffic))} received"
             )
     return told
 
 
 def copies_pay_from(problem: ScalingProblem) -> Route | None:
-    """The route of q copies at the ranks, 4, 16, .., 4,096, from which on it beats all that is written.
+    """The route of q copies at the ranks, 4, 16, .., 4,096, from which on it beats gather and ring.
 
     A ring then sends 1 / q of the rows, for q times their memory; but no pair of rows serves twice.
     """
@@ -159,11 +162,11 @@ def copies_pay_from(problem: ScalingProblem) -> Route | None:
 def _when_copies_pay(problem: ScalingProblem) -> str:
     found = copies_pay_from(problem)
     if found is None:
-        return "1.5D, copies of the rows: slower than what is written for up to 4,096 ranks"
+        return "1.5D, copies of the rows: slower than gather and ring for up to 4,096 ranks"
     q = found.copies
     return (
         f"1.5D pays from about {found.ranks:,} ranks on, with {q} copies: 1 / {q} of the rows that a ring "
-        f"sends, {q} times the memory for them; not written"
+        f"sends, {q} times the memory for them"
     )
 
 
@@ -195,9 +198,14 @@ def _exact_routes(problem: ScalingProblem, ranks: int) -> Iterator[Route]:
     )
     for method, block, rank, passes in ways:
         price = _fit_costs(problem, ranks, block, rank, passes)
-        for layout in layouts_of(problem, ranks, block):
+        size = int(min(problem.n, LARGEST_BASIS, max(passes * block, 4 * block)))
+        layouts = layouts_of(problem, ranks, block)
+        rest = _bytes(problem, ranks, replace(layouts[0], held=0.0), size, (block, rank))
+        room = problem.device.memory - rest
+        how: dict[str, Any] = {"layouts": layouts, "room": room, "passes": passes}
+        taken = chosen_layout(problem, ranks, block, **how)
+        for layout in layouts:
             seconds, compute, traffic = price(layout)
-            size = int(min(problem.n, LARGEST_BASIS, max(passes * block, 4 * block)))
             peak = _bytes(problem, ranks, layout, size, (block, rank))
             yield Route(
                 name="exact",
@@ -210,6 +218,7 @@ def _exact_routes(problem: ScalingProblem, ranks: int) -> Iterator[Route]:
                 efficiency=alone / (ranks * seconds),
                 fits=peak <= problem.device.memory,
                 copies=layout.copies,
+                taken=layout is taken,
                 ranks=ranks,
                 reason=f"{method}, about {passes:.0f} passes of {block} columns in {problem.precision}"
                 + (f", sketch of rank {rank:,}" if rank else ""),
@@ -230,6 +239,32 @@ def product_seconds(
     bandwidth = device.bandwidth(ranks)
     waited = layout.sums / bandwidth + layout.messages * device.latency
     return max(work, layout.rows / bandwidth) + waited, work
+
+
+def chosen_layout(
+    problem: ScalingProblem,
+    ranks: int,
+    block: int,
+    *,
+    layouts: list[Layout],
+    room: float,
+    passes: float,
+) -> Layout:
+    """What a fit takes: the quickest of the layouts that fit, but gathering unless another saves a tenth.
+
+    `room` are bytes of a rank for rows and columns of others, beside its basis. Where nothing fits it is
+    what needs least.
+    """
+    roomy = [layout for layout in layouts if layout.held <= room]
+    if not roomy:
+        return min(layouts, key=lambda layout: layout.held)
+
+    def price(layout: Layout) -> float:
+        seconds, _ = product_seconds(problem, ranks, layout, block)
+        seconds += layout.once / problem.device.bandwidth(ranks) / passes
+        return seconds * (WORTH if layout.name == "gather" else 1.0)
+
+    return min(roomy, key=price)
 
 
 def _fit_costs(
@@ -256,21 +291,26 @@ def _fit_costs(
     return price
 
 
-def layouts_of(problem: ScalingProblem, ranks: int, block: int) -> list[Layout]:
-    """What ranks may do with their rows, and the bytes of it: the table above."""
+def layouts_of(
+    problem: ScalingProblem, ranks: int, block: int, *, copies: int = COPIES
+) -> list[Layout]:
+    """What ranks may do with their rows, and the bytes of it: the table above.
+
+    `copies` are those that a kernel makes of X when it makes it ready.
+    """
     n, d, p = problem.n, problem.d, ranks
-    own = 8.0 * n * d * (1 + COPIES) / p
+    own = 8.0 * n * d * (1 + copies) / p
     if p == 1:
         return [Layout("alone", 0.0, 0.0, 0.0, own, 0.0)]
-    others = (p - 1) / p
+    others, compiled = (p - 1) / p, not problem.device.is_gpu
     layouts = [
         Layout(
             "gather",
             once=8.0 * n * d * others,
             rows=0.0,
             sums=24.0 * n * block * others,
-            held=8.0 * n * d * (1 + COPIES) + 16.0 * n * block,
-            messages=3.0 * (p - 1),
+            held=8.0 * n * d * (1 + copies) + 40.0 * n * block,
+            messages=5.0 * (p - 1),  # two notes of lengths, and three messages of columns
         ),
         Layout(
             "ring",
@@ -278,8 +318,8 @@ def layouts_of(problem: ScalingProblem, ranks: int, block: int) -> list[Layout]:
             rows=8.0 * n * (d + block) * others,
             sums=16.0 * n * block * others,
             held=own + 16.0 * n * (d + block) / p + 16.0 * n * block / p,
-            messages=3.0 * (p - 1),
-            fused=False,
+            messages=(2.0 + 3.0 * p) * (p - 1),  # a sum for each rank
+            fused=compiled,
         ),
     ]
     q = 2
@@ -292,8 +332,9 @@ def layouts_of(problem: ScalingProblem, ranks: int, block: int) -> list[Layout]:
                     rows=8.0 * n * (d + block) / q,
                     sums=16.0 * n * block * q / p,
                     held=q * (own + 16.0 * n * (d + block) / p),
-                    messages=p / q**2 + 2.0 * q,
+                    messages=p / q**2 + 2.0 * q + (q + 1.0) * (p - 1),
                     halved=False,
+                    fused=compiled,
                     copies=q,
                 )
             )

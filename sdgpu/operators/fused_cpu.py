@@ -70,16 +70,25 @@ class FusedProducts:
     def __init__(self, tile: Machine, table: RowTable, dtype: str, multiply: str) -> None:
         self.dtype, self.multiply = dtype, multiply
         self._tile, self._table = tile, table
-        self._share = _products(dtype, multiply).function("share", 16)
+        self._share = _products(dtype, multiply).function("share", 18)
 
     def share(
-        self, V: np.ndarray, tile: int, first: int, step: int, flag: np.ndarray
+        self,
+        V: np.ndarray,
+        tile: int,
+        first: int,
+        step: int,
+        flag: np.ndarray,
+        *,
+        corner: int | None = None,
     ) -> np.ndarray:
         """Products of every step-th tile, from the first, with V (c, n) from both sides: (c, n) float64.
 
-        Each pair of rows is in one of the tiles. Ends early when flag[0] is set.
+        Each pair of rows is in one of the tiles. Ends early when flag[0] is set. With a `corner` they are
+        the pairs of one of the first so many rows and one of the others alone, a rectangle of K.
         """
         (c, n), group = V.shape, group_size(self.dtype)
+        start, stop = (0, n) if corner is None else (corner, corner)
         tile = -(-min(tile, n) // group) * group  # tiles and blocks are whole groups wide
         wide = -(-n // group) * group
         block = np.zeros((c, wide), self.multiply)
@@ -90,7 +99,7 @@ class FusedProducts:
         scratch = np.empty(tile * c, self.multiply)
         arrays = (block, high, low, statistic, values, scratch, flag)
         addresses = (array.ctypes.data for array in arrays)
-        numbers = (n, wide, c, tile, first, step, 0)
+        numbers = (n, wide, c, tile, first, step, 0, start, stop)
         self._share(self._table.address, self._tile.address("tile"), *addresses, *numbers)
         return low[:, :n] + high.T
 
@@ -162,11 +171,16 @@ def _write_share(code: Code, dtype: str, multiply: str) -> None:
         "scratch": multiply,
         "flag": "bytes",
     }
-    counts = dict.fromkeys(("n", "wide", "c", "tile", "first", "step", "zero"), "index")
+    names = ("n", "wide", "c", "tile", "first", "step", "zero", "start", "stop")
+    counts = dict.fromkeys(names, "index")
     given = code.function("share", **kinds, **counts)
     n, tile = given["n"], given["tile"]
     pair = Variable(code, given["zero"])
-    with code.loop(0, n, tile) as i0, code.loop(0, i0 + 1, tile) as j0:
+    # rows from `start` on, with columns up to `stop` or their own
+    with (
+        code.loop(given["start"], n, tile) as i0,
+        code.loop(0, (i0 + 1).smaller(given["stop"]), tile) as j0,
+    ):
         own = (pair.value % given["step"]).compare("==", given["first"])
         pair.set(pair.value + 1)
         stopped = code.builder.load(given["flag"])
@@ -180,7 +194,7 @@ def _write_one_tile(code: Code, given: dict[str, Any], i0: Index, j0: Index) -> 
     """Values of a whole tile, then products a few rows at a time."""
     n, wide, c, tile = (given[name] for name in ("n", "wide", "c", "tile"))
     V, values, scratch, table = (given[name] for name in ("V", "values", "scratch", "table"))
-    h, w = (n - i0).smaller(tile), (n - j0).smaller(tile)
+    h, w = (n - i0).smaller(tile), (given["stop"] - j0).smaller(tile)
     same = Index(code, code.builder.zext(i0.compare("==", j0), i0.value.type))
     _fill(scratch, c * tile)
     # of the last tiles some columns are beyond the rows: they have no values, and count as 0

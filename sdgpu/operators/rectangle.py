@@ -7,8 +7,11 @@ from typing import Any
 from sdgpu.backend.arrays import slices
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
+from sdgpu.operators.tiled import TiledOperator
 
-__all__ = ["both_sides"]
+__all__ = ["both_sides", "sides_of_rows"]
+
+ALIGNED = 64  # rows that whole vectors of machine code begin at
 
 
 def both_sides(
@@ -47,3 +50,34 @@ def both_sides(
             high[i].add_(values @ W[j])
             low[j].add_(values.T @ V[i])
     return high, low
+
+
+def sides_of_rows(
+    operator: TiledOperator, rows: tuple[Any, Any], blocks: tuple[Any, Any]
+) -> tuple[Any, Any]:
+    """The same of rows X (m, d) and X' (n, d) that are not ready, by the compiled loop where it pays.
+
+    Parameters
+    ----------
+    operator : TiledOperator
+        Whose kernel, precision, centre and threads are taken.
+    rows : pair of tensors
+    blocks : pair of tensors
+        V (m, c) and W (n, c), float64.
+    """
+    import torch
+
+    (left, right), (V, W) = rows, blocks
+    filled = (
+        -len(right) % ALIGNED
+    )  # with rows that are multiplied by 0, and whose products are left out
+    joined = torch.cat([right, right[-1:].expand(filled, -1), left])
+    both = operator.of_rows(joined)
+    if not len(left) or not len(right) or not both.compiled:
+        narrow = [x.float() if operator.precision == "float32" else x for x in (V, W)]
+        ready = operator.ready(left), operator.ready(right)
+        return both_sides(operator.kernel, ready, (narrow[0], narrow[1]), tile=operator.tile_rows)
+    block = torch.cat([W, W.new_zeros((filled, W.shape[1])), V])
+    corner = len(right) + filled
+    made = both.corner_product(block, corner)
+    return made[corner:], made[: len(right)]

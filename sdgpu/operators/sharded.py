@@ -1,6 +1,6 @@
 """The kernel matrix of rows that are on several ranks: each rank makes its share of every product.
 
-K = kappa(X, X) is symmetric, and each pair of rows is worth computing once. Two ways to share the pairs:
+K = kappa(X, X) is symmetric, and each pair of rows is worth computing once. Three ways to share the pairs:
 
 "gather"
     Every rank has all rows of X (n d numbers, gathered once), but of the blocks that K multiplies, of bases
@@ -14,9 +14,13 @@ K = kappa(X, X) is symmetric, and each pair of rows is worth computing once. Two
     and opposite ranks of an even ring share their rectangle. What it made for the others is summed, for one
     rank at a time.
 
-Per product a rank computes n^2 / 2 p kernel values and n^2 2 c / p multiplications either way. It receives
-n c + 2 n c numbers by gathering, n (d + c) + 2 n c in a ring. A layout of 2 dimensions (K in p^1/2 x p^1/2
-blocks) would receive 4 n c / p^1/2: less from p = 4 ranks on, on paper; it is not written.
+"copies"
+    Teams of q ranks have the same rows, and each member goes round with 1 / q of the pieces
+    (:mod:`sdgpu.operators.row_teams`). Pairs serve twice only within a team: n^2 / p values.
+
+Per product a rank computes n^2 / 2 p kernel values and n^2 2 c / p multiplications by the first two. It
+receives n c + 2 n c numbers by gathering, n (d + c) + 2 n c in a ring, and n (d + c) / q + 2 n c q / p with
+copies: q = p^1/2 is the layout of two dimensions.
 """
 
 from __future__ import annotations
@@ -36,12 +40,13 @@ from sdgpu.backend.sharded_arrays import RowLayout, ShardedArray, is_sharded
 from sdgpu.kernels import Kernel
 from sdgpu.kernels.augmented_rows import Rows
 from sdgpu.operators.cross import Cross
-from sdgpu.operators.rectangle import both_sides
+from sdgpu.operators.rectangle import sides_of_rows
+from sdgpu.operators.row_teams import RowTeams
 from sdgpu.operators.tiled import PRECISIONS, TiledOperator
 
 __all__ = ["TRAVELS", "ShardedCross", "ShardedOperator"]
 
-TRAVELS = ("gather", "ring")
+TRAVELS = ("gather", "ring", "copies")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +64,10 @@ class ShardedOperator:
         The others; one rank by default. Not given where X is a ShardedArray.
     precision : {"float32", "mixed", "float64"}, optional
         As in :class:`TiledOperator`; by default the dtype of X.
-    travel : {"gather", "ring"}, default "gather"
+    travel : {"gather", "ring", "copies"}, default "gather"
         How rows come to other ranks, see above.
+    copies : int, default 1
+        q, for "copies": a divisor of the number of ranks whose square is no more than it.
     keep : bool, default False
         Keep the tiles of this rank's share; for "gather".
     workers : int, optional
@@ -82,6 +89,7 @@ class ShardedOperator:
     keep: bool = False
     workers: int | None = None
     everything: Any = field(default=None, repr=False)
+    copies: int = 1
 
     _template: Any = field(init=False, repr=False, default=None)
 
@@ -103,6 +111,8 @@ class ShardedOperator:
         if self.precision is None:
             object.__setattr__(self, "precision", "float64")
         choice("precision", self.precision, PRECISIONS)
+        if self.travel == "copies":
+            RowTeams(self.layout, self.copies)  # refuses what are none, before any work
 
     @property
     def layout(self) -> RowLayout:
@@ -142,7 +152,12 @@ class ShardedOperator:
     def matmat(self, V: Any) -> Any:
         """K V: own rows (m, c) -> own rows (m, c), or sharded (n, c) -> sharded (n, c); float64."""
         block = self._sharded(V)
-        product = self._gathered_product if self.travel == "gather" else self._ring_product
+        ways = {
+            "gather": self._gathered_product,
+            "ring": self._ring_product,
+            "copies": self._copied_product,
+        }
+        product = ways[self.travel]
         return self._given_back(ShardedArray(product(block), 0, self.layout))
 
     def matmat_once(self, V: Any) -> Any:
@@ -240,29 +255,27 @@ class ShardedOperator:
         layout, ranks = self.layout, self.layout.ranks
         if ranks.size != 2:
             return layout.sum(share)[layout.own]
-        other = 1 - ranks.rank
-        start = layout.starts[other]
-        theirs = share[start : start + layout.counts[other]].contiguous()
-        mine = next(piece for owner, piece in list(ranks.ring(theirs)) if owner == other)
-        return share[layout.own] + mine
+        theirs = layout.rows_of(1 - ranks.rank)
+        swapped = ranks.gather_rows(share[theirs].contiguous())  # what 0 made for 1, and 1 for 0
+        split = layout.counts[1]
+        return share[layout.own] + (swapped[split:] if ranks.rank == 0 else swapped[:split])
 
     def _ring_product(self, block: Any) -> Any:
         import torch
 
         layout, ranks, d = self.layout, self.layout.ranks, self.d
-        own_rows = self._own_rows  # whose centre all ranks make together
-        total = self._own.matmat(block) if len(block) else torch.zeros_like(block)
+        own = self._own  # whose centre all ranks make together
+        total = own.matmat(block) if len(block) else torch.zeros_like(block)
         made: dict[int, Any] = {}
         packed = torch.cat([self.X.local, block], dim=1)
         for owner, piece in ranks.ring(packed):
             part = _share_of_pair(ranks.rank, owner, layout.counts, ranks.size)
             if owner == ranks.rank or part is None:
                 continue
-            own, others = part
-            rows = (own_rows[own], self._ready(piece[others, :d]))
-            blocks = (self._multiplying(block[own]), self._multiplying(piece[others, d:]))
-            high, low = both_sides(self.kernel, rows, blocks, tile=self._own.tile_rows)
-            total[own] += high
+            mine, others = part
+            rows = (self.X.local[mine], piece[others, :d].contiguous())
+            high, low = sides_of_rows(own, rows, (block[mine], piece[others, d:]))
+            total[mine] += high
             made[owner] = (others, low)
         for owner, count in enumerate(layout.counts):
             share = torch.zeros((count, block.shape[1]), dtype=torch.float64, device=block.device)
@@ -274,8 +287,32 @@ class ShardedOperator:
                 total += summed
         return total
 
-    def _multiplying(self, block: Any) -> Any:
-        return block.float() if self.precision == "float32" else block
+    @cached
+    def _teams(self) -> RowTeams:
+        return RowTeams(self.layout, self.copies)
+
+    @cached
+    def _team(self) -> TiledOperator:
+        """K of the rows of the team."""
+        how: dict[str, Any] = {"workers": self.workers, "checked": True, "centre": self.centre}
+        rows = self._teams.together(self.X.local.contiguous())
+        return TiledOperator(self.kernel, rows, self.precision, **how)
+
+    def _copied_product(self, block: Any) -> Any:
+        import torch
+
+        teams, team, d = self._teams, self._team, self.d
+        columns = teams.together(block.contiguous())
+        total = torch.zeros_like(columns)
+        for owner, piece in teams.pieces(torch.cat([team.X, columns], dim=1)):
+            if not len(piece) or not team.n:
+                continue
+            if owner == teams.team:
+                total += team.matmat(columns)
+                continue
+            rows = (team.X, piece[:, :d].contiguous())
+            total += sides_of_rows(team, rows, (columns, piece[:, d:]))[0]
+        return teams.own_sum(total)
 
 
 def _share_of_pair(

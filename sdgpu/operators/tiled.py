@@ -168,6 +168,20 @@ class TiledOperator:
                 tile //= 2
                 self._halve(tile)
 
+    def corner_product(self, V: Any, corner: int) -> Any:
+        """Products with the pairs of one of the first `corner` rows and one of the others: (n, c) float64.
+
+        Both sides of a rectangle of K, by the compiled loop; `corner` is a multiple of 64, or all rows.
+        """
+        block = self.torch_backend.asarray(V).T.contiguous().numpy()
+        workers, tile = min(count(), self.workers or count()), self.tile_rows
+
+        def run(worker: int, flag: np.ndarray) -> Any:
+            return self._fused.share(block, tile, worker, workers, flag, corner=corner)
+
+        total = sum(side_by_side(run, workers))
+        return self.backend.asarray(self.torch_backend.asarray(total).T)
+
     def cross(self, X_new: Any) -> Cross:
         """kappa(X_new, X) as an operator (m, n); its blocks come in the library of X."""
         d = int(self.X.shape[1])
@@ -175,6 +189,11 @@ class TiledOperator:
         rows = self.ready(rows_on(self.torch_backend, new))
         fused = partial(self._fused_cross, rows) if self.triton else None
         return Cross(self.kernel, rows, self.rows, self.tile_rows, self.backend, fused)
+
+    def of_rows(self, X: Any) -> TiledOperator:
+        """The same of other rows, with the centre of these."""
+        how: dict[str, Any] = {"workers": self.workers, "checked": True}
+        return TiledOperator(self.kernel, X, self.precision, centre=self.rows_centre, **how)
 
     def slopes(self, X_new: Any) -> KernelSlopes:
         """Derivatives of kappa(X_new, X) by the new rows, in float64 whatever the precision."""

@@ -6,6 +6,7 @@ import pytest
 import sdgpu
 from sdgpu.backend.ranks import OneRank
 from sdgpu.backend.thread_ranks import run_threads
+from sdgpu.engine.scaling_parts import Layout
 from tests.problems import assert_near, refits
 from tests.ranks import LIMIT, cuts, on_ranks
 
@@ -124,7 +125,8 @@ def test_other_precisions_against_refits(dtype, rng):
 
 def test_rows_that_go_round_the_ring(rng, monkeypatch):
     """Where all rows of X would take too much of the memory."""
-    monkeypatch.setattr("sdgpu.engine.rank_data.SHARE", 1e12)
+    ring = Layout("ring", 0.0, 0.0, 0.0, 0.0, 0.0)
+    monkeypatch.setattr("sdgpu.engine.rank_fitting.layout_of_fit", lambda *_: ring)
     X, Y = problem(120, 1, rng)
     how = {"kernel": KERNEL, "lams": [0.1], "tol": 1e-9, "dtype": "float64"}
     wanted = sdgpu.fit(X, Y, method="eigh", kernel=KERNEL, lams=[0.1]).path(0.1, 0.5, 3)
@@ -136,6 +138,30 @@ def test_rows_that_go_round_the_ring(rng, monkeypatch):
     found = on_ranks(cuts(120, 4, rng), work)
     assert {travel for _, travel in found} == {"ring"}
     assert_near(together(found, 0, 1), wanted.fitted, 1e-8)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "subspace", "cg"])
+@pytest.mark.parametrize("counts", [4, [20, 0, 41, 30, 19, 10]])
+def test_copies_of_rows_by_every_solver(method, counts, rng, monkeypatch):
+    """The 1.5D layout: the numbers of one process, of the solvers' own code; weights and an intercept too."""
+    spread = Layout("1.5D", 0.0, 0.0, 0.0, 0.0, 0.0, copies=2)
+    monkeypatch.setattr("sdgpu.engine.rank_fitting.layout_of_fit", lambda *_: spread)
+    X, Y = problem(120, 2, rng)
+    w, new = rng.uniform(0.5, 2.0, 120), rng.standard_normal((8, X.shape[1]))
+    how = {"kernel": KERNEL, "lams": [0.1], "tol": 1e-11, "dtype": "float64", "intercept": True}
+    wanted = sdgpu.fit(X, Y, method="eigh", sample_weight=w, **how).path(0.1, 0.5, 3)
+    parts = cuts(120, counts, rng)
+    new_parts = cuts(8, len(parts), rng)
+
+    def work(ranks, rows):
+        again = {"method": method, "distributed": ranks, "sample_weight": w[rows]}
+        path = sdgpu.fit(X[rows], Y[rows], **again, **how).path(0.1, 0.5, 3)
+        return path.fitted, path.predict(new[new_parts[ranks.rank]]), path._model.operator
+
+    found = on_ranks(parts, work)
+    assert {operator.operator.travel for _, _, operator in found} == {"copies"}
+    assert_near(together(found, 0, 1), wanted.fitted, 1e-10)
+    assert_near(together(found, 1, 1), wanted.predict(new), 1e-10)
 
 
 @pytest.mark.parametrize(

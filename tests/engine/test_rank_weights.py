@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import sdgpu
+from sdgpu.engine.scaling_parts import Layout
 from tests.engine.test_weighted_rows import (
     ALPHAS,
     CASES,
@@ -92,7 +93,8 @@ def test_all_steps(name, intercept, how, rng):
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "mixed"])
 def test_other_precisions_and_rows_that_go_round(intercept, dtype, monkeypatch, rng):
-    monkeypatch.setattr("sdgpu.engine.rank_data.SHARE", 1e12)
+    ring = Layout("ring", 0.0, 0.0, 0.0, 0.0, 0.0)
+    monkeypatch.setattr("sdgpu.engine.rank_fitting.layout_of_fit", lambda *_: ring)
     w, kappa = WEIGHTS["some 0"], kernel_of(KERNEL)
     options = {"lams": LAMS, "dtype": dtype, "tol": 1e-4, "method": "subspace"}
 
