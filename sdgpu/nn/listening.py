@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def labelled(on_epoch: OnEpoch | None, *labels: FitLabel) -> OnEpoch | None:
     return hear
 
 
-def ask(on_epoch: OnEpoch, epoch: Epoch, stage: str, ended: Collection[int]) -> list[bool]:
+def ask(on_epoch: OnEpoch, epoch: Epoch, stage: str) -> list[bool]:
     """Who is to end: one answer, or one for each member of a stack, those that have ended told nothing.
 
     Raises
@@ -50,7 +50,7 @@ def ask(on_epoch: OnEpoch, epoch: Epoch, stage: str, ended: Collection[int]) -> 
         return [_answer(on_epoch, dataclasses.replace(epoch, fit=FitLabel(stage)))]
     answers = []
     for member in range(len(epoch.train_loss)):
-        one = None if member in ended else of_member(epoch, member)
+        one = of_member(epoch, member)
         answers.append(
             one is not None
             and _answer(on_epoch, dataclasses.replace(one, fit=FitLabel(stage, member=member)))

@@ -269,7 +269,7 @@ class _Run:
         members: int | None = getattr(state.model, "members", None)
         answers = [False] * (members or 1)
         if self.on_epoch is not None and self.world.rank == 0:
-            answers = ask(self.on_epoch, state.history[-1], self.stage, state.ended.epochs)
+            answers = ask(self.on_epoch, state.history[-1], self.stage)
         stops = self.world.any(*answers, device=self.device)
         if members is not None and any(stops):
             ending = [member for member, stop in enumerate(stops) if stop]

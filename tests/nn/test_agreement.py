@@ -39,6 +39,10 @@ def test_rows_by_hand():
     weights = torch.rand(24, generator=torch.Generator().manual_seed(0))
     weighted = consensus(dataclasses.replace(problem, weights=weights), teacher)
     assert torch.equal(weighted.data.weights, weights[expected])
+    said = problem.train.one_hot(torch.float64)
+    said[::3] = said[::3].roll(1, dims=1)
+    some = consensus(dataclasses.replace(problem, weights=weights), hear(said)).data
+    assert torch.equal(some.weights, weights[torch.arange(24) % 3 > 0])
     both = TeacherEnsemble([teacher, mlp(4)], [0.6, 0.4])
     mixed = 0.6 * P + 0.4 * predict(mlp(4), problem.train)
     assert torch.equal(consensus(problem, both).rows, mixed.argmax(1) == problem.train.labels)

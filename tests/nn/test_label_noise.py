@@ -40,6 +40,8 @@ def test_draws_follow_the_seed_and_noise_on_noise_keeps_the_first_truth():
     first, again, other = (with_label_noise(clean, 0.5, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.labels, again.labels)
     assert not torch.equal(first.labels, other.labels)
+    wrong = [(noisy.labels != clean.labels).nonzero().flatten() for noisy in (first, other)]
+    assert not torch.equal(*wrong)  # other rows too, not other labels alone
     assert torch.equal(with_label_noise(first, 0.5, seed=3).clean_labels, clean.labels)
 
 

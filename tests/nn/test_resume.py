@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from sdgpu.backend.storage import LOCK
 from sdgpu.nn.chain import distill_chain
@@ -96,6 +97,32 @@ def test_every_mode_resumes_to_the_same_bits(tmp_path, fields, done):
     assert same_bits(whole.model, rest.model)
     drop = [dataclasses.replace(epoch, seconds=0.0) for epoch in whole.history]
     assert [dataclasses.replace(epoch, seconds=0.0) for epoch in rest.history] == drop
+
+
+class Tiring(nn.Module):
+    """A teacher that leans more to class 0 with every batch that it sees in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = mlp(1)
+        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, X):
+        if self.training:
+            self.seen += 1
+        logits = self.network(X)
+        return logits + self.seen * torch.eye(logits.shape[1], dtype=logits.dtype)[0]
+
+
+@pytest.mark.parametrize("done", [3, 5])
+def test_a_teacher_that_drifts_goes_on_from_where_it_was(tmp_path, done):
+    config = dataclasses.replace(CONFIG, teacher="paper-script")
+    teacher = Teacher(Tiring(), 0.3)
+    whole = train(mlp(), data(), teacher, config)
+    with pytest.raises(StopError):
+        train(mlp(), data(), teacher, config, folder=tmp_path, progress=stop_after(done))
+    rest = train(mlp(), data(), teacher, config, folder=tmp_path)
+    assert same_bits(whole.model, rest.model)
 
 
 def test_a_finished_run_is_returned_at_once_and_files_stand_beside_it(tmp_path):
