@@ -114,7 +114,7 @@ def plan(
     'eigh'
     >>> far = sdgpu.plan(n=10**8, d=9, lams=1e4, device="h100", ranks=64, tol=1e-4)
     >>> far.exact.layout, far.features.seconds < far.seconds, far.efficiency <= 1
-    ('gather', True, True)
+    ('ring', True, True)
     """
     if ranks is not None:
         left_open: dict[str, Any] = {

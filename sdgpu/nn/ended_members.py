@@ -25,7 +25,7 @@ class EndedMembers:
     def __init__(self) -> None:
         self.epochs: dict[int, int] = {}
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._members = torch.empty(0, dtype=torch.int64)
+        self._members = torch.empty(0, dtype=torch.int64, device="cpu")
 
     def end(self, members: Iterable[int], epoch: int, models: Iterable[nn.Module]) -> None:
         """Keep these members as they are now, in the stack and in the average of its weights."""

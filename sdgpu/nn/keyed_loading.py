@@ -242,7 +242,8 @@ def _gathered(dataset: Any) -> Callable[[torch.Tensor], list[torch.Tensor]] | No
         return partial(_rows, dataset.tensors) if all(plain) else None
     if type(dataset) is Subset:
         inner = _gathered(dataset.dataset)
-        return None if inner is None else partial(_inside, inner, torch.as_tensor(dataset.indices))
+        indices = torch.as_tensor(dataset.indices, device="cpu")
+        return None if inner is None else partial(_inside, inner, indices)
     return None
 
 
