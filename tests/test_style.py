@@ -132,6 +132,7 @@ def test_clocks_decide_in_one_place():
         "calibration.py",  # the seconds that a plan shows
         "environment.py",  # doctor
         "rank_watch.py",  # how long ranks wait for each other
+        "shared_end.py",  # the same
         "rendezvous.py",
         "torch_ranks.py",
         "trainer.py",  # seconds of a training

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,11 +21,12 @@ from typing import Any
 import torch
 from torch import distributed
 
+from sdgpu.backend.pending_work import Pending
 from sdgpu.backend.rank_watch import RankWatch
 from sdgpu.backend.ranks import RankFailure, rank_timeout
 from sdgpu.backend.rendezvous import JOIN
 
-__all__ = ["arrive", "ending_together", "wait_at_most"]
+__all__ = ["arrive", "ending_together", "finish", "wait_at_most"]
 
 TOGETHER = (
     10.0  # seconds for all ranks to raise what one has raised; then it is an error of that one
@@ -56,6 +58,26 @@ def arrive(place: str) -> None:
     """Note where this rank is, as all do: who is missing there is then known by name."""
     if _LINE.active and _LINE.watch is not None:
         _LINE.watch.enter(place)
+
+
+def finish(pending: Pending) -> None:
+    """End an operation that knows nothing of the other ranks' errors, deaths and time-outs.
+
+    Raises
+    ------
+    RankFailure
+        If another rank has failed or died.
+    RuntimeError
+        If they did not come in time, or the operation failed.
+    """
+    seconds, start = rank_timeout(_LINE.seconds), time.monotonic()
+    while not pending.is_completed():
+        pending.rest(LOOK)
+        if _LINE.watch is not None:
+            _LINE.watch.check()
+        if time.monotonic() - start > seconds:
+            raise RuntimeError(f"timed out after {seconds:g} s")
+    pending.wait()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sdgpu.backend import shared_end
 from sdgpu.backend.distributed import World, join
 from sdgpu.backend.ranks import RankFailure
 from sdgpu.nn.trainer import train
-from tests.nn.problems import data, mlp, state
+from tests.nn.problems import convnet, data, mlp, state
 from tests.nn.test_ddp import CONFIG
 
 folder = Path(sys.argv[1])  # both are there before either waits for the other
@@ -24,10 +24,11 @@ world = join(torch.device("cpu"))
 begin = time.monotonic()
 
 shared_end.TOGETHER = 60.0  # of a busy machine
+network = mlp
 
 def caught(kind, progress, config=CONFIG):
     try:
-        train(mlp(), data(), None, config, progress=progress)
+        train(network(), data(), None, config, progress=progress)
     except kind as error:
         return error
     raise AssertionError("no error")
@@ -45,7 +46,7 @@ def fail():
 FAILS = """
 # an error that all have ends nothing but this training
 caught(ZeroDivisionError, at(2, fail))
-result = train(mlp(), data(), None, CONFIG)
+result = train(network(), data(), None, CONFIG)
 # neither does one of the arguments
 caught(ValueError, None, CONFIG.__class__(epochs=1, batch=9))
 shared_end.TOGETHER = 1.0
@@ -111,10 +112,21 @@ else:
     raise AssertionError("no error")
 """
 
-CASES = {"fails": FAILS, "dies": DIES, "sleeps": SLEEPS, "lacks data": LACKS_DATA}
+NORMS = """
+network = convnet  # its ranks wait for each other in memory that they share
+"""
+CASES = {
+    "fails": FAILS,
+    "dies": DIES,
+    "sleeps": SLEEPS,
+    "lacks data": LACKS_DATA,
+    "fails, norms": NORMS + FAILS,
+    "dies, norms": NORMS + DIES,
+    "sleeps, norms": NORMS + SLEEPS,
+}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_other_rank_hears_of_it(case, tmp_path, monkeypatch):
-    monkeypatch.setenv("SDGPU_RANK_TIMEOUT", "10" if case is SLEEPS else "120")
+    monkeypatch.setenv("SDGPU_RANK_TIMEOUT", "10" if SLEEPS in case else "120")
     two_ranks(START + case, tmp_path)
