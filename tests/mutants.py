@@ -20,7 +20,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,12 +175,12 @@ def run_tests(name: str, origin: str, tree: ast.Module, tests: list[str]) -> Non
     os._exit(int(pytest.main(["-x", "-n", "0", *tests])))
 
 
-def survives(name: str, origin: str, tree: ast.Module, tests: list[str], seconds: float) -> bool:
-    """Whether every test passes, within `seconds`."""
+def passes_forked(run: Callable[[], None], seconds: float) -> bool:
+    """Whether a forked child that does `run`, which never returns, ends well and in time."""
     child = os.fork()
     if child == 0:
         try:
-            run_tests(name, origin, tree, tests)
+            run()
         finally:
             os._exit(1)
     deadline = time.monotonic() + seconds
@@ -205,7 +206,11 @@ def main() -> None:
     origin = str(Path(*options.module.split(".")).with_suffix(".py").resolve())
     source = Path(origin).read_text()
     began = time.monotonic()
-    if not survives(options.module, origin, ast.parse(source), options.tests, 3600):
+
+    def run(tree: ast.Module) -> None:
+        run_tests(options.module, origin, tree, options.tests)
+
+    if not passes_forked(partial(run, ast.parse(source)), 3600):
         sys.exit("the tests fail without any change")
     seconds = max(30.0, 4 * (time.monotonic() - began))
     drawn = list(enumerate(mutants(source)))
@@ -215,7 +220,7 @@ def main() -> None:
         drawn = random.Random(0).sample(drawn, options.sample)
     left = 0
     for number, mutant in drawn:
-        if survives(options.module, origin, mutant.tree, options.tests, seconds):
+        if passes_forked(partial(run, mutant.tree), seconds):
             left += 1
             print(f"{number}: line {mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
     print(f"{options.module}: {len(drawn)} tried, {left} left", flush=True)

@@ -10,16 +10,15 @@ a test of its list fails or hangs. `tests/mutants.py` makes mutants by rules; th
 import importlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutants import LIBRARIES
+from tests.mutants import LIBRARIES, passes_forked
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 300  # of a test that hangs
@@ -72,21 +71,7 @@ def run_tests(folder: Path, tests: list[str]) -> None:
 
 def survives(folder: Path, tests: list[str]) -> bool:
     """Whether every test of the copy passes, in time."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run_tests(folder, tests)
-        finally:
-            os._exit(1)
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        finished, status = os.waitpid(child, os.WNOHANG)
-        if finished:
-            return status == 0
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
+    return passes_forked(partial(run_tests, folder, tests), SECONDS)
 
 
 def main(words: list[str]) -> None:

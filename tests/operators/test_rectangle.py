@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-import sdgpu
 from sdgpu.operators import DenseOperator, TiledOperator
 from sdgpu.operators.rectangle import sides_of_rows
+from tests.operators.test_sharded import KERNELS
 from tests.problems import assert_near
 
-KERNELS = [
-    sdgpu.Gaussian(0.7),
-    sdgpu.Laplacian(0.3),
-    sdgpu.Matern(1.5, 2.0),
-    sdgpu.Polynomial(2),
-    sdgpu.NTK(2),
-    sdgpu.Gaussian(0.2) + sdgpu.Linear(),
-]
 SIZES = [(1, 1), (3, 70), (70, 3), (64, 64), (63, 65), (130, 129), (300, 20), (0, 5), (5, 0)]
 
 

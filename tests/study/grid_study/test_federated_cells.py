@@ -16,24 +16,16 @@ from sdgpu.study.grid_study.study_results import read_results
 from sdgpu.study.real_data.datasets import load, split
 from sdgpu.study.report import page
 from tests.problems import assert_near
+from tests.study.grid_study.test_cells import ALPHAS, LAMS, STEPS
+from tests.study.grid_study.test_cells import tables as one_cell
 
-LAMS, ALPHAS, STEPS = (0.5, 5.0), (0.0, 0.3, 1.0), 3
 FOURIER = {"features": "fourier", "size": 12}
 ALL = {"workers": [1, 3], "splits": ["random", "targets", "inputs"], "ranks": [2, 5]}
 ALL |= {"answers": ["merged", "mean", "distilled"], "unlabelled": 0.25}
 
 
 def tables(**more):
-    return {
-        "name": "test",
-        "seeds": [3],
-        "data": {"source": "diabetes", "rows": 60},
-        "kernel": {"name": "gaussian", "gamma": 0.05},
-        "method": FOURIER,
-        "grid": {"lams": list(LAMS), "alphas": list(ALPHAS), "steps": STEPS},
-        "compute": {"workers": 1},
-        **more,
-    }
+    return one_cell(**{"method": FOURIER, "compute": {"workers": 1}, **more})
 
 
 def results(**more):
