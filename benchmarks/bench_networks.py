@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
@@ -172,6 +172,27 @@ def test_against_a_bare_loop(case: Case) -> None:
     assert theirs >= 0.9 * ours  # the target is that of the table
 
 
+def seconds_by_hand(
+    model: nn.Module, config: Config, epoch: Callable[[], Iterable[Any]], classes: int
+) -> float:
+    """Of the loop that anybody writes, over the batches that `epoch` gives."""
+    device = next(model.parameters()).device
+    adam = torch.optim.Adam(
+        model.train().parameters(), config.lr, weight_decay=config.decay, fused=True
+    )
+    start, total = time.perf_counter(), 0.0
+    for _ in range(config.epochs):
+        for x, y in epoch():
+            target = nn.functional.one_hot(y.to(device), classes).float()
+            loss = data_loss(model(x.to(device)), target)
+            loss.backward()
+            adam.step()
+            adam.zero_grad()
+            total += float(loss.detach())
+    assert total > 0
+    return time.perf_counter() - start
+
+
 @pytest.mark.parametrize("kind", ["table", "TensorDataset", "Dataset"])
 def test_small_steps(device: str, kind: str) -> None:
     """A step of 0.2 ms, where what is done beside it shows: against the loop that anybody writes."""
@@ -195,21 +216,7 @@ def test_small_steps(device: str, kind: str) -> None:
         return ((data.train.values[rows], data.train.labels[rows]) for rows in order)
 
     def loop() -> float:
-        model = network().train()
-        adam = torch.optim.Adam(
-            model.parameters(), config.lr, weight_decay=config.decay, fused=True
-        )
-        start, total = time.perf_counter(), 0.0
-        for _ in range(config.epochs):
-            for x, y in batches():
-                target = nn.functional.one_hot(y.to(device), 10).float()
-                loss = data_loss(model(x.to(device)), target)
-                loss.backward()
-                adam.step()
-                adam.zero_grad()
-                total += float(loss.detach())
-        assert total > 0
-        return time.perf_counter() - start
+        return seconds_by_hand(network(), config, batches, 10)
 
     ours, theirs = in_turns(lambda: train(network(), data, None, config).seconds, loop)
     loops = {"table": "a bare loop over tensors", "Dataset": "a bare DataLoader loop of items"}
@@ -318,25 +325,11 @@ def test_foreign_data(device: str, workers: int) -> None:
     student = make_model("smallcnn", channels=3, seed=1).to(device)
 
     def loop() -> float:
-        model = make_model("smallcnn", channels=3, seed=1).to(device).train()
-        adam = torch.optim.Adam(
-            model.parameters(), config.lr, weight_decay=config.decay, fused=True
-        )
         loader = DataLoader(
             rows, config.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
         )
-        start = time.perf_counter()
-        total = 0.0
-        for _ in range(config.epochs):
-            for x, y in loader:
-                target = nn.functional.one_hot(y.to(device), images.classes)
-                loss = data_loss(model(x.to(device)), target)
-                loss.backward()
-                adam.step()
-                adam.zero_grad()
-                total += float(loss.detach())
-        assert total > 0
-        return time.perf_counter() - start
+        model = make_model("smallcnn", channels=3, seed=1).to(device)
+        return seconds_by_hand(model, config, lambda: loader, images.classes)
 
     ours, theirs = in_turns(lambda: train(student, data, None, config).seconds, loop)
     REPORT.rows.append(
