@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import distributed, nn
+from torch import distributed
 
 from sdgpu.backend.host_packets import HostPackets, shared_packets
 from sdgpu.backend.rank_bytes import as_bytes, note_of, noted
@@ -21,9 +22,9 @@ from sdgpu.backend.rendezvous import ranks, start_group
 from sdgpu.backend.shared_end import arrive, ending_together, finish, wait_at_most
 from sdgpu.backend.small_values import from_bytes, to_bytes
 
-__all__ = ["World", "gathered", "join", "ranks"]
+__all__ = ["World", "gathered", "gathered_on_host", "join", "ranks"]
 
-_SLOT = 2**16  # bytes of a packet
+_SLOT = 2**18  # bytes of a packet
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class World:
         """Sum over the ranks, in place; every rank gets it."""
         if self.size > 1:
             arrive("a sum")
-            distributed.all_reduce(tensor)
+            _add_up(tensor)
         return tensor
 
     def any(self, *flags: bool, device: torch.device) -> tuple[bool, ...]:
@@ -103,12 +104,30 @@ class World:
             self.sum(torch.tensor(flags, dtype=torch.int32, device=device)).bool().tolist()
         )
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the buffers (batch norm statistics) of rank 0."""
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every rank the tensors (buffers, parameters) of rank 0, in place."""
         if self.size > 1:
-            arrive("buffers of rank 0")
-            for buffer in model.buffers():
-                distributed.broadcast(buffer, src=0)
+            arrive("tensors of rank 0")
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), src=0)
+
+    def check_same(self, value: Any) -> None:
+        """Refuse a value, whose text tells what it is, of which the ranks have several.
+
+        Raises
+        ------
+        ValueError
+            On all ranks.
+        """
+        digest = zlib.crc32(repr(value).encode())
+        digests = {int(one) for one in gathered(torch.tensor([digest], device="cpu"))}
+        if len(digests) > 1:
+            raise ValueError("the ranks have networks of other parameters: build the same on all")
+
+    @property
+    def on_one_host(self) -> bool:
+        """Whether the ranks share memory of a host, through which messages of CPUs go; all ranks ask."""
+        return self.size > 1 and _shared_packets() is not None
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -207,15 +226,44 @@ def gathered(own: torch.Tensor) -> torch.Tensor:
     Between processes of one host it goes through memory that they share: who waits for a message of gloo
     is put to sleep, and comes a millisecond late where the work between two messages takes one.
     """
-    size = distributed.get_world_size()
     packets = _shared_packets() if own.device.type == "cpu" else None
-    everyone = own.new_empty((size, *own.shape))
     if packets is None:
+        everyone = own.new_empty((distributed.get_world_size(), *own.shape))
         distributed.all_gather([*everyone], own)
         return everyone
-    received = as_bytes(everyone).view(size, -1).numpy()
+    everyone = own.new_empty((packets.size, *own.shape))
+    received = as_bytes(everyone).view(packets.size, -1).numpy()
     finish(packets.gather(received, as_bytes(own).numpy()))
     return everyone
+
+
+def gathered_on_host(own: np.ndarray) -> np.ndarray:
+    """As `gathered`, of an array; for a vector of a few hundred numbers half the price of a tensor."""
+    packets = _shared_packets()
+    if packets is None:
+        return gathered(torch.from_numpy(own)).numpy()
+    everyone = np.empty((packets.size, *own.shape), own.dtype)
+    received = everyone.reshape(packets.size, -1).view(np.uint8)
+    finish(packets.gather(received, own.reshape(-1).view(np.uint8)))
+    return everyone
+
+
+def _add_up(values: torch.Tensor) -> None:
+    """Sum over the ranks, in place and with the same bits on all; by memory of one host as `gathered`."""
+    packets = _shared_packets() if values.device.type == "cpu" else None
+    if packets is None:
+        distributed.all_reduce(values)
+        return
+    flat = values.reshape(-1)  # the same memory, where it lies in one piece
+
+    def take(part: slice, everyone: np.ndarray) -> None:
+        of_ranks = torch.from_numpy(everyone).view(values.dtype)
+        start, stop = part.start // values.itemsize, part.stop // values.itemsize
+        torch.sum(of_ranks, dim=0, dtype=values.dtype, out=flat[start:stop])
+
+    finish(packets.share(take, as_bytes(flat).numpy()))
+    if not values.is_contiguous():
+        values.copy_(flat.view_as(values))
 
 
 class _HostMemory:

@@ -70,14 +70,21 @@ def finish(pending: Pending) -> None:
     RuntimeError
         If they did not come in time, or the operation failed.
     """
-    seconds, start = rank_timeout(_LINE.seconds), time.monotonic()
+    if not pending.is_completed():
+        pending.rest(LOOK)  # mostly to its end
+    if not pending.is_completed():
+        _finish_late(pending)
+    pending.wait()
+
+
+def _finish_late(pending: Pending) -> None:
+    seconds, start = rank_timeout(_LINE.seconds), time.monotonic() - LOOK
     while not pending.is_completed():
-        pending.rest(LOOK)
         if _LINE.watch is not None:
             _LINE.watch.check()
         if time.monotonic() - start > seconds:
             raise RuntimeError(f"timed out after {seconds:g} s")
-    pending.wait()
+        pending.rest(LOOK)
 
 
 @contextmanager

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sdgpu.backend.copying import copy_module
 from sdgpu.backend.distributed import join
@@ -28,6 +27,7 @@ from sdgpu.nn.batches import Batch, row_weights
 from sdgpu.nn.config import Config
 from sdgpu.nn.epoch_sums import EpochSums
 from sdgpu.nn.evaluate import autocast, channels_come_last, float_type, predict, score
+from sdgpu.nn.gradient_average import average_over
 from sdgpu.nn.listening import OnEpoch, ask
 from sdgpu.nn.loss import data_loss
 from sdgpu.nn.model_outputs import logits_of
@@ -166,15 +166,10 @@ class _Run:
         self.update = Update(model, config, self.device)
         average = WeightAverage(model, config.ema) if config.ema else None
         self.eval_parts = resting(model)
-        forward = model
         if self.world.size > 1:
-            model = forward = share_batch_norm(model)
-            forward = DistributedDataParallel(
-                forward,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                find_unused_parameters=config.find_unused_parameters,
-            )
-        self.forward: Any = compiled(forward, config)
+            model = share_batch_norm(model)
+        self.gradients = average_over(self.world, model, config, self.device)
+        self.forward: Any = compiled(self.gradients.forward, config)
         sums = EpochSums(self.batches, getattr(model, "members", None), self.device)
         teacher = feed.drifting_teacher()
         self.state = TrainingState(model, self.update, teacher, sums, average=average)
@@ -252,7 +247,7 @@ class _Run:
                     start_time = self._now()
                     saver.brake.stop(interrupt=saver.stopping)
         state.seconds += self._now() - start_time
-        self.world.share_buffers(state.model)
+        self.world.share(state.model.buffers())
         self._record()
         state.epoch, state.batch = state.epoch + 1, 0
         state.sums.clear()
@@ -288,16 +283,17 @@ class _Run:
         batch = self.feed.batch(state.epoch, state.batch)
         self._seed(1 + self.world.rank)
         self.update.begin()
+        self.gradients.begin()
         size = len(batch)
         part_size = config.batch // config.accumulate
         for first in range(0, size, part_size):
             last = first + part_size >= size
             shard = self.world.shard(min(part_size, size - first))
-            hold = self.world.size > 1 and not last
-            with self.forward.no_sync() if hold else nullcontext():
+            with self.gradients.part(last=last):
                 self._backward(batch.part(slice(first + shard.start, first + shard.stop)), size)
             if config.cuda_graphs and first == 0 and not last:
                 self.update.keep_gradients()
+        self.gradients.finish()
         self.update.step(rate)
         if state.average is not None:
             state.average.update(state.epoch * self.batches + state.batch + 1)

@@ -59,6 +59,26 @@ def test_messages_of_all_lengths(size):
     assert gathered(size, work) == [True] * size
 
 
+@pytest.mark.parametrize("length", [0, 1, SLOT // 8, SLOT // 8 + 1, 5 * SLOT // 8])
+def test_sums_replace_what_was_sent(length):
+    """As the ranks add their gradients: what is taken may be written where it was sent from."""
+
+    def work(packets, rank):
+        values = np.arange(length) + 1000.0 * rank
+
+        def take(part, everyone):
+            values[part.start // 8 : part.stop // 8] = everyone.view(np.float64).sum(axis=0)
+
+        pending = packets.share(take, values.view(np.uint8))
+        while not pending.is_completed():
+            pending.rest(0.01)
+        pending.wait()
+        return values
+
+    for values in gathered(3, work):
+        np.testing.assert_array_equal(values, 3.0 * np.arange(length) + 3000.0)
+
+
 def test_messages_of_other_lengths_do_not_meet():
     """As gloo says of other calls, on all ranks: nothing is taken for what it is not."""
     found = gathered(3, lambda packets, rank: exchange(packets, np.zeros(8 + rank, np.uint8)))

@@ -296,14 +296,19 @@ WORKER = """
 import dataclasses, sys
 import torch
 torch.set_num_threads(1)
+import sdgpu.backend.distributed
 from sdgpu.nn import make_data, train
 from tests.nn.lookalikes import seeded
 from tests.nn.problems import data, state
 from tests.nn.test_own_models import CONFIG, Sometimes
 
 config = dataclasses.replace(CONFIG, find_unused_parameters=True)
+rank, world = torch.distributed.get_rank, sdgpu.backend.distributed.World
+model = train(seeded(Sometimes), data(), None, CONFIG).model  # one host: gradients in one piece
+torch.save(state(model), f"{sys.argv[1]}/{rank()}-host.pt")
+world.on_one_host = False
 model = train(seeded(Sometimes), data(), None, config).model
-torch.save(state(model), f"{sys.argv[1]}/{torch.distributed.get_rank()}.pt")
+torch.save(state(model), f"{sys.argv[1]}/{rank()}-hosts.pt")
 try:
     train(seeded(Sometimes), data(), None, CONFIG)
 except RuntimeError as error:
@@ -316,5 +321,7 @@ else:
 def test_parameters_without_a_part_on_two_processes(tmp_path):
     two_ranks(WORKER, tmp_path)
     alone = state(train(seeded(Sometimes), data(), None, CONFIG).model)
-    for rank in range(2):
-        assert_allclose(torch.load(tmp_path / f"{rank}.pt"), alone, rtol=1e-9, atol=1e-11)
+    for path in (
+        tmp_path / f"{rank}-{where}.pt" for rank in range(2) for where in ("host", "hosts")
+    ):
+        assert_allclose(torch.load(path), alone, rtol=1e-9, atol=1e-11)
