@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sdgpu.nn import shared_norm
+from sdgpu.nn import channel_passes
+from sdgpu.nn.rank_normalisation import _whole
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.stacked import Stack
 from tests.cuda_stand_in import pretend_cuda
@@ -26,27 +27,29 @@ torch.set_num_threads(1)
 from torch import distributed
 from sdgpu.backend import distributed as backend
 from sdgpu.backend.distributed import join
-from sdgpu.nn import shared_norm
+from sdgpu.nn import channel_passes, rank_normalisation
 from tests.nn.test_shared_norm import CASES, one_rank
 
 world = join(torch.device("cpu"))
 sent = []
 
 
-def counted(own):
-    sent.append(own.numel())
-    return backend.gathered(own)
+def counted(gather):
+    return lambda own: (sent.append(torch.as_tensor(own).numel()), gather(own))[1]
 
 
-shared_norm.gathered = counted
+rank_normalisation.gathered_on_host = counted(backend.gathered_on_host)
 found = {name: one_rank(name, world) for name in CASES}
-# ranks of several hosts, and channels in parts however few they are
+# ranks of several hosts, and channels in parts however few they are; and by torch, as on other devices
 assert backend._shared_packets() is not None or sys.platform != "linux"
-backend._shared_packets, shared_norm.ENOUGH = lambda: None, 1
-more = {f"{name} in parts": one_rank(name, world) for name in CASES}
+backend._shared_packets, channel_passes.ENOUGH = lambda: None, 1
+found |= {f"{name} in parts": one_rank(name, world) for name in CASES}
+rank_normalisation.gathered = counted(backend.gathered)
+rank_normalisation._transformed = lambda: True
+found |= {f"{name} anywhere": one_rank(name, world) for name in CASES}
 messages = [n for _, shape in CASES.values() for n in (2 * shape[1] + 1, 2 * shape[1]) * 2]
-assert sent == messages * 2, sent
-torch.save(found | more, f"{sys.argv[1]}/{world.rank}.pt")
+assert sent == messages * 3, sent
+torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
 """
 
 
@@ -182,7 +185,7 @@ def test_two_ranks_normalise_as_one_and_send_one_message_in_each_direction(worke
     two_ranks(worker, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for key in ranks[0]:
-        name = key.removesuffix(" in parts")
+        name = key.split(" ")[0]
         truth, buffers = passes(norm_of(name), name, slice(None))
         for round_ in range(2):
             shares = [rank[key][0][round_] for rank in ranks]
@@ -213,17 +216,18 @@ def test_moments_and_gradient_sums_are_those_of_the_formula(monkeypatch, shape, 
     truth = [mean, variance, (dY.to(dtype) * scaled).sum(axes), dY.to(dtype).double().sum(axes)]
     eps, places = torch.finfo(dtype).eps, X.numel() // shape[1]
     for least in (1, 2**20):
-        monkeypatch.setattr(shared_norm, "ENOUGH", least)
+        monkeypatch.setattr(channel_passes, "ENOUGH", least)
         for last in (False, True):
             inputs = [value.to(dtype) for value in (X, dY)]
             if last:  # channels side by side
                 inputs = [value.movedim(1, -1).contiguous().movedim(-1, 1) for value in inputs]
-            parts = shared_norm._parts(inputs[0])
+            parts = channel_passes._parts(inputs[0])
             assert (parts > 1) == (least == 1 and places % 2 == 0 and (last or X.ndim == 2))
-            moments = shared_norm._moments(inputs[0])
-            sums = shared_norm._gradient_sums(
-                inputs[1], inputs[0], mean.flatten().to(dtype), variance.flatten().to(dtype), 1e-3
-            )
+            moments = _whole(*channel_passes.moments(inputs[0]))
+            statistics = (values.flatten().to(dtype) for values in (mean, variance))
+            sums = channel_passes.gradient_sums(inputs[1], inputs[0], *statistics, 1e-3)
+            assert len(sums[0]) == parts
+            sums = [values.sum(dim=0) for values in sums]
             # means of up to 300 are rounded to 300 eps, a term of the sums likewise
             for found, wanted, size in zip(
                 (*moments, *sums), truth, (1, 1, places, places), strict=True
