@@ -96,7 +96,7 @@ class FusedProducts:
         high, low = np.zeros((n, c)), np.zeros((c, wide))
         statistic = np.empty(self._table.parts * STRIP * tile, self.dtype)
         values = np.empty(STRIP * tile, self.multiply)
-        scratch = np.empty(tile * c, self.multiply)
+        scratch = np.empty(2 * tile * c, self.multiply)  # the second half is written to, never read
         arrays = (block, high, low, statistic, values, scratch, flag)
         addresses = (array.ctypes.data for array in arrays)
         numbers = (n, wide, c, tile, first, step, 0, start, stop)
@@ -191,7 +191,11 @@ def _write_share(code: Code, dtype: str, multiply: str) -> None:
 
 
 def _write_one_tile(code: Code, given: dict[str, Any], i0: Index, j0: Index) -> None:
-    """Values of a whole tile, then products a few rows at a time."""
+    """Values of a whole tile, then products a few rows at a time.
+
+    Of a tile on the diagonal those of a row and the rows before it, used on both sides, and the squares of
+    a few rows, used on one.
+    """
     n, wide, c, tile = (given[name] for name in ("n", "wide", "c", "tile"))
     V, values, scratch, table = (given[name] for name in ("V", "values", "scratch", "table"))
     h, w = (n - i0).smaller(tile), (given["stop"] - j0).smaller(tile)
@@ -202,11 +206,16 @@ def _write_one_tile(code: Code, given: dict[str, Any], i0: Index, j0: Index) -> 
         _fill(values, tile * STRIP)
     with code.loop(0, h, STRIP) as r:
         i, rows = i0 + r, (h - r).smaller(STRIP)
-        sizes = (i, j0, rows, w, same, tile, tile)
+        before = w + same * (r - w)  # columns that count twice
+        sizes = (i, j0, rows, before + same * rows, same, tile, tile)
         code.run_at(given["tile_code"], table, table, given["statistic"], values, *sizes)
-        high = given["high"].at(i * c)
-        code.run("both_sides", *(values, V.at(i), V.at(j0), scratch, high, rows, w, wide, c, tile))
-    with code.when(i0.compare("!=", j0)), code.loop(0, c) as q:
+        high, strides = given["high"].at(i * c), (wide, c, tile)
+        code.run("both_sides", values, V.at(i), V.at(j0), scratch, high, rows, before, *strides)
+        with code.when(same.compare("!=", 0)):
+            unread = scratch.at(c * tile)
+            arrays = (values.at(r), V.at(i), V.at(i), unread, high)
+            code.run("both_sides", *arrays, rows, rows, *strides)
+    with code.loop(0, c) as q:
         low, terms = given["low"].at(q * wide + j0), scratch.at(q * tile)
         with code.vectors(w, "float64") as place:
             low.add(place, terms.load(place, vector_lanes("float64")).round_to("float64"))

@@ -114,6 +114,23 @@ def test_compiled_passes_are_the_matrix(precision, kernel, arrays, monkeypatch):
         assert_allclose(tiled.matmat(V[:, :columns]), wanted, atol=10 * TOLERANCE[precision] * size)
 
 
+@pytest.mark.parametrize("kernel", [Gaussian(0.2), Laplacian(0.2)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_compiled_passes_of_every_number_of_rows(precision, kernel, rng, monkeypatch):
+    """Below, at and above whole strips and tiles, where rows before a strip count twice."""
+    pytest.importorskip("llvmlite")
+    monkeypatch.setattr(tile_prices, "FUSED_ROWS", 0)
+    A, V = rng.standard_normal((300, 5)), rng.standard_normal((300, 5))
+    for n in (*range(1, 4), *range(14, 19), *range(31, 35), 48, 63, 65, 255, 256, 257, 300):
+        K = kernel(A[:n])
+        for tile in (32, None):
+            tiled = TiledOperator(kernel, A[:n], precision, tile=tile)
+            for columns in (1, 5):
+                wanted = K @ V[:n, :columns]
+                limit = 10 * TOLERANCE[precision] * max(1.0, np.abs(wanted).max())
+                assert_allclose(tiled.matmat(V[:n, :columns]), wanted, atol=limit)
+
+
 def test_compiled_passes_are_for_what_they_can_do(arrays, monkeypatch):
     pytest.importorskip("llvmlite")
     A, _, V = arrays

@@ -16,12 +16,13 @@ from sdgpu.kernels.compiled.formula import formula_of
 from sdgpu.kernels.compiled.machine_code import Code, Machine, Variable, compiled, vector_lanes
 from sdgpu.kernels.compiled.row_table import RowTable
 from sdgpu.kernels.compiled.tile_code import tile_machine
-from sdgpu.kernels.compiled.vectors import Index, Vector
+from sdgpu.kernels.compiled.vectors import Vector
 from sdgpu.kernels.kernel import Kernel
 
 __all__ = ["fill_block", "fill_gram"]
 
 TILE = 256  # rows of a tile: half of a core's second cache in float64
+STRIP = 16  # rows of a tile on the diagonal
 STRIDE = TILE + 16  # from row to row of one that is turned: columns lie in different sets
 
 
@@ -120,12 +121,15 @@ def _write_gram(code: Code, dtype: str) -> None:
         count.set(count.value + 1)
         with code.when(own):
             h, w = (n - i).smaller(TILE), (n - j).smaller(TILE)
-            same = Index(code, code.builder.zext(i.compare("==", j), i.value.type))
-            _run_tile(code, given, made, (i, j, same), (h, w, STRIDE))
-            with code.either(same.compare("!=", 0)) as (diagonal, below):
-                with diagonal, code.loop(0, h) as r, code.loop(0, r) as c:
-                    made.store(c * STRIDE + r, made.load(r * STRIDE + c))
+            with code.either(i.compare("==", j)) as (diagonal, below):
+                with diagonal:
+                    with code.loop(0, h, STRIP) as r:  # each with the columns up to its own
+                        rows, strip = (h - r).smaller(STRIP), made.at(r * STRIDE)
+                        _run_tile(code, given, strip, (i + r, j, 1), (rows, r + rows, STRIDE))
+                    with code.loop(0, h) as r, code.loop(0, r) as c:
+                        made.store(c * STRIDE + r, made.load(r * STRIDE + c))
                 with below:
+                    _run_tile(code, given, made, (i, j, 0), (h, w, STRIDE))
                     code.run("mirror", made, out.at(j * n + i), h, w, n)
             code.run("copy", made, out.at(i * n + j), h, w, n)
     code.end()
