@@ -111,19 +111,6 @@ class World:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), src=0)
 
-    def check_same(self, value: Any) -> None:
-        """Refuse a value, whose text tells what it is, of which the ranks have several.
-
-        Raises
-        ------
-        ValueError
-            On all ranks.
-        """
-        digest = zlib.crc32(repr(value).encode())
-        digests = {int(one) for one in gathered(torch.tensor([digest], device="cpu"))}
-        if len(digests) > 1:
-            raise ValueError("the ranks have networks of other parameters: build the same on all")
-
     @property
     def on_one_host(self) -> bool:
         """Whether the ranks share memory of a host, through which messages of CPUs go; all ranks ask."""

@@ -86,7 +86,8 @@ class _InOnePiece(_Alone):
     def __init__(self, model: nn.Module, world: World) -> None:
         super().__init__(model)
         self._world = world
-        world.check_same([(name, *one.shape) for name, one in model.named_parameters()])
+        shapes = str([(name, *one.shape) for name, one in model.named_parameters()])
+        world.agree({"parameters of the network": shapes}, torch.device("cpu"))
         world.share(itertools.chain(model.parameters(), model.buffers()))
         # statistics of shared norms are the same on all ranks
         shared = {
