@@ -104,6 +104,8 @@ def grid_chains(
             "each seed has its own initialisation"
         )
     if stacked and first_teacher is not None:  # which no training of its own checks
+        if Teacher(first_teacher, 0.0).networks:
+            check_cacheable(data.train, config)
         Teacher(first_teacher, 0.0).check(data.train, config)
         check_teacher(Teacher(first_teacher, 0.0), data.train, config)
     root = None if folder is None else Path(folder)
@@ -157,6 +159,9 @@ def _side_by_side(
     lab: Lab, ordinary: TrainResult | None, steps: int, rules: Sequence[Rule]
 ) -> list[Chain]:
     """All chains with given weights, one stack for each step; step 1 is shared, or has a teacher."""
+    # targets of a stack are tensors, which know no items
+    data = dataclasses.replace(lab.data, train=lab.data.train.remembering(by_pass=False))
+    lab = dataclasses.replace(lab, data=data)
     taught = lab.first_teacher is not None
     weights = np.stack([check_weights(rule, steps, taught=taught) for rule in rules])
     # a stack is of these rules: with others it is another network, trained in another place

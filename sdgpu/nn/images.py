@@ -136,6 +136,10 @@ class Images:
             block = self.pixels[start : min(start + size, rows.stop)]
             yield scaled(block, factors, dtype, channels_last=channels_last)
 
+    def remembering(self, *, by_pass: bool) -> Images:
+        """Itself: what lies in memory stays."""
+        return self
+
     def reader(self, config: Config, dtype: torch.dtype) -> Reader:
         """Augmented views of the images."""
         return ImageReader(self, config, dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 from sdgpu.nn.augment import training_order
 from sdgpu.nn.config import Config
 from sdgpu.nn.item_generators import pass_seed
+from sdgpu.nn.item_memory import ItemMemory
 from sdgpu.nn.keyed_loading import Keys, Loading
 from sdgpu.nn.parts import Reader, all_labels_of, one_hot
 from sdgpu.nn.training_files import digest
@@ -21,6 +22,10 @@ from sdgpu.nn.training_files import digest
 __all__ = ["PRINTS", "LoadedReader", "LoadedSamples"]
 
 PRINTS = 8  # items whose bytes are remembered
+
+# A checksum of every item costs 1 % of loading a picture, but 8 % of the steps of a small network on a
+# table: items of fewer bytes are held against what they were in one of so many batches of a training.
+SMALL, EVERY = 2**13, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,8 @@ class LoadedSamples:
         Of the bytes of some items.
     clean_labels : Tensor (n,), int64, or None
         What the labels were before noise.
+    memory : ItemMemory or None
+        Of a part whose items are held against what they were (:meth:`remembering`).
     """
 
     dataset: Any
@@ -63,6 +70,7 @@ class LoadedSamples:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     clean_labels: Tensor | None = None
+    memory: ItemMemory | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,7 +94,7 @@ class LoadedSamples:
         index = index.cpu()
         there = index.to(self.device)
         labels = all_labels_of(self, lambda labels: labels[there])
-        part = replace(self, index=self.index[index], **labels)
+        part = replace(self, index=self.index[index], memory=None, **labels)
         return replace(part, prints=part.fingerprints()) if len(part) else part
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -117,10 +125,43 @@ class LoadedSamples:
 
     def fingerprints(self) -> str:
         """Checksum of some items, with random numbers that are always the same."""
-        rows = np.unique(np.linspace(0, len(self) - 1, PRINTS).astype(int))
-        keys = self.keys(rows, pass_seed(0))
-        blocks = self.loading.batches(self.dataset, [keys], self.draws)
-        return digest(*next(iter(blocks)))
+        return digest(*next(self._some([self._tried_rows()])))
+
+    def remembering(self, *, by_pass: bool) -> LoadedSamples:
+        """The same items, each held against a checksum of what it was when it was first read.
+
+        Not compared are items that are never the same again (`repeats`), that lie on a GPU, or whose
+        bytes depend on the other items of their batch, as a collate_fn may make them. Of texts that are
+        padded to the longest of a batch those are compared that come in the length of the first. Items of
+        less than 8 KiB are compared in every eighth batch of a training, others in the next epoch.
+
+        Parameters
+        ----------
+        by_pass : bool
+            Compare items of passes with the same seed alone, where random transforms draw the same.
+        """
+        if self.memory is not None or not self.repeats or not self._alike_alone():
+            return self
+        memory = ItemMemory(self.name, self.index.numpy(), self.shape, by_pass=by_pass)
+        return replace(self, memory=memory)
+
+    def _alike_alone(self) -> bool:
+        """Whether some items have the same bytes by themselves and with others in a batch."""
+        rows = self._tried_rows()
+        together, _ = next(self._some([rows]))
+        alone = [inputs[0] for inputs, _ in self._some([rows[i : i + 1] for i in range(len(rows))])]
+        return all(
+            a.shape != b.shape or digest(a) == digest(b)
+            for a, b in zip(alone, together, strict=True)
+        )
+
+    def _tried_rows(self) -> np.ndarray:
+        return np.unique(np.linspace(0, len(self) - 1, PRINTS).astype(int))
+
+    def _some(self, blocks: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of blocks of rows, with random numbers that are always the same."""
+        keys = [self.keys(rows, pass_seed(0)) for rows in blocks]
+        return self.loading.batches(self.dataset, keys, self.draws)
 
     def keys(self, rows: np.ndarray, base: int) -> Keys:
         """Numbers of the items of some rows, and what their seeds are made of."""
@@ -146,7 +187,19 @@ class LoadedSamples:
         batches = self.loading.batches(self.dataset, keys, self.draws, pinned=self._pinned)
         truth = self.host_labels()
         for block, (inputs, labels) in zip(blocks, batches, strict=True):
+            self.compare(block, base, inputs)
             yield self.brought(inputs, labels, truth[block], dtype, channels_last=channels_last)
+
+    def compare(self, rows: np.ndarray, base: int, inputs: Tensor) -> None:
+        """Hold inputs of some rows against what they were, if that is remembered.
+
+        Raises
+        ------
+        RuntimeError
+            If some are not.
+        """
+        if self.memory is not None:
+            self.memory.compare(rows, base, inputs)
 
     def brought(
         self,
@@ -206,7 +259,7 @@ class LoadedReader:
         self.batches = math.ceil(len(part) / config.batch)
         self._stream: Iterator[tuple[Tensor, Tensor]] = iter(())
         self._next: tuple[int, int] | None = None
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0, device="cpu"))
+        self._order: tuple[int, Tensor, int] = (-1, torch.empty(0, device="cpu"), 0)
         self._truth = part.host_labels()
         if part.repeats and part.fingerprints() != part.prints:
             raise RuntimeError(
@@ -224,24 +277,36 @@ class LoadedReader:
             )
         inputs, labels = next(self._stream)
         size = self.config.batch
-        rows, own_rows = (o[batch * size : (batch + 1) * size] for o in (order, self._rows(epoch)))
+        own_order, base = self._pass(epoch)
+        rows, own_rows = (o[batch * size : (batch + 1) * size] for o in (order, own_order))
         if rows.device.type == "cpu" and not torch.equal(rows, own_rows):
             raise RuntimeError(
                 f"{self.part.name}: items were read in another order than is trained on"
             )
         self._next = (epoch, batch + 1) if batch + 1 < self.batches else (epoch + 1, 0)
+        truth = self._truth[own_rows]
+        if self._compares(inputs, epoch, batch) and torch.equal(labels, truth):
+            self.part.compare(own_rows.numpy(), base, inputs)
         return self.part.brought(
-            inputs,
-            labels,
-            self._truth[own_rows],
-            self.dtype,
-            channels_last=bool(self.config.channels_last),
+            inputs, labels, truth, self.dtype, channels_last=bool(self.config.channels_last)
         )
 
-    def _rows(self, epoch: int) -> Tensor:
+    def _compares(self, inputs: Tensor, epoch: int, batch: int) -> bool:
+        """Whether items of a batch are held against what they were: in small ones now and then."""
+        every = min(EVERY, self.batches) if inputs.nbytes < SMALL * len(inputs) else 1
+        return self.part.memory is not None and (batch - epoch) % every == 0
+
+    def _pass(self, epoch: int) -> tuple[Tensor, int]:
+        """Rows of an epoch in their order, and what the seeds of its items are made of."""
         if self._order[0] != epoch:
-            self._order = (epoch, training_order(len(self.part), self.config, epoch))
-        return self._order[1]
+            rows = training_order(len(self.part), self.config, epoch)
+            self._order = (epoch, rows, self._base(epoch))
+        return self._order[1:]
+
+    def _base(self, epoch: int) -> int:
+        config = self.config
+        number = epoch % config.views if config.teacher == "views" else epoch
+        return pass_seed(config.augment_seed, number)
 
     def view(self, number: int, size: int) -> Iterator[Tensor]:
         """All inputs of one of the views of teacher="views", at most `size` at a time."""
@@ -257,8 +322,7 @@ class LoadedReader:
         """Keys of all batches from a position to the end of the training."""
         config = self.config
         for later in range(epoch, config.epochs):
-            number = later % config.views if config.teacher == "views" else later
-            base = pass_seed(config.augment_seed, number)
+            base = self._base(later)
             order = training_order(len(self.part), config, later).numpy()
             for start in range(batch * config.batch, len(order), config.batch):
                 yield self.part.keys(order[start : start + config.batch], base)

@@ -128,6 +128,9 @@ class DataPart(Protocol):
     ) -> Iterator[Tensor]:
         """Inputs of consecutive rows as a network takes them, not augmented, at most `size` at a time."""
 
+    def remembering(self, *, by_pass: bool) -> DataPart:
+        """The same part, which tells when an input is not what it was: where inputs can change at all."""
+
     def reader(self, config: Config, dtype: torch.dtype) -> Reader:
         """What gives the inputs of a training."""
 

@@ -61,8 +61,11 @@ class Feed:
     _said: torch.Tensor | None = None  # by tables of predictions, (n, c)
     _by_view: bool = False
     _teacher_checksum: str = ""
+    _items: dict[str, str] = field(default_factory=dict, repr=False)  # that a teacher was asked for
 
     def __post_init__(self) -> None:
+        if asked_beforehand(self.targets, self.config):
+            self.images = self.images.remembering(by_pass=self.config.teacher == "views")
         self._reader = self.images.reader(self.config, self.dtype)
         self._Y = smoothed(self.images.one_hot(self.dtype), self.config.label_smoothing)
         if isinstance(self.targets, Teacher):
@@ -87,6 +90,15 @@ class Feed:
         elif config.teacher == "paper-script":
             # a copy drifts, not the caller's
             self.teacher = copy_module(teacher.networks[0][1]).train()
+        memory = getattr(self.images, "memory", None)
+        if memory is not None:
+            self._items = {"items": self._checksum_of(memory)}
+
+    def _checksum_of(self, memory: Any) -> str:
+        """Of all items that the teacher was asked for, on whichever rank."""
+        shares = self.world.row_shares(len(self.images), self.config.eval_batch)
+        own = memory.sums()[list(shares[self.world.rank])].to(self.images.device)
+        return digest(self.world.gather_rows(own, [len(share) for share in shares]))
 
     def batch(self, epoch: int, batch: int) -> Batch:
         """Rows, inputs and targets of one batch, mixed if the configuration says so."""
@@ -141,7 +153,8 @@ class Feed:
     def owner(self) -> Any:
         """What a checkpoint remembers of the targets."""
         if isinstance(self.targets, Teacher):
-            return {"teacher": self._teacher_checksum, "alpha": float(self.targets.alpha)}
+            alpha = float(self.targets.alpha)
+            return {"teacher": self._teacher_checksum, "alpha": alpha, **self._items}
         return "labels" if self.targets is None else digest(self.targets)
 
     def drifting_teacher(self) -> nn.Module | None:
@@ -176,6 +189,12 @@ class Feed:
         assert isinstance(self.targets, Teacher)
         mix = hinton_target if self.config.loss == "hinton" else mixed_target
         return mix(Y, P, self.targets.alpha, hard=self.config.hard).to(self.dtype)
+
+
+def asked_beforehand(targets: Any, config: Config) -> bool:
+    """Whether networks are asked before a training, so that what they say belongs to positions."""
+    asked = isinstance(targets, Teacher) and bool(targets.networks)
+    return asked and config.teacher in ("cached", "views")
 
 
 def cached_predictions(

@@ -475,18 +475,26 @@ torch.set_num_threads(1)
 from sdgpu.nn import Teacher, make_data, train
 from tests.nn.lookalikes import FakeCIFAR
 from tests.nn.problems import state
-from tests.nn.test_loaded_samples import CONFIG, RANDOM, network
+from tests.nn.test_loaded_samples import CONFIG, FIXED, RANDOM, network, of_positions
 
-data = make_data(FakeCIFAR(transform=RANDOM), val=6)
-model = train(network(), data, Teacher(network(1), 0.3), CONFIG).model
+data, told = make_data(FakeCIFAR(transform=RANDOM), val=6), Teacher(network(1), 0.3)
+model = train(network(), data, told, CONFIG).model
+train(network(), make_data(FakeCIFAR(transform=FIXED), val=6), told, of_positions(), folder=sys.argv[1] + "/fit")
 torch.save(state(model), f"{sys.argv[1]}/{torch.distributed.get_rank()}.pt")
 """
 
 
+def of_positions():
+    return dataclasses.replace(CONFIG, teacher="cached", eval_batch=10)
+
+
 def test_two_processes_see_what_one_sees(tmp_path):
     two_ranks(WORKER, tmp_path)
-    data = make_data(FakeCIFAR(transform=RANDOM), val=6)
-    alone = state(train(network(), data, Teacher(network(1), 0.3), CONFIG).model)
+    data, told = make_data(FakeCIFAR(transform=RANDOM), val=6), Teacher(network(1), 0.3)
+    alone = state(train(network(), data, told, CONFIG).model)
+    # each asked a teacher for its share of the items; their checksums are those of all in one process
+    fixed = make_data(FakeCIFAR(transform=FIXED), val=6)
+    assert train(network(), fixed, told, of_positions(), folder=tmp_path / "fit").history
     for rank in range(2):
         assert_allclose(torch.load(tmp_path / f"{rank}.pt"), alone, rtol=1e-9, atol=1e-11)
 
