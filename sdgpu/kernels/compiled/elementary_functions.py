@@ -37,6 +37,15 @@ _EXP2 = {
         4.4558179083360645e-10,
     ),
 }
+#: (2^f - 1) / f on [-1/32, 1/32].
+_EXP2_NEAR = (
+    0.6931471805599468,
+    0.24022650695910086,
+    0.05550410865209357,
+    0.009618129106525682,
+    0.001333381881538924,
+    0.0001540375624545771,
+)
 #: log2((1 + s) / (1 - s)) / s in s^2, for (1 + s) / (1 - s) between 1 / sqrt(2) and sqrt(2).
 _LOG2 = {
     "float32": (2.8853900798033365, 0.96179883880211, 0.5767151860190234, 0.43171769745887384),
@@ -107,18 +116,24 @@ def polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
 def exp2(t: Any) -> Any:
     """2^t; exactly 0 below the smallest normal number, for denormal numbers halve the speed.
 
-    t is split as n + f with |f| <= 1/2: n goes into the bits of the exponent. What is known about t saves
-    the check for overflow.
+    t is split as n + f with |f| <= 1/2: n goes into the bits of the exponent. Where registers hold a table
+    of 2^(k / 16) it is n + k / 16 + f with |f| <= 1/32, whose polynomial has half the length. What is
+    known about t saves the check for overflow.
     """
     dtype, lowest = t.dtype, _LOWEST[t.dtype]
     largest = 2.0 - lowest  # 2^largest is infinite
     t_low = t
     if not t.high < largest:
         t_low = t.clip(None, largest)
-    rounder = t.like(_ROUND[dtype])
+    steps = t.steps if t.high < largest - 1.0 else 1  # what is nearest stays finite
+    rounder = t.like(_ROUND[dtype] / steps)
     shifted = t_low + rounder
     f = t_low - (shifted - rounder)
-    value = polynomial(f, _EXP2[dtype]).times_power(shifted)
+    if steps == 1:
+        value = polynomial(f, _EXP2[dtype]).times_power(shifted)
+    else:
+        nearest = shifted.nearest_power()
+        value = (f * polynomial(f, _EXP2_NEAR)).fma(nearest, nearest)
     if not t.low >= lowest:
         value = value.like(0.0).where(t < float(lowest), value)  # NaN stays NaN
     high = 2.0**t.high if t.high < largest else math.inf

@@ -62,6 +62,18 @@ class Symbol(ABC):
         `shifted` is k + 1.5 2^(bits of the fraction), whose lowest bits are k. The product must be normal.
         """
 
+    @property
+    def steps(self) -> int:
+        """Of how many powers 2^(k / steps), k < steps, registers hold a table; 1 without one."""
+        return 1
+
+    def nearest_power(self) -> Self:
+        """2^(k / steps), where the lowest bits of these numbers are the whole number k.
+
+        They are (k + 1.5 2^(bits of the fraction)) / steps.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def split_power(self) -> tuple[Self, Self]:
         """(n, m) with x = 2^n m, m from sqrt(1/2) to sqrt(2), of normal x > 0."""

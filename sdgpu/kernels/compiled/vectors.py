@@ -8,6 +8,7 @@ is applied to when the kernel is compiled.
 from __future__ import annotations
 
 import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
@@ -25,6 +26,12 @@ REALS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
 _FLAGS = ("contract",)
 #: Bits of the fraction of a number.
 _FRACTION = {"float32": 23, "float64": 52}
+#: Bits of 2^(k / 16) in float64, less those that k adds when it is moved to the exponent together with n.
+_STEPS, _KEPT = 16, 48
+_POWERS = [
+    struct.unpack("<q", struct.pack("<d", 2.0 ** (k / _STEPS)))[0] - (k << _KEPT)
+    for k in range(_STEPS)
+]
 
 
 class Index:
@@ -150,6 +157,19 @@ class Vector(Symbol):
         builder = self.code.builder
         exponent = builder.shl(shifted.bits(), self.word(_FRACTION[self.dtype]))
         return self.from_bits(builder.add(self.bits(), exponent))
+
+    @property
+    def steps(self) -> int:
+        """16 doubles are two registers of AVX-512, of which one instruction picks eight."""
+        return _STEPS if self.dtype == "float64" and self.lanes == 8 else 1
+
+    def nearest_power(self) -> Vector:
+        builder, bits = self.code.builder, self.bits()
+        tables = [ir.Constant(self.words, _POWERS[first : first + 8]) for first in (0, 8)]
+        picked = self.code.call(
+            "llvm.x86.avx512.vpermi2var.q.512", self.words, [tables[0], bits, tables[1]]
+        )
+        return self.from_bits(builder.add(picked, builder.shl(bits, self.word(_KEPT))))
 
     def split_power(self) -> tuple[Vector, Vector]:
         builder, bits, fraction = self.code.builder, self.bits(), self.word(_FRACTION[self.dtype])
