@@ -62,6 +62,16 @@ def pytest_runtest_call():
     seed_all()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs):
+    """Each worker has its share of the cores for OpenBLAS, whose threads spin whatever they are told.
+
+    Said before a worker starts: it has loaded NumPy when it comes to this file.
+    """
+    share = (os.cpu_count() or 1) // len(specs)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(share, 1)))
+
+
 def pytest_collection_modifyitems(items):
     if cuda_count():
         return

@@ -80,7 +80,8 @@ def test_the_pools_of_blas_come_back_after_two_callers():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="cannot fork")
 def test_a_fit_in_a_forked_child_ends(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
     command = [sys.executable, "-c", FORK, str(tmp_path / "child.npy")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert run.returncode == 0, run.stderr
