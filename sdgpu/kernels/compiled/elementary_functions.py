@@ -128,7 +128,7 @@ def exp2(t: Any) -> Any:
     steps = t.steps if t.high < largest - 1.0 else 1  # what is nearest stays finite
     rounder = t.like(_ROUND[dtype] / steps)
     shifted = t_low + rounder
-    f = t_low - (shifted - rounder)
+    f = (rounder - shifted) + t_low  # of -s one operation less than t - (shifted - rounder)
     if steps == 1:
         value = polynomial(f, _EXP2[dtype]).times_power(shifted)
     else:
