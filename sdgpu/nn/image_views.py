@@ -64,6 +64,9 @@ class ImageReader:
         """All images of one of the views of teacher="views", at most `size` at a time."""
         yield from self._whole_view(number).split(size)
 
+    def close(self) -> None:
+        """Nothing is made by others."""
+
     def _batches_with(self, batch: int, n: int) -> range:
         """The batches, this one among them, whose views are made at once."""
         size = self.config.batch

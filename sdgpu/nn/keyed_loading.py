@@ -7,7 +7,7 @@ seed: in any worker, in any batch, after a resume. In this process the generator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -96,8 +96,12 @@ class Loading:
         draws: tuple[str, ...] = GENERATORS,
         *,
         pinned: bool = False,
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
         """Inputs and labels of batches, prepared ahead by the workers.
+
+        Whoever leaves off before the end must call ``close()``. If the rest is found by the garbage
+        collector instead, torch closes the queues first, and then waits 5 seconds for each worker to hear
+        by its queue that it may end.
 
         Parameters
         ----------

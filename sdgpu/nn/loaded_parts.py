@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,11 +185,13 @@ class LoadedSamples:
     ) -> Iterator[Tensor]:
         """Inputs of blocks of rows, with the random numbers of one pass."""
         keys = [self.keys(block, base) for block in blocks]
-        batches = self.loading.batches(self.dataset, keys, self.draws, pinned=self._pinned)
         truth = self.host_labels()
-        for block, (inputs, labels) in zip(blocks, batches, strict=True):
-            self.compare(block, base, inputs)
-            yield self.brought(inputs, labels, truth[block], dtype, channels_last=channels_last)
+        with closing(
+            self.loading.batches(self.dataset, keys, self.draws, pinned=self._pinned)
+        ) as batches:
+            for block, (inputs, labels) in zip(blocks, batches, strict=True):
+                self.compare(block, base, inputs)
+                yield self.brought(inputs, labels, truth[block], dtype, channels_last=channels_last)
 
     def compare(self, rows: np.ndarray, base: int, inputs: Tensor) -> None:
         """Hold inputs of some rows against what they were, if that is remembered.
@@ -257,7 +260,7 @@ class LoadedReader:
     def __init__(self, part: LoadedSamples, config: Config, dtype: torch.dtype) -> None:
         self.part, self.config, self.dtype = part, config, dtype
         self.batches = math.ceil(len(part) / config.batch)
-        self._stream: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._stream: Generator[tuple[Tensor, Tensor], None, None] | None = None
         self._next: tuple[int, int] | None = None
         self._order: tuple[int, Tensor, int] = (-1, torch.empty(0, device="cpu"), 0)
         self._truth = part.host_labels()
@@ -270,11 +273,13 @@ class LoadedReader:
     def batch(self, order: Tensor, epoch: int, batch: int) -> Tensor:
         """Inputs (b, ...) of a batch of the order (n,) of an epoch; the next ones are on their way."""
         if self._next != (epoch, batch):
+            self.close()
             keys = self._from(epoch, batch)
             part = self.part
             self._stream = part.loading.batches(
                 part.dataset, keys, part.draws, pinned=part.device.type == "cuda"
             )
+        assert self._stream is not None
         inputs, labels = next(self._stream)
         size = self.config.batch
         own_order, base = self._pass(epoch)
@@ -290,6 +295,11 @@ class LoadedReader:
         return self.part.brought(
             inputs, labels, truth, self.dtype, channels_last=bool(self.config.channels_last)
         )
+
+    def close(self) -> None:
+        """Let the workers end."""
+        if self._stream is not None:
+            self._stream.close()
 
     def _compares(self, inputs: Tensor, epoch: int, batch: int) -> bool:
         """Whether items of a batch are held against what they were: in small ones now and then."""

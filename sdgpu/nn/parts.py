@@ -40,6 +40,9 @@ class Reader(Protocol):
     def view(self, number: int, size: int) -> Iterator[Tensor]:
         """All inputs of one of the views of teacher="views" in their order, at most `size` at a time."""
 
+    def close(self) -> None:
+        """Let go of what makes batches ahead, if anything does."""
+
 
 @dataclass(frozen=True, eq=False)
 class Origin:

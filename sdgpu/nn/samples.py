@@ -194,6 +194,9 @@ class SampleReader:
             channels_last=bool(self.config.channels_last),
         )
 
+    def close(self) -> None:
+        """Nothing is made ahead."""
+
 
 def samples_from_arrays(
     values: object,

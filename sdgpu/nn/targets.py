@@ -136,6 +136,10 @@ class Feed:
                 P = _sum(self.targets, lambda network: self._asked(network, inputs), batch.said)
         return self._mix(batch.truth.to(P.dtype), P)
 
+    def close(self) -> None:
+        """Let go of what makes inputs ahead."""
+        self._reader.close()
+
     def check_teacher(self) -> None:
         """Prove that the caller's teacher is what it was.
 

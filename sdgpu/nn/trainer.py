@@ -135,6 +135,7 @@ def train(
         weights = row_weights(data, config, dtype)
         check_networks(student, images, targets, config, weighted=weights is not None)
         feed = Feed(images, targets, config, dtype, world, weights=weights)
+        resources.callback(feed.close)
         watch, saver = clock(device, progress), Saver(world, device, stage)
         run = _Run(student, data, feed, config, watch=watch, saver=saver, on_epoch=on_epoch)
         if folder is not None:

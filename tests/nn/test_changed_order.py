@@ -1,6 +1,7 @@
 """Data sets whose items change places within a class: what a teacher said is kept by position."""
 
 import dataclasses
+import multiprocessing
 import re
 
 import numpy as np
@@ -95,6 +96,28 @@ def test_small_items_are_compared_in_every_eighth_batch(monkeypatch):
                 numbers += [number] * (len(compared) - before)
             assert max(1, most - 1) <= len(compared) <= most
         assert set(numbers) == set(range(40 // batch))
+
+
+def test_workers_end_with_their_training():
+    """At once, also while somebody holds the error: torch's collector waits 5 seconds for each."""
+    before = set(multiprocessing.active_children())
+    dataset = Exchanging(transform=FIXED)
+    own = make_data(DataLoader(dataset, num_workers=2), val=0)
+    told = Teacher(network(1), 0.3)
+    with pytest.raises(StopError) as stopped:
+        train(network(), own, told, CACHED, progress=stop_after(3))
+    assert set(multiprocessing.active_children()) <= before
+    with pytest.raises(RuntimeError, match=CHANGED) as changed:
+        train(network(), own, told, CACHED, progress=exchange_after(dataset, 4))
+    assert set(multiprocessing.active_children()) <= before
+    part = own.train.remembering(by_pass=False)
+    config = dataclasses.replace(CACHED, eval_batch=10)
+    predict(network(), part, config)
+    dataset.exchanged.fill_(0)
+    with pytest.raises(RuntimeError, match=CHANGED) as asked:
+        predict(network(), part, config)
+    assert set(multiprocessing.active_children()) <= before
+    del stopped, changed, asked
 
 
 def test_numbers_are_those_of_the_data_set():
