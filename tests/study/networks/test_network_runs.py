@@ -186,7 +186,7 @@ print(finished)
 def test_kills_of_whole_experiments(tmp_path):
     """Whatever the moment, the next run goes on, and in the end has the same numbers to the last bit."""
     told = subprocess.run(
-        [sys.executable, "-c", KILLS, str(tmp_path), "50" if os.environ.get("CI") else "12"],
+        [sys.executable, "-c", KILLS, str(tmp_path), "24" if os.environ.get("CI") else "12"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
