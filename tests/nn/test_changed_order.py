@@ -339,3 +339,14 @@ def test_memory_against_all_pairs(dtype, by_pass, rng):
     assert alarms > 10
     assert memory.sums().shape == (9, 2 if by_pass else 1)
     memory.compare(np.arange(9), 0, X.new_full((9, 3), 5))  # of another length
+
+
+@pytest.mark.parametrize(("many", "listed"), [(1, "7"), (3, "7, 8, 9"), (4, "7, 8, 9, ..")])
+def test_an_error_names_the_first_numbers(many, listed):
+    memory = ItemMemory("these", np.arange(7, 12), (1,), by_pass=False)
+    X = torch.arange(5.0)[:, None]
+    memory.compare(np.arange(5), 0, X)
+    with pytest.raises(
+        RuntimeError, match=f"{many} of {many} items .* numbers {listed} of the data"
+    ):
+        memory.compare(np.arange(many), 0, X[:many] + 10)
