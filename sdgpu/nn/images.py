@@ -18,7 +18,16 @@ from sdgpu.backend.distributed import ranks
 from sdgpu.nn.augment import constants, scaled
 from sdgpu.nn.config import Config
 from sdgpu.nn.image_views import ImageReader
-from sdgpu.nn.parts import Origin, Reader, all_labels_of, class_count, labels_of, one_hot
+from sdgpu.nn.parts import (
+    Origin,
+    Reader,
+    all_contents_of,
+    all_labels_of,
+    class_count,
+    labels_of,
+    one_hot,
+    rows_of,
+)
 
 __all__ = ["Images", "find_device", "images_from_arrays", "moments", "tensor_of"]
 
@@ -66,9 +75,7 @@ class Images:
     def take(self, index: Tensor) -> Images:
         """Return the images at `index` (b,), an int64 tensor, in that order; mean and std stay."""
         index = index.to(self.labels.device)
-        labels = all_labels_of(self, lambda labels: labels[index])
-        origin = None if self.origin is None else self.origin.take(index)
-        return replace(self, pixels=self.pixels[index], origin=origin, **labels)
+        return self.within(self.pixels[index], index)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
@@ -91,15 +98,11 @@ class Images:
 
     def contents(self) -> tuple[Tensor, ...]:
         """Tensors whose bytes tell them from any others."""
-        clean = () if self.clean_labels is None else (self.clean_labels,)
-        return self.pixels, self.labels, *clean
+        return all_contents_of(self, self.pixels)
 
     def within(self, pixels: Tensor, index: Tensor) -> Images:
         """The rows at an index, whose pixels lie elsewhere."""
-        clean = None if self.clean_labels is None else self.clean_labels[index]
-        origin = None if self.origin is None else self.origin.take(index)
-        labels = self.labels[index]
-        return replace(self, pixels=pixels, labels=labels, clean_labels=clean, origin=origin)
+        return replace(self, pixels=pixels, **rows_of(self, index))
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std of these very images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +17,7 @@ from sdgpu.nn.config import Config
 from sdgpu.nn.item_generators import pass_seed
 from sdgpu.nn.item_memory import ItemMemory
 from sdgpu.nn.keyed_loading import Keys, Loading
-from sdgpu.nn.parts import Reader, all_labels_of, one_hot
+from sdgpu.nn.parts import Reader, all_contents_of, all_labels_of, one_hot
 from sdgpu.nn.training_files import digest
 
 __all__ = ["PRINTS", "LoadedReader", "LoadedSamples"]
@@ -105,8 +105,7 @@ class LoadedSamples:
     def contents(self) -> tuple[Tensor, ...]:
         """Tensors whose bytes tell them from any others, as far as labels and some items can."""
         prints = torch.frombuffer(bytearray(self.prints.encode()), dtype=torch.uint8)
-        clean = () if self.clean_labels is None else (self.clean_labels,)
-        return prints, self.labels, *clean
+        return all_contents_of(self, prints)
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """None: inputs are taken as they come."""
@@ -162,7 +161,12 @@ class LoadedSamples:
     def _some(self, blocks: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and labels of blocks of rows, with random numbers that are always the same."""
         keys = [self.keys(rows, pass_seed(0)) for rows in blocks]
-        return self.loading.batches(self.dataset, keys, self.draws)
+        return self.stream(keys)
+
+    def stream(self, keys: Iterable[Keys]) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Inputs and labels of batches as the workers make them, on the CPU."""
+        pinned = self.device.type == "cuda"
+        return self.loading.batches(self.dataset, keys, self.draws, pinned=pinned)
 
     def keys(self, rows: np.ndarray, base: int) -> Keys:
         """Numbers of the items of some rows, and what their seeds are made of."""
@@ -186,9 +190,7 @@ class LoadedSamples:
         """Inputs of blocks of rows, with the random numbers of one pass."""
         keys = [self.keys(block, base) for block in blocks]
         truth = self.host_labels()
-        with closing(
-            self.loading.batches(self.dataset, keys, self.draws, pinned=self._pinned)
-        ) as batches:
+        with closing(self.stream(keys)) as batches:
             for block, (inputs, labels) in zip(blocks, batches, strict=True):
                 self.compare(block, base, inputs)
                 yield self.brought(inputs, labels, truth[block], dtype, channels_last=channels_last)
@@ -237,10 +239,6 @@ class LoadedSamples:
         """Items in the order of a training, made ahead."""
         return LoadedReader(self, config, dtype)
 
-    @property
-    def _pinned(self) -> bool:
-        return self.device.type == "cuda"
-
 
 class LoadedReader:
     """The batches of a training, one after the other from wherever it begins.
@@ -274,11 +272,7 @@ class LoadedReader:
         """Inputs (b, ...) of a batch of the order (n,) of an epoch; the next ones are on their way."""
         if self._next != (epoch, batch):
             self.close()
-            keys = self._from(epoch, batch)
-            part = self.part
-            self._stream = part.loading.batches(
-                part.dataset, keys, part.draws, pinned=part.device.type == "cuda"
-            )
+            self._stream = self.part.stream(self._from(epoch, batch))
         assert self._stream is not None
         inputs, labels = next(self._stream)
         size = self.config.batch

@@ -23,11 +23,13 @@ __all__ = [
     "DataPart",
     "Origin",
     "Reader",
+    "all_contents_of",
     "all_labels_of",
     "check_classes",
     "class_count",
     "labels_of",
     "one_hot",
+    "rows_of",
 ]
 
 
@@ -237,6 +239,19 @@ def all_labels_of(part: DataPart, change: Callable[[Tensor], Tensor]) -> dict[st
     """Labels of a part and, where there are, those before noise, each changed: for ``replace``."""
     clean = part.clean_labels
     return {"labels": change(part.labels), "clean_labels": None if clean is None else change(clean)}
+
+
+def rows_of(part: Any, index: Tensor) -> dict[str, Any]:
+    """Labels and origin of the rows at `index` (b,), wherever it lies: for ``replace``."""
+    there = index.to(part.labels.device)
+    origin = None if part.origin is None else part.origin.take(index)
+    return {**all_labels_of(part, lambda labels: labels[there]), "origin": origin}
+
+
+def all_contents_of(part: DataPart, inputs: Tensor) -> tuple[Tensor, ...]:
+    """What tells a part from any other: inputs, or what stands for them, and all its labels."""
+    clean = () if part.clean_labels is None else (part.clean_labels,)
+    return inputs, part.labels, *clean
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from sdgpu.nn.config import Config
 from sdgpu.nn.images import find_device, tensor_of
-from sdgpu.nn.parts import Origin, Reader, all_labels_of, class_count, labels_of, one_hot
+from sdgpu.nn.parts import (
+    Origin,
+    Reader,
+    all_contents_of,
+    all_labels_of,
+    class_count,
+    labels_of,
+    one_hot,
+    rows_of,
+)
 
 __all__ = ["Samples", "column_moments", "samples_from_arrays"]
 
@@ -76,9 +85,7 @@ class Samples:
     def take(self, index: Tensor) -> Samples:
         """Return the samples at `index` (b,), an int64 tensor, in that order; mean and std stay."""
         index = index.to(self.labels.device)
-        labels = all_labels_of(self, lambda labels: labels[index])
-        origin = None if self.origin is None else self.origin.take(index)
-        return replace(self, values=self.values[index], origin=origin, **labels)
+        return self.within(self.values[index], index)
 
     def one_hot(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the targets Y (n, c): 1 in the column of the label, 0 elsewhere."""
@@ -86,15 +93,11 @@ class Samples:
 
     def contents(self) -> tuple[Tensor, ...]:
         """Tensors whose bytes tell them from any others."""
-        clean = () if self.clean_labels is None else (self.clean_labels,)
-        return self.values, self.labels, *clean
+        return all_contents_of(self, self.values)
 
     def within(self, values: Tensor, index: Tensor) -> Samples:
         """The rows at an index, whose values lie elsewhere."""
-        clean = None if self.clean_labels is None else self.clean_labels[index]
-        origin = None if self.origin is None else self.origin.take(index)
-        labels = self.labels[index]
-        return replace(self, values=values, labels=labels, clean_labels=clean, origin=origin)
+        return replace(self, values=values, **rows_of(self, index))
 
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and std as they are: samples are not normalised unless it is asked for."""
