@@ -92,6 +92,6 @@ class ItemMemory:
         return (
             f"{self.name}: {len(rows)} of {b} items are not those that the teacher was asked for, numbers "
             f"{listed} of the data set; {what}. What the teacher said is kept by number: give the data set "
-            "an order that stays (sort the files, shuffle not at all: Config draws the order of a training), "
-            "or use Config(teacher='online'), which asks for every batch anew"
+            "an order that stays (sort the files, shuffle not at all: Config draws the order of a training)"
+            ", or use Config(teacher='online'), which asks for every batch anew"
         )
