@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdgpu.nn import channel_passes
+from sdgpu.nn import channel_passes, rank_normalisation
 from sdgpu.nn.rank_normalisation import _whole
 from sdgpu.nn.shared_norm import own_batch_norm, share_batch_norm
 from sdgpu.nn.stacked import Stack
@@ -234,6 +234,34 @@ def test_moments_and_gradient_sums_are_those_of_the_formula(monkeypatch, shape, 
             ):
                 limit = 1200 * eps * size
                 torch.testing.assert_close(found.double(), wanted.flatten(), rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("least", [1, 2**20])
+def test_one_rank_is_torchs_and_may_be_changed_in_place(monkeypatch, last, least):
+    """As by the activations of most networks; second derivatives, which ranks do not share, are refused."""
+    monkeypatch.setattr(rank_normalisation, "gathered_on_host", lambda own: own[None])
+    monkeypatch.setattr(channel_passes, "ENOUGH", least)
+    draw = torch.Generator().manual_seed(1)
+    X, V = (torch.randn(6, 16, 4, 4, generator=draw) for _ in range(2))
+    if last:
+        X = X.contiguous(memory_format=torch.channels_last)
+    found = []
+    for norm in (share_batch_norm(nn.BatchNorm2d(16)), nn.BatchNorm2d(16)):
+        own = X.clone().requires_grad_()
+        outputs = torch.relu_(norm(own))
+        assert outputs.stride() == X.stride()
+        (outputs * V).sum().backward()
+        found.append(
+            [outputs.detach(), own.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()]
+        )
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    own = X.clone().requires_grad_()
+    outputs = share_batch_norm(nn.BatchNorm2d(16))(own)
+    (slope,) = torch.autograd.grad(outputs.square().sum(), own, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
 
 
 def test_torchs_own_is_for_plain_layers_on_cuda():
