@@ -38,9 +38,8 @@ class ItemMemory:
         self, name: str, numbers: np.ndarray, shape: tuple[int, ...], *, by_pass: bool
     ) -> None:
         self.name, self.numbers, self.shape, self.by_pass = name, numbers, shape, by_pass
-        self._passes: dict[
-            int, np.ndarray
-        ] = {}  # checksums (n,) by what seeds are made of; 0: not read
+        # checksums (n,) by what seeds are made of; 0: not read
+        self._passes: dict[int, np.ndarray] = {}
 
     def compare(self, rows: np.ndarray, base: int, inputs: Tensor) -> None:
         """Hold items against what they were, and remember those that come for the first time.

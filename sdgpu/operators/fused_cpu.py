@@ -5,7 +5,7 @@ multiplies these from both sides while they are in the nearest cache. It needs n
 which the threads would queue six times a tile, nor a second pool of threads.
 
 What bounds a pass is the count of its arithmetic instructions: a multiplication and addition for each
-feature and two for each column, and 16 instructions for the values of a Gaussian.
+feature and two for each column, and 13 (float64: 15) instructions for the values of a Gaussian.
 
 Import it where it is used: without llvmlite everything works by torch's own passes.
 """

@@ -83,6 +83,10 @@ def checked_cases(world, folder):
     by_buckets, in_one_piece = (gradients_by(world, one_host) for one_host in (False, True))
     for name, gradient in in_one_piece.items():
         torch.testing.assert_close(gradient, by_buckets[name])
+    torch.manual_seed(world.rank)
+    large = nn.Linear(300, 300)  # more than a packet, by a broadcast
+    average_over(world, large, Config(), device)
+    world.agree({"numbers": str(large.weight.tolist())}, device)
     refused(world)
     sparse = average_over(world, nn.Embedding(3, 2, sparse=True), Config(), device)
     sparse.forward(torch.tensor([world.rank])).sum().backward()

@@ -64,13 +64,13 @@ class Symbol(ABC):
 
     @property
     def steps(self) -> int:
-        """Of how many powers 2^(k / steps), k < steps, registers hold a table; 1 without one."""
+        """16 where registers hold a table of the powers 2^(k / 16), 0 <= k < 16; else 1."""
         return 1
 
     def nearest_power(self) -> Self:
-        """2^(k / steps), where the lowest bits of these numbers are the whole number k.
+        """2^(k / 16), where the lowest bits of these numbers are the whole number k.
 
-        They are (k + 1.5 2^(bits of the fraction)) / steps.
+        They are (k + 1.5 2^(bits of the fraction)) / 16. Only where `steps` is 16.
         """
         raise NotImplementedError
 
