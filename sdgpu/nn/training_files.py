@@ -22,7 +22,7 @@ from torch import nn
 
 from sdgpu.backend import checksums
 from sdgpu.backend.distributed import World
-from sdgpu.backend.storage import folder_lock, write_file
+from sdgpu.backend.storage import clean_folder, folder_lock, write_file
 
 __all__ = [
     "CHECKPOINT",
@@ -145,6 +145,7 @@ class Store:
         states: list[dict[str, Any]] = []
 
         def read() -> bytes | None:
+            clean_folder(self.folder)  # a finished training is read alone, and nobody writes there any more
             if not self.checkpoint.exists():
                 return None
             content = self.checkpoint.read_bytes()

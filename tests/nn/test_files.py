@@ -139,6 +139,27 @@ def test_fifty_kills_leave_a_checkpoint_that_is_whole(quick_folder):
     assert same_bits(whole.model, train(mlp(), data(), None, CONFIG, folder=quick_folder).model)
 
 
+@pytest.mark.parametrize("kind", ["one", "stacked", "chain"])
+def test_finished_folders_are_cleaned_of_what_a_kill_left(tmp_path, kind):
+    """A kill may fall between the rename of the last checkpoint and the end of its workplace."""
+
+    def again():
+        if kind == "one":
+            train(mlp(), data(), None, CONFIG, folder=tmp_path)
+        elif kind == "stacked":
+            targets = torch.eye(CLASSES)[torch.arange(len(data().train)) % CLASSES].expand(2, -1, -1)
+            train_stacked([mlp(), mlp(1)], data(), targets, CONFIG, folder=tmp_path)
+        else:
+            distill_chain(mlp(), data(), CONFIG, steps=1, alphas=0.5, folder=tmp_path)
+
+    again()
+    whole = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    for path in [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".json", ".csv")]:
+        (path.parent / f".{path.name}.1-0123abcd.sdgpu-tmp").mkdir()
+    again()
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == whole
+
+
 def interrupt_at(done, number=signal.SIGINT, times=1):
     def hook(event):
         if event.done == done:
