@@ -145,7 +145,9 @@ class Store:
         states: list[dict[str, Any]] = []
 
         def read() -> bytes | None:
-            clean_folder(self.folder)  # a finished training is read alone, and nobody writes there any more
+            clean_folder(
+                self.folder
+            )  # a finished training is read alone, and nobody writes there any more
             if not self.checkpoint.exists():
                 return None
             content = self.checkpoint.read_bytes()

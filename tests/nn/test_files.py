@@ -147,7 +147,9 @@ def test_finished_folders_are_cleaned_of_what_a_kill_left(tmp_path, kind):
         if kind == "one":
             train(mlp(), data(), None, CONFIG, folder=tmp_path)
         elif kind == "stacked":
-            targets = torch.eye(CLASSES)[torch.arange(len(data().train)) % CLASSES].expand(2, -1, -1)
+            targets = torch.eye(CLASSES)[torch.arange(len(data().train)) % CLASSES].expand(
+                2, -1, -1
+            )
             train_stacked([mlp(), mlp(1)], data(), targets, CONFIG, folder=tmp_path)
         else:
             distill_chain(mlp(), data(), CONFIG, steps=1, alphas=0.5, folder=tmp_path)
