@@ -3,9 +3,10 @@
 One message in each direction: means and squares around them of every rank, with its number of places,
 which merge without cancellation; and the two sums that the gradient needs.
 
-Every layer of a training on CPUs goes through :class:`_OnHost`. There the few vectors of C numbers cost as
-much as a pass over the rows, so NumPy works on them, at half the price of torch. :class:`_Anywhere` runs on
-all devices, and under ``vmap`` takes the members of a stack for channels. The formulas are written once.
+On CPUs a layer goes by :class:`_Compiled` where there is llvmlite, else by :class:`_OnHost`. There
+the few vectors of C numbers cost as much as a pass over the rows, so NumPy works on them, at half the
+price of torch. :class:`_Anywhere` runs on all devices, and under ``vmap`` takes the members of a stack for
+channels. The formulas are written once for these two, and once as machine code.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _gradient_lines(mean: Any, inverse: Any, slope: Any, means: Any) -> tuple[An
 
 
 class _OnHost(torch.autograd.Function):
-    """On CPUs."""
+    """On CPUs, by functions of torch and NumPy."""
 
     @staticmethod
     def forward(
@@ -182,7 +183,7 @@ class _Compiled(torch.autograd.Function):
         zeros, ones = standard(C, kind)
         numbers = constants(running.momentum, eps)
         means, variances = running.means, running.variances
-        if means is None or variances is None:  # room that is written later
+        if means is None or variances is None:  # room for what nobody reads
             means = variances = lines[(loops.lines - 1) * C :]
         weight, bias = ones if weight is None else weight, zeros if bias is None else bias
         vectors = (everyone, weight, bias, means, variances, lines, numbers)
