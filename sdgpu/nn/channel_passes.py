@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import torch
 
-__all__ = ["affine", "gradient_sums", "moments", "of_channels"]
+__all__ = ["affine", "gradient_sums", "moments", "of_channels", "standard"]
 
 #: Channels side by side that are enough, and numbers that make it pay.
 WIDTH, ENOUGH = 256, 2**18
@@ -53,13 +53,13 @@ def affine(X: torch.Tensor, slope: torch.Tensor, constant: torch.Tensor) -> torc
         return out
     if X.device.type == "cpu" and X.is_contiguous():
         # torch's own loop for one number along a channel takes four times as long as that of batch norm
-        zeros, ones = _standard(X.shape[1], X.dtype)
+        zeros, ones = standard(X.shape[1], X.dtype)
         return torch.batch_norm(X, slope, constant, zeros, ones, False, 0.0, 0.0, False)
     return torch.addcmul(of_channels(constant, X), X, of_channels(slope, X))
 
 
 @lru_cache(maxsize=64)
-def _standard(C: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def standard(C: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Means and variances under which batch norm leaves X as it is, with eps=0."""
     return torch.zeros(C, dtype=dtype, device="cpu"), torch.ones(C, dtype=dtype, device="cpu")
 

@@ -3,9 +3,10 @@
 One message in each direction: means and squares around them of every rank, with its number of places,
 which merge without cancellation; and the two sums that the gradient needs.
 
-Every layer of a training on CPUs goes through :class:`_OnHost`. There the few vectors of C numbers cost as
-much as a pass over the rows, so NumPy works on them, at half the price of torch. :class:`_Anywhere` runs on
-all devices, and under ``vmap`` takes the members of a stack for channels. The formulas are written once.
+On CPUs a layer goes by :class:`_Compiled` where there is llvmlite, else by :class:`_OnHost`. There
+the few vectors of C numbers cost as much as a pass over the rows, so NumPy works on them, at half the
+price of torch. :class:`_Anywhere` runs on all devices, and under ``vmap`` takes the members of a stack for
+channels. The formulas are written once for these two, and once as machine code.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from sdgpu.backend.distributed import gathered, gathered_on_host
-from sdgpu.nn.channel_passes import affine, gradient_sums, moments, of_channels
+from sdgpu.nn.channel_passes import affine, gradient_sums, moments, of_channels, standard
+from sdgpu.nn.compiled_norm import CompiledNorm, compiled_norm, constants, dense, takes
 
 __all__ = ["normalised"]
 
@@ -41,7 +43,8 @@ def normalised(
     weight, bias = (None if one is None else one.to(wide.dtype) for one in (weight, bias))
     running = _Running(means, variances, momentum)
     if X.device.type == "cpu" and not _transformed():
-        on_host: torch.Tensor = _OnHost.apply(wide, weight, bias, (running, eps))
+        function = _Compiled if takes(wide, weight, bias, means, variances) else _OnHost
+        on_host: torch.Tensor = function.apply(wide, weight, bias, (running, eps))
         return on_host.to(X.dtype)
     outputs, mean, variance, count, *_ = _Anywhere.apply(wide, weight, bias, eps)
     with torch.no_grad():
@@ -118,7 +121,7 @@ def _gradient_lines(mean: Any, inverse: Any, slope: Any, means: Any) -> tuple[An
 
 
 class _OnHost(torch.autograd.Function):
-    """On CPUs."""
+    """On CPUs, by functions of torch and NumPy."""
 
     @staticmethod
     def forward(
@@ -158,6 +161,61 @@ class _OnHost(torch.autograd.Function):
         scale, shift = torch.from_numpy(own).unbind()
         weighted, shifted = ctx.needs_input_grad[1:3]
         return dX, scale if weighted else None, shift if shifted else None, None
+
+
+class _Compiled(torch.autograd.Function):
+    """On CPUs, by compiled loops."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        X: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        settings: tuple[_Running, float],
+    ) -> torch.Tensor:
+        (running, eps), loops = settings, _loops(X)
+        X, sizes = dense(X)
+        C, kind = sizes[1], X.dtype
+        own, lines = X.new_empty(2 * C + 1), X.new_empty(loops.lines * C + 1)
+        loops.moments(X.data_ptr(), own.data_ptr(), *sizes)
+        everyone = torch.from_numpy(gathered_on_host(own.numpy()))
+        zeros, ones = standard(C, kind)
+        numbers = constants(running.momentum, eps)
+        means, variances = running.means, running.variances
+        if means is None or variances is None:  # room for what nobody reads
+            means = variances = lines[(loops.lines - 1) * C :]
+        weight, bias = ones if weight is None else weight, zeros if bias is None else bias
+        vectors = (everyone, weight, bias, means, variances, lines, numbers)
+        loops.statistics(*(one.data_ptr() for one in vectors), len(everyone), C)
+        Y = torch.empty_like(X)
+        loops.normalise(X.data_ptr(), Y.data_ptr(), lines.data_ptr(), *sizes)
+        ctx.save_for_backward(X)
+        ctx.lines, ctx.sizes = lines, sizes
+        return Y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dY: torch.Tensor) -> Any:
+        (X,) = ctx.saved_tensors
+        sizes, lines, loops = ctx.sizes, ctx.lines, _loops(X)
+        dX = torch.empty_like(X)
+        if dY.stride() != X.stride():
+            dY = torch.empty_like(X).copy_(dY)
+        own, rows = X.new_empty(2, sizes[1]), (X.data_ptr(), dY.data_ptr())
+        loops.gradient_sums(*rows, lines.data_ptr(), own.data_ptr(), *sizes)
+        everyone = torch.from_numpy(gathered_on_host(own.numpy()))
+        loops.gradient_lines(everyone.data_ptr(), lines.data_ptr(), len(everyone), sizes[1])
+        loops.gradient(*rows, dX.data_ptr(), lines.data_ptr(), *sizes)
+        scale, shift = own.unbind()
+        weighted, shifted = ctx.needs_input_grad[1:3]
+        return dX, scale if weighted else None, shift if shifted else None, None
+
+
+def _loops(X: torch.Tensor) -> CompiledNorm:
+    loops = compiled_norm(X.dtype)
+    assert loops is not None
+    return loops
 
 
 class _Anywhere(torch.autograd.Function):

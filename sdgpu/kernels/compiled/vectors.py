@@ -69,6 +69,10 @@ class Index:
         condition = self.compare("<", right)
         return Index(self.code, self.code.builder.select(condition, self.value, right.value))
 
+    def number(self, dtype: str) -> Vector:
+        """As a number of a dtype, rounded."""
+        return Vector(self.code, self.code.builder.sitofp(self.value, REALS[dtype]))
+
 
 class Mask:
     """A truth value for each lane of a vector."""
