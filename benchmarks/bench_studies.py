@@ -15,7 +15,7 @@ from sdgpu.backend.sealed_json import sealed_line
 from sdgpu.study import open_study, read_study, run
 from sdgpu.study.grid_study.cell_fit import fit_cells
 from sdgpu.study.grid_study.cells import decompositions
-from sdgpu.study.grid_study.study_folder import StudyFolder, cell_writer
+from sdgpu.study.grid_study.study_folder import StudyFolder, write_cells
 from sdgpu.study.report.page import write_report
 
 CELLS = 200
@@ -62,17 +62,17 @@ def test_a_page_of_ten_thousand_cells(tmp_path, monkeypatch):
     begun = run(
         small | {"seeds": [0], "kernel": {"name": "gaussian", "gamma": 0.1}}, tmp_path / "a"
     )
-    record, rng, lines = begun.records[0], np.random.default_rng(0), []
+    record, rng, cells = begun.records[0], np.random.default_rng(0), []
     arrays = {name: begun.dataset[name].values[0] for name in ("lam", "mse", "alpha_star")}
-    with cell_writer(tmp_path / "a") as write:
-        for cell in itertools.chain.from_iterable(
-            job.cells for job in decompositions(read_study(small))
-        ):
-            own = deepcopy(record) | dict(cell.labels) | {"key": cell.key}
-            for choice in own["chosen"].values():
-                choice["test_mse"] *= float(rng.uniform(0.9, 1.1))
-            write(own, arrays)
-            lines.append(sealed_line(own))
+    for cell in itertools.chain.from_iterable(
+        job.cells for job in decompositions(read_study(small))
+    ):
+        own = deepcopy(record) | dict(cell.labels) | {"key": cell.key}
+        for choice in own["chosen"].values():
+            choice["test_mse"] *= float(rng.uniform(0.9, 1.1))
+        cells.append(own)
+    write_cells(tmp_path / "a", [(own, arrays) for own in cells])
+    lines = [sealed_line(own) for own in cells]
     (tmp_path / "a" / "cells.jsonl").write_text("".join(lines))
     fields = read_study(small)
     StudyFolder(tmp_path / "a").open(fields, {})

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from sdgpu.backend.checksums import digest
 from sdgpu.backend.storage import atomic_file
 
-__all__ = ["fault_in_words", "read_tensors", "tensor_path", "write_tensors"]
+__all__ = ["fault_in_words", "read_tensors", "save_tensors", "tensor_path", "write_tensors"]
 
 _BLANK = f"xxh3:{'':-<32}"
 _DAMAGE = (
@@ -46,10 +46,7 @@ def tensor_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_tensors(
-    path: Path,
-    arrays: Mapping[str, np.ndarray],
-    metadata: Mapping[str, Any],
-    place: Path | None = None,
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
 ) -> None:
     """Write arrays and plain values in place of what stood at `path`.
 
@@ -59,24 +56,33 @@ def write_tensors(
     arrays : mapping of name to array
     metadata : mapping
         Of what JSON can hold; a text for each name is stored.
-    place : Path, optional
-        As in :func:`~sdgpu.backend.storage.atomic_file`.
 
     Raises
     ------
     OSError
         If the disk is full, say: names the file; the previous one is untouched.
     """
+    with atomic_file(path) as temporary:
+        save_tensors(temporary, arrays, metadata)
+
+
+def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """As :func:`write_tensors`, a new file where nothing stands yet, which an error may leave half done.
+
+    Raises
+    ------
+    OSError
+    """
     arrays = {name: _plain(array) for name, array in arrays.items()}
     texts = {name: json.dumps(value) for name, value in metadata.items()}
-    with atomic_file(path, place) as temporary, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         # computed while the disk writes, and put in its place afterwards: else 6 % of a save
         checksum = pool.submit(_checksum, arrays, texts)
         try:
-            save_file(arrays, temporary, metadata={**texts, "checksum": _BLANK})
+            save_file(arrays, path, metadata={**texts, "checksum": _BLANK})
         except SafetensorError as error:
             raise OSError(str(error)) from error
-        _fill_in(temporary, checksum.result())
+        _fill_in(path, checksum.result())
 
 
 def read_tensors(path: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,12 +32,12 @@ __all__ = [
     "LOCK",
     "append_line",
     "atomic_file",
+    "atomic_files",
     "atomic_folder",
     "check_writable",
     "clean_folder",
     "clean_leftovers",
     "folder_lock",
-    "workplace",
     "write_file",
 ]
 
@@ -52,20 +52,13 @@ _FLUSHES = 8  # files of a folder that wait for the disk at a time
 
 
 @contextmanager
-def atomic_file(path: PathLike, place: Path | None = None) -> Iterator[Path]:
+def atomic_file(path: PathLike) -> Iterator[Path]:
     """Give a temporary path to write to; it takes the place of `path` if all goes well.
 
     The file is flushed and renamed once. It has the mode of the file that stood there, or that of a new
     file under the umask, whatever the writer set. A link is followed. After any exception, Ctrl-C and
     SIGTERM included (:func:`terminable`), nothing has changed and nothing is left; what a killed process
     left of an earlier write to `path` is removed first.
-
-    Parameters
-    ----------
-    path : path
-        In a folder that exists.
-    place : Path, optional
-        From :func:`workplace`, in place of one for this file alone; what a failed write left goes with it.
 
     Yields
     ------
@@ -80,36 +73,46 @@ def atomic_file(path: PathLike, place: Path | None = None) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a folder: a file is wanted")
-    room = _workplace(target) if place is None else nullcontext(place)
-    with _naming_errors(path), room as own:
-        (own / _NEW).mkdir(exist_ok=True)  # a folder, for writers that make files beside theirs
-        new = own / _NEW / target.name
+    with _naming_errors(path), _workplace(target) as place:
+        (place / _NEW).mkdir()  # a folder, for writers that make files beside theirs
+        new = place / _NEW / target.name
         yield new
-        mode = target.stat().st_mode if target.exists() else own.stat().st_mode & 0o666
-        new.chmod(stat.S_IMODE(mode))
         _flush(new)
-        os.replace(new, target)
+        _put(new, target, place)
         _flush_folder(target.parent)
 
 
 @contextmanager
-def workplace(folder: PathLike) -> Iterator[Path]:
-    """A workplace for many files of `folder`, each whole or not there: a third of the time of a small one.
+def atomic_files(folder: PathLike) -> Iterator[Path]:
+    """Give an empty folder; what files are in it in the end move into `folder`, each whole or not there.
 
-    For files of different names; threads may share it.
+    Each as by :func:`atomic_file`, but they wait for the disk together: ten small files take little more
+    than one. After an exception while they are written nothing has changed. A kill while they move leaves
+    some of them there. A link to a file of the same disk is followed.
 
     Yields
     ------
     Path
-        For :func:`atomic_file`.
+        For files, not for folders.
 
     Raises
     ------
     OSError
-        If nothing can be made in `folder`.
+        As :func:`atomic_file`; names `folder`.
     """
-    with _workplace(Path(os.path.realpath(folder)) / "files") as place:
-        yield place
+    target = Path(os.path.realpath(folder))
+    with _naming_errors(folder), _workplace(target / "files") as place:
+        (place / _NEW).mkdir()
+        yield place / _NEW
+        files = sorted((place / _NEW).iterdir())
+        for file in files:
+            if (target / file.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{file.name} is a folder: a file is wanted")
+        with ThreadPoolExecutor(_FLUSHES) as pool:
+            list(pool.map(_flush, files))
+        for file in files:
+            _put(file, Path(os.path.realpath(target / file.name)), place)
+        _flush_folder(target)
 
 
 @contextmanager
@@ -308,6 +311,13 @@ def _workplace(target: Path) -> Iterator[Path]:
                 if place is not None and lock is not None:
                     _discard(place, target)
                     lock.release()
+
+
+def _put(new: Path, target: Path, place: Path) -> None:
+    """Rename a file that is flushed, with the mode of what stood there or that of new files."""
+    mode = target.stat().st_mode if target.exists() else place.stat().st_mode & 0o666
+    new.chmod(stat.S_IMODE(mode))
+    os.replace(new, target)
 
 
 @contextmanager

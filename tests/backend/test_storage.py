@@ -21,12 +21,12 @@ from sdgpu.backend.signals import terminable
 from sdgpu.backend.storage import (
     LOCK,
     atomic_file,
+    atomic_files,
     atomic_folder,
     check_writable,
     clean_folder,
     clean_leftovers,
     folder_lock,
-    workplace,
     write_file,
 )
 
@@ -42,22 +42,22 @@ def read_folder(path):
 
 
 @contextlib.contextmanager
-def shared_file(path):
-    """From a workplace of several files."""
-    with workplace(path.parent) as place, atomic_file(path, place) as new:
-        yield new
+def one_of_several(path):
+    """From a folder of files that move together."""
+    with atomic_files(path.parent) as new:
+        yield new / path.name
 
 
-def write_shared(path, content):
-    with shared_file(path) as new:
+def write_together(path, content):
+    with one_of_several(path) as new:
         new.write_bytes(content)
 
 
-@pytest.fixture(params=["file", "folder", "shared"])
+@pytest.fixture(params=["file", "folder", "together"])
 def kind(request):
     """How to write, read and begin to write."""
-    if request.param == "shared":
-        return write_shared, Path.read_bytes, shared_file
+    if request.param == "together":
+        return write_together, Path.read_bytes, one_of_several
     if request.param == "file":
         return write_file, Path.read_bytes, atomic_file
     return write_folder, read_folder, atomic_folder
@@ -76,26 +76,37 @@ def test_a_write_is_whole_and_leaves_nothing_else(kind, tmp_path):
         assert names(tmp_path) == ["a.out"]
 
 
-def test_a_workplace_of_many_files(tmp_path):
-    """Each is whole at the end of its own write; one that fails takes no other with it."""
-    with workplace(tmp_path) as place:
-        with atomic_file(tmp_path / "a", place) as new:
-            new.write_bytes(b"a")
-        assert (tmp_path / "a").read_bytes() == b"a"
-        with pytest.raises(KeyError):
-            fail_halfway(atomic_file(tmp_path / "b", place), KeyError)
-        with ThreadPoolExecutor(4) as pool:
-            written = [pool.submit(write_one, tmp_path / f"c{i}", place) for i in range(20)]
-        assert [one.result() for one in written] == [None] * 20
+def test_files_that_move_together(tmp_path):
+    """All of them, or none after an exception; each has the mode of the one before or of a new file."""
+    write_file(tmp_path / "a", b"old")
+    (tmp_path / "a").chmod(0o640)
+    with pytest.raises(KeyError):
+        fail_halfway(one_of_several(tmp_path / "a"), KeyError)
+    with ThreadPoolExecutor(4) as pool:  # writers that do not know of each other
+        written = [pool.submit(write_together, tmp_path / f"c{i}", b"c") for i in range(20)]
+    assert [one.result() for one in written] == [None] * 20
+    with atomic_files(tmp_path) as new:
+        assert not list(new.iterdir())
+        for name in "abd":
+            (new / name).write_bytes(name.encode())
+            (new / name).chmod(0o600)
         clean_folder(tmp_path)  # it is held, so it stays
-        assert place.exists()
-    assert names(tmp_path) == sorted(["a", *(f"c{i}" for i in range(20))])
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "c3").stat().st_mode
+    assert names(tmp_path) == sorted([*"abd", *(f"c{i}" for i in range(20))])
+    assert [(tmp_path / name).read_bytes() for name in "abd"] == [b"a", b"b", b"d"]
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b", "c3")]
+    assert modes == [0o640, modes[2], modes[2]]
+    with atomic_files(tmp_path):
+        pass  # nothing is to be written
+    (tmp_path / "e").mkdir()
+    with pytest.raises(IsADirectoryError, match="e is a folder"):
+        write_both(tmp_path, "a", "e")
+    assert (tmp_path / "a").read_bytes() == b"a"
 
 
-def write_one(path, place):
-    with atomic_file(path, place) as new:
-        new.write_bytes(path.name.encode())
+def write_both(folder, *names):
+    with atomic_files(folder) as new:
+        for name in names:
+            (new / name).write_bytes(b"never there")
 
 
 def fail_halfway(writing, failure):
@@ -123,7 +134,7 @@ def test_an_exception_changes_nothing(kind, tmp_path, failure):
             fail_halfway(begin(target), failure)
         assert names(tmp_path) == before
         if isinstance(failure, OSError):
-            assert str(target) in str(caught.value)
+            assert str(tmp_path if begin is one_of_several else target) in str(caught.value)
             assert "nothing was changed" in str(caught.value)
         write(target, b"old")
     assert read(target) == b"old"

@@ -15,7 +15,7 @@ dropped and written anew from them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from sdgpu.backend.sealed_json import plain, read_json, read_line, sealed_line, write_json
-from sdgpu.backend.sealed_tensors import read_tensors, write_tensors
-from sdgpu.backend.storage import append_line, clean_folder, folder_lock, workplace, write_file
+from sdgpu.backend.sealed_tensors import read_tensors, save_tensors
+from sdgpu.backend.storage import append_line, atomic_files, clean_folder, folder_lock, write_file
 from sdgpu.study.grid_study.configuration import StudyConfig
 
-__all__ = ["CellWriter", "StudyFolder", "cell_writer", "read_cell"]
+__all__ = ["StudyFolder", "read_cell", "write_cells"]
 
 KIND = "study of sdgpu"
 FORMAT = 1
@@ -37,7 +37,6 @@ LINES = "cells.jsonl"
 _ELSEWHERE = "name another folder"
 
 Record = dict[str, Any]
-CellWriter = Callable[[Record, Mapping[str, np.ndarray]], None]
 
 
 @dataclass(frozen=True)
@@ -173,16 +172,17 @@ class StudyFolder:
         append_line(self.folder / LINES, sealed_line(record))
 
 
-@contextmanager
-def cell_writer(folder: Path) -> Iterator[CellWriter]:
-    """What writes files of finished cells, each whole or not at all, from a workplace that all share."""
-    with workplace(folder / CELLS) as place:
+def write_cells(folder: Path, cells: Iterable[tuple[Record, Mapping[str, np.ndarray]]]) -> None:
+    """Write the files of finished cells, each whole or not at all, with one wait for the disk.
 
-        def write(record: Record, arrays: Mapping[str, np.ndarray]) -> None:
-            file = folder / CELLS / f"{record['key']}.safetensors"
-            write_tensors(file, arrays, {"record": record}, place)
-
-        yield write
+    Raises
+    ------
+    OSError
+        Names the folder: a full disk, say.
+    """
+    with atomic_files(folder / CELLS) as new:
+        for record, arrays in cells:
+            save_tensors(new / f"{record['key']}.safetensors", arrays, {"record": record})
 
 
 def read_cell(folder: Path, key: str) -> tuple[Record, dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ A worker that dies takes the decomposition with it that it was working on, and n
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,11 @@ from sdgpu.backend.sealed_json import plain
 from sdgpu.study.grid_study.cell_fit import fit_cells
 from sdgpu.study.grid_study.cell_judging import CellResult
 from sdgpu.study.grid_study.cells import Decomposition
-from sdgpu.study.grid_study.study_folder import CellWriter, cell_writer
+from sdgpu.study.grid_study.study_folder import write_cells
 
 __all__ = ["Crew", "Outcome", "Stamp", "crew_of", "work_all"]
+
+TOGETHER = 1.0  # seconds of finished cells that a kill may cost where one process works
 
 
 class Stamp(NamedTuple):
@@ -95,7 +98,10 @@ def work(job: Decomposition, folder: Path | None, crew: Crew, device: str, stamp
         results = fit_cells(job, device=device, memory=crew.memory)
         seconds = (time.perf_counter() - start) / len(results)
         stamped = [_stamped(result, device, stamp, seconds) for result in results]
-        return stamped if folder is None else _written(stamped, folder)
+        if folder is None:
+            return stamped
+        _write(stamped, folder)
+        return _records(stamped)
     except Exception as error:
         return f"{type(error).__name__}: {error}", traceback.format_exc()
 
@@ -138,16 +144,23 @@ def work_all(
 def _in_this_process(
     jobs: Sequence[Decomposition], folder: Path, crew: Crew, stamp: Stamp
 ) -> Generator[Outcome, None, None]:
-    """One after the other; the files of one are written while the next is worked on."""
-    with cell_writer(folder) as write, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        written: concurrent.futures.Future[Outcome] | None = None
+    """One after the other; an end before time loses nothing that was finished.
+
+    Files are written once a second, together and between two fits: a thread that writes beside a fit takes
+    cores from those of BLAS, which wait for each other, and the fit loses more than the disk takes.
+    """
+    finished: list[tuple[Decomposition, Any]] = []
+    since = time.perf_counter()
+    try:
         for job in jobs:
-            given = work(job, None, crew, crew.devices[0], stamp)
-            if written is not None:
-                yield written.result()
-            written = pool.submit(_outcome, job, given, write)
-        if written is not None:
-            yield written.result()
+            finished.append((job, work(job, None, crew, crew.devices[0], stamp)))
+            if time.perf_counter() - since > TOGETHER:
+                together, finished = finished, []
+                yield from _outcomes(together, folder)
+                since = time.perf_counter()
+    finally:
+        last = list(_outcomes(finished, folder))
+    yield from last
 
 
 def _in_processes(
@@ -218,9 +231,10 @@ def _on_cluster(
         client.submit(work, job, None, alone, device, stamp, pure=False): job for job in jobs
     }
     try:
-        with cell_writer(folder) as write:
-            for future in as_completed(list(futures)):
-                yield _outcome(futures[future], _result(future), write)
+        for together in as_completed(list(futures)).batches():
+            given = [(futures[future], _result(future)) for future in together]
+            yield from _outcomes(given, folder)
+            for future in together:
                 future.release()
     finally:
         client.cancel(list(futures))
@@ -234,21 +248,26 @@ def _result(future: Any) -> Any:
         return f"the worker died: {error or type(error).__name__}", traceback.format_exc()
 
 
-def _outcome(job: Decomposition, given: Any, write: CellWriter | None = None) -> Outcome:
-    """Of what `work` gave: an error, results that `write` brings into the folder, or records."""
-    if isinstance(given, tuple):
-        return Outcome(job, [], *given)
-    return Outcome(job, given if write is None else _records(given, write))
+def _outcome(job: Decomposition, given: Any) -> Outcome:
+    """Of records whose files are written, or of an error."""
+    return Outcome(job, [], *given) if isinstance(given, tuple) else Outcome(job, given)
 
 
-def _written(results: Sequence[CellResult], folder: Path) -> list[dict[str, Any]]:
-    with cell_writer(folder) as write:
-        return _records(results, write)
+def _outcomes(finished: Sequence[tuple[Decomposition, Any]], folder: Path) -> Iterator[Outcome]:
+    """Of what `work` gave where it wrote nothing: all results are written, then told one by one."""
+    results = [given for _, given in finished if not isinstance(given, tuple)]
+    _write(itertools.chain.from_iterable(results), folder)
+    for job, given in finished:
+        yield _outcome(job, given if isinstance(given, tuple) else _records(given))
 
 
-def _records(results: Sequence[CellResult], write: CellWriter) -> list[dict[str, Any]]:
-    for result in results:
-        write(result.record, result.arrays)
+def _write(results: Iterable[CellResult], folder: Path) -> None:
+    cells = [(result.record, result.arrays) for result in results]
+    if cells:
+        write_cells(folder, cells)
+
+
+def _records(results: Sequence[CellResult]) -> list[dict[str, Any]]:
     return [result.record for result in results]
 
 

@@ -220,11 +220,35 @@ def test_workers_that_are_killed_again_and_again_hold_nothing_up(tmp_path):
     assert not list((tmp_path / "a").rglob("*.sdgpu-tmp"))
 
 
+def test_what_is_finished_is_written_when_a_run_is_cut_short(whole, tmp_path, monkeypatch):
+    """One process writes its cells together, those of an interrupted run too; an error of one is told."""
+    monkeypatch.setattr(workers, "TOGETHER", 1e9)
+    fitted, fit_cells = [], workers.fit_cells
+
+    def cut(job, **options):
+        fitted.append(job)
+        if len(fitted) == 2:
+            raise ArithmeticError("of this one alone")
+        if len(fitted) == 4:
+            assert _cells(tmp_path / "a") == 0
+            raise KeyboardInterrupt
+        return fit_cells(job, **options)
+
+    monkeypatch.setattr(workers, "fit_cells", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(tables(), tmp_path / "a")
+    assert _cells(tmp_path / "a") == sum(len(job.cells) for job in (fitted[0], fitted[2]))
+    monkeypatch.setattr(workers, "fit_cells", fit_cells)
+    assert numbers(run(tables(), tmp_path / "a")).identical(numbers(whole))
+
+
 SCRIPT = """
 import sys
 from sdgpu.study import run
+from sdgpu.study.grid_study import workers
 from tests.study.grid_study.test_running import tables
 if __name__ == "__main__":
+    workers.TOGETHER = 0.03
     run(tables(seeds=list(range(12))), sys.argv[1], workers=int(sys.argv[2]))
 """
 

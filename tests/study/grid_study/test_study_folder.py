@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdgpu.study import open_study, run
-from sdgpu.study.grid_study.study_folder import StudyFolder, cell_writer, read_cell
+from sdgpu.study.grid_study.study_folder import StudyFolder, read_cell, write_cells
 from sdgpu.study.grid_study.study_results import read_results
 from tests.damage import cut, damages, flipped, lengthened, zeroed
 from tests.study.grid_study.test_running import numbers, tables
@@ -22,8 +22,7 @@ def study(tmp_path_factory):
 def test_a_cell_comes_back(study):
     record, arrays = read_cell(study.folder, study.records[0]["key"])
     assert record == study.records[0]
-    with cell_writer(study.folder) as write:
-        write(record, arrays)
+    write_cells(study.folder, [(record, arrays)])
     again = read_cell(study.folder, record["key"])[1]
     assert all(np.array_equal(again[name], arrays[name], equal_nan=True) for name in arrays)
     with pytest.raises(FileNotFoundError, match="it is not finished"):
