@@ -70,7 +70,7 @@ class HostPackets:
 
         return PendingPackets(self, take, sent)
 
-    def share(self, take: Take, sent: np.ndarray) -> PendingPackets:
+    def share(self, take: Take, sent: np.ndarray, length: int | None = None) -> PendingPackets:
         """Tell all ranks the bytes `sent` (b,), and hand what comes of all to `take`, by and by.
 
         Parameters
@@ -79,8 +79,10 @@ class HostPackets:
             Gets a slice of range(b) and the bytes (size, part) of all ranks there, to be read at once. Of
             `sent` it may change that slice. Slices begin at multiples of `slot`.
         sent : array (b,) of uint8
+        length : int, optional
+            The most bytes that a rank sends, where they differ: `take` gets any behind a shorter message.
         """
-        return PendingPackets(self, take, sent)
+        return PendingPackets(self, take, sent, length)
 
     def publish(self, part: np.ndarray, length: int) -> None:
         """The next packet of this rank, of a message of so many bytes."""
@@ -113,14 +115,17 @@ class HostPackets:
 class PendingPackets:
     """A message of as many packets as it needs: :class:`~sdgpu.backend.pending_work.Pending`."""
 
-    def __init__(self, packets: HostPackets, take: Take, sent: np.ndarray) -> None:
+    def __init__(
+        self, packets: HostPackets, take: Take, sent: np.ndarray, length: int | None = None
+    ) -> None:
         self._packets, self._take, self._sent = packets, take, sent
+        self._length = len(sent) if length is None else length
         self._start = self._looks = 0
         self._error: RuntimeError | None = None
         self._publish()
 
     def is_completed(self) -> bool:
-        packets, length = self._packets, len(self._sent)
+        packets, length = self._packets, self._length
         while self._error is None and self._start < length and packets.is_published():
             part = slice(self._start, min(self._start + packets.slot, length))
             try:
@@ -146,9 +151,9 @@ class PendingPackets:
             raise self._error
 
     def _publish(self) -> None:
-        if self._error is None and self._start < len(self._sent):
+        if self._error is None and self._start < self._length:
             part = self._sent[self._start : self._start + self._packets.slot]
-            self._packets.publish(part, len(self._sent))
+            self._packets.publish(part, self._length)
 
 
 def shared_packets(

@@ -137,6 +137,8 @@ class TorchRanks:
     def gather_rows(self, array: Array) -> Array:
         here = self._travelling(array)
         shapes = self._shapes(here, "gather_rows")
+        if self._packets is not None and self._arrays is self._hosts:
+            return _returned(self._rows_on_host(self._packets, here, shapes), array)
         row_bytes = here.element_size() * int(np.prod(shapes[0][1:], dtype=np.int64))
         longest = max(shape[0] for shape in shapes) * row_bytes
         sent = here.new_zeros(longest, dtype=torch.uint8)
@@ -298,6 +300,26 @@ class TorchRanks:
         kinds = [[dtype, *shape[1:]] for dtype, shape in found]
         check_agreement(f"rows in {place}", [to_bytes(kind) for kind in kinds])
         return [shape for _, shape in found]
+
+    def _rows_on_host(
+        self, packets: HostPackets, here: torch.Tensor, shapes: list[list[int]]
+    ) -> torch.Tensor:
+        """The rows of all ranks, each put in its place as it comes: a third of the time of a message."""
+        joined = here.new_empty((sum(shape[0] for shape in shapes), *shapes[0][1:]))
+        if not joined.numel():
+            return joined
+        row_bytes = as_bytes(joined).numel() // len(joined)
+        ends = row_bytes * np.cumsum([shape[0] for shape in shapes])
+        places = np.split(as_bytes(joined).numpy(), ends[:-1])
+
+        def take(part: slice, everyone: np.ndarray) -> None:
+            for place, packet in zip(places, everyone, strict=True):
+                its = place[part]
+                its[:] = packet[: len(its)]
+
+        longest, own = max(map(len, places)), as_bytes(here.contiguous()).numpy()
+        self._wait(lambda: packets.share(take, own, longest), "gather_rows")
+        return joined
 
     def _gathered(self, content: bytes, place: str) -> list[bytes]:
         note = note_of(content)

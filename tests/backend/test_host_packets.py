@@ -79,6 +79,32 @@ def test_sums_replace_what_was_sent(length):
         np.testing.assert_array_equal(values, 3.0 * np.arange(length) + 3000.0)
 
 
+@pytest.mark.parametrize("lengths", [(0, 5, 2 * SLOT + 3), (SLOT, 0, 1), (1, 0, 0)])
+def test_shorter_messages_of_some_ranks(lengths):
+    """As rows are gathered of which some ranks have more: a rank without any sends empty packets."""
+    told = [
+        np.random.default_rng(rank).integers(0, 256, b).astype(np.uint8)
+        for rank, b in enumerate(lengths)
+    ]
+
+    def work(packets, rank):
+        received = [np.zeros(length, np.uint8) for length in lengths]
+
+        def take(part, everyone):
+            for mine, packet in zip(received, everyone, strict=True):
+                mine[part] = packet[: len(mine[part])]
+
+        pending = packets.share(take, told[rank], max(lengths))
+        while not pending.is_completed():
+            pending.rest(0.01)
+        pending.wait()
+        return received
+
+    for received in gathered(3, work):
+        for mine, truth in zip(received, told, strict=True):
+            np.testing.assert_array_equal(mine, truth)
+
+
 def test_messages_of_other_lengths_do_not_meet():
     """As gloo says of other calls, on all ranks: nothing is taken for what it is not."""
     found = gathered(3, lambda packets, rank: exchange(packets, np.zeros(8 + rank, np.uint8)))
