@@ -44,6 +44,9 @@ LARGEST_RANK = 2000
 LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
 SMALLEST_BASIS = 6  # blocks of a basis that restarts
 RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
+CROWDED = (
+    0.2  # of the vectors of one that fits: with fewer, restarts lose what they have found (flights)
+)
 PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
 PACKED = 45_000_000  # the most that BLAS packs: measured, 500 x 20,000, where it varies by 15 MB
 LOOP = 50_000_000  # code of the compiled loop, and what compiles it: measured, 12,000 x 4
@@ -252,8 +255,10 @@ def expected_passes(n: int, c: int, ridge: float, tol: float) -> list[tuple[str,
     krylov_passes = 6 * 10 ** ((hardness - 2) / 4) * (0.6 + digits / 10)
     candidates = [("lanczos", block, 0, min(krylov_passes, n / block))]
     block = max(GREEDY_BLOCK, c + 4)
-    ranks = [int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (14, 10, 5, 40)]
-    for rank in dict.fromkeys(ranks):  # the last for little memory
+    ranks = [
+        int(np.clip(n // share, min(n, 100), LARGEST_RANK)) for share in (14, 10, 5, 20, 28, 40)
+    ]
+    for rank in dict.fromkeys(ranks):  # the last ones for little memory
         greedy_passes = 2 + (hardness / 6) ** 3.5 * 24_000 / rank * (digits / 4) ** 0.75
         candidates.append(("subspace", block, rank, min(greedy_passes, n / block)))
         candidates.append(("cg", block, rank, 4.5 * greedy_passes**1.2))
@@ -300,6 +305,8 @@ class Work:
         passes = self.passes
         if size < vectors:
             passes *= RESTARTS
+            if self.method == "subspace":
+                passes *= max(CROWDED * vectors / size, 1.0) ** 3
             reason = f"restarts: {size:,} of {vectors:,} vectors fit the memory; " + reason
         if self.rank:
             reason += f", one sketch of rank {self.rank:,} for every lam"

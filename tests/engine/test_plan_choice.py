@@ -13,6 +13,7 @@ import sdgpu
 from sdgpu.backend.memory import parse_bytes
 from sdgpu.backend.rates import NOMINAL, Rates
 from sdgpu.engine import planner
+from sdgpu.engine.costs import expected_passes
 
 GRID = [
     (n, d, lam, tol, memory)
@@ -54,6 +55,20 @@ def test_the_choice_depends_on_no_clock_and_no_threads(monkeypatch):
     assert found[0] == found[1] == found[2]
     assert sum(one is not None for one in found[0]) > len(GRID) / 2
     assert {one.method for one in found[0] if one} == {"eigh", "lanczos", "subspace"}
+
+
+@pytest.mark.parametrize("megabytes", range(185, 265, 5))
+def test_a_grown_basis_keeps_what_it_has_found(megabytes):
+    """10,000 flights: with a tenth of the vectors restarts do not converge, where Lanczos does."""
+    n, lams = 10_000, np.geomspace(1e-6, 1e-1, 20) * 10_000
+    options = {"tol": 1e-4, "operator": "tiled", "memory": f"{megabytes}MB", "device": "cpu"}
+    plan = sdgpu.plan(n, 12, 1, lams, **options)
+    expected = {
+        (method, rank): passes * block
+        for method, block, rank, passes in expected_passes(n, 1, lams.min(), 1e-4)
+    }
+    assert plan.method in ("subspace", "lanczos")
+    assert plan.max_size >= 0.17 * expected[plan.method, plan.rank]
 
 
 def test_a_method_without_a_spectrum_is_only_taken_when_asked_for(monkeypatch):
