@@ -49,14 +49,19 @@ def main(out: str, exact: list[int]) -> None:
         ridge, fixed, spent = errors(parts, sdgpu.Nystrom(k))
         curve.append(fixed)
         print(f"| {k:,} features | {ridge:.5f} | {fixed:.5f} | {spent:.1f} s |", flush=True)
-    for n in exact:
+    for n in (min(n, len(parts.X_train)) for n in exact):
         some = replace(parts, X_train=parts.X_train[:n], Y_train=parts.Y_train[:n])
         ridge, fixed, spent = errors(some, None)
         lines.append((n, fixed))
         print(f"| exact, {n:,} rows | {ridge:.5f} | {fixed:.5f} | {spent:.1f} s |", flush=True)
+    draw(out, len(parts.X_train), curve, lines)
+
+
+def draw(out: str, rows: int, curve: list[float], lines: list[tuple[int, float]]) -> None:
+    """Errors of feature models of so many rows over k, and of exact fits."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    axis.plot(SIZES, curve, "o-", label=f"features, {len(parts.X_train):,} rows")
+    axis.plot(SIZES, curve, "o-", label=f"features, {rows:,} rows")
     for number, (n, error) in enumerate(lines):
         axis.axhline(error, ls="--", color=f"C{number + 1}", label=f"exact, {n:,} rows")
     axis.set(
