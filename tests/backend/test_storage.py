@@ -87,12 +87,12 @@ def test_files_that_move_together(tmp_path):
     assert [one.result() for one in written] == [None] * 20
     with atomic_files(tmp_path) as new:
         assert not list(new.iterdir())
-        for name in "abd":
+        for name in ("a", "b", "d"):
             (new / name).write_bytes(name.encode())
             (new / name).chmod(0o600)
         clean_folder(tmp_path)  # it is held, so it stays
-    assert names(tmp_path) == sorted([*"abd", *(f"c{i}" for i in range(20))])
-    assert [(tmp_path / name).read_bytes() for name in "abd"] == [b"a", b"b", b"d"]
+    assert names(tmp_path) == sorted(["a", "b", "d", *(f"c{i}" for i in range(20))])
+    assert [(tmp_path / name).read_bytes() for name in ("a", "b", "d")] == [b"a", b"b", b"d"]
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b", "c3")]
     assert modes == [0o640, modes[2], modes[2]]
     with atomic_files(tmp_path):
