@@ -56,7 +56,7 @@ class ShardedBackend:
         return self.inner.asarray(array)
 
     def eigh(self, K: Any) -> tuple[Any, Any]:
-        # on CPUs by the library whose bits do not depend on how many threads a rank has
+        # on CPUs by SciPy, whose pool rests in fits: the bits do not depend on the threads of a rank
         eigh = self.inner.eigh_by_scipy if str(self.device) == "cpu" else self.inner.eigh
         n = int(K.shape[0])
         if self.layout.ranks.size == 1:

@@ -98,7 +98,7 @@ def atomic_files(folder: PathLike) -> Iterator[Path]:
     Raises
     ------
     OSError
-        As :func:`atomic_file`; names `folder`.
+        As :func:`atomic_file`; names `folder`, and a folder that has the name of a file.
     """
     target = Path(os.path.realpath(folder))
     with _naming_errors(folder), _workplace(target / "files") as place:

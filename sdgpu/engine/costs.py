@@ -44,9 +44,7 @@ LARGEST_RANK = 2000
 LARGEST_BASIS = 4000  # beyond it Rayleigh-Ritz costs more than the passes
 SMALLEST_BASIS = 6  # blocks of a basis that restarts
 RESTARTS = 1.5  # passes of a basis that restarts over those of one that fits
-CROWDED = (
-    0.2  # of the vectors of one that fits: with fewer, restarts lose what they have found (flights)
-)
+CROWDED = 0.2  # of the vectors of one that fits, below which restarts lose what they have found
 PASS = 2e-3  # seconds of a pass that no size explains: threads, small factorisations, Python
 PACKED = 45_000_000  # the most that BLAS packs: measured, 500 x 20,000, where it varies by 15 MB
 LOOP = 50_000_000  # code of the compiled loop, and what compiles it: measured, 12,000 x 4

@@ -38,6 +38,24 @@ def test_eigh(backend, order):
     assert_allclose((V * eigenvalues) @ V.T, K, atol=1e-14)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_eigh_of_tensors_by_either_library(threads):
+    """On one thread SciPy has it, on more torch; a transposed or cut matrix is the same matrix."""
+    before, backend = torch.get_num_threads(), TorchBackend("cpu")
+    generator = np.random.default_rng(0)
+    A = generator.standard_normal((40, 60))
+    wide = torch.from_numpy(np.pad(A @ A.T, 3))
+    truth = np.linalg.eigvalsh(A @ A.T)
+    torch.set_num_threads(threads)
+    try:
+        for matrix in (wide[3:-3, 3:-3], wide[3:-3, 3:-3].T.clone(), wide[3:-3, 3:-3].clone().T):
+            eigenvalues, V = backend.eigh(matrix.clone(memory_format=torch.preserve_format))
+            assert_allclose(eigenvalues.numpy(), truth, rtol=1e-12)
+            assert_allclose((V * eigenvalues) @ V.T, A @ A.T, atol=1e-11)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_cholesky(backend):
     B = np.array([[1.0, 2.0], [0.0, 1.0], [3.0, -1.0]])
     factor = backend.cholesky(backend.asarray(K.copy()))
